@@ -1,0 +1,3 @@
+"""lorakit: personalise Stable Diffusion models from the command line."""
+
+__version__ = "0.1.0"

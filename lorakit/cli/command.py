@@ -1,0 +1,181 @@
+"""The grammar that all commands share: common options, configuration files, `--set`, `--print-config`.
+
+An option's value comes from the command line, else `LORAKIT_<COMMAND>_<OPTION>`, else the configuration file, else its
+default; the order is Typer's own once the file's table stands in the context's `default_map`.
+"""
+
+import inspect
+import json
+import os
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from lorakit.errors import UsageError
+from lorakit.registry import nearest
+
+COMMON: dict[str, Any] = {
+    "json_output": Annotated[bool, typer.Option("--json", help="Print one JSON object instead of paths.")],
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")],
+    "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")],
+    "debug": Annotated[bool, typer.Option("--debug", help="Show tracebacks.")],
+    "force": Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")],
+    "dry_run": Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")],
+    "config_file": Annotated[str | None, typer.Option("--config", metavar="FILE", help="TOML, one table a command.")],
+    "settings": Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any option by name.")],
+    "print_config": Annotated[bool, typer.Option("--print-config", help="Print the resolved options as TOML.")],
+}
+COMPUTE: dict[str, Any] = {
+    "device": Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")],
+    "dtype": Annotated[str, typer.Option(metavar="auto|float32|bfloat16|float16", help="Arithmetic.")],
+}
+_DEFAULTS: dict[str, Any] = {"config_file": None, "settings": None, "device": "auto", "dtype": "auto"}
+# Options that say how to run and not what to make: no part of a configuration.
+_NOT_CONFIG = {"help", "config_file", "settings", "print_config", "dry_run", "debug"}
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a command talks and writes, common to all."""
+
+    json_output: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+    force: bool = False
+    dry_run: bool = False
+
+
+def _read_table(file: str, command: str) -> dict[str, Any]:
+    path = Path(file)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {file}: not TOML: {error}") from error
+    table = tables.get(command, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"--config {file}: '{command}' must be a table of options")
+    return table
+
+
+class Command(TyperCommand):
+    """A command that reads its configuration before its options, and can print it."""
+
+    def _long_names(self) -> dict[str, Any]:
+        return {
+            option.removeprefix("--"): parameter
+            for parameter in self.params
+            for option in parameter.opts
+            if option.startswith("--") or parameter.param_type_name == "argument"
+        }
+
+    def _known(self, keys: Iterable[str], where: str) -> dict[str, Any]:
+        names = {key: p for key, p in self._long_names().items() if p.name not in _NOT_CONFIG}
+        wrong = [key for key in keys if key not in names]
+        if wrong:
+            known = [*names]
+            raise UsageError(
+                f"{where}: " + "; ".join(f"no option '{key}' in {self.name}{nearest(key, known)}" for key in wrong)
+            )
+        return names
+
+    def _expand_settings(self, args: list[str]) -> list[str]:
+        """`--set rank=4` read as `--rank 4`, so that it is checked like any option and the last one wins."""
+        out, i = [], 0
+        while i < len(args):
+            if args[i] == "--":
+                return out + args[i:]
+            pair = args[i].removeprefix("--set=") if args[i].startswith("--set=") else None
+            if args[i] == "--set":
+                i += 1
+                pair = args[i] if i < len(args) else ""
+            i += 1
+            if pair is None:
+                out.append(args[i - 1])
+                continue
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise UsageError(f"--set {pair}: expected KEY=VALUE")
+            parameter = self._known([key], "--set")[key]
+            if not getattr(parameter, "is_flag", False):
+                out.append(f"--{key}={value}")
+            elif value.lower() in ("true", "1", "yes", "on"):
+                out.append(f"--{key}")
+            elif parameter.secondary_opts:
+                out.append(parameter.secondary_opts[0])
+        return out
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        self.name = info_name or self.name
+        args = self._expand_settings(args)
+        file = os.environ.get(f"LORAKIT_{str(self.name).upper().replace('-', '_')}_CONFIG")
+        for i, argument in enumerate(args):
+            if argument == "--":
+                break
+            if argument == "--config" and i + 1 < len(args):
+                file = args[i + 1]
+            elif argument.startswith("--config="):
+                file = argument.removeprefix("--config=")
+        if file is None and Path("lorakit.toml").is_file():
+            file = "lorakit.toml"
+        if file is not None:
+            table = _read_table(file, str(self.name))
+            names = self._known(table, f"--config {file}")
+            extra["default_map"] = {names[key].name: value for key, value in table.items()}
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        if ctx.params.get("print_config"):
+            typer.echo(self.resolved(ctx), nl=False)
+            return None
+        return super().invoke(ctx)
+
+    def resolved(self, ctx: Any) -> str:
+        lines = [f"[{self.name}]"]
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name)
+            if parameter.name in _NOT_CONFIG or value is None or value in ([], ()):
+                continue
+            key = next((o.removeprefix("--") for o in parameter.opts if o.startswith("--")), parameter.name)
+            value = list(value) if isinstance(value, tuple) else value
+            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False, default=str)}")
+        return "\n".join(lines) + "\n"
+
+
+def command(app: typer.Typer, name: str, *, compute: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function under `name`. It gets a `Manner` first, and `device` and `dtype` where it computes."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        common = {**COMMON, **(COMPUTE if compute else {})}
+
+        def run(**options: Any) -> None:
+            from lorakit.cli import output
+
+            manner = Manner(**{key: options.pop(key) for key in Manner.__dataclass_fields__})
+            for key in ("config_file", "settings", "print_config"):
+                options.pop(key)
+            output.begin(name, manner)
+            function(manner, **options)
+
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name not in common]
+        shared = [
+            inspect.Parameter(
+                key, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=_DEFAULTS.get(key, False)
+            )
+            for key, kind in common.items()
+        ]
+        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
+        run.__doc__ = function.__doc__
+        app.command(name, cls=Command)(run)
+        return function
+
+    return register

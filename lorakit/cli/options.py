@@ -1,0 +1,37 @@
+"""Options that several commands have, as types; and their checks that need no import."""
+
+from typing import Annotated
+
+import typer
+
+from lorakit.errors import UsageError
+
+Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="tiny (built in), a hub id or a folder.")]
+Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Where to write.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the factors.")]
+Format = Annotated[str, typer.Option(metavar="NAME", help="File format of the adapter.")]
+
+
+def one_of(name: str, value: str, known: tuple[str, ...], planned: tuple[str, ...] = ()) -> str:
+    """`value` if it is known; an error that says whether it is unknown or not built yet."""
+    from lorakit.registry import nearest
+
+    if value in known:
+        return value
+    if value in planned:
+        raise UsageError(f"{name} {value} is not built yet in this version (there are: {', '.join(known)})")
+    raise UsageError(f"{name}: no '{value}'{nearest(value, known)} (there are: {', '.join(known)})")
+
+
+def size_of(text: str | None, multiple: int = 1) -> tuple[int, int] | None:
+    """`512` or `640x512` (width x height) as (width, height)."""
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not width.isdigit() or not (height or width).isdigit():
+        raise UsageError(f"--size {text}: expected N or WxH, such as 512 or 640x512")
+    size = int(width), int(height or width)
+    if min(size) < multiple or size[0] % multiple or size[1] % multiple or max(size) > 16384:
+        raise UsageError(f"--size {text}: sides must be multiples of {multiple}, from {multiple} to 16384")
+    return size

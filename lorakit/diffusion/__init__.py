@@ -1,0 +1,1 @@
+"""The arithmetic of diffusion: noise, targets, weights. Pure functions of tensors."""

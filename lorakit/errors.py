@@ -1,0 +1,55 @@
+"""Every way a run can end badly that is not a bug.
+
+LorakitError
+├── UsageError          2  the command line or the config is wrong
+├── InputError          3  a file or picture is bad, an adapter fits nothing
+├── RefusedError        4  the output exists, or another run holds it
+├── StorageError        5  the disk is full or cannot be written
+├── UnavailableError    6  a model or file is not to be had
+├── ResourceError       7  out of memory
+└── NumericError        8  NaN or infinity in a loss, gradient, latent or weight
+
+Stopped is no error: a signal asked the run to end, and what could be saved is saved.
+"""
+
+
+class LorakitError(Exception):
+    """One sentence for the user: what is wrong, with which file or option, and what to do."""
+
+    exit_status = 1
+
+
+class UsageError(LorakitError):
+    exit_status = 2
+
+
+class InputError(LorakitError):
+    exit_status = 3
+
+
+class RefusedError(LorakitError):
+    exit_status = 4
+
+
+class StorageError(LorakitError):
+    exit_status = 5
+
+
+class UnavailableError(LorakitError):
+    exit_status = 6
+
+
+class ResourceError(LorakitError):
+    exit_status = 7
+
+
+class NumericError(LorakitError):
+    exit_status = 8
+
+
+class Stopped(BaseException):
+    """Ended by a signal; a BaseException so that no handler of errors swallows it."""
+
+    def __init__(self, signal_number: int, note: str = "") -> None:
+        super().__init__(note)
+        self.exit_status = 128 + signal_number

@@ -1,0 +1,117 @@
+"""Outputs that appear whole or not at all."""
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lorakit.errors import InputError, RefusedError, StorageError
+
+
+def check_target(target: Path, *, force: bool, folder: bool = False) -> None:
+    """Refuse, before any work, an output that exists (4) or cannot be written (5). Creates nothing."""
+    resolved = target.resolve()
+    if resolved.exists():
+        mode = resolved.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise RefusedError(f"{target} is a device or a pipe; give the path of a file or folder")
+        if stat.S_ISDIR(mode) != folder:
+            raise RefusedError(f"{target} is {'not ' if folder else ''}a folder; choose another output")
+        if not force:
+            raise RefusedError(f"{target} exists; choose another output or overwrite it with --force")
+    parent = resolved.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise StorageError(f"{target}: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise StorageError(f"{target} cannot be written: no permission in {parent}")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `target`; what is there at the end is synced and renamed onto `target`.
+
+    A symlink is followed, an old file's mode is kept. OSError becomes StorageError, and the temporary file goes.
+    """
+    resolved = target.resolve()
+    partial = resolved.with_name(f".{resolved.name}.{secrets.token_hex(4)}.partial")
+    try:
+        resolved.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        handle = os.open(partial, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if resolved.exists():
+            os.chmod(partial, stat.S_IMODE(resolved.stat().st_mode))
+        os.replace(partial, resolved)
+        _sync_folder(resolved.parent)
+    except OSError as error:
+        raise StorageError(f"{target} could not be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(target: Path, data: bytes) -> None:
+    with replacing(target) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(target: Path, text: str) -> None:
+    write_bytes(target, text.encode("utf-8"))
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """The same for a folder: an old one is moved aside, and removed when the new one stands."""
+    resolved = target.resolve()
+    partial = resolved.with_name(f".{resolved.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for file in sorted(partial.rglob("*")):
+            if file.is_file():
+                handle = os.open(file, os.O_RDONLY)
+                os.fsync(handle)
+                os.close(handle)
+        old = resolved.with_name(f".{resolved.name}.{secrets.token_hex(4)}.old")
+        if resolved.exists():
+            os.replace(resolved, old)
+        os.replace(partial, resolved)
+        _sync_folder(resolved.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise StorageError(f"{target} could not be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def existing_file(path: str | Path, what: str) -> Path:
+    file = Path(path)
+    if not file.exists():
+        raise InputError(f"{file}: no such {what}")
+    if not file.is_file():
+        raise InputError(f"{file} is not a file; expected {what}")
+    return file
+
+
+def existing_folder(path: str | Path, what: str) -> Path:
+    folder = Path(path)
+    if not folder.exists():
+        raise InputError(f"{folder}: no such folder; expected {what}")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; expected {what}")
+    return folder

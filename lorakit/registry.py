@@ -1,0 +1,44 @@
+"""Parts that are found by their file: one module in a package is one part, named after it."""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from types import ModuleType
+
+from lorakit.errors import UsageError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint, "; did you mean 'x'?", or "", for the end of an error."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+class Registry:
+    """The parts of one package. Names come from the folder, modules are imported when asked for."""
+
+    def __init__(self, package: str, kind: str) -> None:
+        self.package, self.kind = package, kind
+
+    def names(self) -> list[str]:
+        """File names with dashes for underscores, sorted; imports the package, none of its parts."""
+        folder = importlib.import_module(self.package).__path__
+        return sorted(part.name.replace("_", "-") for part in pkgutil.iter_modules(folder) if part.name[0] != "_")
+
+    def __getitem__(self, name: str) -> ModuleType:
+        self.check(name)
+        return importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+
+    def check(self, name: str) -> str:
+        """`name` if there is such a part, else UsageError with the nearest. Imports no part: answers at once."""
+        names = self.names()
+        if name not in names:
+            raise UsageError(f"no {self.kind} '{name}'{nearest(name, names)} (there are: {', '.join(names)})")
+        return name
+
+
+ADAPTER_FORMATS = Registry("lorakit.formats.adapters", "adapter format")
+MERGE_METHODS = Registry("lorakit.merging", "merge method")
+MODES = Registry("lorakit.modes", "training mode")
+CAPTIONERS = Registry("lorakit.captioners", "captioner")
