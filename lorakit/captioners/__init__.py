@@ -1,0 +1,1 @@
+"""Captioners, one module each: `caption(picture) -> str` for the file of a source picture."""

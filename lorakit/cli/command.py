@@ -149,7 +149,9 @@ class Command(TyperCommand):
         return "\n".join(lines) + "\n"
 
 
-def command(app: typer.Typer, name: str, *, compute: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def command(
+    app: typer.Typer, name: str, *, compute: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function under `name`. It gets a `Manner` first, and `device` and `dtype` where it computes."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -167,9 +169,7 @@ def command(app: typer.Typer, name: str, *, compute: bool = False) -> Callable[[
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
         own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name not in common]
         shared = [
-            inspect.Parameter(
-                key, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=_DEFAULTS.get(key, False)
-            )
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=_DEFAULTS.get(key, False))
             for key, kind in common.items()
         ]
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]

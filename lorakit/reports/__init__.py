@@ -1,0 +1,1 @@
+"""Pages and pictures to look at: one small template each, no network, no script."""

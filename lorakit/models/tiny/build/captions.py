@@ -5,7 +5,26 @@ import random
 from lorakit.models.tiny.build.concepts import Concept
 
 # Words without a plural or an article of their own; plurals are told by their ending.
-_MASS = frozenset("bread garlic ginger root corn fire hair money mail art music medicine weather food fruit clothes".split())
+_MASS = frozenset(
+    [
+        "bread",
+        "garlic",
+        "ginger",
+        "root",
+        "corn",
+        "fire",
+        "hair",
+        "money",
+        "mail",
+        "art",
+        "music",
+        "medicine",
+        "weather",
+        "food",
+        "fruit",
+        "clothes",
+    ]
+)
 _SINGULAR_S = ("ss", "us", "glass", "octopus", "cactus", "christmas", "dress", "tennis", "lotus")
 
 

@@ -10,13 +10,17 @@ HELD_OUT = frozenset(
     """fox;penguin;octopus;giraffe;owl;turtle;crab;snail;strawberry;pizza;pineapple;hamburger;doughnut;broccoli;cherries;
     birthday cake;teapot;guitar;umbrella;backpack;rocket;fire engine;sailboat;helicopter;castle;ferris wheel;telescope;
     robot;ghost;alien;sunflower;cactus;hammer;camera;crown;trophy;violin;bicycle;dragon face;tractor;teddy bear;
-    high-heeled shoe""".replace("\n", "").replace("    ", "").split(";")
+    high-heeled shoe""".replace("\n", "")
+    .replace("    ", "")
+    .split(";")
 )
 # Never trained on in the 3d style only: does the model put a known thing into a known style it was not seen in?
 HELD_OUT_3D = frozenset(
     """lion;frog;dolphin;honeybee;rose;banana;watermelon;carrot;taco;soft ice cream;hot beverage;bus;airplane;house;
     wrapped gift;balloon;key;light bulb;books;bell;drum;t-shirt;top hat;snowman;rainbow;sun with face;volcano;dog face;
-    cat face;panda""".replace("\n", "").replace("    ", "").split(";")
+    cat face;panda""".replace("\n", "")
+    .replace("    ", "")
+    .split(";")
 )
 # Subgroups of emojibase whose every concept (but the held-out ones) is trained.
 TRAINED_SUBGROUPS = frozenset(
@@ -58,7 +62,9 @@ _CLASS_WORDS = {
 _GROUPS = frozenset({0, 3, 4, 5, 6, 7})  # faces, animals and nature, food, travel, activities, objects
 _SUBGROUPS = frozenset(
     """geometric;warning;zodiac;arrow;hand-fingers-open;hand-fingers-partial;hand-single-finger;hand-fingers-closed;
-    hands;hand-prop;body-parts;person-fantasy""".replace("\n", "").replace("    ", "").split(";")
+    hands;hand-prop;body-parts;person-fantasy""".replace("\n", "")
+    .replace("    ", "")
+    .split(";")
 )
 
 

@@ -148,9 +148,7 @@ def _worker(
         mine = order[place_in + rank * stage.batch :][: stage.batch]
         draw = random.Random(f"{stage.name}/{step}/{rank}")
         torch.manual_seed(step * 64 + rank)
-        words = [
-            "" if draw.random() < stage.drop else caption(*shown[i], latents.backgrounds[i], draw) for i in mine
-        ]
+        words = ["" if draw.random() < stage.drop else caption(*shown[i], latents.backgrounds[i], draw) for i in mine]
         ids = tokenizer(words, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.autocast("cpu", torch.bfloat16):
             total = loss(unet, text(ids)[0], latents.values[mine].float(), alphas)

@@ -129,16 +129,13 @@ def place_plain(pictures: Pictures, which: Sequence[int], size: int = 64, colour
     """The clean reference of each picture: centred, at 0.88 of the square, on one colour."""
     count = len(which)
     background = torch.tensor(COLOURS[colour]).float().expand(count, 3) / 255
-    return place(
-        premultiplied(pictures, which), background, torch.full((count,), 0.88), torch.zeros(count, 2), size
-    )
+    return place(premultiplied(pictures, which), background, torch.full((count,), 0.88), torch.zeros(count, 2), size)
 
 
 def random_backgrounds(count: int, white: float, draw: random.Random) -> tuple[list[str], Tensor]:
     """Names and colours [count, 3] in 0..1; `white` is the share of plain white, other colours vary by 8 steps."""
     names = ["white" if draw.random() < white else draw.choice(list(COLOURS)) for _ in range(count)]
     colours = [
-        [min(255, max(0, c + (draw.randint(-8, 8) if name != "white" else 0))) for c in COLOURS[name]]
-        for name in names
+        [min(255, max(0, c + (draw.randint(-8, 8) if name != "white" else 0))) for c in COLOURS[name]] for name in names
     ]
     return names, torch.tensor(colours).float() / 255

@@ -1,0 +1,7 @@
+"""No caption of its own; the template alone speaks."""
+
+from pathlib import Path
+
+
+def caption(picture: Path) -> str:
+    return ""

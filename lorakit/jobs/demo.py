@@ -1,0 +1,141 @@
+"""The tour: every command's job in turn on the built-in model, and a page with what they drew."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lorakit.config import TrainConfig
+from lorakit.errors import RefusedError
+from lorakit.io.files import check_target, write_text
+from lorakit.jobs import merge, ppim, sample, train
+from lorakit.models.config import folder_of, native_size
+from lorakit.reports.page import Page, inline
+
+# Two subjects the built-in model has never seen, and what it calls their class.
+_SUBJECTS = {"fox": ("fox-3d.png", "3d", "animal"), "strawberry": ("strawberry-noto.png", "noto", "fruit")}
+_BACKGROUNDS = {
+    "white": (255, 255, 255),
+    "light blue": (160, 210, 245),
+    "yellow": (250, 220, 80),
+    "green": (80, 180, 90),
+    "pink": (250, 170, 200),
+    "purple": (140, 80, 190),
+}
+_TOKEN = "sks"
+
+
+def _article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def draw_raw(subject: str, folder: Path, size: int = 256) -> None:
+    """Photographs of a sort: the subject's picture at several sizes and places on plain backgrounds."""
+    file, style, word = _SUBJECTS[subject]
+    picture = Image.open(folder_of("tiny") / "subjects" / file).convert("RGBA")
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, (name, colour) in enumerate(_BACKGROUNDS.items()):
+        side = round(size * (0.80 + 0.03 * i))
+        image = Image.new("RGBA", (size, size), (*colour, 255))
+        corner = ((size - side) // 2 + (i % 3 - 1) * 6, (size - side) // 2 + (i % 2) * 6)
+        image.alpha_composite(picture.resize((side, side), Image.Resampling.LANCZOS), corner)
+        where = "" if name == "white" else f" on {_article(name)} background"
+        image.convert("RGB").save(folder / f"{_article(style)} emoji of a {_TOKEN} {word}{where}.png")
+
+
+class _Tour:
+    """Carries the folder and the page through the steps."""
+
+    def __init__(self, out: Path, seed: int, steps: int, note: Callable[[str], None], tick: Callable[[int, int], None]):
+        self.out, self.seed, self.steps, self.note, self.tick = out, seed, steps, note, tick
+        self.page = Page("lorakit demo: subjects learnt from a few pictures")
+
+    def prepare(self, name: str, raw: Path, template: str) -> Path:
+        side, multiple = native_size("tiny")
+        settings = ppim.Settings(
+            (side, side), multiple, "center", "none" if template else "filename", template, _TOKEN, "png", 1, True
+        )
+        data = self.out / name / "data"
+        ppim.run(
+            raw, data, settings, force=False, strict=False, dry_run=False, tick=lambda done, total: None, note=self.note
+        )
+        self.page.heading(f"{name}: the pictures it was learnt from")
+        for file in sorted(data.glob("*.png"))[:8]:
+            self.figure(file, (file.with_suffix(".txt")).read_text(encoding="utf-8").strip())
+        return data
+
+    def figure(self, file: Path, caption: str) -> None:
+        with Image.open(file) as image:
+            self.page.figure(inline(image.convert("RGB"), 192), caption)
+
+    def learn(self, name: str, data: Path, class_prompt: str) -> Path:
+        self.note(f"{name}: drawing class pictures and training, {self.steps} steps")
+        target = self.out / name / "lora.safetensors"
+        config = TrainConfig(
+            mode="dreambooth", class_prompt=class_prompt, prior_count=24, steps=self.steps, seed=self.seed
+        )
+        life = train.Life(
+            target, self.out / name / "run", "kohya", "auto", "auto", 100, 1, "auto", force=False, dry_run=False
+        )
+        train.run(data, config, life, train.Talk(self.tick, lambda text: None))
+        return target
+
+    def draw(self, folder: str, prompts: list[str], loras: list[str]) -> None:
+        request = sample.Request(prompts, 1, self.seed, "", "tiny", None, 25, 4.0, "dpm++", 8)
+        made = sample.run(
+            request, self.out / folder, loras=loras, device="auto", dtype="auto", force=False, dry_run=False,
+            tick=lambda done, total: None, note=lambda text: None,
+        )  # fmt: skip
+        for file, prompt in zip(made["outputs"], prompts, strict=True):
+            self.figure(Path(file), prompt)
+
+    def before_after(self, name: str, prompts: list[str], adapter: Path) -> None:
+        self.page.heading(f"{name}: before training")
+        self.draw(f"{name}/before", prompts, [])
+        self.page.heading(f"{name}: after training, and the class without the token")
+        self.draw(f"{name}/after", prompts, [str(adapter)])
+
+
+def _subject(tour: _Tour, name: str) -> tuple[Path, str]:
+    _, style, word = _SUBJECTS[name]
+    raw = tour.out / name / "raw"
+    draw_raw(name, raw)
+    prompt = f"{_article(style)} emoji of a {_TOKEN} {word}"
+    plain = f"{_article(style)} emoji of {_article(word)}"
+    adapter = tour.learn(name, tour.prepare(name, raw, ""), plain)
+    tour.before_after(name, [prompt, f"{prompt} on an orange background", f"{prompt} on a blue background", plain], adapter)
+    return adapter, prompt
+
+
+def _photos(tour: _Tour, photos: Path, word: str) -> tuple[Path, str]:
+    prompt, plain = f"a photo of a {_TOKEN} {word}", f"a photo of {_article(word)}"
+    data = tour.prepare("photos", photos, f"a photo of a {{token}} {word}")
+    adapter = tour.learn("photos", data, plain)
+    tour.before_after("photos", [prompt, f"{prompt} on a blue background", plain], adapter)
+    return adapter, prompt
+
+
+def run(
+    out: Path, *, photos: Path | None, word: str, steps: int, seed: int, force: bool,
+    tick: Callable[[int, int], None], note: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """The tour into `out`; the page is `out`/index.html. The last step writes it, so that a page is a whole tour."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
+        raise RefusedError(f"{out} exists; choose another folder or overwrite it with --force")
+    check_target(out, force=True, folder=True)
+    if force and out.is_dir() and (out / "index.html").is_file():
+        shutil.rmtree(out)
+    tour = _Tour(out, seed, steps, note, tick)
+    learnt = [_photos(tour, photos, word)] if photos else [_subject(tour, "fox")]
+    learnt.append(_subject(tour, "strawberry"))
+    merged = out / "merged.safetensors"
+    merge.run(
+        [str(path) for path, _ in learnt], merged, alpha=None, weights="0.8,0.8", method="linear", rank=None,
+        file_format="kohya", dtype=merge.torch.float32, force=True, dry_run=False, tick=lambda done, total: None, note=note,
+    )  # fmt: skip
+    tour.page.heading("both adapters merged into one, each at 0.8")
+    tour.draw("merged", [prompt for _, prompt in learnt], [str(merged)])
+    write_text(out / "index.html", tour.page.render())
+    return {"outputs": [str(out / "index.html")], "adapters": [str(path) for path, _ in learnt] + [str(merged)]}

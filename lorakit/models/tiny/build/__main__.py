@@ -1,0 +1,49 @@
+"""`python -m lorakit.models.tiny.build WORK`: the built-in model from nothing, stage by stage.
+
+Each stage leaves its result in WORK; a stage that is done is passed over, and one that was cut off goes on.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from lorakit.models.tiny.build import denoiser, export, render, tokenizer, vae
+
+STAGES = (
+    denoiser.Stage("stage8", side=8, steps=1200, batch=32, rate=1e-3, flat=0.7),
+    denoiser.Stage("stage16", side=16, steps=9000, batch=16, rate=8e-4, flat=0.4),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m lorakit.models.tiny.build", description=__doc__)
+    parser.add_argument("work", type=Path, help="folder for downloads, checkpoints and results")
+    parser.add_argument("--out", type=Path, help="where the finished model goes; default WORK/model")
+    parser.add_argument("--start", type=Path, help="a model folder of the same shapes to go on from")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--variants", type=int, default=6, help="encoded views of each picture")
+    options = parser.parse_args()
+    work, start = options.work, options.start
+    work.mkdir(parents=True, exist_ok=True)
+    pictures = render.render(work / "npm", work)
+    concepts = sorted({concept.code: concept for concept in pictures.concepts}.values(), key=lambda c: c.code)
+    words = start / "tokenizer" if start else tokenizer.train(concepts, work)
+    made = vae.train(pictures, work, vae.VaeRecipe(), options.processes, start / "vae" if start else None)
+    autoencoder = AutoencoderKL.from_pretrained(made)
+    torch.manual_seed(0)
+    models = (denoiser.new_unet(), denoiser.new_text_encoder())
+    if start:
+        models = (
+            UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32),
+            CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32),
+        )
+    for stage in STAGES:
+        models = denoiser.train(pictures, autoencoder, words, work, stage, options.processes, models, options.variants)
+    export.export(autoencoder, *models, words, options.out or work / "model")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The trained parts as a diffusers folder in half precision, with its card and notices."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from lorakit.models.tiny.build import denoiser
+from lorakit.models.tiny.build.sources import HELD_OUT_STYLES, PACKAGES, TRAIN_STYLES
+
+_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+_URLS = {
+    "flat": "https://github.com/microsoft/fluentui-emoji",
+    "3d": "https://github.com/microsoft/fluentui-emoji",
+    "noto": "https://github.com/googlefonts/noto-emoji",
+    "twemoji": "https://github.com/jdecked/twemoji",
+}
+
+
+def notice() -> str:
+    """Whose pictures the model was trained on, under which licences."""
+    lines = ["The weights of the built-in model were trained on pictures of these works:", ""]
+    for package in PACKAGES:
+        if package.style in TRAIN_STYLES:
+            lines.append(f"- {package.author}, {package.licence}, {_URLS[str(package.style)]}")
+            lines.append(f"  (npm package {package.name} {package.version})")
+        elif package.style is None:
+            lines.append(f"- names and tags: {package.author}, {package.licence} (npm package {package.name} {package.version})")
+    held = [p for p in PACKAGES if p.style in HELD_OUT_STYLES]
+    lines += ["", "Twemoji graphics are licensed under CC-BY 4.0: https://creativecommons.org/licenses/by/4.0/"]
+    lines += [f"Not trained on, drawn for tests only: {', '.join(f'{p.name} ({p.licence})' for p in held)}.", ""]
+    return "\n".join(lines)
+
+
+def export(
+    vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, tokenizer_folder: Path, out: Path
+) -> None:
+    """Write the model folder; weights are rounded to float16."""
+    for name, part in (("vae", vae), ("unet", unet), ("text_encoder", text)):
+        folder = out / name
+        part.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+        config = json.loads((folder / "config.json").read_text())
+        config.pop("_name_or_path", None)
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (out / "tokenizer").mkdir(parents=True, exist_ok=True)
+    for file in ("vocab.json", "merges.txt"):
+        shutil.copyfile(tokenizer_folder / file, out / "tokenizer" / file)
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": denoiser.LENGTH, "unk_token": "<|endoftext|>"}
+    settings |= {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    (out / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    denoiser.scheduler().save_pretrained(out / "scheduler")
+    (out / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
+    (out / "NOTICE").write_text(notice())

@@ -1,0 +1,7 @@
+"""The same adapters with a class prior, so that the class keeps its looks (Ruiz et al., 2023)."""
+
+from lorakit.modes.lora import begin
+
+NEEDS_PRIOR = True
+
+__all__ = ["NEEDS_PRIOR", "begin"]
