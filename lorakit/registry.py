@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterable
 from types import ModuleType
@@ -22,8 +23,9 @@ class Registry:
         self.package, self.kind = package, kind
 
     def names(self) -> list[str]:
-        """File names with dashes for underscores, sorted; imports the package, none of its parts."""
-        folder = importlib.import_module(self.package).__path__
+        """File names with dashes for underscores, sorted; imports neither the package nor its parts."""
+        spec = importlib.util.find_spec(self.package)
+        folder = (spec and spec.submodule_search_locations) or ()
         return sorted(part.name.replace("_", "-") for part in pkgutil.iter_modules(folder) if part.name[0] != "_")
 
     def __getitem__(self, name: str) -> ModuleType:

@@ -20,12 +20,14 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 def _checked(path: str | Path, what: str) -> Path:
     file = existing_file(path, what)
     with file.open("rb") as handle:
-        head = handle.read(8)
-    if head[:2] in (b"PK", b"\x80\x02") or file.suffix in (".pt", ".pth", ".ckpt", ".bin"):
+        head = handle.read(9)
+    # A header of 640 bytes begins as a pickle does, so look for the brace that follows the length first.
+    whole = len(head) == 9 and head[8:] == b"{" and struct.unpack("<Q", head[:8])[0] <= file.stat().st_size - 8
+    if whole:
+        return file
+    if head[:1] == b"\x80" or head[:2] == b"PK" or file.suffix in (".pt", ".pth", ".ckpt", ".bin"):
         raise InputError(f"{file} is a pickle, which could run code; lorakit reads safetensors only: convert it first")
-    if len(head) < 8 or struct.unpack("<Q", head)[0] > file.stat().st_size:
-        raise InputError(f"{file} is not a safetensors file, or was cut short")
-    return file
+    raise InputError(f"{file} is not a safetensors file, or was cut short")
 
 
 @contextmanager

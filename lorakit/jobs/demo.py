@@ -105,7 +105,9 @@ def _subject(tour: _Tour, name: str) -> tuple[Path, str]:
     prompt = f"{_article(style)} emoji of a {_TOKEN} {word}"
     plain = f"{_article(style)} emoji of {_article(word)}"
     adapter = tour.learn(name, tour.prepare(name, raw, ""), plain)
-    tour.before_after(name, [prompt, f"{prompt} on an orange background", f"{prompt} on a blue background", plain], adapter)
+    tour.before_after(
+        name, [prompt, f"{prompt} on an orange background", f"{prompt} on a blue background", plain], adapter
+    )
     return adapter, prompt
 
 

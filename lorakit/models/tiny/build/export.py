@@ -38,7 +38,9 @@ def notice() -> str:
             lines.append(f"- {package.author}, {package.licence}, {_URLS[str(package.style)]}")
             lines.append(f"  (npm package {package.name} {package.version})")
         elif package.style is None:
-            lines.append(f"- names and tags: {package.author}, {package.licence} (npm package {package.name} {package.version})")
+            lines.append(
+                f"- names and tags: {package.author}, {package.licence} (npm package {package.name} {package.version})"
+            )
     held = [p for p in PACKAGES if p.style in HELD_OUT_STYLES]
     lines += ["", "Twemoji graphics are licensed under CC-BY 4.0: https://creativecommons.org/licenses/by/4.0/"]
     lines += [f"Not trained on, drawn for tests only: {', '.join(f'{p.name} ({p.licence})' for p in held)}.", ""]

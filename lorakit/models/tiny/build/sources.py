@@ -25,14 +25,62 @@ class Package:
 
 
 PACKAGES = (
-    Package("@iconify-json/fluent-emoji-flat", "1.2.6", "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175", "MIT", "Microsoft, fluentui-emoji", "flat"),  # fmt: skip
-    Package("@lobehub/fluent-emoji-3d", "1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58", "MIT", "Microsoft, fluentui-emoji (packed by LobeHub)", "3d"),  # fmt: skip
-    Package("@iconify-json/noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad", "Apache-2.0", "Google, noto-emoji", "noto"),  # fmt: skip
-    Package("@iconify-json/twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7", "CC-BY-4.0", "Twitter and jdecked, twemoji", "twemoji"),  # fmt: skip
-    Package("@iconify-json/openmoji", "1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5", "CC-BY-SA-4.0", "OpenMoji", "openmoji"),  # fmt: skip
-    Package("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0", "MIT", "Microsoft, fluentui-emoji", "contrast"),  # fmt: skip
-    Package("emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a", "MIT", "Miles Johnson; labels from Unicode CLDR"),  # fmt: skip
-)  # fmt: skip
+    Package(
+        "@iconify-json/fluent-emoji-flat",
+        "1.2.6",
+        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+        "MIT",
+        "Microsoft, fluentui-emoji",
+        "flat",
+    ),
+    Package(
+        "@lobehub/fluent-emoji-3d",
+        "1.1.0",
+        "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+        "MIT",
+        "Microsoft, fluentui-emoji (packed by LobeHub)",
+        "3d",
+    ),
+    Package(
+        "@iconify-json/noto",
+        "1.2.9",
+        "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
+        "Apache-2.0",
+        "Google, noto-emoji",
+        "noto",
+    ),
+    Package(
+        "@iconify-json/twemoji",
+        "1.2.5",
+        "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
+        "CC-BY-4.0",
+        "Twitter and jdecked, twemoji",
+        "twemoji",
+    ),
+    Package(
+        "@iconify-json/openmoji",
+        "1.2.29",
+        "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
+        "CC-BY-SA-4.0",
+        "OpenMoji",
+        "openmoji",
+    ),
+    Package(
+        "@iconify-json/fluent-emoji-high-contrast",
+        "1.2.6",
+        "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
+        "MIT",
+        "Microsoft, fluentui-emoji",
+        "contrast",
+    ),
+    Package(
+        "emojibase-data",
+        "17.0.0",
+        "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+        "MIT",
+        "Miles Johnson; labels from Unicode CLDR",
+    ),
+)
 BY_STYLE = {package.style: package for package in PACKAGES if package.style}
 NAMES = next(package for package in PACKAGES if package.style is None)
 

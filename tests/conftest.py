@@ -1,0 +1,51 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def lorakit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the program in `tmp_path`; `status` is what it must exit with."""
+
+    def run(*arguments: object, status: int | None = 0, env: dict[str, str] | None = None) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "lorakit", *map(str, arguments)],
+            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=900, check=False,
+        )  # fmt: skip
+        assert status is None or done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def json_of(lorakit: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    def run(*arguments: object) -> dict[str, Any]:
+        return json.loads(lorakit(*arguments, "--json").stdout)
+
+    return run
+
+
+def picture(size: tuple[int, int] = (64, 64), seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BILINEAR)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Four captioned pictures."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for i in range(4):
+        picture(seed=i).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a photo of a sks thing number {i}")
+    return folder

@@ -1,0 +1,154 @@
+"""Wrong use, bad input, and ends that come from outside: each through the program."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import picture
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "--rnak", "4"], "--rank"),
+        (["train", "--rank", "0"], "--rank"),
+        (["train", "--mode", "pivotal"], "not built yet"),
+        (["train", "--mode", "lroa"], "did you mean 'lora'"),
+        (["train", "--set", "rnak=4"], "did you mean 'rank'"),
+        (["merge", "a.safetensors"], "two adapters"),
+        (["merge", "a", "b", "--method", "liner"], "did you mean 'linear'"),
+        (["sample"], "PROMPT"),
+        (["sample", "x", "--scheduler", "eular"], "did you mean 'euler'"),
+        (["sample", "x", "--size", "65"], "multiples"),
+        (["sample", "x", "--model", "sdxl"], "not built yet"),
+        (["ppim", "raw", "data", "--crop", "smart"], "not built yet"),
+    ],
+)
+def test_a_wrong_command_line_is_one_clear_sentence(lorakit, arguments, says):
+    done = lorakit(*arguments, status=2)
+    assert done.stderr.splitlines()[-1].startswith("lorakit: ") and says in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_unknown_config_key_is_named(lorakit, tmp_path):
+    (tmp_path / "lorakit.toml").write_text("[train]\nrnak = 4\n")
+    assert "did you mean 'rank'" in lorakit("train", status=2).stderr
+
+
+def test_precedence_is_option_environment_file_default(lorakit, tmp_path):
+    (tmp_path / "lorakit.toml").write_text("[train]\nrank = 3\nalpha = 5\nseed = 6\n")
+    env = {"LORAKIT_TRAIN_RANK": "4", "LORAKIT_TRAIN_ALPHA": "7"}
+    printed = lorakit("train", "--print-config", "--rank", "9", env=env).stdout.splitlines()
+    assert {"rank = 9", "alpha = 7.0", "seed = 6", 'mode = "lora"'} <= set(printed)
+
+
+def test_the_printed_config_gives_itself(lorakit, tmp_path):
+    first = lorakit("train", "--rank", "4", "--print-config").stdout
+    (tmp_path / "again.toml").write_text(first)
+    assert lorakit("train", "--config", "again.toml", "--print-config").stdout == first
+
+
+def test_missing_inputs_are_named(lorakit):
+    assert "nowhere" in lorakit("train", "nowhere", status=3).stderr
+    assert "a.safetensors, b.safetensors" in lorakit("merge", "a.safetensors", "b.safetensors", status=3).stderr
+    assert "nowhere" in lorakit("ppim", "nowhere", "data", status=3).stderr
+
+
+def test_pictures_without_captions_are_all_listed(lorakit, dataset):
+    (dataset / "1.txt").unlink()
+    (dataset / "2.txt").write_text(" ")
+    assert "2 pictures have no caption: 1.png, 2.png" in lorakit("train", dataset, status=3).stderr
+
+
+def test_an_existing_output_is_refused_before_any_work(lorakit, dataset, tmp_path):
+    (tmp_path / "lora.safetensors").write_text("mine")
+    assert "--force" in lorakit("train", dataset, status=4).stderr
+    assert (tmp_path / "lora.safetensors").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_an_unwritable_place_is_refused(lorakit, dataset, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    lorakit("train", dataset, "-o", "locked/lora.safetensors", status=5)
+
+
+def test_a_file_where_a_folder_should_be_is_a_storage_error(lorakit, dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    lorakit("train", dataset, "-o", "file/lora.safetensors", status=5)
+
+
+def test_a_pickle_is_never_opened(lorakit, tmp_path):
+    (tmp_path / "a.pt").write_bytes(b"\x80\x02evil")
+    assert "pickle" in lorakit("compose", "a.pt", status=3).stderr
+
+
+def test_a_cut_file_is_named(lorakit, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"\xff\x00\x00\x00\x00\x00\x00\x00{}")
+    assert "a.safetensors" in lorakit("compose", "a.safetensors", status=3).stderr
+
+
+def _start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lorakit", *map(str, arguments)], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists() or not file.stat().st_size:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_stopped_run_goes_on_to_the_same_bytes(lorakit, dataset, tmp_path, number, status):
+    options = ["--steps", 24, "--batch-size", 2, "--checkpoint-every", 4]
+    lorakit("train", dataset, "-o", "whole.safetensors", *options)
+    process = _start(tmp_path, "train", dataset, "-o", "cut.safetensors", *options)
+    _wait_for(tmp_path / "cut.run" / "checkpoints" / "step-000004.safetensors")
+    process.send_signal(number)
+    assert process.wait(timeout=60) == status
+    assert not (tmp_path / "cut.safetensors").exists()
+    resumed = lorakit("train", dataset, "-o", "cut.safetensors", *options)
+    assert "going on from" in resumed.stderr
+    assert (tmp_path / "cut.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert len((tmp_path / "cut.run" / "log.jsonl").read_text().splitlines()) == 24
+
+
+def test_a_second_run_over_the_same_output_is_refused(lorakit, dataset, tmp_path):
+    from lorakit.runtime.locks import held
+
+    with held(tmp_path / "lora.run"):
+        assert "another lorakit run" in lorakit("train", dataset, status=4).stderr
+
+
+def test_nan_ends_the_run_and_writes_nothing(lorakit, dataset, tmp_path):
+    done = lorakit("train", dataset, "--lr", "1e30", "--steps", 20, "--batch-size", 1, "--max-grad-norm", 0, status=8)
+    assert "--lr" in done.stderr and not (tmp_path / "lora.safetensors").exists()
+
+
+def test_ctrl_c_while_drawing_leaves_whole_pictures(tmp_path):
+    process = _start(tmp_path, "prior-gen", "a photo of a cat", "out", "--count", 400, "--steps", 4)
+    _wait_for(tmp_path / "out" / "00000.txt")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    from PIL import Image
+
+    for file in (tmp_path / "out").glob("*.png"):
+        Image.open(file).load()
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal(lorakit, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "bad\x1b[31m.png").write_text("no")
+    picture().save(raw / "good.png")
+    done = lorakit("ppim", raw, "data")
+    assert "\x1b" not in done.stderr and "\\x1b[31m" in done.stderr

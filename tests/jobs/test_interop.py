@@ -1,0 +1,74 @@
+"""diffusers reads our files to the same deltas and the same pictures."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from lorakit.adapter import Adapter
+from lorakit.jobs import adapters
+from lorakit.models import inject
+from lorakit.models.config import folder_of
+from lorakit.models.encode import text_states
+from lorakit.models.load import load
+from lorakit.models.sample import denoise
+
+
+@pytest.fixture(scope="module")
+def components():
+    return load("tiny", torch.device("cpu"), torch.float32)
+
+
+def trained(components) -> Adapter:
+    draw = torch.Generator().manual_seed(0)
+    paths = inject.targets(components.unet, "all")
+    parameters = inject.start(components.unet, paths, 4, 2.0, lambda shape, name: torch.randn(shape, generator=draw))
+    for name, p in parameters.items():
+        if name.endswith(".up"):
+            p.data.normal_(0, 0.05, generator=draw)
+    adapter = Adapter(inject.collect(parameters, 0.5))
+    inject.remove([components.unet])
+    return adapter
+
+
+@pytest.mark.parametrize("file_format", ["kohya", "diffusers"])
+def test_deltas_and_pictures_agree_with_diffusers(components, tmp_path, file_format):
+    adapter, file = trained(components), tmp_path / "lora.safetensors"
+    adapters.save(file, adapter, file_format)
+    pipe = StableDiffusionPipeline.from_pretrained(folder_of("tiny"), torch_dtype=torch.float32, safety_checker=None)
+    base = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
+    pipe.load_lora_weights(str(file))
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    states, _ = text_states(components, ["a cat", ""])
+    time = torch.tensor([400])
+    with torch.no_grad():
+        theirs = pipe.unet(latents, time, states[:1]).sample
+        plain = components.unet(latents, time, states[:1]).sample
+        inject.apply({"unet": components.unet}, adapters.load(file), 1.0, "file")
+        ours = components.unet(latents, time, states[:1]).sample
+        picture = denoise(
+            components, states[:1], states[1:], [3], size=(64, 64), steps=8, guidance=3.0, scheduler="ddim"
+        )
+        inject.remove([components.unet])
+    assert (ours - plain).abs().max() > 1e-2
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    pipe.fuse_lora()
+    fused = pipe.unet.state_dict()
+    for module, low in adapter.modules.items():
+        path = module.removeprefix("unet.")
+        got = fused[f"{path}.base_layer.weight"] - base[f"{path}.weight"]
+        torch.testing.assert_close(got, low.delta(), rtol=1e-4, atol=1e-5)
+    assert np.isfinite(picture.numpy()).all()
+
+
+def test_weight_zero_and_taking_off_leave_every_bit(components):
+    adapter = trained(components)
+    latents, states = torch.randn(1, 4, 16, 16), text_states(components, ["a cat"])[0]
+    with torch.no_grad():
+        before = components.unet(latents, 10, states).sample
+        inject.apply({"unet": components.unet}, adapter, 0.0, "file")
+        assert torch.equal(components.unet(latents, 10, states).sample, before)
+        inject.apply({"unet": components.unet}, adapter, 1.0, "file")
+        assert not torch.equal(components.unet(latents, 10, states).sample, before)
+        inject.remove([components.unet])
+        assert torch.equal(components.unet(latents, 10, states).sample, before)

@@ -1,0 +1,55 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorakit.adapter import LowRank
+from lorakit.lowrank.compress import compress, spectrum
+from lorakit.lowrank.factorize import factorize, rank_for_energy
+from lorakit.merging.linear import merge
+
+sides = st.integers(1, 12)
+
+
+def low(out: int, fan_in: int, rank: int, seed: int, alpha: float = 1.0) -> LowRank:
+    draw = torch.Generator().manual_seed(seed)
+    return LowRank(torch.randn(rank, fan_in, generator=draw), torch.randn(out, rank, generator=draw), alpha)
+
+
+def test_factorize_leaves_the_discarded_singular_values_as_error():
+    delta = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
+    up, down, _ = factorize(delta, rank=1)
+    torch.testing.assert_close(torch.linalg.matrix_norm(delta - up @ down), torch.tensor(5.0).sqrt())  # 2² + 1²
+
+
+def test_energy_takes_the_least_rank():
+    values = torch.tensor([3.0, 2.0, 1.0])  # squares 9, 4, 1 of 14
+    assert [rank_for_energy(values, share) for share in (0.5, 9 / 14, 0.9, 1.0)] == [1, 1, 2, 3]
+
+
+@settings(max_examples=40, deadline=None)
+@given(sides, sides, sides, st.integers(0, 999))
+def test_spectrum_of_factors_is_that_of_the_product(out, fan_in, rank, seed):
+    part = low(out, fan_in, rank, seed)
+    u, s, vh = spectrum(part.up, part.down)
+    torch.testing.assert_close((u * s) @ vh, part.up @ part.down, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sides, sides, st.integers(0, 999))
+def test_compress_is_as_good_as_the_dense_optimum(out, fan_in, seed):
+    part = low(out, fan_in, 5, seed)
+    up, down, error = compress(part.up, part.down, 2)
+    dense = part.up @ part.down
+    best_up, best_down, _ = factorize(dense, 2)
+    ours, best = (torch.linalg.matrix_norm(dense - x) for x in (up @ down, best_up @ best_down))
+    torch.testing.assert_close(ours, best, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(error), ours / torch.linalg.matrix_norm(dense), rtol=1e-2, atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sides, sides, st.lists(st.floats(-2, 2), min_size=2, max_size=4), st.integers(0, 999))
+def test_linear_is_the_weighted_sum_of_products(out, fan_in, weights, seed):
+    parts = [low(out, fan_in, 1 + i, seed + i, alpha=0.5 + i) for i in range(len(weights))]
+    up, down = merge(parts, weights)
+    wanted = sum(w * part.delta() for w, part in zip(weights, parts, strict=True))
+    torch.testing.assert_close(up @ down, wanted, rtol=1e-4, atol=1e-4)
