@@ -88,7 +88,8 @@ class Command(TyperCommand):
 
     def _expand_settings(self, args: list[str]) -> list[str]:
         """`--set rank=4` read as `--rank 4`, so that it is checked like any option and the last one wins."""
-        out, i = [], 0
+        out: list[str] = []
+        i = 0
         while i < len(args):
             if args[i] == "--":
                 return out + args[i:]

@@ -22,7 +22,7 @@ def _options() -> list[inspect.Parameter]:
     for field in fields(TrainConfig):
         kind, text = typing.get_args(hints[field.name])
         names = ["--model", "-m"] if field.name == "model" else []
-        annotation = Annotated[kind, typer.Option(*names, help=text)]
+        annotation = Annotated[kind, typer.Option(*names, help=text)]  # type: ignore[valid-type]
         options.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=field.default)
         )

@@ -62,8 +62,9 @@ def load(file: Path, background: tuple[int, int, int] = (255, 255, 255)) -> Imag
             warnings.simplefilter("ignore")
             if opened.width * opened.height > _MOST_PIXELS:
                 raise BadPicture(f"{opened.width}x{opened.height} is too large")
-            if getattr(opened, "n_frames", 1) > 1 and opened.format in ("GIF", "WEBP"):
-                raise BadPicture(f"animated, {opened.n_frames} frames")
+            frames = getattr(opened, "n_frames", 1)
+            if frames > 1 and opened.format in ("GIF", "WEBP"):
+                raise BadPicture(f"animated, {frames} frames")
             opened.load()
             profile = opened.info.get("icc_profile")
             image = ImageOps.exif_transpose(opened)

@@ -66,8 +66,12 @@ def _cut(image: Image.Image, settings: Settings) -> images.Cut:
 
 def _encode(image: Image.Image, image_format: str) -> bytes:
     data = io.BytesIO()
-    options = {"png": {}, "jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}[image_format]
-    image.save(data, {"jpg": "JPEG"}.get(image_format, image_format.upper()), **options)
+    if image_format == "jpg":
+        image.save(data, "JPEG", quality=95, subsampling=0)
+    elif image_format == "webp":
+        image.save(data, "WEBP", lossless=True)
+    else:
+        image.save(data, "PNG")
     return data.getvalue()
 
 

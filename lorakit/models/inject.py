@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ ATTENTION = re.compile(r"attentions\..*\.attn[12]\.to_(q|k|v|out\.0)$")
 
 class Adapted(nn.Module):
     """A linear or convolution layer and low-rank branches: y = base(x) + sum of scale * up(down(x))."""
+
+    base: Any  # nn.Linear or nn.Conv2d
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -80,7 +83,7 @@ def apply(parts: Mapping[str, nn.Module], adapter: Adapter, weight: float, sourc
     for name, low in adapter.modules.items():
         part, _, path = name.partition(".")
         try:
-            target = parts[part].get_submodule(path)
+            target: Any = parts[part].get_submodule(path)
         except (KeyError, AttributeError):
             unmatched.append(name)
             continue
@@ -132,7 +135,7 @@ def start(
     """
     parameters = {}
     for path in paths:
-        base = unet.get_submodule(path)
+        base: Any = unet.get_submodule(path)
         out, fan_in, *kernel = base.weight.shape
         r = min(rank, out, fan_in * (kernel[0] * kernel[1] if kernel else 1))
         module = _adapted(unet, path)

@@ -98,7 +98,9 @@ def encode(pictures: Pictures, vae: AutoencoderKL, side: int, variants: int, wor
     out = work / f"latents{side}.pt"
     if not out.is_file():
         which = pictures.where(styles=TRAIN_STYLES, trained=True)
-        values, shown, names = [], [], []
+        values: list[Tensor] = []
+        shown: list[int] = []
+        names: list[str] = []
         for variant in range(variants):
             for start in range(0, len(which), 64):
                 part = which[start : start + 64]
