@@ -30,12 +30,13 @@ def prior_gen(
     """Draw class pictures for prior preservation; picture i depends on seed+i alone."""
     one_of("--scheduler", scheduler, tuple(SCHEDULERS))
     asked = size_of(size)
+    from lorakit.jobs import prior_gen as job
     from lorakit.jobs import sample
 
     request = sample.Request([prompt], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size)
     components = sample.load_model(model, device, dtype, note)
     with progress("drawing") as tick:
-        result = sample.prior(
+        result = job.run(
             request, Path(out), components, force=manner.force, dry_run=manner.dry_run, tick=tick, note=note
         )
     emit(result)

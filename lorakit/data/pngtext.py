@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,3 +40,13 @@ def encode(picture: np.ndarray, settings: Mapping[str, Any]) -> bytes:
     data = io.BytesIO()
     Image.fromarray(picture).save(data, "PNG", pnginfo=info)
     return data.getvalue()
+
+
+def read(file: Path) -> dict[str, Any] | None:
+    """Our settings in a PNG; None where it has none or cannot be read to its end."""
+    try:
+        with Image.open(file, formats=("PNG",)) as image:
+            image.load()
+            return json.loads(image.info["lorakit"])
+    except (OSError, KeyError, ValueError, SyntaxError):
+        return None

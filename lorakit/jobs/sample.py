@@ -1,7 +1,5 @@
 """Pictures from prompts, with adapters; and the class pictures of `prior-gen`, which are the same job."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 from lorakit import __version__
 from lorakit.data.pngtext import encode
 from lorakit.errors import UsageError
-from lorakit.io.files import check_target, write_bytes, write_text
+from lorakit.io.files import check_target, write_bytes
 from lorakit.jobs import adapters
 from lorakit.models import inject
 from lorakit.models.encode import text_states
@@ -117,53 +115,3 @@ def run(
         write_bytes(names[i], encode(picture, settings_of(request, how, prompt, seed, applied)))
         tick(i + 1, len(jobs))
     return {"outputs": [str(name) for name in names], "adapters": applied}
-
-
-def _done(file: Path, row: dict[str, Any] | None, mark: str) -> bool:
-    if row is None or row.get("settings") != mark or not file.is_file():
-        return False
-    return hashlib.sha256(file.read_bytes()).hexdigest() == row.get("sha256")
-
-
-def prior(
-    request: Request, output: Path, components: Components, *, force: bool, dry_run: bool,
-    tick: Callable[[int, int], None], note: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
-    """`count` class pictures into a folder; only missing ones are drawn, each from seed + i alone."""
-    check_target(output, force=True, folder=True)
-    how, prompt, listed = drawing(components, request), request.prompts[0], output / "metadata.jsonl"
-    same = settings_of(request, how, prompt, 0, []) | {"seed": request.seed, "dtype": str(components.dtype)}
-    mark = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
-    rows: dict[int, dict[str, Any]] = {}
-    if listed.is_file():
-        for line in listed.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            rows[int(row["file_name"][:5])] = row
-    elif output.is_dir() and any(output.iterdir()) and not force:
-        check_target(output, force=False, folder=True)
-    missing = [i for i in range(request.count) if not _done(output / f"{i:05d}.png", rows.get(i), mark)]
-    stale = [i for i in missing if i in rows and rows[i].get("settings") != mark]
-    if stale and not force:
-        check_target(output, force=False, folder=True)
-    if dry_run:
-        note(f"{len(missing)} pictures would be drawn into {output}")
-        return {"outputs": [], "made": 0, "kept": request.count - len(missing)}
-    jobs = [(prompt, request.seed + i) for i in missing]
-    for done, picture in enumerate(pictures(components, request, how, jobs, note) if jobs else ()):
-        i = missing[done]
-        data = encode(picture, settings_of(request, how, prompt, request.seed + i, []))
-        write_bytes(output / f"{i:05d}.png", data)
-        write_text(output / f"{i:05d}.txt", prompt + "\n")
-        digest = hashlib.sha256(data).hexdigest()
-        rows[i] = {
-            "file_name": f"{i:05d}.png",
-            "text": prompt,
-            "seed": request.seed + i,
-            "settings": mark,
-            "sha256": digest,
-        }
-        lines = [json.dumps(rows[k], ensure_ascii=False) + "\n" for k in sorted(rows)]
-        write_text(listed, "".join(lines))
-        tick(done + 1, len(missing))
-    names = [str(output / f"{i:05d}.png") for i in range(request.count)]
-    return {"outputs": names, "made": len(missing), "kept": request.count - len(missing)}

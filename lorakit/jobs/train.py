@@ -15,7 +15,7 @@ from lorakit.config import TrainConfig
 from lorakit.data import dataset
 from lorakit.errors import InputError, NumericError, Stopped, UsageError
 from lorakit.io.files import check_target, replacing_folder, write_text
-from lorakit.jobs import adapters, sample
+from lorakit.jobs import adapters, prior_gen, sample
 from lorakit.models.load import Components
 from lorakit.registry import MODES
 from lorakit.reports.page import Page
@@ -64,12 +64,11 @@ def _prior(components: Components, config: TrainConfig, life: Life, talk: Talk) 
     if not config.class_prompt:
         raise UsageError(f'--mode {config.mode} needs --class-prompt, such as "a photo of a dog"')
     folder = Path(config.prior_dir) if config.prior_dir else life.run_folder / "prior"
-    found = dataset.find(folder) if folder.is_dir() else []
-    if len(found) < config.prior_count:
+    if not folder.is_dir() or len(dataset.find(folder)) < config.prior_count:
         request = sample.Request(
             [config.class_prompt], config.prior_count, config.seed, "", config.model, None, 20, 4.0, "dpm++", 8
         )
-        sample.prior(request, folder, components, force=False, dry_run=False, tick=talk.tick, note=talk.note)
+        prior_gen.run(request, folder, components, force=False, dry_run=False, tick=talk.tick, note=talk.note)
     return dataset.read(folder, config.class_prompt)[: config.prior_count]
 
 
