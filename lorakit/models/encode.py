@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lorakit.errors import NumericError
-from lorakit.models.load import Components
+from lorakit.models.load import Components, is_small
+from lorakit.runtime.workers import cores, each
 
 
 @torch.no_grad()
@@ -17,9 +18,14 @@ def text_states(components: Components, prompts: Sequence[str]) -> tuple[Tensor,
     tokens = tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
     full = [len(ids) for ids in tokenizer(list(prompts)).input_ids]
     cut = [prompt for prompt, n in zip(prompts, full, strict=True) if n > tokenizer.model_max_length]
+
     # One prompt at a time: a state must not depend on its neighbours in the batch, to the bit.
-    states = [components.text_encoder(row[None].to(components.device))[0] for row in tokens]
-    return torch.cat(states), cut
+    @torch.no_grad()
+    def encode(row: Tensor) -> Tensor:
+        return components.text_encoder(row[None].to(components.device))[0]
+
+    states = each(encode, tokens, cores()) if is_small(components) else map(encode, tokens)
+    return torch.cat(list(states)), cut
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:
@@ -35,7 +41,7 @@ def latent_moments(components: Components, pictures: Tensor) -> tuple[Tensor, Te
     return (posterior.mean.float() * factor).cpu(), (posterior.std.float() * factor).cpu()
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def to_pictures(components: Components, latents: Tensor) -> np.ndarray:
     """Latents [b, c, h, w] to uint8 [b, H, W, 3], one at a time; NumericError where they are not finite."""
     out = []

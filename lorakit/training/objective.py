@@ -93,7 +93,7 @@ def objective(
         Batches([tuple(s.cached.means[i].shape) for i in shown], s.batch_size, seed, s.name)
         for s, shown in zip(sources, indices, strict=True)
     ]
-    pieces = 4 if is_small(components) else 1
+    pieces = 2 if is_small(components) else 1
 
     def one(part: _Micro) -> tuple[Tensor, tuple[Tensor, ...]]:
         a = alphas[part.timesteps]

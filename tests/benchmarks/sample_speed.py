@@ -26,7 +26,11 @@ def main() -> None:
     rounds = []
     for _ in range(ROUNDS):
         started = time.monotonic()
-        list(draw(components, [states[:1]] * COUNT, states[1:], list(range(COUNT)), Drawing((64, 64), STEPS, 4.0, "dpm++")))
+        list(
+            draw(
+                components, [states[:1]] * COUNT, states[1:], list(range(COUNT)), Drawing((64, 64), STEPS, 4.0, "dpm++")
+            )
+        )
         between = time.monotonic()
         with torch.no_grad():
             pipe(["a 3d emoji of a cat"] * COUNT, num_inference_steps=STEPS, guidance_scale=4.0)

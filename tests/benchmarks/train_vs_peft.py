@@ -24,10 +24,14 @@ BATCH, STEPS, ROUNDS = 8, 12, 5
 def ours() -> list[float]:
     components = load("tiny", torch.device("cpu"), torch.float32)
     means = [torch.randn(4, 16, 16) for _ in range(BATCH)]
-    source = Source("data", Cached(means, [torch.ones_like(m) * 0.1 for m in means], [], [""] * BATCH, [1] * BATCH), BATCH)
+    source = Source(
+        "data", Cached(means, [torch.ones_like(m) * 0.1 for m in means], [], [""] * BATCH, [1] * BATCH), BATCH
+    )
     trained = lora.begin(components, TrainConfig())
     descend = objective(components, [source], {"": torch.randn(32, 192)}, list(trained.parameters.values()), 0, 5.0)
-    return [step.seconds for step in train(Optimizer(trained.parameters), descend, Plan(STEPS, 1e-4, "constant", 0, 1.0))]
+    return [
+        step.seconds for step in train(Optimizer(trained.parameters), descend, Plan(STEPS, 1e-4, "constant", 0, 1.0))
+    ]
 
 
 def theirs() -> list[float]:
@@ -57,7 +61,9 @@ def theirs() -> list[float]:
 def main() -> None:
     rounds = [(statistics.median(ours()[2:]), statistics.median(theirs()[2:])) for _ in range(ROUNDS)]
     mine, other = (statistics.median(column) for column in zip(*rounds, strict=True))
-    print(f"lorakit {mine:.3f} s a step, diffusers+PEFT {other:.3f} s, ratio {mine / other:.2f} (batch {BATCH}, {ROUNDS} rounds)")
+    print(
+        f"lorakit {mine:.3f} s a step, diffusers+PEFT {other:.3f} s, ratio {mine / other:.2f} (batch {BATCH}, {ROUNDS} rounds)"
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from lorakit.models.tiny.build import denoiser, export, render, tokenizer, vae
+from lorakit.models.tiny.build import card, denoiser, export, render, tokenizer, vae
 
 STAGES = (
     denoiser.Stage("stage8", side=8, steps=1200, batch=32, rate=1e-3, flat=0.7),
@@ -42,7 +42,10 @@ def main() -> None:
         )
     for stage in STAGES:
         models = denoiser.train(pictures, autoencoder, words, work, stage, options.processes, models, options.variants)
-    export.export(autoencoder, *models, words, options.out or work / "model")
+    out = options.out or work / "model"
+    export.export(autoencoder, *models, words, out)
+    card.draw_grid(out, out / "grid.png")
+    card.write(out, pictures, card.measure(out, pictures))
 
 
 if __name__ == "__main__":
