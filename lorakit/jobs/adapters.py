@@ -116,7 +116,7 @@ def save(file: Path, adapter: Adapter, file_format: str, dtype: torch.dtype | No
         "ss_network_alpha": str(next(iter(alphas))) if len(alphas) == 1 else "Dynamic",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.implementation": "diffusers",
-        "modelspec.title": file.stem,
+        "modelspec.title": "LoRA by lorakit",  # not the name of the file: the same job gives the same bytes
         **adapter.metadata,
         "lorakit.version": __version__,
     }
