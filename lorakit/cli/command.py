@@ -35,6 +35,7 @@ COMPUTE: dict[str, Any] = {
     "dtype": Annotated[str, typer.Option(metavar="auto|float32|bfloat16|float16", help="Arithmetic.")],
 }
 _DEFAULTS: dict[str, Any] = {"config_file": None, "settings": None, "device": "auto", "dtype": "auto"}
+_METAVARS = {"int": "N", "int range": "N", "float": "X", "float range": "X", "str": "TEXT"}
 # Options that say how to run and not what to make: no part of a configuration.
 _NOT_CONFIG = {"help", "config_file", "settings", "print_config", "dry_run", "debug"}
 
@@ -67,6 +68,14 @@ def _read_table(file: str, command: str) -> dict[str, Any]:
 
 class Command(TyperCommand):
     """A command that reads its configuration before its options, and can print it."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        for parameter in self.params:
+            # Each option can come from the environment; saying so at each would bury what it does.
+            parameter.show_envvar = False  # type: ignore[attr-defined]
+            if parameter.param_type_name == "option" and parameter.metavar is None:
+                parameter.metavar = _METAVARS.get(parameter.type.name)
 
     def _long_names(self) -> dict[str, Any]:
         return {

@@ -35,6 +35,11 @@ def merge(
         raise UsageError("--alpha is for exactly two adapters, and without --weights")
     if rank != "full" and (not rank.isdigit() or int(rank) < 1):
         raise UsageError(f"--rank {rank}: expected a number from 1, or full")
+    from lorakit.io.files import check_target
+    from lorakit.io.paths import check_adapters
+
+    check_adapters(adapters)
+    check_target(Path(output), force=manner.force)
     from lorakit.io.tensors import DTYPES
     from lorakit.jobs.merge import run
 

@@ -51,10 +51,13 @@ def sample(
     """Draw pictures, with adapters. Picture i depends on seed+i alone."""
     one_of("--scheduler", scheduler, tuple(SCHEDULERS))
     asked, lines = size_of(size), _prompts(prompt, prompts)
+    loras = [*(lora or ()), *([recipe] if recipe else ())]
+    from lorakit.io.paths import check_adapters
+
+    check_adapters(loras)
     from lorakit.jobs.sample import Request, run
 
     request = Request(lines, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size)
-    loras = [*(lora or ()), *([recipe] if recipe else ())]
     with progress("drawing") as tick:
         result = run(
             request, Path(output), loras=loras, device=device, dtype=dtype, force=manner.force,

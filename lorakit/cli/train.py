@@ -47,6 +47,10 @@ def train(
     ADAPTER_FORMATS.check(format)
     config = TrainConfig(**options)
     target = Path(output or ("./model" if config.mode == "full" else "./lora.safetensors"))
+    from lorakit.io.files import check_target, existing_folder
+
+    existing_folder(data, "training pictures")  # told before torch loads
+    check_target(target, force=manner.force, folder=config.mode == "full")
     from lorakit.jobs.train import Life, Talk, run
 
     folder = Path(run_dir) if run_dir else target.with_suffix(".run")

@@ -1,7 +1,6 @@
 """Adapter arguments, files and recipes, as the jobs share them."""
 
 import hashlib
-import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from lorakit.errors import InputError, UsageError
 from lorakit.formats.adapters import decode
 from lorakit.io import tensors
 from lorakit.io.files import existing_file
+from lorakit.io.paths import check_adapters, split
 from lorakit.registry import ADAPTER_FORMATS
 
-_WEIGHT = re.compile(r"^(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 RECIPE_VERSION = 1
 
 
@@ -30,14 +29,6 @@ class Weighted:
 
     def sha256(self) -> str:
         return hashlib.sha256(self.file.read_bytes()).hexdigest()
-
-
-def split(argument: str) -> tuple[str, float]:
-    """`PATH[:WEIGHT]`: only a trailing `:number` is a weight, and not where a file of the whole name exists."""
-    match = _WEIGHT.match(argument)
-    if match is None or Path(argument).exists():
-        return argument, 1.0
-    return match.group(1), float(match.group(2))
 
 
 def read_recipe(file: Path) -> list[Weighted]:
@@ -76,9 +67,7 @@ def read_recipe(file: Path) -> list[Weighted]:
 def read_arguments(arguments: Sequence[str]) -> list[Weighted]:
     """Adapter files and recipes, flattened; a recipe's weights are multiplied by its own. All missing ones are named."""
     out: list[Weighted] = []
-    missing = [path for path, _ in map(split, arguments) if not Path(path).is_file()]
-    if missing:
-        raise InputError(f"no such adapter file: {', '.join(missing)}")
+    check_adapters(arguments)
     for path, weight in map(split, arguments):
         if Path(path).suffix == ".toml":
             out += [Weighted(one.file, one.weight * weight) for one in read_recipe(Path(path))]
