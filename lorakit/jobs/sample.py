@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lorakit import __version__
 from lorakit.data.pngtext import encode
 from lorakit.errors import UsageError
@@ -12,7 +14,7 @@ from lorakit.io.files import check_target, write_bytes
 from lorakit.jobs import adapters
 from lorakit.models import inject
 from lorakit.models.encode import text_states
-from lorakit.models.load import Components, load
+from lorakit.models.load import Components, is_small, load
 from lorakit.models.sample import Drawing, draw
 from lorakit.runtime.device import pick_device, pick_dtype
 
@@ -38,7 +40,10 @@ def load_model(name: str, device: str, dtype: str, note: Callable[[str], None]) 
     if name == "tiny":
         note("using the built-in model 'tiny' (64x64 emoji); choose another with --model")
     where = pick_device(device)
-    return load(name, where, pick_dtype(dtype, where))
+    components = load(name, where, pick_dtype(dtype, where))
+    if is_small(components):
+        torch.set_num_threads(1)  # `each` uses the cores; operators this short only wait for one another
+    return components
 
 
 def drawing(components: Components, request: Request) -> Drawing:

@@ -11,7 +11,8 @@ from lorakit.data.dataset import Example
 from lorakit.data.images import BadPicture, bucket, centre, cut, load
 from lorakit.errors import InputError
 from lorakit.models.encode import latent_moments, text_states, to_tensor
-from lorakit.models.load import Components
+from lorakit.models.load import Components, is_small
+from lorakit.runtime.workers import cores, each
 
 
 @dataclass(frozen=True)
@@ -37,27 +38,31 @@ def cache_latents(
     tick: Callable[[int, int], None],
 ) -> Cached:
     """Encode every picture, cut to `size` (or its bucket where it is not square). InputError lists all bad ones."""
-    means, spreads, mirrored, bad = [], [], [], []
-    for i, example in enumerate(examples):
+    bad = []
+
+    def encode(example: Example) -> list[tuple[Tensor, Tensor]]:
         try:
             image = load(example.file)
         except BadPicture as reason:
             bad.append(f"{example.file.name} ({reason})")
-            continue
+            return []
         square = 0.95 < image.width / image.height < 1.05
         how = centre(image.size, (size, size)) if square else bucket(image.size, size, components.multiple)
         x = to_tensor(np.asarray(cut(image, how)))[None]
-        mean, spread = latent_moments(components, x)
-        means.append(mean[0])
-        spreads.append(spread[0])
-        if flip:
-            mean, spread = latent_moments(components, x.flip(3))
-            mirrored.append((mean[0], spread[0]))
-        tick(i + 1, len(examples))
+        views = [x, x.flip(3)] if flip else [x]
+        return [(mean[0], spread[0]) for mean, spread in (latent_moments(components, view) for view in views)]
+
+    encoded = []
+    for views in each(encode, examples, cores()) if is_small(components) else map(encode, examples):
+        encoded.append(views)
+        tick(len(encoded), len(examples))
     if bad:
+        bad.sort()
         raise InputError(
             f"{len(bad)} pictures cannot be read: {', '.join(bad[:3])}\nrun `lorakit ppim`, or remove them"
         )
+    means, spreads = [views[0][0] for views in encoded], [views[0][1] for views in encoded]
+    mirrored = [views[1] for views in encoded] if flip else []
     return Cached(means, spreads, mirrored, [e.caption for e in examples], [e.repeats for e in examples])
 
 

@@ -35,7 +35,9 @@ class Optimizer:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = dict(parameters)
-        self.inner = torch.optim.AdamW(self.parameters.values(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.inner = torch.optim.AdamW(
+            self.parameters.values(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and both moments by name, as one flat set of tensors."""

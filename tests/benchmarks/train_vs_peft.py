@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from lorakit.config import TrainConfig
 from lorakit.diffusion.loss import min_snr_weight
+from lorakit.jobs.sample import load_model
 from lorakit.models.load import load
 from lorakit.modes import lora
 from lorakit.training.cache import Cached
@@ -21,8 +22,11 @@ from lorakit.training.objective import Source, objective
 BATCH, STEPS, ROUNDS = 8, 12, 5
 
 
+THREADS = torch.get_num_threads()
+
+
 def ours() -> list[float]:
-    components = load("tiny", torch.device("cpu"), torch.float32)
+    components = load_model("tiny", "cpu", "float32", lambda text: None)
     means = [torch.randn(4, 16, 16) for _ in range(BATCH)]
     source = Source(
         "data", Cached(means, [torch.ones_like(m) * 0.1 for m in means], [], [""] * BATCH, [1] * BATCH), BATCH
@@ -35,6 +39,7 @@ def ours() -> list[float]:
 
 
 def theirs() -> list[float]:
+    torch.set_num_threads(THREADS)
     components = load("tiny", torch.device("cpu"), torch.float32)
     unet = components.unet
     names = ["to_q", "to_k", "to_v", "to_out.0"]
