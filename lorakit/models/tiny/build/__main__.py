@@ -4,6 +4,7 @@ Each stage leaves its result in WORK; a stage that is done is passed over, and o
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -14,8 +15,14 @@ from lorakit.models.tiny.build import card, denoiser, export, render, tokenizer,
 
 STAGES = (
     denoiser.Stage("stage8", side=8, steps=1200, batch=32, rate=1e-3, flat=0.7),
-    denoiser.Stage("stage16", side=16, steps=9000, batch=16, rate=8e-4, flat=0.4),
+    denoiser.Stage("stage16", side=16, steps=3600, batch=16, rate=8e-4, flat=0.4),
+    denoiser.Stage("stage16b", side=16, steps=3200, batch=16, rate=8e-4, flat=0.35),
 )
+
+
+def scaled(stage: denoiser.Stage, share: float) -> denoiser.Stage:
+    """The same stage in fewer or more steps."""
+    return dataclasses.replace(stage, steps=max(1, round(stage.steps * share)))
 
 
 def main() -> None:
@@ -25,13 +32,20 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a model folder of the same shapes to go on from")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--variants", type=int, default=6, help="encoded views of each picture")
+    parser.add_argument("--share", type=float, default=1.0, help="of all steps; below 1 for a trial of the recipe")
     options = parser.parse_args()
     work, start = options.work, options.start
     work.mkdir(parents=True, exist_ok=True)
     pictures = render.render(work / "npm", work)
     concepts = sorted({concept.code: concept for concept in pictures.concepts}.values(), key=lambda c: c.code)
     words = start / "tokenizer" if start else tokenizer.train(concepts, work)
-    made = vae.train(pictures, work, vae.VaeRecipe(), options.processes, start / "vae" if start else None)
+    made = vae.train(
+        pictures,
+        work,
+        vae.VaeRecipe(steps=max(1, round(8000 * options.share))),
+        options.processes,
+        start / "vae" if start else None,
+    )
     autoencoder = AutoencoderKL.from_pretrained(made)
     torch.manual_seed(0)
     models = (denoiser.new_unet(), denoiser.new_text_encoder())
@@ -41,7 +55,16 @@ def main() -> None:
             CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32),
         )
     for stage in STAGES:
-        models = denoiser.train(pictures, autoencoder, words, work, stage, options.processes, models, options.variants)
+        models = denoiser.train(
+            pictures,
+            autoencoder,
+            words,
+            work,
+            scaled(stage, options.share),
+            options.processes,
+            models,
+            options.variants,
+        )
     out = options.out or work / "model"
     export.export(autoencoder, *models, words, out)
     card.draw_grid(out, out / "grid.png")

@@ -17,7 +17,7 @@ from lorakit.models.tiny.build.sources import TRAIN_STYLES
 
 @dataclass(frozen=True)
 class VaeRecipe:
-    steps: int = 9000
+    steps: int = 8000
     crop_share: float = 0.8  # of the steps, on 32x32 crops: four times cheaper, and texture is local
     crop_batch: int = 16  # a process
     whole_batch: int = 6
