@@ -15,7 +15,7 @@ def demo(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of everything the tour makes.")],
     photos: Annotated[str | None, typer.Option(metavar="DIR", help="Learn these photographs instead.")] = None,
     word: Annotated[str, typer.Option(help="What the photographs show, such as dog.")] = "animal",
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each adapter.")] = 250,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each adapter.")] = 400,
     seed: Seed = 0,
 ) -> None:
     """The whole tour offline, on the built-in model: prepare, train, draw, merge, and a page to look at."""
