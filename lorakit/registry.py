@@ -41,6 +41,7 @@ class Registry:
 
 
 ADAPTER_FORMATS = Registry("lorakit.formats.adapters", "adapter format")
+DELTA_KINDS = Registry("lorakit.deltas", "kind of delta")
 MERGE_METHODS = Registry("lorakit.merging", "merge method")
 MODES = Registry("lorakit.modes", "training mode")
 CAPTIONERS = Registry("lorakit.captioners", "captioner")

@@ -8,7 +8,7 @@ import lorakit
 ROOT = Path(lorakit.__file__).parent
 ROWS = (
     {"errors", "registry", "config", "schedulers"},
-    {"adapter", "targets", "lowrank", "merging", "diffusion"},
+    {"adapter", "arrays", "deltas", "families", "targets", "lowrank", "merging", "diffusion"},
     {"io", "formats", "data", "runtime", "reports"},
     {"models", "captioners", "training", "modes"},
     {"jobs"},

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit.adapter import LowRank
+from lorakit.deltas.low_rank import LowRank
 from lorakit.lowrank.compress import compress, spectrum
 from lorakit.lowrank.factorize import factorize, rank_for_energy
 from lorakit.merging.linear import merge

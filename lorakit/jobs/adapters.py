@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from lorakit import __version__
-from lorakit.adapter import Adapter, LowRank
+from lorakit.adapter import Adapter
+from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, UsageError
 from lorakit.formats.adapters import decode
 from lorakit.io import tensors

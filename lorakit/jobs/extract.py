@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorakit.adapter import Adapter, LowRank
+from lorakit.adapter import Adapter
+from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError
 from lorakit.io import tensors
 from lorakit.io.files import check_target

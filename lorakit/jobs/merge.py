@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from lorakit.adapter import Adapter, LowRank
+from lorakit.adapter import Adapter
+from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError
 from lorakit.io.files import check_target
 from lorakit.jobs import adapters

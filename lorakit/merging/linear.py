@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lorakit.adapter import LowRank
+from lorakit.deltas.low_rank import LowRank
 
 
 def merge(parts: Sequence[LowRank | None], weights: Sequence[float]) -> tuple[Tensor, Tensor]:

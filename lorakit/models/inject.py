@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lorakit.adapter import Adapter, LowRank
+from lorakit.adapter import Adapter
+from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError
 
 # Up to this many numbers in a weight, adding the delta to it costs less than a branch beside it: thin products and

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lorakit.adapter import Adapter, LowRank
+from lorakit.adapter import Adapter
+from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError
 from lorakit.formats.adapters import decode
 from lorakit.registry import ADAPTER_FORMATS

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lorakit.adapter import LowRank
+from lorakit.deltas.low_rank import LowRank
 from lorakit.registry import MERGE_METHODS
 
 

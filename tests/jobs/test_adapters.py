@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from lorakit.adapter import Adapter, LowRank
+from lorakit.adapter import Adapter
+from lorakit.deltas.low_rank import LowRank
 from lorakit.jobs import adapters
 
 NAME = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lorakit.adapter import LowRank
+from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError
 
 

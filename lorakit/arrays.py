@@ -1,0 +1,181 @@
+"""Tensors as files hold them, and as arithmetic wants them; numpy unless torch is asked for.
+
+An `Array` is a `Stored` tensor of a file, a numpy array or a torch tensor. All three have `shape` and `ndim`; `floats`
+gives any of them as numbers to calculate with, in numpy or, for a torch tensor, in torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+Array = Any  # Stored | np.ndarray | torch.Tensor: what has shape and ndim
+SIZES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4,
+    "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
+_NUMPY = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "F16": "<f2", "I32": "<i4", "U32": "<u4",
+    "F32": "<f4", "I64": "<i8", "U64": "<u8", "F64": "<f8",
+}  # fmt: skip
+_TORCH = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I16": "int16",
+    "U16": "uint16", "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32",
+    "I64": "int64", "U64": "uint64", "F64": "float64",
+}  # fmt: skip
+
+
+class Stored:
+    """A tensor as bytes, little-endian and row by row, read when they are asked for."""
+
+    __slots__ = ("_read", "dtype", "shape")
+
+    def __init__(self, dtype: str, shape: tuple[int, ...], read: Callable[[], Any]) -> None:
+        """`read` gives prod(shape) * SIZES[dtype] bytes; it is called at each use, and nothing is kept."""
+        self.dtype, self.shape, self._read = dtype, shape, read
+
+    def __repr__(self) -> str:
+        return f"Stored({self.dtype}, {self.shape})"
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * SIZES[self.dtype]
+
+    def raw(self) -> Any:
+        """Its bytes."""
+        return self._read()
+
+    def float(self) -> np.ndarray:
+        """The values as a float32 array of its own (float64 stays so)."""
+        data = self._read()
+        if self.dtype == "F16":
+            return _from_half(np.frombuffer(data, "<u2")).reshape(self.shape)
+        if self.dtype == "BF16":
+            return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(self.shape)
+        if self.dtype.startswith("F8"):
+            return _eighths(self.dtype)[np.frombuffer(data, np.uint8)].reshape(self.shape)
+        values = np.frombuffer(data, _NUMPY[self.dtype]).reshape(self.shape)
+        return values if self.dtype in ("F32", "F64") else values.astype(np.float32)
+
+    def tensor(self) -> torch.Tensor:
+        """The same as a torch tensor, over the bytes read."""
+        import torch
+
+        data = self._read()
+        if not len(data):
+            return torch.empty(self.shape, dtype=getattr(torch, _TORCH[self.dtype]))
+        writable = data if isinstance(data, bytearray) else bytearray(data)
+        return torch.frombuffer(writable, dtype=getattr(torch, _TORCH[self.dtype])).reshape(self.shape)
+
+
+def _from_half(bits: np.ndarray) -> np.ndarray:
+    """float16 bits as float32, exactly, subnormals too: shifted into place, the exponent's bias made up by a product.
+
+    Ten times numpy's own conversion. Infinities and NaN, whose exponent means something else, take the slow way.
+    """
+    if ((bits & 0x7C00) == 0x7C00).any():
+        return bits.view(np.float16).astype(np.float32)
+    wide = bits.view(np.int16).astype(np.int32).view(np.uint32)
+    wide <<= np.uint32(13)
+    wide &= np.uint32(0x8FFFE000)
+    return wide.view(np.float32) * np.float32(2.0**112)
+
+
+def _eighths(dtype: str) -> np.ndarray:
+    """The 256 values of an 8-bit float. Micikevicius et al., 2022."""
+    mantissa_bits, bias = (3, 7) if dtype == "F8_E4M3" else (2, 15)
+    code = np.arange(256)
+    exponent, mantissa = (code & 127) >> mantissa_bits, (code & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits)
+    values = np.where(exponent == 0, mantissa * 2.0 ** (1 - bias), (1 + mantissa) * 2.0 ** (exponent - bias))
+    if dtype == "F8_E4M3":
+        values[code & 127 == 127] = np.nan
+    else:
+        values[(exponent == 31) & (mantissa == 0)], values[(exponent == 31) & (mantissa > 0)] = np.inf, np.nan
+    return np.where(code < 128, values, -values).astype(np.float32)
+
+
+def is_torch(x: Array) -> bool:
+    return "torch" in sys.modules and isinstance(x, sys.modules["torch"].Tensor)
+
+
+def floats(x: Array) -> Any:
+    """The values in float32 (float64 where they are), as numpy or, from a torch tensor, as torch."""
+    if is_torch(x):
+        return x.detach() if x.element_size() == 8 and x.is_floating_point() else x.detach().float()
+    if isinstance(x, Stored):
+        return x.float()
+    return x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
+
+
+def number(x: Array) -> float:
+    """The one value of a scalar, however it is shaped and typed; ValueError where there is not exactly one."""
+    if prod(x.shape) != 1:
+        raise ValueError(f"expected one number, got shape {tuple(x.shape)}")
+    return float(floats(x).reshape(-1)[0])
+
+
+def dtype_of(x: Array) -> str:
+    """As safetensors spells it: F16, BF16, F32 ..."""
+    if isinstance(x, Stored):
+        return x.dtype
+    name = str(x.dtype).removeprefix("torch.")
+    return {theirs: ours for ours, theirs in _TORCH.items()}[name]
+
+
+def nbytes(x: Array) -> int:
+    return prod(x.shape) * SIZES[dtype_of(x)]
+
+
+def raw(x: Array) -> Any:
+    """The bytes of any array, little-endian and row by row."""
+    if isinstance(x, Stored):
+        return x.raw()
+    if is_torch(x):
+        import torch
+
+        return memoryview(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    whole = np.ascontiguousarray(x)
+    return memoryview(whole.astype(whole.dtype.newbyteorder("<"), copy=False)).cast("B") if whole.size else b""
+
+
+def cast(x: Array, dtype: str) -> Array:
+    """The array in another float type, rounded to nearest even; the same object where it has that type already."""
+    if dtype_of(x) == dtype:
+        return x
+    if is_torch(x):
+        import torch
+
+        return x.to(getattr(torch, _TORCH[dtype]))
+    values = np.ascontiguousarray(floats(x))
+    if dtype != "BF16":
+        with np.errstate(over="ignore"):  # an overflow becomes an infinity, which the writer refuses by name
+            return values.astype(_NUMPY[dtype])
+    bits = values.astype(np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    rounded[~np.isfinite(values)] = (bits[~np.isfinite(values)] >> 16).astype("<u2") | 0
+    data = rounded.tobytes()
+    return Stored("BF16", tuple(values.shape), lambda: data)
+
+
+def finite(x: Array) -> bool:
+    """Whether no value is NaN or infinite; the exponent bits alone are read."""
+    kind = dtype_of(x)
+    if kind[0] != "F" and kind != "BF16":
+        return True
+    if is_torch(x):
+        return bool(x.isfinite().all())
+    if kind in ("F16", "BF16"):
+        mask = 0x7C00 if kind == "F16" else 0x7F80
+        return not ((np.frombuffer(raw(x), "<u2") & mask) == mask).any()
+    return bool(np.isfinite(floats(x)).all())
