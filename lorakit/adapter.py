@@ -22,6 +22,7 @@ class Adapter:
     faults      what is wrong with the file, a line each, the key first; a job that goes on in spite of them lies
     notes       what is odd but has one reading, a line each
     format      the codec that read it
+    keys        target module to a key that its file spells it with
     """
 
     modules: Mapping[str, Delta]
@@ -32,6 +33,7 @@ class Adapter:
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     format: str = ""
+    keys: Mapping[str, str] = field(default_factory=dict)
 
     def with_metadata(self, **metadata: str) -> Adapter:
         return replace(self, metadata={**self.metadata, **metadata})

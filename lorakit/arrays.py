@@ -30,6 +30,7 @@ _TORCH = {
     "U16": "uint16", "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32",
     "I64": "int64", "U64": "uint64", "F64": "float64",
 }  # fmt: skip
+_OURS = {theirs: ours for ours, theirs in _TORCH.items()}
 
 
 class Stored:
@@ -129,8 +130,7 @@ def dtype_of(x: Array) -> str:
     """As safetensors spells it: F16, BF16, F32 ..."""
     if isinstance(x, Stored):
         return x.dtype
-    name = str(x.dtype).removeprefix("torch.")
-    return {theirs: ours for ours, theirs in _TORCH.items()}[name]
+    return _OURS[str(x.dtype).removeprefix("torch.")]
 
 
 def nbytes(x: Array) -> int:
@@ -146,7 +146,9 @@ def raw(x: Array) -> Any:
 
         return memoryview(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     whole = np.ascontiguousarray(x)
-    return memoryview(whole.astype(whole.dtype.newbyteorder("<"), copy=False)).cast("B") if whole.size else b""
+    return (
+        whole.astype(whole.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data if whole.size else b""
+    )
 
 
 def cast(x: Array, dtype: str) -> Array:
@@ -163,9 +165,45 @@ def cast(x: Array, dtype: str) -> Array:
             return values.astype(_NUMPY[dtype])
     bits = values.astype(np.float32).view(np.uint32)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-    rounded[~np.isfinite(values)] = (bits[~np.isfinite(values)] >> 16).astype("<u2") | 0
+    odd = ~np.isfinite(values)
+    if odd.any():
+        rounded[odd] = (bits[odd] >> 16).astype("<u2") | np.where(np.isnan(values[odd]), 1, 0).astype("<u2")
     data = rounded.tobytes()
     return Stored("BF16", tuple(values.shape), lambda: data)
+
+
+def changed(x: Array, dtype: str, change: Callable[[Any], Any]) -> Array:
+    """change(values of x) in `dtype`; for a tensor of a file worked out when it is asked for, so that it need not fit."""
+    if not isinstance(x, Stored):
+        return cast(change(floats(x)), dtype)
+    return Stored(dtype, x.shape, lambda: raw(cast(change(x.float()), dtype)))
+
+
+_EXPONENT = {"F16": (0x7C00, 10), "BF16": (0x7F80, 7)}  # its bits, and where they begin
+
+
+def times_power_of_two(x: Stored, power: int) -> Stored | None:
+    """A half-precision tensor of a file times 2**power, exactly, by adding to the exponents' bits; None where a value
+    would leave the normal numbers of its type, or has left them already."""
+    mask, place = _EXPONENT[x.dtype]
+
+    def bits() -> np.ndarray:
+        return np.frombuffer(x.raw(), "<u2")
+
+    values = bits()
+    values = values[(values & 0x7FFF) != 0]
+    exponents = values & mask
+    least, most = (int(exponents.min()), int(exponents.max())) if len(values) else (1 << place, 1 << place)
+    top = mask >> place
+    if least == 0 or not (least >> place) + power >= 1 or not (most >> place) + power < top or most == mask:
+        return None
+
+    def moved() -> memoryview:
+        found = bits()
+        shift = np.where((found & 0x7FFF) != 0, np.int32(power << place), 0).astype("<u2")  # modulo 2**16
+        return memoryview(found + shift).cast("B")
+
+    return Stored(x.dtype, x.shape, moved)
 
 
 def finite(x: Array) -> bool:
@@ -175,7 +213,8 @@ def finite(x: Array) -> bool:
         return True
     if is_torch(x):
         return bool(x.isfinite().all())
-    if kind in ("F16", "BF16"):
-        mask = 0x7C00 if kind == "F16" else 0x7F80
-        return not ((np.frombuffer(raw(x), "<u2") & mask) == mask).any()
+    if kind in _EXPONENT:
+        # As integers the finite numbers of either sign come first, then infinity, then NaN.
+        bits, infinity = np.frombuffer(raw(x), "<u2"), _EXPONENT[kind][0]
+        return not len(bits) or bool(bits.view("<i2").max() < infinity and bits.max() < infinity + 0x8000)
     return bool(np.isfinite(floats(x)).all())

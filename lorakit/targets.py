@@ -1,58 +1,112 @@
-"""Names of the modules that adapters change, spelled as diffusers and transformers spell them.
+"""How file formats spell the modules of a base model: dictionaries from their names to ours, never parsed.
 
-One table serves every UNet of Stable Diffusion's kind: it lists the names that the largest of each shape has, and a
-smaller model has some of them. Flattened names ("to_out_0") are looked up in it and never parsed.
+One dictionary serves every model of Stable Diffusion's kind. It lists the modules of all families and of a model larger
+than any of them, each in diffusers' spelling and in the original checkpoints'; a smaller model has some of them. That no
+two modules share a spelling is tested.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 from functools import cache
 
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-_PARTS = {"unet": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
+from lorakit.families import FAMILIES, Text, Unet
+
+_LARGEST = Unet((1,) * 4, (10,) * 4, 1, added=1, layers=3)  # its widths mean nothing here
+_LONGEST = Text(1, 40, 1, 1)
+_TEXT_PARTS = {"text_encoder": ("lora_te", "lora_te1"), "text_encoder_2": ("lora_te2",)}
+PARTS = ("unet", *_TEXT_PARTS)
 
 
-def _transformer(base: str) -> Iterator[str]:
-    yield from (f"{base}.proj_in", f"{base}.proj_out")
-    for depth in range(10):
-        block = f"{base}.transformer_blocks.{depth}"
-        yield from (f"{block}.{attention}.{name}" for attention in ("attn1", "attn2") for name in _ATTENTION)
-        yield from (f"{block}.ff.net.0.proj", f"{block}.ff.net.2")
-
-
-def _resnet(base: str) -> Iterator[str]:
-    yield from (f"{base}.{name}" for name in ("conv1", "conv2", "conv_shortcut", "time_emb_proj"))
-
-
-def unet_modules() -> Iterator[str]:
-    yield from ("conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2")
-    yield from ("add_embedding.linear_1", "add_embedding.linear_2")
-    blocks = [f"{way}_blocks.{i}" for way in ("down", "up") for i in range(4)]
-    for block in [*blocks, "mid_block"]:
-        for i in range(3):
-            yield from _transformer(f"{block}.attentions.{i}")
-            yield from _resnet(f"{block}.resnets.{i}")
-        yield from (f"{block}.downsamplers.0.conv", f"{block}.upsamplers.0.conv")
-
-
-def text_encoder_modules() -> Iterator[str]:
-    for i in range(32):
-        layer = f"text_model.encoder.layers.{i}"
-        yield from (f"{layer}.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj"))
-        yield from (f"{layer}.mlp.fc1", f"{layer}.mlp.fc2")
-    yield "text_projection"
+def _flat(path: str) -> str:
+    return path.replace(".", "_")
 
 
 @cache
-def kohya_names() -> dict[str, str]:
-    """kohya's flattened name to ours, of every module of every part."""
-    names = {}
-    for part, prefix in _PARTS.items():
-        for module in unet_modules() if part == "unet" else text_encoder_modules():
-            names[f"{prefix}_{module.replace('.', '_')}"] = f"{part}.{module}"
-    names |= {k.replace("lora_te_", "lora_te1_", 1): v for k, v in names.items() if k.startswith("lora_te_")}
+def unet_paths() -> frozenset[str]:
+    """diffusers' paths of every UNet module known."""
+    return frozenset(path for unet in _unets() for path, _ in unet.weights())
+
+
+@cache
+def text_paths() -> frozenset[str]:
+    return frozenset(path for path, _ in _LONGEST.weights())
+
+
+def _unets() -> Iterator[Unet]:
+    yield _LARGEST
+    yield from (family.unet for family in FAMILIES.values())
+
+
+@cache
+def original_names() -> dict[str, str]:
+    """The original checkpoints' path of a UNet module to diffusers' ("input_blocks.4.1.proj_in" ...)."""
+    names: dict[str, str] = {}
+    for family in FAMILIES.values():
+        if family.unet.layers == 2:  # the original code knows no other
+            names |= {theirs: ours for ours, theirs in family.unet.original_names()}
     return names
 
 
 @cache
-def kohya_name_of() -> dict[str, str]:
-    return {ours: theirs for theirs, ours in kohya_names().items() if not theirs.startswith("lora_te1_")}
+def kohya_names() -> dict[str, str]:
+    """Every flattened name in circulation to ours: "lora_unet_down_blocks_0_..." to "unet.down_blocks.0..."."""
+    names = {f"lora_unet_{_flat(path)}": f"unet.{path}" for path in unet_paths()}
+    names |= {f"lora_unet_{_flat(theirs)}": f"unet.{ours}" for theirs, ours in original_names().items()}
+    for part, prefixes in _TEXT_PARTS.items():
+        for prefix in prefixes:
+            for path in text_paths():
+                names[f"{prefix}_{_flat(path)}"] = f"{part}.{path}"
+                names[f"{prefix}_{_flat(path.removeprefix('text_model.'))}"] = f"{part}.{path}"
+    return names
+
+
+@cache
+def lycoris_names() -> dict[str, str]:
+    """LyCORIS' own library puts one prefix before the modules of any model."""
+    names = {f"lycoris_{_flat(path)}": f"unet.{path}" for path in unet_paths()}
+    names |= {f"lycoris_{_flat(path)}": f"text_encoder.{path}" for path in text_paths() - unet_paths()}
+    return names
+
+
+@cache
+def kohya_name_of(family: str | None = None, numbered: bool | None = None) -> dict[str, str]:
+    """Our name to the one that a kohya file of this family uses; without a family, SD1's.
+
+    numbered    text encoders are te1 and te2, as where there are two; by default what the family has
+    """
+    names = {f"unet.{path}": f"lora_unet_{_flat(path)}" for path in unet_paths()}
+    if family is not None and FAMILIES[family].original:
+        ours = FAMILIES[family].unet.original_names()
+        names |= {f"unet.{path}": f"lora_unet_{_flat(theirs)}" for path, theirs in ours}
+    if numbered is None:
+        numbered = family is not None and "text_encoder_2" in FAMILIES[family].texts
+    for part, prefixes in _TEXT_PARTS.items():
+        prefix = prefixes[-1] if numbered else prefixes[0]
+        names |= {f"{part}.{path}": f"{prefix}_{_flat(path)}" for path in text_paths()}
+    return names
+
+
+@cache
+def _dotted() -> frozenset[str]:
+    texts = {f"{part}.{path}" for part in _TEXT_PARTS for path in text_paths()}
+    return frozenset({f"unet.{path}" for path in unet_paths()} | texts)
+
+
+def canonical(name: str) -> str:
+    """A dotted name in our spelling: newer transformers leave `text_model.` out, we always have it."""
+    part, _, path = name.partition(".")
+    if part in _TEXT_PARTS and not path.startswith(("text_model.", "text_projection")):
+        return f"{part}.text_model.{path}"
+    return name
+
+
+def is_known(name: str) -> bool:
+    """Whether our tables have a module of that name."""
+    return name in _dotted()
+
+
+def parts_of(names: Iterable[str]) -> list[str]:
+    """The components that the names belong to, in the order unet, text_encoder, text_encoder_2."""
+    found = {name.partition(".")[0] for name in names}
+    return [part for part in PARTS if part in found]

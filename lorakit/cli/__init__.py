@@ -52,9 +52,9 @@ def _root(
     """Personalise Stable Diffusion: prepare pictures, train, extract, merge, compose, draw."""
 
 
-from lorakit.cli import compose, demo, extract, merge, ppim, prior_gen, sample, train  # noqa: E402
+from lorakit.cli import compose, convert, demo, extract, inspect, merge, ppim, prior_gen, sample, train  # noqa: E402
 
-for _module in (ppim, train, prior_gen, extract, merge, compose, sample, demo):
+for _module in (ppim, train, prior_gen, extract, merge, compose, sample, inspect, convert, demo):
     _module.register(app)
 
 

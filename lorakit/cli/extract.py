@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Format, Output, Rank
+from lorakit.cli.options import ADAPTER_FILES, PLANNED_FILES, Format, Output, Rank, one_of
 from lorakit.cli.output import emit, note, progress
-from lorakit.registry import ADAPTER_FORMATS
 
 
 def extract(
@@ -21,7 +20,7 @@ def extract(
     format: Format = "kohya",
 ) -> None:
     """Extract a low-rank adapter: TUNED minus BASE, or the adapter inside a checkpoint. Default rank 32."""
-    ADAPTER_FORMATS.check(format)
+    one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)
     from lorakit.jobs.extract import run
 
     with progress("extracting") as tick:

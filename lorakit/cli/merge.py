@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Format, Output, one_of
+from lorakit.cli.options import ADAPTER_FILES, PLANNED_FILES, Format, Output, one_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
-from lorakit.registry import ADAPTER_FORMATS, MERGE_METHODS
+from lorakit.registry import MERGE_METHODS
 
 
 def merge(
@@ -27,7 +27,7 @@ def merge(
 ) -> None:
     """Merge adapters into one: the weighted sum of their deltas, exactly."""
     MERGE_METHODS.check(method)
-    ADAPTER_FORMATS.check(format)
+    one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)
     one_of("--save-dtype", save_dtype, ("float32", "bfloat16", "float16"))
     if len(adapters) < 2:
         raise UsageError("merge needs two adapters or more")

@@ -10,7 +10,8 @@ Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="tiny 
 Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Where to write.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the factors.")]
-Format = Annotated[str, typer.Option(metavar="NAME", help="File format of the adapter.")]
+Format = Annotated[str, typer.Option(metavar="kohya|diffusers", help="File format of the adapter.")]
+ADAPTER_FILES, PLANNED_FILES = ("kohya", "diffusers"), ("lorakit",)
 
 
 def one_of(name: str, value: str, known: tuple[str, ...], planned: tuple[str, ...] = ()) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +47,13 @@ def emit(result: Mapping[str, Any]) -> None:
     else:
         for path in result.get("outputs", ()):
             print(path, flush=True)
+
+
+def report(lines: Iterable[str]) -> None:
+    """Text that is a command's result, on stdout."""
+    for line in lines:
+        print(shown(line), flush=False)
+    sys.stdout.flush()
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import one_of
+from lorakit.cli.options import ADAPTER_FILES, PLANNED_FILES, one_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.config import TrainConfig
-from lorakit.registry import ADAPTER_FORMATS, MODES
+from lorakit.registry import MODES
 
 
 def _options() -> list[inspect.Parameter]:
@@ -44,7 +44,7 @@ def train(
 ) -> None:
     """Train an adapter (or the whole UNet) on a folder of pictures."""
     one_of("--mode", options["mode"], tuple(MODES.names()), planned=("ti", "pivotal"))
-    ADAPTER_FORMATS.check(format)
+    one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)
     config = TrainConfig(**options)
     target = Path(output or ("./model" if config.mode == "full" else "./lora.safetensors"))
     from lorakit.io.files import check_target, existing_folder

@@ -3,7 +3,8 @@
 A kind's module defines
     a frozen dataclass under `_base.Delta`
     SUFFIXES                 the key endings it owns, as LyCORIS spells them
-    matches(suffixes)        whether a module with these endings is of this kind
+    matches(parts)           whether a module with these tensors, ending to array, is of this kind; looks at endings and
+                             dimensions only, and claims a module that lacks a tensor too, so that `read` can name it
     read(parts, shape)       ending to array -> the delta; `shape` is the weight's where the model is known, for kinds
                              whose arrays leave it open. ValueError says what does not fit
     write(delta)             ending to array, the inverse
@@ -11,20 +12,27 @@ A kind's module defines
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from functools import cache
+from types import ModuleType
 
 from lorakit.arrays import Array
 from lorakit.deltas._base import Delta
 from lorakit.registry import DELTA_KINDS, nearest
 
 
+@cache
+def _kinds() -> tuple[ModuleType, ...]:
+    return tuple(DELTA_KINDS[name] for name in DELTA_KINDS.names())
+
+
 def read(parts: Mapping[str, Array], shape: tuple[int, ...] | None = None) -> Delta:
     """The delta that the arrays of one module make; ValueError where they make none, or not a whole one."""
-    suffixes = frozenset(parts)
-    fitting = [module for name in DELTA_KINDS.names() if (module := DELTA_KINDS[name]).matches(suffixes)]
+    fitting = [kind for kind in _kinds() if kind.matches(parts)]
     if len(fitting) != 1:
-        raise ValueError(f"no kind of delta has just the tensors {', '.join(sorted(suffixes))}")
-    stray = sorted(suffixes - fitting[0].SUFFIXES)
+        raise ValueError(f"no kind of delta has just the tensors {', '.join(sorted(parts))}")
+    stray = sorted(parts.keys() - fitting[0].SUFFIXES)
     if stray:
         raise ValueError(f"unknown tensor {stray[0]}{nearest(stray[0], fitting[0].SUFFIXES)}")
     return fitting[0].read(parts, shape)
@@ -32,4 +40,4 @@ def read(parts: Mapping[str, Array], shape: tuple[int, ...] | None = None) -> De
 
 def write(delta: Delta) -> dict[str, Array]:
     """The inverse: key ending to array."""
-    return DELTA_KINDS[type(delta).__module__.rpartition(".")[2].replace("_", "-")].write(delta)
+    return sys.modules[type(delta).__module__].write(delta)

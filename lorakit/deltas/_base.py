@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any, ClassVar, Self
 
-from lorakit.arrays import Array, Stored, floats, is_torch
+from lorakit.arrays import Array, Stored
+from lorakit.deltas._algebra import beside, doubles, gram_norm, product_norm
 
 
 class NeedsBase(TypeError):
@@ -18,21 +19,17 @@ def is_array(x: Any) -> bool:
     return hasattr(x, "shape") and hasattr(x, "ndim")
 
 
-def doubles(x: Array) -> Any:
-    """The values in float64, in numpy or torch."""
-    values = floats(x)
-    return values.double() if is_torch(values) else values.astype("f8")
-
-
 @dataclass(frozen=True)
 class Delta:
     """What an adapter adds to one weight. Its fields are arrays as a file holds them, no scale applied, and numbers.
 
-    Arithmetic gives numpy arrays, or torch tensors where the fields are torch tensors.
+    Arithmetic gives numpy arrays, or torch tensors where the fields are torch tensors. `base` is the weight of the base
+    model, any array; kinds that do not depend on it ignore it.
     """
 
     kind: ClassVar[str]
     needs_base: ClassVar[bool] = False
+    exact: ClassVar[bool] = False  # whether `factors` exist: the product of two narrow matrices is the very delta
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -44,24 +41,40 @@ class Delta:
         """The rank as people name it, None for kinds without one."""
         return None
 
-    def factors(self) -> tuple[Array, Array]:
+    @property
+    def low_rank_size(self) -> int | None:
+        """The r of `factors`, known without forming them; None for kinds that have none."""
+        return None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the factors hold fewer numbers than the dense delta, so that working with them is less work."""
+        return _cheap(self.shape, [self.low_rank_size])
+
+    def factors(self, base: Array | None = None) -> tuple[Array, Array]:
         """(up [out, r], down [r, in*kh*kw]) whose product is exactly the delta, the scale in them.
 
-        NeedsBase or TypeError for kinds that are not low rank.
+        TypeError for kinds that are not low rank, NeedsBase where it depends on the base weight and none is given.
         """
         raise TypeError(f"a {self.kind} delta is not low rank")
 
     def delta(self, base: Array | None = None) -> Array:
-        """Dense, in `shape`; NeedsBase where it depends on the base weight and none is given."""
-        up, down = self.factors()
+        """Dense, in `shape` or the base weight's; NeedsBase where it depends on the base weight and none is given."""
+        up, down = self.factors(base)
         dense = up @ down
         return dense if self.shape is None else dense.reshape(self.shape)
 
-    def norm(self) -> float:
-        """The Frobenius norm, without forming the delta where the kind allows it; NeedsBase as `delta`."""
-        up, down = self.factors()
-        up, down = doubles(up), doubles(down)
-        return max(0.0, float(((up.T @ up) * (down @ down.T)).sum())) ** 0.5
+    def norm(self, base: Array | None = None) -> float:
+        """The Frobenius norm, without forming the delta where that is less work; NeedsBase as `delta`."""
+        if self.narrow:
+            return gram_norm(*self.factors(base))
+        return _dense_norm(doubles(self.delta(base)))
+
+    def against(self, base: Array | None, like: Array) -> Any:
+        """The base weight's values in the library of `like`, one of the fields; NeedsBase where it is None."""
+        if base is None:
+            raise NeedsBase(f"a {self.kind} delta depends on the weight of the base model, and none is given")
+        return beside(base, like)
 
     def arrays(self) -> dict[str, Array]:
         return {f.name: value for f in fields(self) if is_array(value := getattr(self, f.name))}
@@ -79,35 +92,38 @@ class Delta:
         return sum(prod(x.shape) for x in self.arrays().values())
 
 
-def inner(a: Delta, b: Delta) -> float:
-    """The Frobenius inner product of two low-rank deltas of one weight, by their factors."""
-    (ua, da), (ub, db) = ((doubles(up), doubles(down)) for up, down in (a.factors(), b.factors()))
-    return float(((ua.T @ ub) * (da @ db.T)).sum())
+def inner(a: Delta, b: Delta, base: Array | None = None) -> float:
+    """The Frobenius inner product of two deltas of one weight, by their factors where that is less work than dense."""
+    if _cheap(a.shape, [a.low_rank_size, b.low_rank_size]):
+        (ua, da), (ub, db) = ((doubles(up), doubles(down)) for up, down in (a.factors(base), b.factors(base)))
+        return float(((ua.T @ ub) * (da @ db.T)).sum())
+    x, y = _dense_pair(a, b, base)
+    return float((x * y).sum())
 
 
-def relative_error(wanted: Delta, got: Delta) -> float:
-    """||got - wanted|| / ||wanted||, by factors where both have them, else dense; the norm of `got` where wanted is 0."""
-    try:
-        ua, da = map(doubles, wanted.factors())
-        ub, db = map(doubles, got.factors())
-    except NeedsBase:
-        raise
-    except TypeError:
-        a, b = doubles(wanted.delta()), doubles(got.delta())
-        size = float((a * a).sum()) ** 0.5
-        return float(((a - b.reshape(a.shape)) ** 2).sum()) ** 0.5 / (size or 1.0)
-    gram = float(((ua.T @ ua) * (da @ da.T)).sum())
-    # The difference as one product of stacked factors: its norm by an orthogonal basis does not cancel.
-    return _product_norm([ua, -ub], [da, db]) / (gram**0.5 or 1.0)
+def relative_error(wanted: Delta, got: Delta, base: Array | None = None) -> float:
+    """||got - wanted|| / ||wanted||, by factors where that is less work than dense; the norm of `got` where wanted is 0."""
+    if _cheap(wanted.shape, [wanted.low_rank_size, got.low_rank_size]):
+        ua, da = map(doubles, wanted.factors(base))
+        ub, db = map(doubles, got.factors(base))
+        # The difference as one product of stacked factors: its norm by orthogonal bases does not cancel.
+        return product_norm([ua, -ub], [da, db]) / (gram_norm(ua, da) or 1.0)
+    a, b = _dense_pair(wanted, got, base)
+    return _dense_norm(a - b) / (_dense_norm(a) or 1.0)
 
 
-def _product_norm(ups: list[Any], downs: list[Any]) -> float:
-    """||sum of up @ down||, [out, r] and [r, n] each, by QR of the narrower side: no cancellation of large squares."""
-    import sys
+def _cheap(shape: tuple[int, ...] | None, ranks: list[int | None]) -> bool:
+    """Whether factors of these ranks together hold fewer numbers than a dense delta of this shape."""
+    if shape is None or None in ranks:
+        return False
+    out, width = shape[0], prod(shape[1:])
+    return sum(rank or 0 for rank in ranks) * (out + width) < out * width
 
-    lib: Any = sys.modules["torch"] if is_torch(ups[0]) else __import__("numpy")
-    up, down = lib.concatenate(ups, 1), lib.concatenate(downs, 0)
-    r_up = lib.linalg.qr(up, mode="r")
-    r_down = lib.linalg.qr(down.T, mode="r")
-    r_up, r_down = (r[1] if isinstance(r, tuple) else r for r in (r_up, r_down))
-    return float(((r_up @ r_down.T) ** 2).sum()) ** 0.5
+
+def _dense_pair(a: Delta, b: Delta, base: Array | None) -> tuple[Any, Any]:
+    x, y = a.delta(base), b.delta(base)
+    return doubles(x), doubles(beside(y, x).reshape(x.shape))
+
+
+def _dense_norm(x: Any) -> float:
+    return float((x * x).sum()) ** 0.5

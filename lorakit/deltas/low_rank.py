@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lorakit.arrays import Array, floats, number
+from lorakit.arrays import Array, floats
 from lorakit.deltas._base import Delta
+from lorakit.deltas._parts import alpha_of, is_point, scalar, take, together
 
 SUFFIXES = frozenset({"lora_down.weight", "lora_up.weight", "alpha"})
 
@@ -20,6 +21,7 @@ class LowRank(Delta):
     """
 
     kind: ClassVar[str] = "lora"
+    exact: ClassVar[bool] = True
 
     down: Array
     up: Array
@@ -28,6 +30,10 @@ class LowRank(Delta):
     @property
     def rank(self) -> int:
         return int(self.down.shape[0])
+
+    @property
+    def low_rank_size(self) -> int:
+        return self.rank
 
     @property
     def scale(self) -> float:
@@ -42,32 +48,32 @@ class LowRank(Delta):
         up, down = floats(self.up), floats(self.down)
         return up.reshape(up.shape[0], -1), down.reshape(down.shape[0], -1)
 
-    def factors(self) -> tuple[Array, Array]:
+    def factors(self, base: Array | None = None) -> tuple[Array, Array]:
         up, down = self.flat()
         return up * self.scale, down
 
 
-def matches(suffixes: frozenset[str]) -> bool:
-    return bool(suffixes & {"lora_down.weight", "lora_up.weight"}) and "lora_mid.weight" not in suffixes
+def plain(delta: Delta) -> LowRank:
+    """A delta that is exactly low rank, as the LowRank of its own factors; TypeError for other kinds."""
+    if isinstance(delta, LowRank):
+        return delta
+    up, down = delta.factors()
+    rank, kernel = up.shape[1], (delta.shape or (0, down.shape[1]))[1:]
+    return LowRank(down.reshape(rank, *kernel), up.reshape(-1, rank, *[1] * (len(kernel) - 1)), float(rank))
+
+
+def matches(parts: Mapping[str, Array]) -> bool:
+    mine = "lora_down.weight" in parts or "lora_up.weight" in parts
+    return mine and "lora_mid.weight" not in parts and "dora_scale" not in parts
 
 
 def read(parts: Mapping[str, Array], shape: tuple[int, ...] | None) -> LowRank:
-    missing = [key for key in ("lora_down.weight", "lora_up.weight") if key not in parts]
-    if missing:
-        raise ValueError(f"{missing[0]} is missing")
-    down, up = parts["lora_down.weight"], parts["lora_up.weight"]
-    if down.ndim not in (2, 4) or up.ndim not in (2, 4) or up.shape[1] != down.shape[0] or 0 in (*down.shape, *up.shape):
-        raise ValueError(f"down {tuple(down.shape)} and up {tuple(up.shape)} do not belong together")
-    if up.ndim == 4 and tuple(up.shape[2:]) != (1, 1):
+    down, up = take(parts, "lora_down.weight", "lora_up.weight")
+    together(down.ndim in (2, 4) and up.ndim in (2, 4) and up.shape[1] == down.shape[0], down=down, up=up)
+    if not is_point(up):
         raise ValueError(f"up {tuple(up.shape)} has a kernel; expected 1x1")
-    return LowRank(down, up, number(parts["alpha"]) if "alpha" in parts else float(down.shape[0]))
+    return LowRank(down, up, alpha_of(parts, down.shape[0]))
 
 
 def write(delta: LowRank) -> dict[str, Array]:
-    import numpy as np
-
-    return {
-        "lora_down.weight": delta.down,
-        "lora_up.weight": delta.up,
-        "alpha": np.array(delta.alpha, np.float32),
-    }
+    return {"lora_down.weight": delta.down, "lora_up.weight": delta.up, "alpha": scalar(delta.alpha)}

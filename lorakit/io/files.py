@@ -1,11 +1,13 @@
 """Outputs that appear whole or not at all."""
 
 import os
+import re
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from lorakit.errors import InputError, RefusedError, StorageError
@@ -15,10 +17,9 @@ def check_target(target: Path, *, force: bool, folder: bool = False) -> None:
     """Refuse, before any work, an output that exists (4) or cannot be written (5). Creates nothing."""
     resolved = target.resolve()
     if resolved.exists():
-        mode = resolved.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        if _is_special(resolved):
             raise RefusedError(f"{target} is a device or a pipe; give the path of a file or folder")
-        if stat.S_ISDIR(mode) != folder:
+        if resolved.is_dir() != folder:
             raise RefusedError(f"{target} is {'not ' if folder else ''}a folder; choose another output")
         if not force:
             raise RefusedError(f"{target} exists; choose another output or overwrite it with --force")
@@ -39,6 +40,45 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+_LEFT = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.partial")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+@lru_cache(maxsize=64)
+def _left_over(folder: Path) -> dict[str, list[Path]]:
+    """Temporary paths in `folder` of processes that were killed, by target; a folder is searched once a process."""
+    found: dict[str, list[Path]] = {}
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if (match := _LEFT.fullmatch(name)) and not _alive(int(match[2])):
+                found.setdefault(match[1], []).append(folder / name)
+    return found
+
+
+def _temporary(resolved: Path) -> Path:
+    """A new path beside the target, which tells whose it is; what killed processes left of this target goes."""
+    for path in _left_over(resolved.parent).pop(resolved.name, []):
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return resolved.with_name(f".{resolved.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+def _is_special(path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Gives a temporary path beside `target`; what is there at the end is synced and renamed onto `target`.
@@ -46,9 +86,12 @@ def replacing(target: Path) -> Iterator[Path]:
     A symlink is followed, an old file's mode is kept. OSError becomes StorageError, and the temporary file goes.
     """
     resolved = target.resolve()
-    partial = resolved.with_name(f".{resolved.name}.{secrets.token_hex(4)}.partial")
+    partial = None
     try:
+        if _is_special(resolved):
+            raise RefusedError(f"{target} is a device or a pipe; give the path of a file or folder")
         resolved.parent.mkdir(parents=True, exist_ok=True)
+        partial = _temporary(resolved)
         yield partial
         handle = os.open(partial, os.O_RDONLY)
         try:
@@ -62,7 +105,8 @@ def replacing(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise StorageError(f"{target} could not be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
 def write_bytes(target: Path, data: bytes) -> None:
@@ -78,7 +122,7 @@ def write_text(target: Path, text: str) -> None:
 def replacing_folder(target: Path) -> Iterator[Path]:
     """The same for a folder: an old one is moved aside, and removed when the new one stands."""
     resolved = target.resolve()
-    partial = resolved.with_name(f".{resolved.name}.{secrets.token_hex(4)}.partial")
+    partial = _temporary(resolved)
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -101,11 +145,28 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 
 def existing_file(path: str | Path, what: str) -> Path:
     file = Path(path)
-    if not file.exists():
-        raise InputError(f"{file}: no such {what}")
-    if not file.is_file():
-        raise InputError(f"{file} is not a file; expected {what}")
+    try:
+        if not file.exists():
+            raise InputError(f"{file}: no such {what}")
+        if not file.is_file():
+            kind = "a folder" if file.is_dir() else "a device or a pipe"
+            raise InputError(f"{file} is not a file but {kind}; expected {what}")
+    except OSError as error:
+        raise InputError(f"{file}: {what} could not be read: {error.strerror or error}") from error
     return file
+
+
+def open_to_read(path: str | Path, what: str) -> int:
+    """A descriptor of a regular file, for the caller to close; a pipe is refused and not waited for."""
+    file = existing_file(path, what)
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise InputError(f"{file}: {what} could not be read: {error.strerror or error}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):  # changed since it was looked at
+        os.close(handle)
+        raise InputError(f"{file} is not a file; expected {what}")
+    return handle
 
 
 def existing_folder(path: str | Path, what: str) -> Path:

@@ -3,16 +3,17 @@
 import hashlib
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from lorakit import __version__
 from lorakit.adapter import Adapter
-from lorakit.deltas.low_rank import LowRank
+from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
-from lorakit.formats.adapters import decode
+from lorakit.formats import files
+from lorakit.formats.adapters._modules import Context
 from lorakit.io import tensors
 from lorakit.io.files import existing_file
 from lorakit.io.paths import check_adapters, split
@@ -78,39 +79,43 @@ def read_arguments(arguments: Sequence[str]) -> list[Weighted]:
 
 
 def load(file: Path) -> Adapter:
-    """The adapter of any format lorakit reads; a training checkpoint counts as one."""
-    content, metadata = tensors.read(file, "adapter")
-    if "lorakit.checkpoint" in metadata:
-        from lorakit.models.inject import collect
+    """The adapter of any format lorakit reads, as plain low-rank deltas over torch tensors; a checkpoint counts as one.
 
-        prefix = "parameter/"
-        parameters = {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
-        if not any(name.endswith(".down") for name in parameters):
-            raise InputError(f"{file} is a checkpoint of full training; it holds no adapter")
-        return Adapter(collect(parameters, float(metadata.get("lorakit.scale", "1"))), metadata)
-    return decode(content, metadata, str(file))
+    Kinds that are exactly low rank become it by their own factors. InputError names what would not be applied.
+    """
+    adapter = files.read(file)
+    odd = sorted(
+        {delta.kind for delta in adapter.modules.values() if not delta.exact} | ({"bias"} if adapter.biases else set())
+    )
+    if odd:
+        raise InputError(
+            f"{file}: its {', '.join(odd)} deltas are not low rank, and this command does not apply them yet; make them "
+            f"plain first: lorakit convert {file} OUT --approximate RANK --base MODEL"
+        )
+    if not adapter.modules and not adapter.embeddings:
+        raise InputError(f"{file}: there is no adapter in it")
+    adapter = adapter.materialised()
+    return replace(adapter, modules={name: plain(delta) for name, delta in adapter.modules.items()})
 
 
 def save(file: Path, adapter: Adapter, file_format: str, dtype: torch.dtype | None = None) -> None:
     """Write the adapter whole, with what clients look for in the metadata."""
     if dtype is not None:
-        adapter = Adapter(
-            {k: LowRank(m.down.to(dtype), m.up.to(dtype), m.alpha) for k, m in adapter.modules.items()},
-            adapter.metadata,
-        )
-    ranks = {m.rank for m in adapter.modules.values()}
-    alphas = {m.alpha for m in adapter.modules.values()}
-    metadata = {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(max(ranks, default=0)) if len(ranks) <= 1 else "Dynamic",
-        "ss_network_alpha": str(next(iter(alphas))) if len(alphas) == 1 else "Dynamic",
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": "LoRA by lorakit",  # not the name of the file: the same job gives the same bytes
-        **adapter.metadata,
-        "lorakit.version": __version__,
-    }
-    tensors.save(file, ADAPTER_FORMATS[file_format].encode(adapter), metadata)
+        adapter = adapter.mapped(lambda x: x.to(dtype))
+    named = adapter.with_metadata(
+        **{
+            "ss_network_module": "networks.lora",
+            "modelspec.sai_model_spec": "1.0.1",
+            "modelspec.implementation": "diffusers",
+            "modelspec.title": "LoRA by lorakit",  # not the name of the file: the same job gives the same bytes
+            **adapter.metadata,
+            "lorakit.version": __version__,
+        }
+    )
+    encoded = ADAPTER_FORMATS[file_format].encode(named, Context.of(named))
+    if encoded.losses:
+        raise InputError(f"{file}: {file_format} files cannot hold all of it: {'; '.join(encoded.losses[:10])}")
+    tensors.save(file, encoded.tensors, encoded.metadata)
 
 
 def parse_weights(text: str, count: int, option: str) -> list[float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lorakit.adapter import Adapter
-from lorakit.deltas.low_rank import LowRank
+from lorakit.deltas.low_rank import LowRank, plain
 from lorakit.errors import InputError
 from lorakit.io import tensors
 from lorakit.io.files import check_target
@@ -79,7 +79,7 @@ def run(
         adapter = adapters.load(file)
         metadata = {k: v for k, v in adapter.metadata.items() if k not in ("lorakit.checkpoint", "lorakit.step")}
         for name, low in adapter.modules.items():
-            modules[name], kept[name] = _reranked(low, rank, energy)
+            modules[name], kept[name] = _reranked(plain(low), rank, energy)
     result = Adapter(modules, {**metadata, "lorakit.extract": f"{tuned} - {base}" if base else str(tuned)})
     if dry_run:
         note(f"{len(modules)} modules would be written to {output}")

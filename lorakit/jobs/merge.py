@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lorakit.adapter import Adapter
-from lorakit.deltas.low_rank import LowRank
+from lorakit.deltas.low_rank import LowRank, plain
 from lorakit.errors import InputError
 from lorakit.io.files import check_target
 from lorakit.jobs import adapters
@@ -47,9 +47,10 @@ def run(
         numbers = adapters.parse_weights(weights, len(given), "--weights")
     loaded = [adapters.load(one.file) for one in given]
     names = sorted({name for adapter in loaded for name in adapter.modules})
+    plains = [{name: plain(delta) for name, delta in adapter.modules.items()} for adapter in loaded]
     modules, errors = {}, {}
     for i, name in enumerate(names):
-        merged, error = _merged(name, [adapter.modules.get(name) for adapter in loaded], numbers, method, rank)
+        merged, error = _merged(name, [adapter.get(name) for adapter in plains], numbers, method, rank)
         if merged is not None:
             modules[name], errors[name] = merged, error
         tick(i + 1, len(names))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lorakit.adapter import Adapter
-from lorakit.deltas.low_rank import LowRank
+from lorakit.deltas.low_rank import LowRank, plain
 from lorakit.errors import InputError
 
 # Up to this many numbers in a weight, adding the delta to it costs less than a branch beside it: thin products and
@@ -88,7 +88,8 @@ def apply(parts: Mapping[str, nn.Module], adapter: Adapter, weight: float, sourc
     InputError where a module has another shape, or nothing matches at all.
     """
     counts, unmatched, wrong = dict.fromkeys(parts, 0), [], []
-    for name, low in adapter.modules.items():
+    for name, delta in adapter.modules.items():
+        low = plain(delta)
         part, _, path = name.partition(".")
         try:
             target: Any = parts[part].get_submodule(path)

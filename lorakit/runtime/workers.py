@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -15,12 +13,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def one_thread_each() -> None:
+    """Keep numpy's products to the thread that asks for them; call it before numpy is imported.
+
+    Products of thin factors are so short that OpenBLAS' threads would mostly wait for one another; the modules of an
+    adapter go through `cores()` threads of ours instead.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def each(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
     """work(item) for each, in order, `count` at a time, each on one thread of its own.
 
     A small model spends more time at the barriers of threaded operators than in arithmetic; and on one thread a result
     does not depend on how many threads there are.
     """
+
+    import torch  # not for those who only count cores
 
     def one(item: Item) -> Result:
         torch.set_num_threads(1)  # OpenMP keeps this by thread

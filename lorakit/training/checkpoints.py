@@ -31,7 +31,7 @@ def listed(folder: Path) -> list[tuple[int, Path]]:
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], notes: Mapping[str, str], keep: int) -> Path:
     file = folder / f"step-{step:06d}.safetensors"
-    files.save(file, tensors, {**notes, "lorakit.checkpoint": "1", "lorakit.step": str(step)})
+    files.save(file, tensors, {**notes, "lorakit.checkpoint": "1", "lorakit.step": str(step)}, hashed=False)
     for _, old in listed(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return file

@@ -1,25 +1,46 @@
-"""One module a format, each with `matches(keys)`, `decode(tensors, metadata)` and `encode(adapter)`.
+"""Adapter formats, one codec a module. A codec never opens a file and never applies a scale while reading.
 
-Readers never apply a scale; writers write the rank as alpha, a number every client reads exactly.
+A codec's module defines
+    matches(shapes, metadata)       whether a file with these keys (to shapes) is of this format; exactly one codec
+                                    matches a file
+    decode(tensors, metadata)       the adapter; what does not fit is in its `faults` and `unknown`, nothing is dropped
+    encode(adapter, context)        `Encoded`, for the formats that lorakit writes; what the format cannot hold is in
+                                    its `losses`, nothing is dropped in silence
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from lorakit.adapter import Adapter
+from lorakit.arrays import Array
 from lorakit.errors import InputError
 from lorakit.registry import ADAPTER_FORMATS
 
 
-def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> Adapter:
-    """The adapter in `tensors`, whatever its format; InputError naming `source` where no format fits."""
-    for name in ADAPTER_FORMATS.names():
-        codec = ADAPTER_FORMATS[name]
-        if codec.matches(tensors.keys()):
-            try:
-                return codec.decode(tensors, metadata)
-            except InputError as error:
-                raise InputError(f"{source}: {error}") from error
-    first = next(iter(tensors), "nothing")
-    raise InputError(f"{source}: no adapter format that lorakit reads yet has such keys (first: {first})")
+def sniff(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> str | None:
+    """The name of the format of a file with these keys and shapes; None where there is none."""
+    shapes = {key: tuple(x.shape) for key, x in tensors.items()}
+    return next((name for name in ADAPTER_FORMATS.names() if ADAPTER_FORMATS[name].matches(shapes, metadata)), None)
+
+
+def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str], source: str) -> Adapter:
+    """The adapter in `tensors`, whatever its format, with its faults; InputError naming `source` where no format fits."""
+    from lorakit.formats.adapters import _bundle
+
+    plain, embeddings = _bundle.split(tensors)
+    name = sniff(plain, metadata) if plain else None
+    if name is None and not embeddings:
+        first = next(iter(tensors), "nothing")
+        raise InputError(f"{source}: no adapter format has such keys (first: {first})")
+    adapter = ADAPTER_FORMATS[name].decode(plain, metadata) if name else Adapter({}, metadata, format="kohya")
+    return _bundle.joined(adapter, embeddings)
+
+
+def checked(adapter: Adapter, source: str) -> Adapter:
+    """The adapter if nothing is wrong with it; InputError that names the faulty and the unknown keys, the first ten."""
+    wrong = [*adapter.faults, *(f"{key}: belongs to nothing" for key in adapter.unknown)]
+    if wrong:
+        more = f"\nand {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise InputError(f"{source}: {len(wrong)} keys are wrong: " + "; ".join(wrong[:10]) + more)
+    return adapter

@@ -1,36 +1,98 @@
-"""diffusers' own: `unet.<path>.lora_A.weight` and `lora_B.weight`, with the scale in the factors."""
+"""diffusers' own: `unet.<path>.lora_A.weight` and `lora_B.weight`, the scale 1 or in `lora_adapter_metadata`."""
 
-from collections.abc import Iterable, Mapping
+from __future__ import annotations
 
-from torch import Tensor
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from lorakit.adapter import Adapter
-from lorakit.errors import InputError
-from lorakit.formats.adapters._pairs import pair, unmatched
+from lorakit.arrays import Array
+from lorakit.families import Shape
+from lorakit.formats.adapters import _marks
+from lorakit.formats.adapters._dotted import OPAQUE, Reading, placed
+from lorakit.formats.adapters._factors import Factors, factors
+from lorakit.formats.adapters._modules import Context, Encoded, reshaped
+from lorakit.formats.adapters._peft_config import STALE, PeftConfig, settings
+from lorakit.targets import PARTS
+
+SETTINGS = "lora_adapter_metadata"
 
 
-def matches(keys: Iterable[str]) -> bool:
-    return any(key.endswith(".lora_A.weight") and key.startswith(("unet.", "text_encoder")) for key in keys)
+def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
+    return _marks.is_first("diffusers", shapes, metadata)
 
 
-def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Adapter:
-    if "lora_adapter_metadata" in metadata:  # it changes the scale of the very same tensors
-        raise InputError("its `lora_adapter_metadata` rescales the tensors, which this version does not read yet")
-    modules, used = {}, set()
-    for down in sorted(key for key in tensors if key.endswith(".lora_A.weight")):
-        module = down.removesuffix(".lora_A.weight")
-        up, alpha = f"{module}.lora_B.weight", f"{module}.alpha"
-        if up in tensors:
-            modules[module] = pair(tensors[down], tensors[up], tensors.get(alpha), module)
-            used |= {down, up, alpha}
-    unmatched(tensors, used)
-    return Adapter(modules, metadata)
+def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
+    return read(tensors, metadata, "diffusers", lambda key: key)
 
 
-def encode(adapter: Adapter) -> dict[str, Tensor]:
-    """Files without `lora_adapter_metadata` are read at scale 1, so the scale goes into the ups."""
-    tensors = {}
-    for module, low in adapter.modules.items():
-        tensors[f"{module}.lora_A.weight"] = low.down
-        tensors[f"{module}.lora_B.weight"] = low.up if low.scale == 1 else (low.up.float() * low.scale).to(low.up)
-    return tensors
+def read(
+    tensors: Mapping[str, Array], metadata: Mapping[str, str], name: str, respelled: Callable[[str], str]
+) -> Adapter:
+    """A file of diffusers, whatever its age: `respelled` makes the spelling of its keys today's."""
+    reading = Reading()
+    configs = _settings(metadata, reading)
+    for key, array in tensors.items():
+        reading.add(placed(respelled(key)), key, array)
+
+    def config_of(stem: str) -> tuple[PeftConfig | None, str]:
+        part, _, path = stem.partition(".")
+        return configs.get(part), path
+
+    return reading.adapter(config_of, metadata, name)
+
+
+def _settings(metadata: Mapping[str, str], reading: Reading) -> dict[str, PeftConfig]:
+    """By part. diffusers writes them with the part before each name, or without where there is but one part."""
+    if SETTINGS not in metadata:
+        return {}
+    try:
+        whole = PeftConfig.read(metadata[SETTINGS], SETTINGS)
+    except ValueError as error:
+        reading.faults.append(str(error))
+        return {}
+    by_part: dict[str, dict[str, Any]] = {}
+    for key, value in whole.values.items():
+        part, dot, field = key.partition(".")
+        for each in (part,) if dot else (*PARTS, *OPAQUE):
+            by_part.setdefault(each, {})[field if dot else key] = value
+    configs = {part: PeftConfig(values, SETTINGS) for part, values in by_part.items()}
+    reading.faults += dict.fromkeys(line for config in configs.values() for line in config.faults())
+    reading.notes += dict.fromkeys(line for config in configs.values() for line in config.notes())
+    return configs
+
+
+def encode(adapter: Adapter, context: Context) -> Encoded:
+    """lora_A and lora_B for every module, whatever it is: diffusers drops attention from files of mixed spellings.
+
+    Where ranks differ the settings are written as well, for clients before diffusers' pull request 14409, which without
+    them give every module the commonest rank as its alpha.
+    """
+    parts, losses = factors(adapter, context, (*PARTS, *OPAQUE), "diffusers")
+    tensors: dict[str, Array] = {}
+    for part, by_path in parts.items():
+        for path, one in by_path.items():
+            tensors[f"{part}.{path}.lora_A.weight"], tensors[f"{part}.{path}.lora_B.weight"] = one.down, one.up
+            if one.magnitude is not None:
+                tensors[f"{part}.{path}.lora_magnitude_vector.weight"] = as_peft(one)
+    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
+    metadata["format"] = "pt"
+    if any(len({one.rank for one in by_path.values()}) > 1 for by_path in parts.values()):
+        metadata[SETTINGS] = _written(parts)
+    return Encoded(tensors, metadata, tuple(losses))
+
+
+def as_peft(one: Factors) -> Array:
+    """PEFT's magnitude of a convolution is [1, out, 1, 1], of a linear module [out]."""
+    assert one.magnitude is not None
+    return one.magnitude if one.down.ndim == 2 else reshaped(one.magnitude, (1, one.up.shape[0], 1, 1))
+
+
+def _written(parts: Mapping[str, Mapping[str, Factors]]) -> str:
+    fields: dict[str, Any] = {}
+    for part, by_path in parts.items():
+        dora = any(one.magnitude is not None for one in by_path.values())
+        ranks = {path: one.rank for path, one in by_path.items()}
+        fields |= {f"{part}.{key}": value for key, value in settings(ranks, dora).items()}
+    return json.dumps(fields, sort_keys=True)

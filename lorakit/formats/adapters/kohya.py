@@ -1,38 +1,95 @@
-"""kohya and A1111: `lora_unet_<path with underscores>.lora_down.weight`, read by every client."""
+"""kohya, A1111 and LyCORIS: `lora_unet_<path with underscores>.<ending>`, read by every client."""
 
-from collections.abc import Iterable, Mapping
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
 
+from lorakit import deltas
 from lorakit.adapter import Adapter
-from lorakit.errors import InputError
-from lorakit.formats.adapters._pairs import pair, unmatched
+from lorakit.arrays import Array
+from lorakit.deltas.low_rank import LowRank
+from lorakit.families import FAMILIES, Shape
+from lorakit.formats.adapters import _bundle
+from lorakit.formats.adapters._modules import (
+    Context,
+    Encoded,
+    Groups,
+    build,
+    common_alpha,
+    scalar,
+    shaped,
+    with_scale,
+)  # fmt: skip
 from lorakit.targets import kohya_name_of, kohya_names
 
+PREFIXES = (
+    "lora_unet_",
+    "lora_te_",
+    "lora_te1_",
+    "lora_te2_",
+    "lora_te3_",
+    "lora_transformer_",
+    "lora_prior_",
+    "oft_unet_",
+)
 
-def matches(keys: Iterable[str]) -> bool:
-    return any(key.startswith(("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")) for key in keys)
+
+def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
+    return any(key.startswith(PREFIXES) for key in shapes)
 
 
-def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Adapter:
-    names, modules, used = kohya_names(), {}, set()
-    for stem in sorted({key.partition(".")[0] for key in tensors}):
-        down, up, alpha = (f"{stem}.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha"))
-        if stem not in names or down not in tensors or up not in tensors:
+def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
+    names, groups = kohya_names(), Groups()
+    for key, array in tensors.items():
+        stem, dot, ending = key.partition(".")
+        if dot and key.startswith(PREFIXES):
+            groups.add(stem, ending, key, array)
+        else:
+            groups.unknown[key] = array
+    return build(groups, lambda stem: names.get(stem.replace("oft_unet_", "lora_unet_", 1)), metadata, "kohya")
+
+
+def encode(adapter: Adapter, context: Context) -> Encoded:
+    """The universal file: one constant alpha that every float type holds, all other scale in the factors.
+
+    diffusers gives a module the commonest alpha of its part, whatever its own; so there is only one. LyCORIS kinds are
+    written with their own endings, which diffusers does not read; `clients` says so.
+    """
+    numbered = any(name.startswith("text_encoder_2.") for name in (*adapter.modules, *adapter.biases)) or None
+    names, losses = kohya_name_of(context.family, numbered), list[str]()
+    alpha = common_alpha(delta.alpha for delta in adapter.modules.values() if isinstance(delta, LowRank))
+    tensors: dict[str, Array] = {}
+    for module, delta in adapter.modules.items():
+        stem = names.get(module) or (module if module.startswith(PREFIXES) else None)
+        if stem is None:
+            losses.append(f"{module}: the kohya format has no name for this module")
             continue
-        modules[names[stem]] = pair(tensors[down], tensors[up], tensors.get(alpha), stem)
-        used |= {down, up, alpha}
-    unmatched(tensors, used)
-    return Adapter(modules, metadata)
-
-
-def encode(adapter: Adapter) -> dict[str, Tensor]:
-    tensors, names = {}, kohya_name_of()
-    for module, low in adapter.modules.items():
+        if isinstance(delta, LowRank):
+            delta = shaped(with_scale(delta, alpha), context.shapes.get(module))
+            tensors[f"{stem}.lora_down.weight"], tensors[f"{stem}.lora_up.weight"] = delta.down, delta.up
+            tensors[f"{stem}.alpha"] = scalar(alpha, delta.down)
+        else:
+            tensors |= {f"{stem}.{ending}": array for ending, array in deltas.write(delta).items()}
+    for module, bias in adapter.biases.items():
         if module not in names:
-            raise InputError(f"{module}: the kohya format has no name for this module")
-        tensors[f"{names[module]}.lora_down.weight"] = low.down
-        tensors[f"{names[module]}.lora_up.weight"] = low.up
-        tensors[f"{names[module]}.alpha"] = torch.tensor(low.alpha, dtype=torch.float32)
-    return tensors
+            losses.append(f"{module}: the kohya format has no name for the bias of this module")
+            continue
+        kind = getattr(adapter.modules.get(module), "kind", "")
+        tensors[f"{names[module]}.{'b_norm' if kind == 'norm' else 'diff_b'}"] = bias
+    tensors |= _bundle.write(adapter.embeddings)
+    tensors |= adapter.unknown
+    return Encoded(tensors, _metadata(adapter, context, alpha), tuple(losses))
+
+
+def _metadata(adapter: Adapter, context: Context, alpha: float) -> dict[str, str]:
+    metadata = {key: value for key, value in adapter.metadata.items() if key != "lora_adapter_metadata"}
+    ranks = {delta.rank for delta in adapter.modules.values() if delta.rank}
+    metadata["ss_network_dim"] = str(max(ranks)) if len(ranks) == 1 else "Dynamic"
+    metadata["ss_network_alpha"] = str(alpha)
+    metadata.setdefault("ss_network_module", "networks.lora")
+    if context.family is not None:
+        family = FAMILIES[context.family]
+        metadata.setdefault("ss_base_model_version", family.version)
+        metadata |= {key: value for key, value in family.extra.items() if key not in metadata}
+        metadata.setdefault("modelspec.architecture", f"{family.architecture}/lora")
+    return metadata

@@ -1,0 +1,78 @@
+"""`lorakit convert`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorakit.cli.command import Manner, command
+from lorakit.cli.options import one_of
+from lorakit.cli.output import emit, note, progress
+from lorakit.errors import InputError, UsageError
+from lorakit.registry import ADAPTER_FORMATS
+
+_DTYPES = {"keep": None, "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def convert(
+    manner: Manner,
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="An adapter or embedding of any format; a file or a folder.")
+    ],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="Where to write; a folder for peft.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="kohya, diffusers, peft, cloneofsimo, a1111-embedding or diffusers-embedding."
+        ),
+    ] = "kohya",
+    save_dtype: Annotated[
+        str, typer.Option(metavar="keep|float32|bfloat16|float16", help="Type of the tensors.")
+    ] = "keep",
+    universal: Annotated[
+        bool,
+        typer.Option(
+            "--universal", help="Rewrite a file that is in the format already, so that every client reads it."
+        ),
+    ] = False,
+    approximate: Annotated[
+        str | None, typer.Option(metavar="N|exact", help="Turn other kinds (LoHa, DoRA ...) into plain LoRA of rank N.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Base weights, for kinds that depend on them.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME", help="Take module shapes from this model.")
+    ] = None,
+    token: Annotated[str | None, typer.Option(metavar="NAME", help="A new name for the learned token.")] = None,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="Leave out, and list, what the format cannot hold.")
+    ] = False,
+) -> None:
+    """Convert an adapter or embedding to another format, and check what was written."""
+    ADAPTER_FORMATS.check(to)
+    one_of("--save-dtype", save_dtype, tuple(_DTYPES))
+    if approximate is not None and approximate != "exact" and (not approximate.isdigit() or int(approximate) < 1):
+        raise UsageError(f"--approximate {approximate}: expected a rank from 1, or exact")
+    if not Path(source).exists():
+        raise InputError(f"no such adapter: {source}")
+    from lorakit.io.files import check_target
+
+    check_target(Path(output), force=manner.force, folder=to == "peft")
+    from lorakit.runtime.workers import one_thread_each
+
+    one_thread_each()
+    from lorakit.jobs.convert import Changes, run
+
+    rank = int(approximate) if approximate is not None and approximate.isdigit() else approximate
+    changes = Changes(_DTYPES[save_dtype], rank, universal, token, allow_loss)
+    with progress("checking") as tick:
+        result = run(
+            Path(source), Path(output), to, changes=changes, base=base, model=model, force=manner.force,
+            dry_run=manner.dry_run, tick=tick, note=note,
+        )  # fmt: skip
+    emit(result)
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "convert")(convert)

@@ -1,0 +1,243 @@
+"""Base-model families: every module that an adapter can change, with the shape of its weight.
+
+A family is a few numbers; the tables follow from them by the rules of diffusers' UNet2DConditionModel and transformers'
+CLIPTextModel. A new family of the same classes is one more row of FAMILIES; another architecture is another function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Unet:
+    """A UNet2DConditionModel. `depths` are the transformer layers of each down block, 0 without attention."""
+
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]
+    cross: int
+    linear_projection: bool = False
+    mid_depth: int | None = None
+    added: int | None = None
+    layers: int = 2
+
+    def weights(self) -> Iterator[tuple[str, Shape]]:
+        """(module path, shape of its weight) in diffusers' names; norms have one dimension."""
+        first, time = self.channels[0], 4 * self.channels[0]
+        yield "conv_in", (first, 4, 3, 3)
+        yield "time_embedding.linear_1", (time, first)
+        yield "time_embedding.linear_2", (time, time)
+        if self.added is not None:
+            yield "add_embedding.linear_1", (time, self.added)
+            yield "add_embedding.linear_2", (time, time)
+        came = first
+        for i, (width, depth) in enumerate(zip(self.channels, self.depths, strict=True)):
+            block = f"down_blocks.{i}"
+            for j in range(self.layers):
+                yield from _resnet(f"{block}.resnets.{j}", came if j == 0 else width, width, time)
+                yield from self._transformer(f"{block}.attentions.{j}", width, depth)
+            if i < len(self.channels) - 1:
+                yield f"{block}.downsamplers.0.conv", (width, width, 3, 3)
+            came = width
+        yield from _resnet("mid_block.resnets.0", came, came, time)
+        yield from self._transformer("mid_block.attentions.0", came, self._mid)
+        yield from _resnet("mid_block.resnets.1", came, came, time)
+        rising = self.channels[::-1]
+        for i, (width, depth) in enumerate(zip(rising, self.depths[::-1], strict=True)):
+            block, skipped = f"up_blocks.{i}", rising[min(i + 1, len(rising) - 1)]
+            for j in range(self.layers + 1):
+                skip = skipped if j == self.layers else width
+                yield from _resnet(f"{block}.resnets.{j}", (came if j == 0 else width) + skip, width, time)
+                yield from self._transformer(f"{block}.attentions.{j}", width, depth)
+            if i < len(rising) - 1:
+                yield f"{block}.upsamplers.0.conv", (width, width, 3, 3)
+            came = width
+        yield "conv_norm_out", (first,)
+        yield "conv_out", (4, first, 3, 3)
+
+    @property
+    def _mid(self) -> int:
+        return self.depths[-1] if self.mid_depth is None else self.mid_depth
+
+    def _transformer(self, base: str, width: int, depth: int) -> Iterator[tuple[str, Shape]]:
+        if not depth:
+            return
+        kernel = () if self.linear_projection else (1, 1)
+        yield f"{base}.norm", (width,)
+        yield f"{base}.proj_in", (width, width, *kernel)
+        for i in range(depth):
+            block = f"{base}.transformer_blocks.{i}"
+            for attention, context in (("attn1", width), ("attn2", self.cross)):
+                yield f"{block}.{attention}.to_q", (width, width)
+                yield f"{block}.{attention}.to_k", (width, context)
+                yield f"{block}.{attention}.to_v", (width, context)
+                yield f"{block}.{attention}.to_out.0", (width, width)
+            yield f"{block}.ff.net.0.proj", (8 * width, width)
+            yield f"{block}.ff.net.2", (width, 4 * width)
+            yield from ((f"{block}.norm{n}", (width,)) for n in (1, 2, 3))
+        yield f"{base}.proj_out", (width, width, *kernel)
+
+    def original_names(self) -> Iterator[tuple[str, str]]:
+        """(diffusers path, path in the original checkpoints' "sgm" spelling) of each module."""
+        step = self.layers + 1
+        yield from (("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"))
+        yield from ((f"time_embedding.linear_{n}", f"time_embed.{2 * n - 2}") for n in (1, 2))
+        yield from ((f"add_embedding.linear_{n}", f"label_emb.0.{2 * n - 2}") for n in (1, 2))
+        places = [("mid_block.resnets.0", "middle_block.0"), ("mid_block.attentions.0", "middle_block.1")]
+        places.append(("mid_block.resnets.1", "middle_block.2"))
+        for i in range(len(self.channels)):
+            for j in range(self.layers):
+                places.append((f"down_blocks.{i}.resnets.{j}", f"input_blocks.{1 + step * i + j}.0"))
+                places.append((f"down_blocks.{i}.attentions.{j}", f"input_blocks.{1 + step * i + j}.1"))
+            yield f"down_blocks.{i}.downsamplers.0.conv", f"input_blocks.{step * (i + 1)}.0.op"
+            for j in range(step):
+                places.append((f"up_blocks.{i}.resnets.{j}", f"output_blocks.{step * i + j}.0"))
+                places.append((f"up_blocks.{i}.attentions.{j}", f"output_blocks.{step * i + j}.1"))
+            place = 2 if self.depths[::-1][i] else 1  # an upsampler follows the attention where there is one
+            yield f"up_blocks.{i}.upsamplers.0.conv", f"output_blocks.{step * i + self.layers}.{place}.conv"
+        inner = dict(places)
+        for path, _ in self.weights():
+            parts = path.split(".")
+            base, rest = ".".join(parts[:4] if parts[0] != "mid_block" else parts[:3]), path
+            if base in inner:
+                rest = path.removeprefix(base + ".")
+                yield path, f"{inner[base]}.{_ORIGINAL_RESNET.get(rest, rest)}"
+
+
+_ORIGINAL_RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+
+
+def _resnet(base: str, given: int, width: int, time: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{base}.norm1", (given,)
+    yield f"{base}.conv1", (width, given, 3, 3)
+    yield f"{base}.time_emb_proj", (width, time)
+    yield f"{base}.norm2", (width,)
+    yield f"{base}.conv2", (width, width, 3, 3)
+    if given != width:
+        yield f"{base}.conv_shortcut", (width, given, 1, 1)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A CLIPTextModel, or one with projection."""
+
+    width: int
+    layers: int
+    inner: int
+    projection: int | None = None
+
+    def weights(self) -> Iterator[tuple[str, Shape]]:
+        for i in range(self.layers):
+            layer = f"text_model.encoder.layers.{i}"
+            for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                yield f"{layer}.self_attn.{name}", (self.width, self.width)
+            yield f"{layer}.mlp.fc1", (self.inner, self.width)
+            yield f"{layer}.mlp.fc2", (self.width, self.inner)
+            yield from ((f"{layer}.layer_norm{n}", (self.width,)) for n in (1, 2))
+        yield "text_model.final_layer_norm", (self.width,)
+        if self.projection is not None:
+            yield "text_projection", (self.projection, self.width)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A base-model family: one set of module names and shapes, and how files name it.
+
+    original   whether its kohya files name UNet modules by the original checkpoint ("sgm") and not by diffusers
+    version    kohya's `ss_base_model_version`; architecture: modelspec's
+    """
+
+    title: str
+    unet: Unet
+    texts: Mapping[str, Text]
+    version: str
+    architecture: str
+    original: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def weights(self) -> Iterator[tuple[str, Shape]]:
+        yield from ((f"unet.{path}", shape) for path, shape in self.unet.weights())
+        for part, text in self.texts.items():
+            yield from ((f"{part}.{path}", shape) for path, shape in text.weights())
+
+
+_CLIP_L = Text(768, 12, 3072)
+_CLIP_G = Text(1280, 32, 5120, 1280)
+FAMILIES: dict[str, Family] = {
+    "sd1": Family(
+        "Stable Diffusion 1.x", Unet((320, 640, 1280, 1280), (1, 1, 1, 0), 768, mid_depth=1),
+        {"text_encoder": _CLIP_L}, "sd_v1", "stable-diffusion-v1",
+    ),
+    "sd2": Family(
+        "Stable Diffusion 2.x", Unet((320, 640, 1280, 1280), (1, 1, 1, 0), 1024, True, mid_depth=1),
+        {"text_encoder": Text(1024, 23, 4096)}, "sd_v2", "stable-diffusion-v2-768-v", extra={"ss_v2": "True"},
+    ),
+    "sdxl": Family(
+        "Stable Diffusion XL", Unet((320, 640, 1280), (0, 2, 10), 2048, True, added=2816),
+        {"text_encoder": _CLIP_L, "text_encoder_2": _CLIP_G}, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base", True,
+    ),
+    "sdxl-refiner": Family(
+        "Stable Diffusion XL refiner",
+        Unet((384, 768, 1536, 1536), (0, 4, 4, 0), 1280, True, mid_depth=4, added=2560),
+        {"text_encoder_2": _CLIP_G}, "sdxl_refiner_v1-0", "stable-diffusion-xl-v1-refiner", True,
+    ),
+    "tiny": Family(
+        "lorakit's built-in model", Unet((64, 128, 192), (1, 1, 0), 192, mid_depth=1, layers=1),
+        {"text_encoder": Text(192, 4, 768)},
+        "lorakit_tiny", "lorakit-tiny",
+    ),
+}  # fmt: skip
+
+
+@cache
+def table(family: str) -> dict[str, Shape]:
+    """Module name, "unet.down_blocks..." or "text_encoder.text_model...", to the shape of its weight."""
+    return dict(FAMILIES[family].weights())
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What family a set of module shapes is of, and why."""
+
+    family: str | None
+    evidence: str
+
+
+def guess(shapes: Mapping[str, Shape | None]) -> Guess:
+    """The family whose modules have these shapes; by module name, None where a shape is not known.
+
+    A family fits when nine in ten of the modules with known names and shapes fit it; the best fit wins, and of equal
+    ones the first. Flattened kernels and 1x1 kernels count as their linear twins.
+    """
+    known = {name: _flat(shape) for name, shape in shapes.items() if shape is not None and len(shape) > 1}
+    best, most = None, 0
+    for name in FAMILIES:
+        weights = table(name)
+        hits = sum(_flat(weights[module]) == shape for module, shape in known.items() if module in weights)
+        if hits > most:
+            best, most = name, hits
+    if best is None or most < 0.9 * len(known):
+        return Guess(None, _cross(shapes) or "no known family has modules of these names and shapes")
+    why = _cross(shapes) or f"{FAMILIES[best].title}'s widths"
+    return Guess(best, f"{why}; {most} of {len(known)} modules fit in name and shape")
+
+
+def _flat(shape: Shape) -> Shape:
+    columns = 1
+    for size in shape[1:]:
+        columns *= size
+    return shape[0], columns
+
+
+def _cross(shapes: Mapping[str, Shape | None]) -> str:
+    for name, shape in shapes.items():
+        if name.startswith("unet.") and name.endswith((".attn2.to_k", ".attn2.to_v")) and shape and len(shape) == 2:
+            return f"cross-attention takes {shape[1]} inputs"
+    return ""

@@ -1,0 +1,67 @@
+"""Which format a file is of: every format has a mark, and where a file bears several the first of them in MARKS counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from lorakit.families import FAMILIES, Shape
+from lorakit.formats.adapters._dotted import endings, is_adapter_key
+from lorakit.formats.adapters.kohya import PREFIXES
+
+Shapes = Mapping[str, Shape]
+_SAFELORA = re.compile(r"\w+:\d+:(up|down)")
+_FLAT = re.compile(r"(text_encoder/)?\d+")
+_OLD = re.compile(
+    r"\.processor\.|_lora\.(down|up)\.weight$|\.lora\.(down|up)\.weight$|\.lora_linear_layer\.(down|up)\.weight$"
+)
+_TOKEN = re.compile(r"<.+>")
+_WIDTHS = {text.width for family in FAMILIES.values() for text in family.texts.values()}
+
+
+def is_first(name: str, shapes: Shapes, metadata: Mapping[str, str]) -> bool:
+    """Whether a file with these keys bears the mark of format `name` and of none that goes before it."""
+    for other, mark in MARKS.items():
+        if mark(shapes, metadata):
+            return other == name
+        if other == name:
+            return False
+    raise KeyError(name)
+
+
+def is_old(key: str) -> bool:
+    """Whether it is a dotted key in one of diffusers' former spellings."""
+    return _OLD.search(key) is not None and is_adapter_key(key)
+
+
+def _any(test: Callable[[str], object]) -> Callable[[Shapes, Mapping[str, str]], bool]:
+    return lambda shapes, metadata: any(test(key) for key in shapes)
+
+
+def _is_token(key: str, shape: Shape) -> bool:
+    if _TOKEN.fullmatch(key):
+        return True
+    _, dot, last = key.rpartition(".")
+    return shape[-1] in _WIDTHS and last not in ("weight", "bias") and not (dot and last in endings())
+
+
+def _are_tokens(shapes: Shapes, metadata: Mapping[str, str]) -> bool:
+    if not shapes or any(len(shape) not in (1, 2) for shape in shapes.values()):
+        return False
+    if any(re.fullmatch(r"text_encoders_\d", key) for key in shapes):
+        return True
+    return all(_is_token(key, shape) for key, shape in shapes.items())
+
+
+MARKS: dict[str, Callable[[Shapes, Mapping[str, str]], bool]] = {
+    "kohya": _any(lambda key: key.startswith(PREFIXES)),
+    "lorakit": lambda shapes, metadata: "lorakit.checkpoint" in metadata,
+    "cloneofsimo": _any(lambda key: _SAFELORA.fullmatch(key) or _FLAT.fullmatch(key)),
+    "peft": _any(lambda key: "base_model.model." in key),
+    "lycoris": _any(lambda key: key.startswith("lycoris_")),
+    "diffusers-old": _any(is_old),
+    "diffusers": _any(is_adapter_key),
+    "a1111-embedding": _any(lambda key: key.startswith("string_to_param.") or key == "emb_params"),
+    "comfy-embedding": _any(lambda key: key in ("clip_l", "clip_g")),
+    "diffusers-embedding": _are_tokens,
+}

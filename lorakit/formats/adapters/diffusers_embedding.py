@@ -1,0 +1,52 @@
+"""diffusers' textual inversion: a tensor by its token's name; and its pivotal tuning, `text_encoders_0` and `_1`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lorakit.adapter import Adapter
+from lorakit.arrays import SIZES, Array, Stored
+from lorakit.families import Shape
+from lorakit.formats.adapters import _marks
+from lorakit.formats.adapters._modules import Context, Encoded
+from lorakit.formats.adapters._peft_config import STALE
+from lorakit.formats.adapters._vectors import Tokens, as_rows, one_token
+
+_PIVOTAL = {"text_encoders_0": "text_encoder", "text_encoders_1": "text_encoder_2"}
+
+
+def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
+    return _marks.is_first("diffusers-embedding", shapes, metadata)
+
+
+def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
+    tokens = Tokens()
+    for key, array in tensors.items():
+        if key not in _PIVOTAL:
+            tokens.add(key, key, array)
+            continue
+        rows = as_rows(array)  # a row a token there, not a token of several vectors
+        for i in range(rows.shape[0]):
+            tokens.add(f"<s{i}>", key, _row(rows, i), _PIVOTAL[key])
+    if any(key in _PIVOTAL for key in tensors):
+        tokens.notes.append("its tokens are called <s0>, <s1> ... here, as diffusers' pivotal tuning calls them")
+    return tokens.adapter(metadata, "diffusers-embedding")
+
+
+def _row(x: Array, i: int) -> Array:
+    """Row i of [n, width] as [1, width]."""
+    if not isinstance(x, Stored):
+        return x[i : i + 1]
+    size = x.shape[1] * SIZES[x.dtype]
+    return Stored(x.dtype, (1, x.shape[1]), lambda: x.raw()[i * size : (i + 1) * size])
+
+
+def encode(adapter: Adapter, context: Context) -> Encoded:
+    """One token for one text encoder: diffusers loads no file with more of either."""
+    token, vectors, losses = one_token(adapter, "diffusers embedding")
+    part = next((part for part in ("text_encoder", "text_encoder_2") if part in vectors), None)
+    losses += [
+        f"{token}: its vectors for {other}: such files are for one text encoder" for other in vectors if other != part
+    ]
+    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
+    return Encoded({token: vectors[part]} if part else {}, {**metadata, "format": "pt"}, tuple(losses))

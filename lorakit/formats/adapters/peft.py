@@ -1,0 +1,138 @@
+"""PEFT folders: `base_model.model.<path>.lora_A.weight`, with adapter_config.json for each part.
+
+A file is read with its settings as metadata `adapter_config`; where a folder has several parts, each in a folder of its
+own, keys and metadata begin with `unet/`, `text_encoder/` or `text_encoder_2/`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lorakit.adapter import Adapter
+from lorakit.arrays import Array
+from lorakit.families import Shape
+from lorakit.formats.adapters import _marks
+from lorakit.formats.adapters._dotted import Reading, part_of_width, placed
+from lorakit.formats.adapters._factors import Factors, factors
+from lorakit.formats.adapters._modules import Context, Encoded
+from lorakit.formats.adapters._peft_config import STALE, PeftConfig, settings
+from lorakit.formats.adapters.diffusers import as_peft
+from lorakit.targets import PARTS
+
+_PREFIX = "base_model.model."
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_KNOWN = tuple(f"{part}." for part in PARTS)
+_INNER = re.compile(r"\.(?:[qkv]_proj|out_proj|fc1)\.lora_A\.")  # modules that take a text encoder's width
+
+
+def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
+    return _marks.is_first("peft", shapes, metadata)
+
+
+def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
+    reading, configs = Reading(), dict[str, PeftConfig | None]()
+    folders: dict[str, dict[str, Array]] = {}
+    for key, array in tensors.items():
+        folder, slash, path = key.rpartition("/")
+        folders.setdefault(f"{folder}{slash}", {})[path] = array
+    for folder, held in folders.items():
+        part = folder.removesuffix("/") or _part(held)
+        configs[part] = _config(metadata, folder, reading)
+        for path, array in held.items():
+            _add(reading, part, path, f"{folder}{path}", array)
+
+    def config_of(stem: str) -> tuple[PeftConfig | None, str]:
+        part, _, path = stem.partition(".")
+        return (configs[part], path) if part in configs else (configs.get(""), stem)
+
+    return reading.adapter(config_of, _own(metadata), "peft")
+
+
+def _add(reading: Reading, part: str, path: str, key: str, array: Array) -> None:
+    if not path.startswith(_PREFIX):
+        reading.groups.unknown[key] = array
+    elif ".lora_embedding_" in path:
+        reading.faults.append(f"{key}: a LoRA of an embedding, which lorakit does not read")
+    elif path.endswith((".weight", ".bias")) and ".lora_" not in path:
+        reading.faults.append(
+            f"{key}: a whole tensor (of modules_to_save or bias) and no change; lorakit does not read it"
+        )
+    else:
+        path = path.removeprefix(_PREFIX)
+        reading.add(f"{part}.{path}" if part else path, key, array)
+
+
+def _part(held: Mapping[str, Array]) -> str:
+    """Of a folder that does not say it: whose table has its modules, and how wide they are. "" where none has them."""
+    names = [placed(path.removeprefix(_PREFIX)) for path in held]
+    parts = {name.partition(".")[0] for name in names if name.startswith(_KNOWN)}
+    if "text_encoder" not in parts:
+        return "unet" if "unet" in parts else ""
+    if any(".text_projection." in path for path in held):  # only the second text encoder has it
+        return "text_encoder_2"
+    widths = (x.shape[-1] for path, x in held.items() if _INNER.search(path) and x.ndim > 1)
+    return part_of_width(next(widths, 0))
+
+
+def _config(metadata: Mapping[str, str], folder: str, reading: Reading) -> PeftConfig | None:
+    source = f"{folder}{_CONFIG}"
+    text = metadata.get(f"{folder}adapter_config")
+    if text is None:
+        reading.notes.append(f"{source} is missing: the scale is taken to be 1")
+        return None
+    try:
+        config = PeftConfig.read(text, source)
+    except ValueError as error:
+        reading.faults.append(str(error))
+        return None
+    reading.faults += config.faults()
+    reading.notes += config.notes()
+    return config
+
+
+def _own(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The safetensors files' own metadata, without the folders they lie in; of equal keys the first part's."""
+    own: dict[str, str] = {}
+    for key, value in metadata.items():
+        folder, _, name = key.rpartition("/")
+        own.setdefault(name if folder in PARTS else key, value)
+    return {key: value for key, value in own.items() if key != "adapter_config"}
+
+
+def encode(adapter: Adapter, context: Context) -> Encoded:
+    """A folder for PeftModel.from_pretrained: one part at its root, several in a folder each.
+
+    Module paths are today's: transformers 5.6 took `text_model.` out of CLIPTextModel, and left it in
+    CLIPTextModelWithProjection, which second text encoders are. Older ones look for it in both.
+    """
+    parts, losses = factors(adapter, context, PARTS, "PEFT")
+    folder: dict[str, tuple[dict[str, Array], dict[str, str]] | str] = {}
+    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
+    metadata["format"] = "pt"
+    for part, by_path in parts.items():
+        prefix = f"{part}/" if len(parts) > 1 else ""
+        folder[f"{prefix}{_CONFIG}"] = json.dumps(_settings(by_path), indent=2, sort_keys=True)
+        folder[f"{prefix}{_WEIGHTS}"] = (_tensors(part, by_path), dict(metadata))
+    return Encoded(folder=folder, losses=tuple(losses))
+
+
+def _tensors(part: str, by_path: Mapping[str, Factors]) -> dict[str, Array]:
+    tensors: dict[str, Array] = {}
+    for path, one in by_path.items():
+        stem = f"{_PREFIX}{path.removeprefix('text_model.') if part == 'text_encoder' else path}"
+        tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"] = one.down, one.up
+        if one.magnitude is not None:
+            tensors[f"{stem}.lora_magnitude_vector"] = as_peft(one)
+    return tensors
+
+
+def _settings(by_path: Mapping[str, Factors]) -> dict[str, Any]:
+    dora = any(one.magnitude is not None for one in by_path.values())
+    return {
+        "peft_type": "LORA", "task_type": None, "base_model_name_or_path": None, "inference_mode": True, "bias": "none",
+        "fan_in_fan_out": False, "init_lora_weights": True, "lora_dropout": 0.0, "modules_to_save": None,
+        **settings({path: one.rank for path, one in by_path.items()}, dora),
+    }  # fmt: skip

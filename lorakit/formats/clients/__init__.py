@@ -1,0 +1,67 @@
+"""Programs that read adapter files, one module each: what each applies rightly, and what not, and why.
+
+The rules are facts found by running or reading the programs (named in each module), kept as data:
+    VERSION     what the rules were found on
+    READS       formats that it reads at all
+    KINDS       kinds of delta it does not apply exactly -> why
+    NAMES       (pattern over "format module key", why): modules it drops or spoils, searched in turn
+    spoiled(adapter)    optional: module -> why, for rules that need more than one module's name
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lorakit.adapter import Adapter
+from lorakit.registry import CLIENTS
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a client makes of an adapter file: how many of its modules it applies exactly, and why not the others."""
+
+    client: str
+    expected: int
+    wrong: dict[str, str]
+
+    @property
+    def right(self) -> int:
+        return self.expected - len(self.wrong)
+
+    def reasons(self) -> dict[str, list[str]]:
+        """Why -> the modules it befalls."""
+        by_reason: dict[str, list[str]] = {}
+        for module, why in self.wrong.items():
+            by_reason.setdefault(why, []).append(module)
+        return by_reason
+
+
+def coverage(adapter: Adapter, client: str) -> Coverage:
+    """The rules of one client over all modules of an adapter as its file spells them."""
+    rules = CLIENTS[client]
+    modules = sorted({*adapter.modules, *adapter.biases})
+    if adapter.format not in rules.READS:
+        return Coverage(client, len(modules), dict.fromkeys(modules, f"does not read {adapter.format} files"))
+    wrong = dict(rules.spoiled(adapter)) if hasattr(rules, "spoiled") else {}
+    for module in modules:
+        kind = adapter.modules[module].kind if module in adapter.modules else "bias"
+        if module not in wrong and (why := _why(rules, adapter, module, kind)):
+            wrong[module] = why
+    return Coverage(client, len(modules), wrong)
+
+
+def _why(rules: object, adapter: Adapter, module: str, kind: str) -> str:
+    if kind in rules.KINDS:  # type: ignore[attr-defined]
+        return rules.KINDS[kind]  # type: ignore[attr-defined]
+    text = f"{adapter.format} {module} {adapter.keys.get(module, module)}"
+    return next((why for pattern, why in rules.NAMES if re.search(pattern, text)), "")  # type: ignore[attr-defined]
+
+
+def coverages(adapter: Adapter) -> list[Coverage]:
+    return [coverage(adapter, name) for name in CLIENTS.names()]
+
+
+def output_axis(adapter: Adapter) -> list[str]:
+    """DoRA modules whose magnitude is per output row."""
+    return [name for name, delta in adapter.modules.items() if getattr(delta, "axis", None) == 0]

@@ -1,0 +1,91 @@
+"""Adapters from paths: safetensors files, pickles with their sidecars, folders of PEFT and diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorakit.adapter import Adapter
+from lorakit.arrays import Array
+from lorakit.errors import InputError
+from lorakit.formats.adapters import checked, decode
+from lorakit.io import safetensors
+
+_PARTS = ("unet", "text_encoder", "text_encoder_2")
+_CONFIG, _WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+Contents = tuple[dict[str, Array], dict[str, str]]
+
+
+def read(path: Path) -> Adapter:
+    """The adapter at a path, its tensors read when used; InputError that names every faulty or unknown key."""
+    return checked(look(path), str(path))
+
+
+def look(path: Path) -> Adapter:
+    """The same, faults and all: for those who want to know what a file is."""
+    tensors, metadata = contents(path)
+    return decode(tensors, metadata, str(path))
+
+
+def contents(path: Path) -> Contents:
+    """(tensors by key, metadata) of whatever file or folder an adapter comes as."""
+    from lorakit.io import pickles
+
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file() and pickles.is_pickle(path):
+        return _pickle(path)
+    file = safetensors.open_file(path, "adapter")
+    metadata = dict(file.metadata)
+    config = path.with_name(_CONFIG)
+    if path.name == _WEIGHTS[0] and config.is_file():
+        metadata["adapter_config"] = _text(config)
+    return dict(file.items()), metadata
+
+
+def _folder(folder: Path) -> Contents:
+    """A PEFT folder, a folder of them by part, or a folder with diffusers' usual file name."""
+    if (folder / _CONFIG).is_file():
+        return _peft(folder, "")
+    parts = [part for part in _PARTS if (folder / part / _CONFIG).is_file()]
+    if parts:
+        tensors: dict[str, Array] = {}
+        metadata: dict[str, str] = {}
+        for part in parts:
+            more, notes = _peft(folder / part, f"{part}/")
+            tensors, metadata = tensors | more, metadata | notes
+        return tensors, metadata
+    usual = folder / "pytorch_lora_weights.safetensors"
+    if usual.is_file():
+        return contents(usual)
+    raise InputError(f"{folder}: no adapter in it (no {_CONFIG}, no {usual.name})")
+
+
+def _peft(folder: Path, prefix: str) -> Contents:
+    weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise InputError(f"{folder}: {_CONFIG} without {_WEIGHTS[0]}")
+    tensors, metadata = contents(weights)
+    metadata = {f"{prefix}{key}": value for key, value in metadata.items() if key != "adapter_config"}
+    metadata[f"{prefix}adapter_config"] = _text(folder / _CONFIG)
+    return {f"{prefix}{key}": x for key, x in tensors.items()}, metadata
+
+
+def _pickle(path: Path) -> Contents:
+    """A pickle's tensors; a list of cloneofsimo's takes its sidecars along: X.text_encoder.pt and X.ti.pt."""
+    from lorakit.io import pickles
+
+    tensors, metadata = pickles.flatten(pickles.read(path))
+    if "0" in tensors:
+        for prefix in ("text_encoder", "ti"):
+            sidecar = path.with_name(f"{path.name.removesuffix(path.suffix)}.{prefix}{path.suffix}")
+            if sidecar.is_file():
+                more, _ = pickles.flatten(pickles.read(sidecar))
+                tensors |= {f"{prefix}/{key}": x for key, x in more.items()}
+    return tensors, metadata
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8: {error}") from error

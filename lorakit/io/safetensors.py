@@ -1,0 +1,241 @@
+"""safetensors files: tensors read one at a time, and a writer whose same content is the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from math import prod
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import Any
+
+from lorakit.arrays import SIZES, Array, Stored, dtype_of, finite, raw
+from lorakit.errors import InputError, NumericError
+from lorakit.io.files import open_to_read, replacing
+from lorakit.io.header import MAX_HEADER, Entry, Header, parse_header, shown
+
+__all__ = ["Header", "OpenFile", "data_hash", "open_file", "parse_header", "write"]
+
+_PIECE = 1 << 20
+_HASH_KEYS = ("modelspec.hash_sha256", "sshs_model_hash")
+
+
+class _Descriptor:
+    """An open file, closed when the last tensor that may be read from it is gone.
+
+    Read with pread and not mapped: where somebody cuts a mapped file the process dies of SIGBUS, and pages that were
+    read once count as ours.
+    """
+
+    __slots__ = ("_close", "fd", "path")
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path, self.fd, self._close = path, fd, os.close
+
+    def __del__(self) -> None:
+        self._close(self.fd)
+
+    def read(self, offset: int, size: int) -> bytearray:
+        data = bytearray(size)
+        try:
+            done = os.preadv(self.fd, (data,), offset) if size else 0
+            while done < size:  # a call gives 2 GiB at most
+                more = os.preadv(self.fd, (memoryview(data)[done:],), offset + done)
+                if not more:
+                    raise InputError(f"{self.path} was cut short while being read")
+                done += more
+        except OSError as error:
+            raise InputError(f"{self.path} could not be read: {error.strerror or error}") from error
+        return data
+
+
+class OpenFile(Mapping[str, Stored]):
+    """A file whose tensors are read when their bytes are asked for; needs no closing, and no keeping either."""
+
+    def __init__(self, path: Path, descriptor: _Descriptor, size: int, header: Header) -> None:
+        self.path, self.size, self.header = path, size, header
+        self._descriptor = descriptor
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return self.header.metadata
+
+    def __getitem__(self, key: str) -> Stored:
+        dtype, shape, begin, end = self.header.entries[key]
+        return Stored(dtype, shape, partial(self._descriptor.read, self.header.data_start + begin, end - begin))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.header.entries)
+
+    def __len__(self) -> int:
+        return len(self.header.entries)
+
+    def data_hash(self) -> str:
+        """sha256 of the data, as hex: what `modelspec.hash_sha256` and `sshs_model_hash` say."""
+        digest = hashlib.sha256()
+        for at in range(self.header.data_start, self.size, _PIECE):
+            digest.update(self._descriptor.read(at, min(_PIECE, self.size - at)))
+        return digest.hexdigest()
+
+
+def open_file(path: str | Path, what: str = "safetensors file") -> OpenFile:
+    """Reads the header alone; InputError, which names the file, where it is not as it should be."""
+    file = Path(path)
+    descriptor = _Descriptor(file, open_to_read(file, what))
+    size = os.fstat(descriptor.fd).st_size
+    head = descriptor.read(0, min(size, 512))
+    length = int.from_bytes(head[:8], "little")
+    if len(head) - 8 < length <= min(MAX_HEADER, size - 8):
+        head = descriptor.read(0, 8 + length)
+    try:
+        return OpenFile(file, descriptor, size, parse_header(head, size))
+    except InputError as error:
+        raise InputError(f"{file} {error}") from None
+
+
+def data_hash(path: str | Path) -> str:
+    return open_file(path).data_hash()
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _spelled(entries: str, metadata: Mapping[str, str]) -> bytes:
+    """The file's first bytes; `entries` is the JSON of their object."""
+    notes = f'"__metadata__":{_json(dict(sorted(metadata.items())))}' if metadata else ""
+    text = f"{{{notes}{',' if notes and entries != '{}' else ''}{entries[1:]}".encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _layout(tensors: Mapping[str, Array]) -> dict[str, Entry]:
+    """The entries in the order in which they are written: wide types first, so that all are aligned, then by name."""
+    kinds = {}
+    for name, tensor in tensors.items():
+        try:
+            kinds[name] = dtype_of(tensor)
+        except KeyError:
+            raise InputError(f"cannot hold {shown(name)}: safetensors has no dtype {tensor.dtype}") from None
+    entries, at = {}, 0
+    for name in sorted(kinds, key=lambda name: (-SIZES[kinds[name]], name)):
+        shape = tuple(tensors[name].shape)
+        end = at + prod(shape) * SIZES[kinds[name]]
+        entries[name] = (kinds[name], shape, at, end)
+        at = end
+    return entries
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _pieces(tensors: Mapping[str, Array], entries: Mapping[str, Entry], bad: list[str]) -> Iterator[Any]:
+    """The data in order, in pieces of about a MiB; a tensor is read once, and none is kept.
+
+    Names of tensors that are not finite are added to `bad`; after the first nothing more is given.
+    """
+    small: list[Any] = []
+    held = 0
+    for name, (dtype, _, begin, end) in entries.items():
+        data = memoryview(raw(tensors[name]))
+        if len(data) != end - begin:
+            raise ValueError(f"{name} has {len(data)} bytes, not {end - begin}")
+        for at in range(0, len(data), _PIECE):
+            piece = data[at : at + _PIECE]
+            if not finite(Stored(dtype, (len(piece) // SIZES[dtype],), partial(_same, piece))):
+                bad.append(name)
+                break
+            small.append(piece)
+            held += len(piece)
+            if held >= _PIECE and not bad:
+                yield small[0] if len(small) == 1 else b"".join(small)
+            if held >= _PIECE or bad:
+                small, held = [], 0
+    if small and not bad:
+        yield b"".join(small)
+
+
+@contextmanager
+def _hashing(wanted: bool) -> Iterator[tuple[Callable[[Any], None], Callable[[], str]]]:
+    """(update, hexdigest) of a sha256 that is taken in a thread, a few pieces behind; hashlib lets go of the GIL."""
+    if not wanted:
+        yield lambda piece: None, lambda: ""
+        return
+    digest, queue = hashlib.sha256(), Queue[Any](maxsize=4)
+
+    def run() -> None:
+        for piece in iter(queue.get, None):
+            digest.update(piece)
+
+    thread = Thread(target=run, name="sha256", daemon=True)
+    thread.start()
+
+    def finish() -> str:
+        queue.put(None)
+        thread.join()
+        return digest.hexdigest()
+
+    try:
+        yield queue.put, finish
+    finally:
+        if thread.is_alive():
+            queue.put(None)
+            thread.join()
+
+
+def _write_all(fd: int, pieces: Iterable[Any]) -> None:
+    for piece in pieces:
+        left = memoryview(piece)
+        while left:
+            left = left[os.write(fd, left) :]
+
+
+def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str], *, hashed: bool = True) -> str:
+    """Write a file whole or not at all; the same content gives the same bytes.
+
+    hashed  the data's sha256 goes into the metadata, as `modelspec.hash_sha256` and `sshs_model_hash`
+    gives   that hash as hex, or "" where it was not asked for
+    raises  NumericError that names the first tensor with NaN or infinity; InputError for what safetensors cannot
+            hold; StorageError. What was at `path` before then stays.
+    """
+    # A hash of what the tensors came from is wrong here. Of the two kinds, sshs_legacy_hash cannot be made again: it
+    # is of a stretch of the file as its first writer would have spelled it without the other metadata.
+    notes = {key: value for key, value in metadata.items() if key not in (*_HASH_KEYS, "sshs_legacy_hash")}
+    try:
+        entries = _layout(tensors)
+        room = {"modelspec.hash_sha256": "0x" + "0" * 64, "sshs_model_hash": "0" * 64} if hashed else {}
+        fields = ({"dtype": kind, "shape": shape, "data_offsets": span} for kind, shape, *span in entries.values())
+        spelled = _json(dict(zip(entries, fields, strict=True)))
+        head = _spelled(spelled, {**notes, **room})
+        parse_header(head, len(head) + max((end for _, _, _, end in entries.values()), default=0))
+    except InputError as error:
+        raise InputError(f"{path}: the file to be written {error}") from None
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: a name or a note in the metadata is no text: {error.object[:80]!a}") from None
+    bad: list[str] = []
+    with replacing(path) as temporary:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with _hashing(hashed) as (update, hexdigest):
+                _write_all(fd, [head])
+                for piece in _pieces(tensors, entries, bad):
+                    update(piece)
+                    _write_all(fd, [piece])
+                if bad:
+                    raise NumericError(
+                        f"{path}: NaN or infinity in {len(bad)} tensors, first {shown(bad[0])}; nothing was written"
+                    )
+                found = hexdigest()
+            if hashed:
+                head = _spelled(spelled, {**notes, "modelspec.hash_sha256": f"0x{found}", "sshs_model_hash": found})
+                os.lseek(fd, 0, os.SEEK_SET)
+                _write_all(fd, [head])
+        finally:
+            os.close(fd)
+    return found

@@ -1,0 +1,298 @@
+"""One adapter format to another, checked by reading what was written. Imports no torch unless a pickle is read."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lorakit.adapter import Adapter
+from lorakit.arrays import Array, changed, dtype_of, finite, raw
+from lorakit.deltas._base import Delta, relative_error
+from lorakit.deltas.low_rank import LowRank
+from lorakit.errors import InputError, UsageError
+from lorakit.families import Shape
+from lorakit.formats import files
+from lorakit.formats.adapters._modules import Context, Encoded, balanced
+from lorakit.formats.clients import coverages
+from lorakit.io import safetensors
+from lorakit.io.files import check_target, replacing, replacing_folder
+from lorakit.lowrank.approximate import as_low_rank
+from lorakit.lowrank.compare import aligned_error
+from lorakit.registry import ADAPTER_FORMATS
+from lorakit.runtime.workers import cores
+
+Note = Callable[[str], None]
+PLAIN = ("diffusers", "peft", "cloneofsimo")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a conversion is asked to change besides the format.
+
+    dtype        "F32", "F16" or "BF16" for all factors, None to keep each one's
+    approximate  kinds that are not plain LoRA become it: at this rank, or "exact" for kinds that are low rank
+    universal    rewrite a file that is in the target format already
+    token        a new name for the one learned token
+    """
+
+    dtype: str | None = None
+    approximate: int | str | None = None
+    universal: bool = False
+    token: str | None = None
+    allow_loss: bool = False
+
+    def any(self) -> bool:
+        return bool(self.dtype or self.approximate or self.universal or self.token)
+
+
+def run(
+    source: Path, output: Path, to: str, *, changes: Changes, base: str | None, model: str | None, force: bool,
+    dry_run: bool, tick: Callable[[int, int], None], note: Note,
+) -> dict[str, Any]:  # fmt: skip
+    """Convert `source` to the format `to` at `output`, and state what was written."""
+    codec = ADAPTER_FORMATS[to]
+    if not hasattr(codec, "encode"):
+        raise UsageError(f"--to {to}: lorakit reads this format and does not write it")
+    check_target(output, force=force, folder=to == "peft")
+    adapter = files.read(source)
+    _check_finite(adapter, source)
+    for line in adapter.notes[:5]:
+        note(f"{source}: {line}")
+    same = to == adapter.format and not changes.any()
+    wanted, errors, losses = adapter, dict[str, float](), tuple[str, ...]()
+    encoded = Encoded()
+    if not same:
+        if changes.token is not None:
+            wanted = _renamed(wanted, changes.token)
+        wanted, errors = _plain(wanted, changes.approximate, base, to)
+        encoded = codec.encode(_ready(wanted, changes.dtype), _context(wanted, model))
+        losses = _accepted(encoded.losses, to, changes.allow_loss, note)
+    result: dict[str, Any] = {
+        "outputs": [],
+        "from": adapter.format,
+        "to": to,
+        "unchanged": same,
+        "losses": list(losses),
+    }
+    if dry_run:
+        note(f"{len(wanted.modules)} modules and {len(wanted.embeddings)} tokens would be written to {output}")
+        return result
+    if same:
+        _copy(source, output)
+    else:
+        _write(output, encoded, changes.dtype)
+    written = files.read(output)
+    compared = _compare(wanted, written, losses, tick)
+    worst = max([*compared.values(), *errors.values()], default=0.0)
+    result |= {
+        "outputs": [str(output)], "modules": len(compared), "tokens": sorted(written.embeddings), "error": worst,
+        "approximated": errors,
+        "coverage": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in coverages(written)},
+    }  # fmt: skip
+    _say(result, note)
+    return result
+
+
+def _check_finite(adapter: Adapter, source: Path) -> None:
+    wrong = [
+        f"{adapter.keys.get(name, name)} ({field})"
+        for name, delta in adapter.modules.items()
+        for field, x in delta.arrays().items()
+        if not finite(x)
+    ]
+    wrong += [f"the bias of {name}" for name, x in adapter.biases.items() if not finite(x)]
+    wrong += [f"token {token}" for token, by in adapter.embeddings.items() for x in by.values() if not finite(x)]
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise InputError(f"{source}: NaN or infinity in {', '.join(wrong[:10])}{more}; nothing was written")
+
+
+def _renamed(adapter: Adapter, token: str) -> Adapter:
+    if len(adapter.embeddings) != 1:
+        raise UsageError(f"--token {token}: the file has {len(adapter.embeddings)} learned tokens, expected one")
+    return replace(adapter, embeddings={token: next(iter(adapter.embeddings.values()))})
+
+
+def _plain(
+    adapter: Adapter, approximate: int | str | None, base: str | None, to: str
+) -> tuple[Adapter, dict[str, float]]:
+    """Kinds that are not plain LoRA as plain LoRA, if that was asked for: (adapter, relative error by module)."""
+    odd = {name: delta for name, delta in adapter.modules.items() if not isinstance(delta, LowRank)}
+    if approximate is None:
+        return adapter, {}
+    without = sorted(name for name, delta in odd.items() if delta.needs_base) if base is None else []
+    if without:
+        raise UsageError(
+            f"--approximate: {odd[without[0]].kind} deltas depend on the base weights ({len(without)} modules, first "
+            f"{without[0]}); give the model with --base"
+        )
+    weights = _weights_of(base, odd) if base is not None else {}
+    modules, errors = dict[str, Delta](adapter.modules), dict[str, float]()
+    for name, delta in odd.items():
+        if approximate == "exact" and not delta.exact:
+            raise UsageError(f"--approximate exact: {name} is {delta.kind}, which is not low rank; give a rank")
+        rank = approximate if isinstance(approximate, int) else None
+        if delta.shape is not None and len(delta.shape) == 1:
+            continue  # a norm has no low-rank form: the format's losses name it
+        weight = weights.get(name)
+        if delta.needs_base and weight is None:
+            raise InputError(f"{base}: has no weight for {name}, which this {delta.kind} delta depends on")
+        modules[name], errors[name] = as_low_rank(delta, rank, weight)
+    return replace(adapter, modules=modules), errors
+
+
+def _weights_of(model: str, names: Mapping[str, Any]) -> dict[str, Array]:
+    """The base weights of the named modules, read when used."""
+    from lorakit.models.config import folder_of, weight_files
+
+    folder = folder_of(model)
+    parts = tuple(sorted({name.partition(".")[0] for name in names}))
+    found = {}
+    for part, file in weight_files(folder, parts):
+        for key, array in safetensors.open_file(file, "model weights").items():
+            from lorakit.targets import canonical
+
+            name = canonical(f"{part}.{key.removesuffix('.weight')}")
+            if key.endswith(".weight") and name in names:
+                found[name] = array
+    return found
+
+
+def _ready(adapter: Adapter, dtype: str | None) -> Adapter:
+    """Factors balanced where half precision asks for it: a large up beside a tiny down leaves its range."""
+    if dtype != "F16":
+        return adapter
+    modules = {n: balanced(d) if isinstance(d, LowRank) else d for n, d in adapter.modules.items()}
+    return replace(adapter, modules=modules)
+
+
+def _context(adapter: Adapter, model: str | None) -> Context:
+    if model is None:
+        return Context.of(adapter)
+    return Context(Context.of(adapter).family, _model_shapes(model))
+
+
+def _model_shapes(model: str) -> dict[str, Shape]:
+    """Module name to shape of the weight, from the headers of a model's files."""
+    from lorakit.models.config import folder_of, weight_files
+    from lorakit.targets import PARTS, canonical
+
+    folder = folder_of(model)
+    parts = tuple(part for part in PARTS if (folder / part).is_dir())
+    return {
+        canonical(f"{part}.{key.removesuffix('.weight')}"): tuple(array.shape)
+        for part, file in weight_files(folder, parts)
+        for key, array in safetensors.open_file(file, "model weights").items()
+        if key.endswith(".weight")
+    }
+
+
+def _accepted(losses: tuple[str, ...], to: str, allowed: bool, note: Note) -> tuple[str, ...]:
+    if losses and not allowed:
+        more = f"; and {len(losses) - 10} more" if len(losses) > 10 else ""
+        kinds = "" if to not in PLAIN else " (kinds other than plain LoRA: --approximate RANK)"
+        raise InputError(
+            f"{to} files cannot hold all of it: {'; '.join(losses[:10])}{more}\n"
+            f"leave it out with --allow-loss, or choose another format{kinds}"
+        )
+    for line in losses:
+        note(f"left out: {line}")
+    return losses
+
+
+def _copy(source: Path, output: Path) -> None:
+    if source.is_dir():
+        with replacing_folder(output) as partial:
+            shutil.copytree(source, partial, dirs_exist_ok=True)
+        return
+    with replacing(output) as partial:
+        shutil.copyfile(source, partial)
+
+
+def _write(output: Path, encoded: Encoded, dtype: str | None) -> None:
+    def narrowed(tensors: Mapping[str, Array]) -> dict[str, Array]:
+        if dtype is None:
+            return dict(tensors)
+        return {key: _cast(x, dtype) for key, x in tensors.items()}
+
+    if not encoded.folder:
+        safetensors.write(output, narrowed(encoded.tensors), encoded.metadata)
+        return
+    with replacing_folder(output) as folder:
+        for path, content in encoded.folder.items():
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, str):
+                file.write_text(content, encoding="utf-8")
+            else:
+                safetensors.write(file, narrowed(content[0]), content[1])
+
+
+def _cast(x: Array, dtype: str) -> Array:
+    """Factors in another type; single numbers, such as alpha, stay float32."""
+    kind = dtype_of(x)
+    if x.ndim == 0 or kind == dtype or not (kind[0] == "F" or kind == "BF16"):
+        return x
+    return changed(x, dtype, lambda values: values)
+
+
+def _compare(
+    wanted: Adapter, written: Adapter, losses: tuple[str, ...], tick: Callable[[int, int], None]
+) -> dict[str, float]:
+    """Relative error by module and token of what the written file says; a lost module that is no loss is a bug."""
+    lost = {line.partition(":")[0] for line in losses}
+    pairs = {name: delta for name, delta in wanted.modules.items() if name not in lost}
+    missing = sorted(set(pairs) - set(written.modules))
+    if missing:
+        raise AssertionError(f"{missing[0]} was not read back from the written file")
+    errors: dict[str, float] = {}
+    with ThreadPoolExecutor(cores()) as pool:
+        for name, error in zip(pairs, pool.map(lambda n: _error(pairs[n], written.modules[n]), pairs), strict=True):
+            errors[name] = error
+            tick(len(errors), len(pairs))
+    extra = sorted(set(written.modules) - set(wanted.modules))
+    if any(written.modules[name].norm() for name in extra):
+        raise AssertionError(f"{extra[0]} was written and not asked for")
+    return errors
+
+
+def _error(a: Delta, b: Delta) -> float:
+    if type(a) is type(b) and all(
+        dtype_of(x) == dtype_of(y) and tuple(x.shape)[:2] == tuple(y.shape)[:2] and raw(x) == raw(y)
+        for x, y in zip(a.arrays().values(), b.arrays().values(), strict=True)
+    ):
+        ours, theirs = getattr(a, "alpha", None), getattr(b, "alpha", None)
+        if ours == theirs:
+            return 0.0
+    if a.needs_base:
+        return _fields_error(a, b)
+    if isinstance(a, LowRank) and isinstance(b, LowRank) and (error := aligned_error(a, b)) is not None:
+        return error
+    return relative_error(a, b)
+
+
+def _fields_error(a: Delta, b: Delta) -> float:
+    """For kinds that need a base weight: the worst relative error of their tensors."""
+    import numpy as np
+
+    worst = 0.0
+    for x, y in zip(a.arrays().values(), b.arrays().values(), strict=True):
+        x, y = (np.asarray(z.float()) for z in (x, y))
+        worst = max(worst, float(np.linalg.norm(x.ravel() - y.ravel()) / (np.linalg.norm(x) or 1.0)))
+    return worst
+
+
+def _say(result: dict[str, Any], note: Note) -> None:
+    tokens = f" and {len(result['tokens'])} tokens" if result["tokens"] else ""
+    note(f"{result['modules']} modules{tokens} read back, worst relative error {result['error']:.1e}")
+    if result["approximated"]:
+        counted = Counter(f"{error:.0e}" for error in result["approximated"].values())
+        note(f"approximated: {len(result['approximated'])} modules, errors {dict(counted.most_common(5))}")
+    for client, found in result["coverage"].items():
+        why = "; ".join(f"{len(modules)} {reason}" for reason, modules in list(found["wrong"].items())[:3])
+        note(f"{client}: {found['right']} of {found['of']} modules right{f' ({why})' if why else ''}")

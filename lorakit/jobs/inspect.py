@@ -1,0 +1,203 @@
+"""What a file is: adapter, learned token or base model. Imports no torch unless a pickle is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorakit.adapter import Adapter
+from lorakit.arrays import dtype_of
+from lorakit.deltas._base import Delta, NeedsBase
+from lorakit.deltas.low_rank import LowRank
+from lorakit.errors import InputError
+from lorakit.families import FAMILIES
+from lorakit.formats import checkpoints, files
+from lorakit.formats.adapters import decode
+from lorakit.formats.adapters._modules import family_of
+from lorakit.formats.clients import coverages
+from lorakit.io import pickles, safetensors
+from lorakit.runtime.workers import cores
+
+_BASE_KEYS = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "base_model_name_or_path")
+_HASHES = ("modelspec.hash_sha256", "sshs_model_hash")
+
+
+def run(paths: list[Path], *, verify: bool, note: Callable[[str], None]) -> dict[str, Any]:
+    """A description of each file; with `verify`, InputError where one is not the bytes its own hash is of."""
+    described = [inspect(path, verify=verify) for path in paths]
+    broken = [one["file"] for one in described if verify and one["hash_matches"] is False]
+    if broken:
+        raise InputError(
+            f"{', '.join(broken)}: the tensors are not those that the hash in the metadata is of; damaged?"
+        )
+    return {"outputs": [], "files": described}
+
+
+def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
+    """What one file or folder is, as plain values."""
+    if path.is_dir() and (path / "model_index.json").is_file():
+        return _model_folder(path)
+    tensors, metadata = files.contents(path)
+    model = checkpoints.describe(tensors, metadata)
+    hashed = path.is_file() and not pickles.is_pickle(path)
+    with ThreadPoolExecutor(1) as pool:
+        # A checkpoint of gigabytes is read whole only on demand.
+        digest = pool.submit(safetensors.data_hash, path) if hashed and (verify or model is None) else None
+        found = _checkpoint(model, metadata) if model is not None else _adapter(decode(tensors, metadata, str(path)))
+        value = digest.result() if digest else None
+    recorded = next((metadata[key].removeprefix("0x") for key in _HASHES if key in metadata), None)
+    return {
+        "file": str(path), "bytes": _size(path), **found, "tensors": len(tensors), "hash_sha256": value,
+        "hash_recorded": recorded, "hash_matches": None if value is None or recorded is None else value == recorded,
+        "metadata": dict(metadata),
+    }  # fmt: skip
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _checkpoint(model: checkpoints.Description, metadata: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "kind": "base model", "format": model.layout, "family": model.family, "evidence": model.evidence,
+        "parts": list(model.parts), "prediction_type": model.prediction, "inpainting": model.inpainting,
+        "dtypes": model.dtypes, "notes": [], "faults": [],
+    }  # fmt: skip
+
+
+def _model_folder(folder: Path) -> dict[str, Any]:
+    """A diffusers folder: its UNet's header tells the family, its scheduler the prediction."""
+    unet = next(iter(sorted((folder / "unet").glob("*.safetensors"))), None)
+    if unet is None:
+        raise InputError(f"{folder}: no safetensors weights in its unet folder")
+    file = safetensors.open_file(unet, "model weights")
+    model = checkpoints.describe(dict(file.items()), file.metadata)
+    if model is None:
+        raise InputError(f"{unet}: not the UNet of a Stable Diffusion")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    found = _checkpoint(model, {})
+    parts = sorted(key for key, value in index.items() if isinstance(value, list) and value and value[0])
+    return {
+        "file": str(folder), "bytes": _size(folder), **found, "format": "diffusers folder", "parts": parts,
+        "prediction_type": checkpoints.prediction_of_folder(folder), "tensors": len(file.keys()), "hash_sha256": None,
+        "hash_recorded": None, "hash_matches": None, "metadata": {},
+    }  # fmt: skip
+
+
+def _adapter(adapter: Adapter) -> dict[str, Any]:
+    guess = family_of(adapter)
+    with ThreadPoolExecutor(cores()) as pool:
+        norms = list(pool.map(_norm, adapter.modules.values()))
+    modules = [_module(name, delta, norm) for (name, delta), norm in zip(adapter.modules.items(), norms, strict=True)]
+    bad = [m["name"] for m in modules if m["norm"] is not None and not math.isfinite(m["norm"])]
+    known = [m for m in modules if m["norm"] is not None and m["name"] not in bad]
+    for one in modules:
+        if one["name"] in bad:
+            one["norm"] = None  # JSON has no NaN
+    everything = [x for delta in adapter.modules.values() for x in delta.arrays().values()]
+    return {
+        "kind": "adapter" if modules else "embedding", "format": adapter.format, "family": guess.family,
+        "evidence": guess.evidence if modules else "", "components": _counted(m["name"].partition(".")[0] for m in modules),
+        "kinds": _counted(m["kind"] for m in modules), "ranks": _counted(m["rank"] for m in modules if m["rank"]),
+        "alphas": _counted(m["alpha"] for m in modules if m["alpha"] is not None),
+        "scales": _counted(m["scale"] for m in modules if m["scale"] is not None),
+        "dtypes": _counted(map(dtype_of, everything)), "parameters": sum(d.parameters for d in adapter.modules.values()),
+        "norm": math.hypot(*(m["norm"] for m in known)), "blocks": _blocks(known),
+        "dead": [m["name"] for m in known if m["norm"] == 0], "nonfinite": bad, "tokens": _tokens(adapter),
+        "biases": sorted(adapter.biases), "unknown": sorted(adapter.unknown), "triggers": _triggers(adapter.metadata),
+        "base": {key: adapter.metadata[key] for key in _BASE_KEYS if key in adapter.metadata},
+        "clients": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in coverages(adapter)},
+        "notes": list(adapter.notes), "faults": list(adapter.faults), "modules": modules,
+    }  # fmt: skip
+
+
+def _norm(delta: Delta) -> float | None:
+    """The norm of the delta; None where it depends on the base model."""
+    if isinstance(delta, LowRank):  # the hot path: float32 is plenty for people to look at
+        up, down = (np.asarray(x) for x in delta.flat())
+        gram = np.vdot(up.T @ up, down @ down.T)
+        return float(math.nan if not np.isfinite(gram) else math.sqrt(max(0.0, float(gram))) * abs(delta.scale))
+    try:
+        return delta.norm()
+    except NeedsBase:
+        return None
+
+
+def _module(name: str, delta: Delta, norm: float | None) -> dict[str, Any]:
+    alpha, scale = getattr(delta, "alpha", None), getattr(delta, "scale", None)
+    return {
+        "name": name, "kind": delta.kind, "shape": list(delta.shape) if delta.shape else None, "rank": delta.rank,
+        "alpha": alpha, "scale": scale, "norm": norm,
+    }  # fmt: skip
+
+
+def _counted(values: Any) -> dict[str, int]:
+    counts = Counter(values)
+    return {f"{v:g}" if isinstance(v, float) else str(v): n for v, n in sorted(counts.items(), key=lambda i: -i[1])}
+
+
+def block_of(name: str) -> str:
+    """ "unet.down_blocks.1.attentions.0..." as "unet down.1"; a text encoder is one block."""
+    part, _, path = name.partition(".")
+    if part != "unet":
+        return part
+    head, _, rest = path.partition(".")
+    number = rest.partition(".")[0]
+    way = head.removesuffix("_blocks").removesuffix("_block")
+    if head in ("down_blocks", "up_blocks"):
+        return f"unet {way}.{number}"
+    return "unet mid" if head == "mid_block" else "unet other"
+
+
+def _blocks(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    blocks: dict[str, list[dict[str, Any]]] = {}
+    for one in modules:
+        blocks.setdefault(block_of(one["name"]), []).append(one)
+    order = {way: i for i, way in enumerate(("other", "down", "mid", "up"))}
+
+    def place(block: str) -> tuple[bool, int, str]:
+        part, _, where = block.partition(" ")
+        return part != "unet", order.get(where.partition(".")[0], 9), block
+
+    return [
+        {
+            "block": block, "modules": len(ones), "norm": math.hypot(*(m["norm"] for m in ones)),
+            "largest": max(ones, key=lambda m: m["norm"])["name"],
+        }
+        for block, ones in sorted(blocks.items(), key=lambda item: place(item[0]))
+    ]  # fmt: skip
+
+
+def _tokens(adapter: Adapter) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for token, by_part in adapter.embeddings.items():
+        for part, array in by_part.items():
+            vectors = np.asarray(array.float()).reshape(-1, array.shape[-1])
+            norms = [round(float(n), 4) for n in np.linalg.norm(vectors, axis=1)]
+            found.setdefault(token, {})[part] = {"vectors": len(vectors), "width": vectors.shape[1], "norms": norms}
+    return found
+
+
+def _triggers(metadata: Mapping[str, str]) -> list[str]:
+    """Words the metadata says the adapter was trained with, the commonest first."""
+    words = [metadata["modelspec.trigger_phrase"]] if metadata.get("modelspec.trigger_phrase") else []
+    counts: Counter[str] = Counter()
+    try:
+        for tags in json.loads(metadata.get("ss_tag_frequency", "{}")).values():
+            counts.update({str(tag).strip(): int(n) for tag, n in tags.items()})
+    except (ValueError, AttributeError, TypeError):
+        return words  # other people's metadata: a broken table tells nothing
+    return words + [tag for tag, _ in counts.most_common(10)]
+
+
+def title(family: str | None) -> str:
+    return FAMILIES[family].title if family else "unknown family"

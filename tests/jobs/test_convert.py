@@ -1,0 +1,214 @@
+"""convert through the program: what goes in comes out, or is named."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lorakit.deltas._base import relative_error
+from lorakit.formats import files
+from lorakit.formats.adapters._modules import Context
+from lorakit.io import safetensors
+from lorakit.registry import ADAPTER_FORMATS
+from tests.adapter_files import attention, random_adapter, small
+from tests.jobs.adapter_kinds import DORA, FLAT, LOHA, PLAIN, stems
+
+WRITTEN = ("kohya", "diffusers", "peft")
+
+
+def write(path, adapter, name="kohya", **metadata):
+    encoded = ADAPTER_FORMATS[name].encode(adapter, Context.of(adapter))
+    assert not encoded.losses
+    safetensors.write(path, encoded.tensors, encoded.metadata | metadata)
+
+
+def same(a, b):
+    assert a.modules.keys() == b.modules.keys()
+    return max(relative_error(a.modules[name], b.modules[name]) for name in a.modules)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_a_round_of_all_formats_leaves_every_delta(json_of, tmp_path, family):
+    start = random_adapter(family, lambda n: small(n) and "conv_in" not in n, ranks=(4, 6, 2), alphas=(4, 3, 1.7))
+    write(tmp_path / "a.safetensors", start)
+    at = "a.safetensors"
+    for i, to in enumerate(("diffusers", "peft", "kohya", "peft", "diffusers", "kohya")):
+        out = f"{i}" if to == "peft" else f"{i}.safetensors"
+        done = json_of("convert", at, out, "--to", to)
+        assert done["error"] < 1e-6 and done["modules"] == len(start.modules)
+        assert same(start, files.read(tmp_path / out)) < 1e-6
+        at = out
+
+
+def test_the_same_format_is_the_same_bytes(json_of, tmp_path):
+    """Also where it is not the universal one: a mixture of alphas stays until --universal is asked for."""
+    save_file(
+        stems(PLAIN, FLAT) | stems(PLAIN | {"alpha": np.float32(0.3)}, FLAT.replace("to_q", "to_k")),
+        tmp_path / "a.safetensors",
+        {"note": "x"},
+    )
+    done = json_of("convert", "a.safetensors", "b.safetensors", "--to", "kohya")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert done["unchanged"] and done["coverage"]["diffusers"]["right"] == 1
+    done = json_of("convert", "a.safetensors", "c.safetensors", "--universal")
+    assert done["coverage"]["diffusers"]["right"] == 2 and done["error"] < 1e-6
+    alphas = {float(x) for key, x in load_file(tmp_path / "c.safetensors").items() if key.endswith(".alpha")}
+    assert len(alphas) == 1
+    assert same(files.read(tmp_path / "a.safetensors"), files.read(tmp_path / "c.safetensors")) < 1e-6
+
+
+def test_hashes_and_metadata_are_of_the_file_written(json_of, tmp_path):
+    write(
+        tmp_path / "a.safetensors", random_adapter("sd1", attention), ss_output_name="fox", sshs_legacy_hash="12345678"
+    )
+    json_of("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--save-dtype", "float16")
+    file = safetensors.open_file(tmp_path / "b.safetensors")
+    assert file.metadata["modelspec.hash_sha256"] == "0x" + safetensors.data_hash(tmp_path / "b.safetensors")
+    assert file.metadata["sshs_model_hash"] == safetensors.data_hash(tmp_path / "b.safetensors")
+    assert file.metadata["ss_output_name"] == "fox"
+    assert "lora_adapter_metadata" not in file.metadata and "sshs_legacy_hash" not in file.metadata
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least", "most"), [("float16", 1e-6, 1e-3), ("bfloat16", 1e-5, 1e-2), ("float32", 0, 1e-9)]
+)
+def test_the_error_of_a_narrower_type_is_stated(json_of, tmp_path, dtype, least, most):
+    write(tmp_path / "a.safetensors", random_adapter("sd1", small))
+    done = json_of("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--save-dtype", dtype)
+    assert least <= done["error"] <= most
+
+
+def test_half_precision_is_balanced_before_it_rounds(json_of, tmp_path):
+    """An up of 1e5 would overflow and a down of 1e-6 be subnormal in float16; their product is harmless."""
+    parts = {"lora_down.weight": np.full((2, 320), 1.1e-6, "f4"), "lora_up.weight": np.full((320, 2), 1e5, "f4")}
+    save_file(stems(parts, FLAT.replace("blocks_1", "blocks_0")), tmp_path / "a.safetensors")
+    done = json_of("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--save-dtype", "float16")
+    assert done["error"] < 1e-3
+
+
+def test_what_a_format_cannot_hold_is_refused_listed_or_approximated(lorakit, json_of, tmp_path):
+    save_file(stems(LOHA, FLAT) | stems(PLAIN, FLAT.replace("to_q", "to_k")), tmp_path / "a.safetensors")
+    refused = lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
+    assert "attn1.to_q" in refused and "--approximate" in refused and not (tmp_path / "b.safetensors").exists()
+    listed = lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--allow-loss").stderr
+    assert "left out: unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q" in listed
+    assert len(files.read(tmp_path / "b.safetensors").modules) == 1
+    done = json_of("convert", "a.safetensors", "c.safetensors", "--to", "diffusers", "--approximate", "exact")
+    assert (
+        done["error"] < 1e-6
+        and same(files.read(tmp_path / "a.safetensors"), files.read(tmp_path / "c.safetensors")) < 1e-6
+    )
+    done = json_of("convert", "a.safetensors", "d.safetensors", "--to", "diffusers", "--approximate", "1")
+    whole = files.read(tmp_path / "a.safetensors").modules
+    name = next(n for n in whole if n.endswith("to_q"))
+    values = np.linalg.svd(whole[name].delta(), compute_uv=False)
+    assert done["approximated"][name] == pytest.approx(
+        float(np.sqrt((values[1:] ** 2).sum() / (values**2).sum())), rel=1e-3
+    )
+
+
+def test_kinds_over_the_base_need_it(lorakit, json_of, tmp_path):
+    from tests.tiny import make
+
+    make(tmp_path / "model", "sd1")
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    save_file(stems(DORA, stem), tmp_path / "a.safetensors")
+    assert (
+        "--base"
+        in lorakit("convert", "a.safetensors", "b.safetensors", "--to", "peft", "--approximate", "8", status=2).stderr
+    )
+    done = json_of(
+        "convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--approximate", "32", "--base", "model"
+    )
+    assert done["error"] < 1e-5
+    name, weight = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", None
+    weight = load_file(tmp_path / "model/unet/diffusion_pytorch_model.safetensors")[
+        f"{name.removeprefix('unet.')}.weight"
+    ]
+    got = files.read(tmp_path / "b.safetensors").modules[name].delta()
+    moved = weight + DORA["lora_up.weight"] @ DORA["lora_down.weight"] * (1.0 / 2)
+    wanted = DORA["dora_scale"] * moved / np.linalg.norm(moved, axis=1, keepdims=True) - weight
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+BAD = {
+    "unknown key": ({"lora_unet_nowhere.lora_down.weight": np.ones((2, 640), "f4")}, "lora_unet_nowhere"),
+    "stray tensor": ({"something": np.ones(3, "f4")}, "something"),
+    "missing up": ({f"{FLAT.replace('to_q', 'to_v')}.lora_down.weight": np.ones((2, 640), "f4")}, "to_v"),
+    "other rank": (stems(PLAIN | {"lora_up.weight": np.ones((640, 3), "f4")}, FLAT.replace("to_q", "to_v")), "to_v"),
+    "NaN": (stems(PLAIN | {"lora_up.weight": np.full((640, 2), np.nan, "f4")}, FLAT.replace("to_q", "to_v")), "to_v"),
+    "two spellings": (stems(PLAIN, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"), "second spelling"),
+    "zero size": (stems(PLAIN | {"lora_up.weight": np.ones((0, 2), "f4")}, FLAT.replace("to_q", "to_v")), "to_v"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_files_are_refused_with_every_key_named(lorakit, tmp_path, fault):
+    more, named = BAD[fault]
+    save_file(stems(PLAIN, FLAT) | more, tmp_path / "a.safetensors")
+    said = lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
+    assert named in said and "a.safetensors" in said and not (tmp_path / "b.safetensors").exists()
+
+
+def test_a_transposed_module_is_told(lorakit, tmp_path):
+    adapter = random_adapter("sd1", lambda n: ".attn2." in n)
+    write(tmp_path / "a.safetensors", adapter)
+    tensors = load_file(tmp_path / "a.safetensors")
+    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    down, up = tensors[f"{stem}.lora_down.weight"], tensors[f"{stem}.lora_up.weight"]
+    tensors[f"{stem}.lora_down.weight"], tensors[f"{stem}.lora_up.weight"] = up.T.copy(), down.T.copy()
+    save_file(tensors, tmp_path / "a.safetensors")
+    said = lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
+    assert stem in said and "transposed" in said
+
+
+def test_twelve_faults_name_ten_and_say_how_many_more(lorakit, tmp_path):
+    wrong = {f"lora_unet_nowhere_{i:02}.lora_down.weight": np.ones((2, 2), "f4") for i in range(12)}
+    save_file(stems(PLAIN, FLAT) | wrong, tmp_path / "a.safetensors")
+    said = lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
+    assert said.count("lora_unet_nowhere_") == 10 and "and 2 more" in said
+
+
+def test_a_learned_token_travels(lorakit, json_of, tmp_path):
+    save_file({"<fox>": np.random.default_rng(0).standard_normal((2, 768)).astype("f4")}, tmp_path / "t.safetensors")
+    json_of("convert", "t.safetensors", "a.safetensors", "--to", "a1111-embedding")
+    assert load_file(tmp_path / "a.safetensors")["emb_params"].shape == (2, 768)
+    json_of("convert", "a.safetensors", "d.safetensors", "--to", "diffusers-embedding", "--token", "<fox>")
+    np.testing.assert_array_equal(
+        load_file(tmp_path / "d.safetensors")["<fox>"], load_file(tmp_path / "t.safetensors")["<fox>"]
+    )
+    done = json_of("convert", "t.safetensors", "k.safetensors", "--to", "kohya")
+    assert done["tokens"] == ["<fox>"]
+    assert "<fox>" in lorakit("convert", "k.safetensors", "p", "--to", "peft", status=3).stderr
+
+
+def test_formats_that_are_only_read_and_unknown_ones(lorakit, tmp_path):
+    save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors")
+    assert "did you mean 'diffusers'" in lorakit("convert", "a.safetensors", "b", "--to", "difusers", status=2).stderr
+    assert "does not write" in lorakit("convert", "a.safetensors", "b", "--to", "lycoris", status=2).stderr
+    lorakit("convert", "a.safetensors", "a.safetensors", status=4)
+    lorakit("convert", "nowhere.safetensors", "b", status=3)
+
+
+def test_dry_run_writes_nothing(lorakit, tmp_path):
+    save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors")
+    assert (
+        "would be written"
+        in lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--dry-run").stderr
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_converting_twice_gives_the_same_bytes(lorakit, tmp_path):
+    write(tmp_path / "a.safetensors", random_adapter("sd1", small, ranks=(4, 2)), zebra="1", apple="2")
+    for i, out in enumerate(("x.safetensors", "y.safetensors")):
+        lorakit("convert", "a.safetensors", out, "--to", "diffusers", env={"PYTHONHASHSEED": str(i + 1)})
+    assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
+
+
+def test_json_is_one_object(lorakit, tmp_path):
+    save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors")
+    assert json.loads(lorakit("convert", "a.safetensors", "b.safetensors", "--json").stdout)["outputs"] == [
+        "b.safetensors"
+    ]

@@ -1,0 +1,139 @@
+"""inspect through the program."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from lorakit.formats.adapters._modules import Context
+from lorakit.io import safetensors
+from lorakit.models.config import folder_of
+from lorakit.registry import ADAPTER_FORMATS
+from tests.adapter_files import attention, random_adapter
+from tests.jobs.adapter_kinds import FLAT, LOHA, PLAIN, stems
+
+
+@pytest.fixture
+def one(json_of):
+    def run(*arguments):
+        return json_of("inspect", *arguments)["files"][0]
+
+    return run
+
+
+def write(path, adapter, **metadata):
+    encoded = ADAPTER_FORMATS["kohya"].encode(adapter, Context.of(adapter))
+    safetensors.write(path, encoded.tensors, encoded.metadata | metadata)
+
+
+@pytest.mark.parametrize(("family", "inputs"), [("sd1", 768), ("sd2", 1024), ("sdxl", 2048), ("sdxl-refiner", 1280)])
+def test_the_family_is_told_with_the_evidence(one, tmp_path, family, inputs):
+    write(tmp_path / "a.safetensors", random_adapter(family, attention, ranks=(2,)))
+    found = one("a.safetensors")
+    assert (found["kind"], found["format"], found["family"]) == ("adapter", "kohya", family)
+    assert f"{inputs} inputs" in found["evidence"]
+    assert found["hash_matches"] is True and found["faults"] == []
+
+
+def test_norms_are_those_of_the_deltas_by_block(one, tmp_path):
+    parts = {
+        "lora_down.weight": np.eye(2, 640, dtype="f4") * 3,
+        "lora_up.weight": np.eye(640, 2, dtype="f4"),
+        "alpha": np.float32(1),
+    }
+    flat = FLAT.replace("down_blocks_1", "up_blocks_2")
+    save_file(
+        stems(parts, FLAT) | stems(PLAIN | {"lora_up.weight": np.zeros((640, 2), "f4")}, flat),
+        tmp_path / "a.safetensors",
+    )
+    found = one("a.safetensors")
+    norms = {block["block"]: block["norm"] for block in found["blocks"]}
+    assert norms == {"unet down.1": pytest.approx(0.5 * 3 * 2**0.5), "unet up.2": 0}  # scale 1/2, two values of 3
+    assert found["dead"] == ["unet.up_blocks.2.attentions.0.transformer_blocks.0.attn1.to_q"]
+    assert found["ranks"] == {"2": 2} and found["alphas"] == {"1": 1, "2": 1} and found["scales"] == {"0.5": 1, "1": 1}
+
+
+def test_nan_is_counted_and_json_stays_json(lorakit, tmp_path):
+    save_file(stems(PLAIN | {"lora_up.weight": np.full((640, 2), np.nan, "f2")}, FLAT), tmp_path / "a.safetensors")
+    text = lorakit("inspect", "a.safetensors", "--json").stdout
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the JSON"))["files"][0]
+    assert len(found["nonfinite"]) == 1
+
+
+def test_faults_are_shown_and_not_fatal(one, lorakit, tmp_path):
+    save_file(
+        stems(PLAIN, FLAT) | {"lora_unet_nowhere.lora_up.weight": np.ones((2, 2), "f4"), "x": np.ones(1, "f4")},
+        tmp_path / "a.safetensors",
+    )
+    found = one("a.safetensors")
+    assert any("lora_unet_nowhere" in fault for fault in found["faults"]) and found["unknown"] == ["x"]
+    assert "lora_unet_nowhere" in lorakit("inspect", "a.safetensors").stdout
+
+
+def test_a_flipped_bit_is_found_on_demand(lorakit, one, tmp_path):
+    write(tmp_path / "a.safetensors", random_adapter("sd1", attention, ranks=(2,)))
+    lorakit("inspect", "a.safetensors", "--verify")
+    data = bytearray((tmp_path / "a.safetensors").read_bytes())
+    data[-1000] ^= 1
+    (tmp_path / "a.safetensors").write_bytes(data)
+    assert one("a.safetensors")["hash_matches"] is False
+    assert "NOT what the metadata says" in lorakit("inspect", "a.safetensors").stdout
+    assert "a.safetensors" in lorakit("inspect", "a.safetensors", "--verify", status=3).stderr
+
+
+def test_tokens_and_triggers(one, tmp_path):
+    frequency = json.dumps({"10_fox": {"a fox": 3, "sks": 10}})
+    tensors = stems(PLAIN, FLAT) | {"bundle_emb.fox.string_to_param.*": np.full((2, 768), 0.5, "f4")}
+    save_file(tensors, tmp_path / "a.safetensors", {"ss_tag_frequency": frequency, "ss_sd_model_name": "v1-5.ckpt"})
+    found = one("a.safetensors")
+    assert found["tokens"] == {
+        "fox": {"text_encoder": {"vectors": 2, "width": 768, "norms": [pytest.approx(0.5 * 768**0.5, abs=1e-3)] * 2}}
+    }
+    assert found["triggers"] == ["sks", "a fox"] and found["base"] == {"ss_sd_model_name": "v1-5.ckpt"}
+    assert found["clients"]["diffusers"]["right"] == 0 and found["clients"]["comfyui"]["right"] == 1
+
+
+def test_every_kind_has_its_name(one, tmp_path):
+    save_file(stems(LOHA, FLAT), tmp_path / "a.safetensors")
+    assert one("a.safetensors")["kinds"] == {"loha": 1}
+
+
+def test_base_models(one, tmp_path):
+    found = one(folder_of("tiny"))
+    assert (found["kind"], found["family"], found["format"]) == ("base model", "tiny", "diffusers folder")
+    assert found["prediction_type"] in ("v_prediction", "epsilon")
+    single = {
+        "model.diffusion_model.input_blocks.0.0.weight": np.zeros((320, 4, 3, 3), "f2"),
+        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": np.zeros((320, 1024), "f2"),
+        "cond_stage_model.model.positional_embedding": np.zeros((77, 1024), "f2"),
+        "v_pred": np.zeros(1, "f2"),
+    }
+    save_file(single, tmp_path / "sd2.safetensors")
+    found = one("sd2.safetensors")
+    assert (found["family"], found["format"], found["prediction_type"]) == ("sd2", "single file", "v")
+    assert found["parts"] == ["UNet", "OpenCLIP-H text encoder"] and found["dtypes"] == {"F16": 4}
+
+
+def test_text_of_a_file_cannot_write_to_the_terminal(lorakit, tmp_path):
+    save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors", {"modelspec.trigger_phrase": "\x1b[31mred\x07 [bold]x"})
+    shown = lorakit("inspect", "a.safetensors").stdout
+    assert "\x1b" not in shown and "[bold]x" in shown
+
+
+def test_several_files_and_a_missing_one(lorakit, tmp_path):
+    save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors")
+    assert lorakit("inspect", "a.safetensors", "a.safetensors").stdout.count("a.safetensors  (") == 2
+    assert "b.safetensors" in lorakit("inspect", "a.safetensors", "b.safetensors", status=3).stderr
+
+
+def test_plain_tensors_are_read_without_torch(tmp_path):
+    save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors")
+    code = (
+        "import sys; from lorakit.cli import _run\n"
+        "assert _run(['inspect', 'a.safetensors']) == 0 and _run(['convert', 'a.safetensors', 'b', '--to', 'peft']) == 0\n"
+        "sys.exit('torch' in sys.modules or 'safetensors' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
