@@ -76,8 +76,9 @@ class Stored:
         data = self._read()
         if not len(data):
             return torch.empty(self.shape, dtype=getattr(torch, _TORCH[self.dtype]))
-        writable = data if isinstance(data, bytearray) else bytearray(data)
-        return torch.frombuffer(writable, dtype=getattr(torch, _TORCH[self.dtype])).reshape(self.shape)
+        if memoryview(data).readonly:
+            data = bytearray(data)
+        return torch.frombuffer(data, dtype=getattr(torch, _TORCH[self.dtype])).reshape(self.shape)
 
 
 def _from_half(bits: np.ndarray) -> np.ndarray:
@@ -151,6 +152,14 @@ def raw(x: Array) -> Any:
     )
 
 
+def same_bytes(a: Any, b: Any) -> bool:
+    """Whether two buffers hold the same; compared by the word where they can be."""
+    x, y = np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)
+    if x.size == y.size and x.size % 8 == 0:
+        x, y = x.view(np.uint64), y.view(np.uint64)
+    return bool(np.array_equal(x, y))
+
+
 def cast(x: Array, dtype: str) -> Array:
     """The array in another float type, rounded to nearest even; the same object where it has that type already."""
     if dtype_of(x) == dtype:
@@ -182,28 +191,40 @@ def changed(x: Array, dtype: str, change: Callable[[Any], Any]) -> Array:
 _EXPONENT = {"F16": (0x7C00, 10), "BF16": (0x7F80, 7)}  # its bits, and where they begin
 
 
-def times_power_of_two(x: Stored, power: int) -> Stored | None:
-    """A half-precision tensor of a file times 2**power, exactly, by adding to the exponents' bits; None where a value
-    would leave the normal numbers of its type, or has left them already."""
-    mask, place = _EXPONENT[x.dtype]
+def times_power_of_two(x: Stored, power: int) -> tuple[Stored, float] | None:
+    """A half-precision tensor of a file times 2**power, by adding to the exponents' bits; and a bound of what rounding
+    took, relative to the norm, which is 0 unless values end below the normal numbers. None for a tensor with values
+    that would leave the type's range."""
+    infinity, place = _EXPONENT[x.dtype]
 
-    def bits() -> np.ndarray:
-        return np.frombuffer(x.raw(), "<u2")
+    def moved() -> np.ndarray:
+        return _moved(np.frombuffer(x.raw(), "<u2"), x.dtype, power)[0]
 
-    values = bits()
-    values = values[(values & 0x7FFF) != 0]
-    exponents = values & mask
-    least, most = (int(exponents.min()), int(exponents.max())) if len(values) else (1 << place, 1 << place)
-    top = mask >> place
-    if least == 0 or not (least >> place) + power >= 1 or not (most >> place) + power < top or most == mask:
+    bits = np.frombuffer(x.raw(), "<u2")
+    most = int((bits & 0x7FFF).max(initial=0))
+    if most >= infinity or (most >> place) + power >= infinity >> place:
         return None
+    lost = _moved(bits, x.dtype, power)[1]
+    largest = float(_wide(np.array([most], "<u2"), x.dtype)[0]) * 2.0**power
+    return Stored(x.dtype, x.shape, lambda: memoryview(moved()).cast("B")), lost / largest if lost else 0.0
 
-    def moved() -> memoryview:
-        found = bits()
-        shift = np.where((found & 0x7FFF) != 0, np.int32(power << place), 0).astype("<u2")  # modulo 2**16
-        return memoryview(found + shift).cast("B")
 
-    return Stored(x.dtype, x.shape, moved)
+def _moved(bits: np.ndarray, dtype: str, power: int) -> tuple[np.ndarray, float]:
+    """(bits of the values times 2**power, Frobenius norm of what rounding took). The few that are not normal numbers
+    before and after go through float32."""
+    place = _EXPONENT[dtype][1]
+    result = bits + np.uint16((power << place) & 0xFFFF)
+    least = (max(0, -power) + 1) << place  # normal, and normal still when it is multiplied
+    odd = np.flatnonzero((bits & 0x7FFF) < least)
+    if not len(odd):
+        return result, 0.0
+    values = _wide(bits[odd], dtype) * np.float32(2.0**power)
+    result[odd] = np.frombuffer(raw(cast(values, dtype)), "<u2")
+    return result, float(np.linalg.norm((_wide(result[odd], dtype) - values).astype(np.float64)))
+
+
+def _wide(bits: np.ndarray, dtype: str) -> np.ndarray:
+    return Stored(dtype, bits.shape, bits.tobytes).float()
 
 
 def finite(x: Array) -> bool:

@@ -29,7 +29,7 @@ class Delta:
 
     kind: ClassVar[str]
     needs_base: ClassVar[bool] = False
-    exact: ClassVar[bool] = False  # whether `factors` exist: the product of two narrow matrices is the very delta
+    exact: ClassVar[bool] = False  # low rank by itself: `factors()` is the very delta, with no base weight
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -43,7 +43,7 @@ class Delta:
 
     @property
     def low_rank_size(self) -> int | None:
-        """The r of `factors`, known without forming them; None for kinds that have none."""
+        """The r of `factors`, known without forming them; None for kinds that have none, base weight or not."""
         return None
 
     @property

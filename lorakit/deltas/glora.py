@@ -27,7 +27,6 @@ class GLoRA(Delta):
 
     kind: ClassVar[str] = "glora"
     needs_base: ClassVar[bool] = True
-    exact: ClassVar[bool] = True
 
     a1: Array
     a2: Array

@@ -14,6 +14,8 @@ from queue import Queue
 from threading import Thread
 from typing import Any
 
+import numpy as np
+
 from lorakit.arrays import SIZES, Array, Stored, dtype_of, finite, raw
 from lorakit.errors import InputError, NumericError
 from lorakit.io.files import open_to_read, replacing
@@ -40,12 +42,12 @@ class _Descriptor:
     def __del__(self) -> None:
         self._close(self.fd)
 
-    def read(self, offset: int, size: int) -> bytearray:
-        data = bytearray(size)
+    def read(self, offset: int, size: int) -> memoryview:
+        data = np.empty(size, np.uint8).data  # a bytearray would be filled with zeros first
         try:
             done = os.preadv(self.fd, (data,), offset) if size else 0
             while done < size:  # a call gives 2 GiB at most
-                more = os.preadv(self.fd, (memoryview(data)[done:],), offset + done)
+                more = os.preadv(self.fd, (data[done:],), offset + done)
                 if not more:
                     raise InputError(f"{self.path} was cut short while being read")
                 done += more

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import Array, changed, dtype_of, finite, raw
+from lorakit.arrays import Array, changed, dtype_of, finite, raw, same_bytes
 from lorakit.deltas._base import Delta, relative_error
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, UsageError
@@ -263,7 +263,7 @@ def _compare(
 
 def _error(a: Delta, b: Delta) -> float:
     if type(a) is type(b) and all(
-        dtype_of(x) == dtype_of(y) and tuple(x.shape)[:2] == tuple(y.shape)[:2] and raw(x) == raw(y)
+        dtype_of(x) == dtype_of(y) and tuple(x.shape)[:2] == tuple(y.shape)[:2] and same_bytes(raw(x), raw(y))
         for x, y in zip(a.arrays().values(), b.arrays().values(), strict=True)
     ):
         ours, theirs = getattr(a, "alpha", None), getattr(b, "alpha", None)

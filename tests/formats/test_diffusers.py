@@ -125,6 +125,7 @@ def test_a_magnitude_is_a_dora_by_output(ending, shape):
     }
     delta = checked(decode(tensors, {}, "file"), "file").modules[QUERY]
     assert isinstance(delta, DoRA) and delta.axis == 0
+    assert delta.magnitude.shape == (3, 1, *[1 for _ in kernel])  # of one dimension, kohya's clients misread it
     changed = delta.delta(np.zeros(shape, "f4")).reshape(3, -1)  # W' = m * V / ||V||, so its rows are as long as m
     np.testing.assert_allclose(np.linalg.norm(changed, axis=1), [1, 2, 3], rtol=1e-6)
 
@@ -257,6 +258,9 @@ def test_dora_is_written_for_whole_parts_only():
     dora = DoRA(low, np.ones((4, 1), "f4"))
     mixed = diffusers.encode(Adapter({QUERY: dora, f"{ATTENTION}.to_k": low}), Context())
     assert [line.partition(":")[0] for line in mixed.losses] == [QUERY]
+    by_input = DoRA(low, np.ones((1, 4), "f4"))
+    mixed = diffusers.encode(Adapter({QUERY: dora, f"{ATTENTION}.to_k": by_input}), Context())
+    assert [line.partition(":")[0] for line in mixed.losses] == [f"{ATTENTION}.to_k"]
     whole = diffusers.encode(Adapter({QUERY: dora, TEXT: low}), Context())
     assert whole.losses == () and whole.tensors[f"{QUERY}.lora_magnitude_vector.weight"].shape == (4,)
 

@@ -26,6 +26,7 @@ from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import LowRank
 from lorakit.families import Guess, Shape, guess, table
 
+LOSS = 1e-7  # relative to the norm: what counts as no loss
 _BIAS = ("diff_b", "b_norm", "lora_up.bias")
 
 
@@ -166,22 +167,28 @@ class Encoded:
 
 def scaled(x: Array, factor: float) -> Array:
     """x * factor with no more rounding than float32 has: a half-precision array becomes float32 where its own type
-    cannot hold the product exactly (any factor but a power of two, or one that leaves its range)."""
+    cannot hold the product (any factor but a power of two, or one that leaves its range)."""
     if factor == 1:
         return x
     kind = dtype_of(x)
-    mantissa, exponent = math.frexp(factor)
-    if kind in ("F16", "BF16") and isinstance(x, Stored) and mantissa == 0.5:
-        moved = times_power_of_two(x, exponent - 1)
-        if moved is not None:
-            return moved
     if kind in ("F16", "BF16"):
-        product = floats(x) * factor
-        if abs(mantissa) != 0.5 or not bool((floats(cast(product, kind)) == product).all()):
+        mantissa, exponent = math.frexp(factor)
+        if isinstance(x, Stored) and mantissa == 0.5:
+            found = times_power_of_two(x, exponent - 1)
+            if found is not None and found[1] < LOSS:
+                return found[0]
+        if abs(mantissa) != 0.5 or not _holds(x, factor, kind):
             kind = "F32"
     elif kind != "F64":
         kind = "F32"
     return changed(x, kind, lambda values: values * factor)
+
+
+def _holds(x: Array, factor: float, kind: str) -> bool:
+    """Whether x * factor is as good in its own type: numbers that end below the normal ones may lose their last bits."""
+    product = floats(x) * factor
+    lost = floats(cast(product, kind)) - product
+    return bool((lost * lost).sum() <= LOSS**2 * (product * product).sum())
 
 
 def with_scale(delta: LowRank, alpha: float) -> LowRank:

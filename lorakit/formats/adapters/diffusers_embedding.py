@@ -34,11 +34,11 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
 
 
 def _row(x: Array, i: int) -> Array:
-    """Row i of [n, width] as [1, width]."""
+    """Row i of [n, width]."""
     if not isinstance(x, Stored):
-        return x[i : i + 1]
+        return x[i]
     size = x.shape[1] * SIZES[x.dtype]
-    return Stored(x.dtype, (1, x.shape[1]), lambda: x.raw()[i * size : (i + 1) * size])
+    return Stored(x.dtype, (x.shape[1],), lambda: x.raw()[i * size : (i + 1) * size])
 
 
 def encode(adapter: Adapter, context: Context) -> Encoded:

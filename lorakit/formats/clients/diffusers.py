@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from lorakit.adapter import Adapter
 from lorakit.families import FAMILIES, table
 from lorakit.formats.adapters._modules import family_of
 
-VERSION = "diffusers 0.42.1, run"
+VERSION = "diffusers 0.42.1 with transformers 5.24, run"
 READS = frozenset({"kohya", "diffusers", "diffusers-old"})
 KINDS: dict[str, str] = {}
 NAMES = (
     (r"^kohya unet\.add_embedding\.\S+ lora_unet_add_embedding", "dropped: it reads this module in sgm spelling only"),
 )
+_COMMON = re.compile(r"\.(attn1|attn2|self_attn)\.|^text_encoder\..*\.mlp\.")
 _PLAIN = frozenset({"lora", "dora"})
 
 
@@ -45,7 +47,8 @@ def _stray_dimensions(adapter: Adapter, modules: list[str]) -> dict[str, str]:
 
 
 def _common_alpha(adapter: Adapter) -> dict[str, str]:
-    """Attention modules of the UNet and all text modules get the commonest alpha of their part."""
+    """All attention gets the commonest alpha of its part, and so does the MLP of a CLIPTextModel, whose modules
+    transformers >= 5.6 names without `text_model.`; those of a CLIPTextModelWithProjection keep their own."""
     alphas: dict[str, dict[str, float]] = {}
     for name, delta in adapter.modules.items():
         if hasattr(delta, "alpha") and delta.kind == "lora":
@@ -54,7 +57,7 @@ def _common_alpha(adapter: Adapter) -> dict[str, str]:
     for part, by_module in alphas.items():
         common = Counter(by_module.values()).most_common(1)[0][0]
         for name, alpha in by_module.items():
-            if alpha != common and (part != "unet" or ".attn1." in name or ".attn2." in name):
+            if alpha != common and _COMMON.search(name):
                 wrong[name] = "applies the commonest alpha of the part and not its own"
     return wrong
 

@@ -1,0 +1,95 @@
+"""What we say of diffusers is what diffusers does: predicted coverage beside coverage measured by value."""
+
+import numpy as np
+import pytest
+import torch
+
+from lorakit import deltas
+from lorakit.formats.adapters import decode
+from lorakit.formats.adapters._modules import Context
+from lorakit.formats.clients import coverage
+from lorakit.io import safetensors
+from lorakit.registry import ADAPTER_FORMATS
+from lorakit.targets import kohya_name_of
+from tests.formats.pipelines import base_of, effect, pipeline, random_for, wrong
+
+
+def naive(adapter, family) -> dict:
+    """A kohya file as other tools write it: every module's own alpha, no folding."""
+    numbered = any(name.startswith("text_encoder_2") for name in adapter.modules)
+    names = kohya_name_of(None, numbered)
+    return {
+        f"{names[m]}.{ending}": x for m, delta in adapter.modules.items() for ending, x in deltas.write(delta).items()
+    }
+
+
+def loha(tensors: dict, stem: str, shape) -> dict:
+    out, width = shape[:2]
+    made = {f"{stem}.hada_w{i}_{x}": np.ones((out, 2) if x == "a" else (2, width), "f4") for i in (1, 2) for x in "ab"}
+    return tensors | made
+
+
+CASES = {
+    "equal alphas": {"ranks": (4,), "alphas": (2.0,)},
+    "mixed alphas": {"ranks": (4,), "alphas": (4.0, 4.0, 1.0)},
+    "mixed ranks and alphas": {"ranks": (4, 4, 6, 2), "alphas": (4.0, 4.0, 6.0, 2.0)},
+    "dora": {"ranks": (4,), "alphas": (4.0,), "dora": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("case", CASES)
+def test_naive_kohya_files(tmp_path, family, case):
+    pipe = pipeline(tmp_path / "model", family)
+    base = base_of(pipe)
+    adapter = random_for(base, base, **CASES[case])
+    file = tmp_path / "a.safetensors"
+    safetensors.write(file, naive(adapter, family), {})
+    read = decode(dict(safetensors.open_file(file).items()), {}, "a")
+    measured = {line.partition(":")[0] for line in wrong(adapter, effect(pipe, file, base), base)}
+    assert set(coverage(read, "diffusers").wrong) == measured
+    universal = ADAPTER_FORMATS["kohya"].encode(read, Context.of(read))
+    again = pipeline(tmp_path / "model", family)
+    safetensors.write(tmp_path / "b.safetensors", universal.tensors, universal.metadata)
+    left = {line.partition(":")[0] for line in wrong(adapter, effect(again, tmp_path / "b.safetensors", base), base)}
+    predicted = coverage(decode(universal.tensors, universal.metadata, "b"), "diffusers")
+    assert set(predicted.wrong) == left
+    if case != "dora":
+        assert {name for name in left if "add_embedding" not in name} == set()
+
+
+@pytest.mark.parametrize("odd", ["loha", "bundle", "bias"])
+def test_files_that_diffusers_refuses_whole(tmp_path, odd):
+    pipe = pipeline(tmp_path / "model", "sd1")
+    base = base_of(pipe)
+    names = [name for name in base if ".attn" in name]
+    tensors = naive(random_for(base, names[1:]), "sd1")
+    stem = kohya_name_of()[names[0]]
+    extra = {
+        "loha": lambda: loha({}, stem, base[names[0]].shape),
+        "bundle": lambda: {"bundle_emb.fox.string_to_param.*": np.ones((1, 32), "f4")},
+        "bias": lambda: {f"{kohya_name_of()[names[1]]}.diff_b": np.ones(base[names[1]].shape[0], "f4")},
+    }[odd]()
+    file = tmp_path / "a.safetensors"
+    safetensors.write(file, tensors | extra, {})
+    assert coverage(decode(tensors | extra, {}, "a"), "diffusers").right == 0
+    with pytest.raises(ValueError):
+        pipe.load_lora_weights(str(file))
+
+
+@pytest.mark.parametrize("name", ["diffusers", "peft"])
+def test_what_we_write_is_covered_whole(tmp_path, name):
+    """For both: their own program, all modules."""
+    base = base_of(pipeline(tmp_path / "model", "sd2"))
+    adapter = random_for(base, base, ranks=(4, 6, 2), alphas=(4.0, 1.5))
+    encoded = ADAPTER_FORMATS[name].encode(adapter, Context(shapes={n: tuple(w.shape) for n, w in base.items()}))
+    tensors, metadata = dict(encoded.tensors), dict(encoded.metadata)
+    for path, content in encoded.folder.items():
+        prefix = f"{path.rpartition('/')[0]}/" if "/" in path else ""
+        if isinstance(content, str):
+            metadata[f"{prefix}adapter_config"] = content
+        else:
+            tensors |= {f"{prefix}{key}": x for key, x in content[0].items()}
+    found = coverage(decode(tensors, metadata, "a"), name)
+    assert found.wrong == {} and found.expected == len(base)
+    assert all(isinstance(x, torch.Tensor) for x in tensors.values())
