@@ -206,7 +206,7 @@ def times_power_of_two(x: Stored, power: int) -> tuple[Stored, float] | None:
         return None
     lost = _moved(bits, x.dtype, power)[1]
     largest = float(_wide(np.array([most], "<u2"), x.dtype)[0]) * 2.0**power
-    return Stored(x.dtype, x.shape, lambda: memoryview(moved()).cast("B")), lost / largest if lost else 0.0
+    return Stored(x.dtype, x.shape, lambda: moved().view(np.uint8).data), lost / largest if lost else 0.0
 
 
 def _moved(bits: np.ndarray, dtype: str, power: int) -> tuple[np.ndarray, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.errors import InputError
 from lorakit.formats.adapters import checked, decode
+from lorakit.formats.adapters._vectors import UNNAMED
 from lorakit.io import safetensors
 
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
@@ -23,7 +25,15 @@ def read(path: Path) -> Adapter:
 def look(path: Path) -> Adapter:
     """The same, faults and all: for those who want to know what a file is."""
     tensors, metadata = contents(path)
-    return decode(tensors, metadata, str(path))
+    return _named(decode(tensors, metadata, str(path)), path.stem)
+
+
+def _named(adapter: Adapter, stem: str) -> Adapter:
+    """A token that the file does not name is called as clients call it, by the file."""
+    if set(adapter.embeddings) != {UNNAMED}:
+        return adapter
+    notes = tuple(note for note in adapter.notes if UNNAMED not in note)
+    return replace(adapter, embeddings={stem: adapter.embeddings[UNNAMED]}, notes=notes)
 
 
 def contents(path: Path) -> Contents:

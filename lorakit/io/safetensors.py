@@ -90,10 +90,10 @@ def open_file(path: str | Path, what: str = "safetensors file") -> OpenFile:
     file = Path(path)
     descriptor = _Descriptor(file, open_to_read(file, what))
     size = os.fstat(descriptor.fd).st_size
-    head = descriptor.read(0, min(size, 512))
+    head = bytes(descriptor.read(0, min(size, 512)))
     length = int.from_bytes(head[:8], "little")
     if len(head) - 8 < length <= min(MAX_HEADER, size - 8):
-        head = descriptor.read(0, 8 + length)
+        head = bytes(descriptor.read(0, 8 + length))
     try:
         return OpenFile(file, descriptor, size, parse_header(head, size))
     except InputError as error:

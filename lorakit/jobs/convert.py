@@ -19,7 +19,7 @@ from lorakit.families import Shape
 from lorakit.formats import files
 from lorakit.formats.adapters._modules import Context, Encoded, balanced
 from lorakit.formats.clients import coverages
-from lorakit.io import safetensors
+from lorakit.io import pickles, safetensors
 from lorakit.io.files import check_target, replacing, replacing_folder
 from lorakit.lowrank.approximate import as_low_rank
 from lorakit.lowrank.compare import aligned_error
@@ -63,7 +63,7 @@ def run(
     _check_finite(adapter, source)
     for line in adapter.notes[:5]:
         note(f"{source}: {line}")
-    same = to == adapter.format and not changes.any()
+    same = to == adapter.format and not changes.any() and _is_whole(source, to)
     wanted, errors, losses = adapter, dict[str, float](), tuple[str, ...]()
     encoded = Encoded()
     if not same:
@@ -205,6 +205,11 @@ def _accepted(losses: tuple[str, ...], to: str, allowed: bool, note: Note) -> tu
     return losses
 
 
+def _is_whole(source: Path, to: str) -> bool:
+    """Whether its bytes can be the output: not a pickle, which is not written again, and a folder where one is wanted."""
+    return source.is_dir() == (to == "peft") and (source.is_dir() or not pickles.is_pickle(source))
+
+
 def _copy(source: Path, output: Path) -> None:
     if source.is_dir():
         with replacing_folder(output) as partial:
@@ -293,6 +298,14 @@ def _say(result: dict[str, Any], note: Note) -> None:
     if result["approximated"]:
         counted = Counter(f"{error:.0e}" for error in result["approximated"].values())
         note(f"approximated: {len(result['approximated'])} modules, errors {dict(counted.most_common(5))}")
+    deaf = [client for client, found in result["coverage"].items() if found["of"] and _is_deaf(found)]
     for client, found in result["coverage"].items():
-        why = "; ".join(f"{len(modules)} {reason}" for reason, modules in list(found["wrong"].items())[:3])
-        note(f"{client}: {found['right']} of {found['of']} modules right{f' ({why})' if why else ''}")
+        if client not in deaf and found["of"]:
+            why = "; ".join(f"{len(modules)} {reason}" for reason, modules in list(found["wrong"].items())[:3])
+            note(f"{client}: {found['right']} of {found['of']} modules right{f' ({why})' if why else ''}")
+    if deaf:
+        note(f"{', '.join(deaf)}: do not read {result['to']} files")
+
+
+def _is_deaf(found: Mapping[str, Any]) -> bool:
+    return not found["right"] and all(reason.startswith("does not read") for reason in found["wrong"])

@@ -18,8 +18,8 @@ def as_low_rank(delta: Delta, rank: int | None, base: Array | None = None) -> tu
     Kinds that are products of factors never become dense: QR of both factors and a small SVD. Eckart and Young, 1936.
     """
     shape = delta.shape or (tuple(base.shape) if base is not None else None)
-    if delta.exact:
-        up, down = (_double(x) for x in delta.factors())
+    if delta.narrow:
+        up, down = (_double(x) for x in delta.factors(base))
         q_up, r_up = np.linalg.qr(up)
         q_down, r_down = np.linalg.qr(down.T)
         u, s, vh = np.linalg.svd(r_up @ r_down.T, full_matrices=False)

@@ -20,8 +20,9 @@ from lorakit.registry import ADAPTER_FORMATS
 
 def sniff(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> str | None:
     """The name of the format of a file with these keys and shapes; None where there is none."""
-    shapes = {key: tuple(x.shape) for key, x in tensors.items()}
-    return next((name for name in ADAPTER_FORMATS.names() if ADAPTER_FORMATS[name].matches(shapes, metadata)), None)
+    from lorakit.formats.adapters import _marks
+
+    return _marks.first({key: tuple(x.shape) for key, x in tensors.items()}, metadata)
 
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str], source: str) -> Adapter:

@@ -19,14 +19,16 @@ _TOKEN = re.compile(r"<.+>")
 _WIDTHS = {text.width for family in FAMILIES.values() for text in family.texts.values()}
 
 
+def first(shapes: Shapes, metadata: Mapping[str, str]) -> str | None:
+    """The first format whose mark a file with these keys bears."""
+    return next((name for name, mark in MARKS.items() if mark(shapes, metadata)), None)
+
+
 def is_first(name: str, shapes: Shapes, metadata: Mapping[str, str]) -> bool:
     """Whether a file with these keys bears the mark of format `name` and of none that goes before it."""
-    for other, mark in MARKS.items():
-        if mark(shapes, metadata):
-            return other == name
-        if other == name:
-            return False
-    raise KeyError(name)
+    if name not in MARKS:
+        raise KeyError(name)
+    return first(shapes, metadata) == name
 
 
 def is_old(key: str) -> bool:

@@ -44,13 +44,16 @@ def as_rows(array: Array) -> Array:
     return reshaped(array, (1, int(array.shape[0]))) if array.ndim == 1 else array
 
 
+UNNAMED = "embedding"
+
+
 def named(metadata: Mapping[str, str], tokens: Tokens) -> str:
     """The token of a file that does not say it beside the vectors: clients take the file's name for it."""
     for key in ("name", "ss_output_name"):
         if metadata.get(key):
             return metadata[key]
-    tokens.notes.append("the file does not name its token, which is called 'embedding' here")
-    return "embedding"
+    tokens.notes.append(f"the file does not name its token, which is called '{UNNAMED}' here")
+    return UNNAMED
 
 
 def one_token(adapter: Adapter, title: str) -> tuple[str, Mapping[str, Array], list[str]]:

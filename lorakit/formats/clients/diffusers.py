@@ -54,7 +54,7 @@ def _common_alpha(adapter: Adapter) -> dict[str, str]:
         if hasattr(delta, "alpha") and delta.kind == "lora":
             alphas.setdefault(name.partition(".")[0], {})[name] = delta.alpha
     wrong = {}
-    for part, by_module in alphas.items():
+    for by_module in alphas.values():
         common = Counter(by_module.values()).most_common(1)[0][0]
         for name, alpha in by_module.items():
             if alpha != common and _COMMON.search(name):
