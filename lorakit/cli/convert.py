@@ -11,6 +11,7 @@ from lorakit.cli.output import emit, note, progress
 from lorakit.errors import InputError, UsageError
 from lorakit.registry import ADAPTER_FORMATS
 
+WRITTEN = ("kohya", "diffusers", "peft", "cloneofsimo", "a1111-embedding", "diffusers-embedding")
 _DTYPES = {"keep": None, "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -50,7 +51,11 @@ def convert(
     ] = False,
 ) -> None:
     """Convert an adapter or embedding to another format, and check what was written."""
-    ADAPTER_FORMATS.check(to)
+    if to in ADAPTER_FORMATS.names() and to not in WRITTEN:
+        raise UsageError(
+            f"--to {to}: lorakit reads this format and does not write it (it writes: {', '.join(WRITTEN)})"
+        )
+    one_of("--to", to, WRITTEN)
     one_of("--save-dtype", save_dtype, tuple(_DTYPES))
     if approximate is not None and approximate != "exact" and (not approximate.isdigit() or int(approximate) < 1):
         raise UsageError(f"--approximate {approximate}: expected a rank from 1, or exact")

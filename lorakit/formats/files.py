@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.errors import InputError
-from lorakit.formats.adapters import checked, decode
+from lorakit.families import Shape
+from lorakit.formats.adapters import checked, cloneofsimo, decode
 from lorakit.formats.adapters._vectors import UNNAMED
 from lorakit.io import safetensors
 
@@ -17,9 +19,25 @@ _CONFIG, _WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapte
 Contents = tuple[dict[str, Array], dict[str, str]]
 
 
-def read(path: Path) -> Adapter:
-    """The adapter at a path, its tensors read when used; InputError that names every faulty or unknown key."""
-    return checked(look(path), str(path))
+def read(path: Path, shapes: Mapping[str, Shape] | None = None) -> Adapter:
+    """The adapter at a path, its tensors read when used; InputError that names every faulty or unknown key.
+
+    shapes  of a model's modules, which name what no table names: numbered files, flattened names of other models
+    """
+    adapter = look(path)
+    return checked(adapter if shapes is None else _by_model(adapter, shapes), str(path))
+
+
+def _by_model(adapter: Adapter, shapes: Mapping[str, Shape]) -> Adapter:
+    if adapter.format == "cloneofsimo":
+        return cloneofsimo.named_by_model(adapter, shapes)
+    flattened = {f"lora_{name.replace('.', '_')}": name for name in shapes}
+    renamed = {name: flattened.get(name, name) for name in adapter.modules}
+    return replace(
+        adapter,
+        modules={renamed[name]: delta for name, delta in adapter.modules.items()},
+        keys={renamed.get(name, name): key for name, key in adapter.keys.items()},
+    )
 
 
 def look(path: Path) -> Adapter:

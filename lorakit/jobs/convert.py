@@ -56,10 +56,9 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Convert `source` to the format `to` at `output`, and state what was written."""
     codec = ADAPTER_FORMATS[to]
-    if not hasattr(codec, "encode"):
-        raise UsageError(f"--to {to}: lorakit reads this format and does not write it")
     check_target(output, force=force, folder=to == "peft")
-    adapter = files.read(source)
+    shapes = _model_shapes(model) if model is not None else None
+    adapter = files.read(source, shapes)
     _check_finite(adapter, source)
     for line in adapter.notes[:5]:
         note(f"{source}: {line}")
@@ -70,7 +69,7 @@ def run(
         if changes.token is not None:
             wanted = _renamed(wanted, changes.token)
         wanted, errors = _plain(wanted, changes.approximate, base, to)
-        encoded = codec.encode(_ready(wanted, changes.dtype), _context(wanted, model))
+        encoded = codec.encode(_ready(wanted, changes.dtype), _context(wanted, shapes))
         losses = _accepted(encoded.losses, to, changes.allow_loss, note)
     result: dict[str, Any] = {
         "outputs": [],
@@ -86,7 +85,7 @@ def run(
         _copy(source, output)
     else:
         _write(output, encoded, changes.dtype)
-    written = files.read(output)
+    written = files.read(output, shapes)
     compared = _compare(wanted, written, losses, tick)
     worst = max([*compared.values(), *errors.values()], default=0.0)
     result |= {
@@ -171,10 +170,9 @@ def _ready(adapter: Adapter, dtype: str | None) -> Adapter:
     return replace(adapter, modules=modules)
 
 
-def _context(adapter: Adapter, model: str | None) -> Context:
-    if model is None:
-        return Context.of(adapter)
-    return Context(Context.of(adapter).family, _model_shapes(model))
+def _context(adapter: Adapter, shapes: Mapping[str, Shape] | None) -> Context:
+    found = Context.of(adapter)
+    return found if shapes is None else Context(found.family, shapes)
 
 
 def _model_shapes(model: str) -> dict[str, Shape]:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.adapter import Adapter
+from lorakit.cli import convert
 from lorakit.deltas._base import relative_error
 from lorakit.errors import InputError
 from lorakit.formats.adapters import checked, decode, sniff
@@ -14,6 +15,12 @@ from lorakit.registry import ADAPTER_FORMATS
 from tests.adapter_files import random_adapter
 
 WRITABLE = [name for name in ADAPTER_FORMATS.names() if hasattr(ADAPTER_FORMATS[name], "encode")]
+
+
+def test_the_program_offers_what_can_be_written():
+    assert sorted(convert.WRITTEN) == WRITABLE
+
+
 EMBEDDINGS = [name for name in WRITABLE if "embedding" in name]
 DELTAS = [name for name in WRITABLE if name not in EMBEDDINGS]
 # Attention of a text encoder and of the UNet: what every format of deltas has a place for.

@@ -212,3 +212,54 @@ def test_json_is_one_object(lorakit, tmp_path):
     assert json.loads(lorakit("convert", "a.safetensors", "b.safetensors", "--json").stdout)["outputs"] == [
         "b.safetensors"
     ]
+
+
+def test_modules_that_are_numbers_take_their_names_from_the_model(json_of, lorakit, tmp_path):
+    """A cloneofsimo file of a UNet that no table has: its order is known once the model is."""
+    from lorakit.jobs.convert import _model_shapes
+    from tests.tiny import make
+
+    shapes = _model_shapes(str(make(tmp_path / "model", "sd1")))
+    order = [n for n in shapes if ".attn" in n and n.startswith("unet.")]
+    blocks = ("unet.down_blocks.0", "unet.up_blocks.1", "unet.mid_block")
+    order = [
+        n
+        for block in blocks
+        for n in sorted(order, key=lambda n: (n.split(".attn")[0], "attn2" in n))
+        if n.startswith(block)
+    ]
+    inner = ("to_q", "to_k", "to_v", "to_out.0")
+    order.sort(
+        key=lambda n: (
+            [i for i, b in enumerate(blocks) if n.startswith(b)],
+            n.split(".attn")[0],
+            "attn2" in n,
+            inner.index(n.split(".attn")[1][2:]),
+        )
+    )
+    draw, tensors = np.random.default_rng(0), {}
+    for i, name in enumerate(order):
+        out, width = shapes[name][:2]
+        tensors[f"unet:{i}:up"] = draw.standard_normal((out, 2)).astype("f4")
+        tensors[f"unet:{i}:down"] = draw.standard_normal((2, width)).astype("f4")
+    save_file(tensors, tmp_path / "a.safetensors", {"unet": '["CrossAttention"]'})
+    assert "--model" in lorakit("convert", "a.safetensors", "b.safetensors", status=3).stderr
+    json_of("convert", "a.safetensors", "b.safetensors", "--model", "model")
+    written = files.read(tmp_path / "b.safetensors").modules
+    assert list(written) and set(written) == set(order)
+    for i, name in enumerate(order):
+        np.testing.assert_allclose(
+            written[name].delta(), tensors[f"unet:{i}:up"] @ tensors[f"unet:{i}:down"], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_flattened_names_of_another_model_are_looked_up_in_it(json_of, tmp_path):
+    model = tmp_path / "model"
+    (model / "unet").mkdir(parents=True)
+    (model / "model_index.json").write_text("{}")
+    name = "strange_part.layer_0.to_mix"
+    save_file({f"{name}.weight": np.zeros((6, 4), "f4")}, model / "unet" / "diffusion_pytorch_model.safetensors")
+    parts = {"lora_down.weight": np.ones((2, 4), "f4"), "lora_up.weight": np.ones((6, 2), "f4")}
+    save_file(stems(parts, f"lora_unet_{name.replace('.', '_')}"), tmp_path / "a.safetensors")
+    json_of("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--model", "model")
+    assert f"unet.{name}.lora_A.weight" in load_file(tmp_path / "b.safetensors")

@@ -137,3 +137,29 @@ def test_plain_tensors_are_read_without_torch(tmp_path):
         "sys.exit('torch' in sys.modules or 'safetensors' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_a_checkpoint_of_seven_gigabytes_is_told_by_its_header(tmp_path):
+    """A sparse file: were its data read, it would take seconds and the memory to hold them."""
+    keys = {
+        "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3],
+        "conditioner.embedders.1.model.x": [1280, 2_700_000],
+    }
+    keys["model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"] = [640, 2048]
+    header, at = {}, 0
+    for key, shape in keys.items():
+        size = 2 * int(np.prod(shape))
+        header[key], at = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + size]}, at + size
+    text = json.dumps(header).encode()
+    with (tmp_path / "big.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + at)
+    assert at > 6.9e9
+    code = (
+        "import resource; from lorakit.cli import _run; assert _run(['inspect', 'big.safetensors', '--json']) == 0\n"
+        "import sys; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)["files"][0]
+    assert (found["kind"], found["family"], found["hash_sha256"]) == ("base model", "sdxl", None)
+    assert int(done.stderr.split()[-1]) < 1_000_000  # kB: far under the file's size

@@ -34,8 +34,10 @@ _TEXT = ("k_proj", "v_proj", "q_proj", "out_proj")
 
 
 @cache
-def unet_order(old: bool = True, linear_units: bool = True, convolutions: bool = False) -> tuple[str, ...]:
-    """Modules of the UNet by number.
+def unet_order(
+    old: bool = True, linear_units: bool = True, convolutions: bool = False, known: frozenset[str] | None = None
+) -> tuple[str, ...]:
+    """Modules of the UNet by number; `known` are all that the model has, by default SD1's.
 
     old             as diffusers up to 0.14 had it: the feed-forward net stands between the two attentions, later last
     linear_units    with that net's first linear module, as files since December 2022 have it (its class, GEGLU)
@@ -45,17 +47,41 @@ def unet_order(old: bool = True, linear_units: bool = True, convolutions: bool =
     residual blocks (diffusers' unet_2d_blocks.py of 0.11 to 0.14; resnet.py for the order within).
     """
     names: list[str] = []
-    shapes = table("sd1")
+    known = frozenset(table("sd1")) if known is None else known
     for block in (*(f"down_blocks.{i}" for i in range(4)), *(f"up_blocks.{i}" for i in range(4)), "mid_block"):
-        for i in range(3):
-            inner = f"unet.{block}.attentions.{i}.transformer_blocks.0"
+        for i, depth in product(range(4), range(10)):
+            inner = f"unet.{block}.attentions.{i}.transformer_blocks.{depth}"
             first, second = ([f"{inner}.{which}.{name}" for name in _ATTENTION] for which in ("attn1", "attn2"))
             unit = [f"{inner}.ff.net.0.proj"] if linear_units else []
             names += [*first, *unit, *second] if old else [*first, *second, *unit]
-        for i in range(3 if convolutions else 0):
+        for i in range(4 if convolutions else 0):
             inner = f"unet.{block}.resnets.{i}"
             names += [f"{inner}.{name}" for name in ("conv1", "time_emb_proj", "conv2", "conv_shortcut")]
-    return tuple(name for name in names if name in shapes)
+    return tuple(name for name in names if name in known)
+
+
+def _orders(known: frozenset[str] | None = None) -> list[tuple[str, ...]]:
+    """All orders that some diffusers had, each once."""
+    switches = product((True, False), (True, False), (False, True))
+    return list(dict.fromkeys(unet_order(*chosen, known) for chosen in switches))
+
+
+def named_by_model(adapter: Adapter, shapes: Mapping[str, Shape]) -> Adapter:
+    """Modules that are still numbers, `unet:7`, by the names of a model whose modules have these shapes."""
+    numbered = {name: delta for name, delta in adapter.modules.items() if re.fullmatch(r"unet:\d+", name)}
+    held = [delta.shape for _, delta in sorted(numbered.items(), key=lambda item: int(item[0][5:]))]
+    for order in _orders(frozenset(shapes)) if numbered else ():
+        if len(order) == len(held) and all(
+            s is not None and flat(s) == flat(shapes[n]) for n, s in zip(order, held, strict=True)
+        ):
+            names = {f"unet:{i}": name for i, name in enumerate(order)}
+            return replace(
+                adapter,
+                modules={names.get(name, name): delta for name, delta in adapter.modules.items()},
+                keys={names.get(name, name): key for name, key in adapter.keys.items()},
+                faults=tuple(fault for fault in adapter.faults if not fault.startswith("unet: ")),
+            )
+    return adapter
 
 
 def text_order(pairs: int) -> tuple[str, ...]:
@@ -143,8 +169,7 @@ def _order(part: str, held: _Found) -> tuple[str, ...] | str:
     shapes = held.shapes()
     if part == "text_encoder":
         return text_order(len(shapes)) if _is_text(shapes) else "its modules are not the attention of a text encoder"
-    switches = product((True, False), (True, False), (False, True))
-    orders = dict.fromkeys(unet_order(*chosen) for chosen in switches)
+    orders = _orders()
     fitting = [order for order in orders if len(order) == len(shapes)]
     for family, order in product(_FAMILIES, fitting):
         if all(s in (None, flat(table(family)[name])) for name, s in zip(order, shapes, strict=True)):
