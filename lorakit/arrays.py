@@ -192,21 +192,29 @@ _EXPONENT = {"F16": (0x7C00, 10), "BF16": (0x7F80, 7)}  # its bits, and where th
 
 
 def times_power_of_two(x: Stored, power: int) -> tuple[Stored, float] | None:
-    """A half-precision tensor of a file times 2**power, by adding to the exponents' bits; and a bound of what rounding
-    took, relative to the norm, which is 0 unless values end below the normal numbers. None for a tensor with values
-    that would leave the type's range."""
-    infinity, place = _EXPONENT[x.dtype]
+    """A half-precision tensor of a file times 2**power, worked out when it is asked for; see `shifted`."""
+    found = shifted(x.raw(), x.dtype, power)
+    if found is None:
+        return None
 
-    def moved() -> np.ndarray:
-        return _moved(np.frombuffer(x.raw(), "<u2"), x.dtype, power)[0]
+    def moved() -> memoryview:
+        return _moved(np.frombuffer(x.raw(), "<u2"), x.dtype, power)[0].view(np.uint8).data
 
-    bits = np.frombuffer(x.raw(), "<u2")
+    return Stored(x.dtype, x.shape, moved), found[1]
+
+
+def shifted(data: Any, dtype: str, power: int) -> tuple[np.ndarray, float] | None:
+    """The bits of half-precision values times 2**power, by adding to their exponents; and a bound of what rounding took,
+    relative to the norm, which is 0 unless values end below the normal numbers. None where values would leave the
+    type's range."""
+    infinity, place = _EXPONENT[dtype]
+    bits = np.frombuffer(data, "<u2")
     most = int((bits & 0x7FFF).max(initial=0))
     if most >= infinity or (most >> place) + power >= infinity >> place:
         return None
-    lost = _moved(bits, x.dtype, power)[1]
-    largest = float(_wide(np.array([most], "<u2"), x.dtype)[0]) * 2.0**power
-    return Stored(x.dtype, x.shape, lambda: moved().view(np.uint8).data), lost / largest if lost else 0.0
+    result, lost = _moved(bits, dtype, power)
+    largest = float(_wide(np.array([most], "<u2"), dtype)[0]) * 2.0**power
+    return result, lost / largest if lost else 0.0
 
 
 def _moved(bits: np.ndarray, dtype: str, power: int) -> tuple[np.ndarray, float]:

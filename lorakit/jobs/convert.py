@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from lorakit.io.files import check_target, replacing, replacing_folder
 from lorakit.lowrank.approximate import as_low_rank
 from lorakit.lowrank.compare import aligned_error
 from lorakit.registry import ADAPTER_FORMATS
-from lorakit.runtime.workers import cores
 
 Note = Callable[[str], None]
 PLAIN = ("diffusers", "peft", "cloneofsimo")
@@ -254,10 +252,9 @@ def _compare(
     if missing:
         raise AssertionError(f"{missing[0]} was not read back from the written file")
     errors: dict[str, float] = {}
-    with ThreadPoolExecutor(cores()) as pool:
-        for name, error in zip(pairs, pool.map(lambda n: _error(pairs[n], written.modules[n]), pairs), strict=True):
-            errors[name] = error
-            tick(len(errors), len(pairs))
+    for name, delta in pairs.items():  # threads would wait for the interpreter: each step is short
+        errors[name] = _error(delta, written.modules[name])
+        tick(len(errors), len(pairs))
     extra = sorted(set(written.modules) - set(wanted.modules))
     if any(written.modules[name].norm() for name in extra):
         raise AssertionError(f"{extra[0]} was written and not asked for")

@@ -23,7 +23,6 @@ from lorakit.formats.adapters import decode
 from lorakit.formats.adapters._modules import family_of
 from lorakit.formats.clients import coverages
 from lorakit.io import pickles, safetensors
-from lorakit.runtime.workers import cores
 
 _BASE_KEYS = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "base_model_name_or_path")
 _HASHES = ("modelspec.hash_sha256", "sshs_model_hash")
@@ -95,8 +94,7 @@ def _model_folder(folder: Path) -> dict[str, Any]:
 
 def _adapter(adapter: Adapter) -> dict[str, Any]:
     guess = family_of(adapter)
-    with ThreadPoolExecutor(cores()) as pool:
-        norms = list(pool.map(_norm, adapter.modules.values()))
+    norms = [_norm(delta) for delta in adapter.modules.values()]  # the hash has the other core
     modules = [_module(name, delta, norm) for (name, delta), norm in zip(adapter.modules.items(), norms, strict=True)]
     bad = [m["name"] for m in modules if m["norm"] is not None and not math.isfinite(m["norm"])]
     known = [m for m in modules if m["norm"] is not None and m["name"] not in bad]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lorakit.arrays import Stored, same_bytes, times_power_of_two
+from lorakit.arrays import Stored, same_bytes, shifted
 from lorakit.deltas.low_rank import LowRank
 
 
@@ -49,10 +49,14 @@ def _moved_error(a: LowRank, b: LowRank) -> float | None:
     lost = 0.0
     for x, y, factor in ((a.down, b.down, fit), (a.up, b.up, a.scale / b.scale / fit if fit else 0.0)):
         mantissa, exponent = math.frexp(factor)
-        if factor == 1 and x.dtype == y.dtype and same_bytes(x.raw(), y.raw()):
+        if x.dtype != y.dtype or mantissa != 0.5:
+            return None
+        if factor == 1:
+            if not same_bytes(x.raw(), y.raw()):
+                return None
             continue
-        found = times_power_of_two(x, exponent - 1) if mantissa == 0.5 and x.dtype == y.dtype else None
-        if found is None or not same_bytes(found[0].raw(), y.raw()):
+        found = shifted(x.raw(), x.dtype, exponent - 1)
+        if found is None or not same_bytes(found[0], y.raw()):
             return None
         lost += found[1]
     return lost
