@@ -94,9 +94,12 @@ def test_a_cut_file_is_named(lorakit, tmp_path):
 
 
 def _start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    """The program as a terminal starts it: jobs in the background of a script are told to ignore SIGINT."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lorakit", *map(str, arguments)], cwd=folder, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "lorakit", *map(str, arguments)],
+        cwd=folder, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
 
 
 def _wait_for(file: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +140,7 @@ def test_plain_tensors_are_read_without_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the peak of memory")
 def test_a_checkpoint_of_seven_gigabytes_is_told_by_its_header(tmp_path):
     """A sparse file: were its data read, it would take seconds and the memory to hold them."""
     keys = {
@@ -156,10 +158,10 @@ def test_a_checkpoint_of_seven_gigabytes_is_told_by_its_header(tmp_path):
         file.truncate(8 + len(text) + at)
     assert at > 6.9e9
     code = (
-        "import resource; from lorakit.cli import _run; assert _run(['inspect', 'big.safetensors', '--json']) == 0\n"
-        "import sys; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        "from lorakit.cli import _run; assert _run(['inspect', 'big.safetensors', '--json']) == 0\n"
+        "import sys; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)["files"][0]
     assert (found["kind"], found["family"], found["hash_sha256"]) == ("base model", "sdxl", None)
-    assert int(done.stderr.split()[-1]) < 1_000_000  # kB: far under the file's size
+    assert int(done.stderr.split()[-1]) < 200_000  # kB, at its highest
