@@ -1,5 +1,8 @@
 """`lorakit merge`"""
 
+from __future__ import annotations
+
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -14,42 +17,123 @@ from lorakit.registry import MERGE_METHODS
 
 def merge(
     manner: Manner,
-    adapters: Annotated[list[str], typer.Argument(metavar="PATH[:WEIGHT]...", help="Two or more adapters.")],
+    adapters: Annotated[list[str], typer.Argument(metavar="PATH[:WEIGHT]...", help="Adapters, or a recipe.")],
     alpha: Annotated[
         float | None, typer.Option(help="Two adapters: ALPHA of the first, 1-ALPHA of the second.")
     ] = None,
     weights: Annotated[str | None, typer.Option(metavar="W,W,...", help="A weight for each adapter.")] = None,
-    method: Annotated[str, typer.Option(help="How deltas are joined.")] = "linear",
-    rank: Annotated[str, typer.Option(metavar="N|full", help="Rank of the result; full is exact.")] = "full",
+    method: Annotated[str, typer.Option(help=f"How deltas are joined: {', '.join(MERGE_METHODS.names())}.")] = "linear",
+    density: Annotated[float | None, typer.Option(help="Share of entries that stay, 0 to 1 (ties, dare, ...).")] = None,
+    spread: Annotated[float | None, typer.Option(help="della: how far chances to stay differ in a row.")] = None,
+    conflict: Annotated[float | None, typer.Option(help="zip: what overlap costs, 0 to 1.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the methods that draw. Same seed, same result.")] = None,
+    rank: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|full|auto|energy:X",
+            help="Rank of the result; default full, exact. Of a dense result the sum of the ranks.",
+        ),
+    ] = None,
+    max_rank: Annotated[int | None, typer.Option(min=1, help="No module's rank is above this.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Ranks that fit a file of this size best, such as 50MB.")
+    ] = None,
+    part_weights: Annotated[
+        list[str] | None, typer.Option(metavar="PART=W,...", help="unet, text_encoder, text_encoder_2: a factor of it.")
+    ] = None,
+    block_weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[FILE:]BLOCK=W,...", help="down.1=0.2,mid=1,up=0.8; the i-th is of the i-th adapter."),
+    ] = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="FROM:TO:COUNT", help="Two adapters: a file for each of these alphas.")
+    ] = None,
+    rename_token: Annotated[
+        list[str] | None, typer.Option(metavar="FILE:OLD=NEW", help="A new name for a learned token.")
+    ] = None,
+    allow_unmatched: Annotated[
+        bool, typer.Option("--allow-unmatched", help="List what matches nothing, and go on.")
+    ] = False,
     output: Output = "./merged.safetensors",
     format: Format = "kohya",
-    save_dtype: Annotated[str, typer.Option(metavar="float32|bfloat16|float16")] = "float32",
+    save_dtype: Annotated[
+        str | None,
+        typer.Option(metavar="float32|bfloat16|float16", help="Default float32; with --into each weight's own."),
+    ] = None,
+    into: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Collapse the sum into this model: OUT.safetensors, OUT.ckpt or a folder."),
+    ] = None,
+    stochastic_rounding: Annotated[
+        bool, typer.Option("--stochastic-rounding", help="With --into: round by chance, without bias.")
+    ] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="With --into, from a single file to a folder: its tokenizer.")
+    ] = None,
 ) -> None:
-    """Merge adapters into one: the weighted sum of their deltas, exactly."""
+    """Merge adapters into one: the weighted sum of their deltas, exactly, or another method's."""
+    from lorakit.cli import ranks
+    from lorakit.jobs.module_weights import read_blocks, read_parts
+
     MERGE_METHODS.check(method)
     one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)
-    one_of("--save-dtype", save_dtype, ("float32", "bfloat16", "float16"))
-    if len(adapters) < 2:
+    one_of("--save-dtype", save_dtype or "float32", ("float32", "bfloat16", "float16"))
+    if into is None and (stochastic_rounding or tokenizer is not None):
+        raise UsageError("--stochastic-rounding and --tokenizer are for --into MODEL")
+    recipe = len(adapters) == 1 and adapters[0].partition(".toml")[1] != ""
+    if len(adapters) < 2 and not recipe and into is None:
         raise UsageError("merge needs two adapters or more")
-    if alpha is not None and (len(adapters) != 2 or weights is not None):
-        raise UsageError("--alpha is for exactly two adapters, and without --weights")
-    if rank != "full" and (not rank.isdigit() or int(rank) < 1):
-        raise UsageError(f"--rank {rank}: expected a number from 1, or full")
+    given = [
+        name for name, value in (("--alpha", alpha), ("--weights", weights), ("--sweep", sweep)) if value is not None
+    ]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} both give the weights; choose one")
+    if (alpha is not None or sweep is not None) and not recipe and len(adapters) != 2:
+        raise UsageError(f"{given[0]} is for exactly two adapters")
+    rule = None
+    if rank is not None or max_rank is not None or budget is not None:
+        rule = ranks.rule(rank or "full", max_rank, budget)
+    read_parts(part_weights or ())
+    read_blocks(block_weights or ())
+    alphas = _series(sweep) if sweep is not None else ()
     from lorakit.io.files import check_target
     from lorakit.io.paths import check_adapters
 
     check_adapters(adapters)
-    check_target(Path(output), force=manner.force)
+    if not alphas and into is None:
+        check_target(Path(output), force=manner.force)
     from lorakit.io.tensors import DTYPES
-    from lorakit.jobs.merge import run
+    from lorakit.jobs.merge import Choices, Into, run
 
+    target = None
+    if into is not None:
+        folder = Path(tokenizer) if tokenizer is not None else None
+        target = Into(into, save_dtype, stochastic_rounding, seed or 0, folder)
+
+    settings = {"density": density, "spread": spread, "conflict": conflict, "seed": seed}
+    choices = Choices(
+        {name: value for name, value in settings.items() if value is not None}, part_weights or (),
+        block_weights or (), alphas, rename_token or (), allow_unmatched,
+    )  # fmt: skip
     with progress("merging") as tick:
         result = run(
-            adapters, Path(output), alpha=alpha, weights=weights, method=method, file_format=format,
-            rank=None if rank == "full" else int(rank), dtype=DTYPES[save_dtype], force=manner.force,
-            dry_run=manner.dry_run, tick=tick, note=note,
+            adapters, Path(output), alpha=alpha, weights=weights, method=method, rank=rule, file_format=format,
+            dtype=DTYPES[save_dtype or "float32"], force=manner.force, dry_run=manner.dry_run, tick=tick, note=note,
+            choices=choices, into=target,
         )  # fmt: skip
     emit(result)
+
+
+def _series(text: str) -> list[float]:
+    """ "0:1:5" as 0, 0.25, 0.5, 0.75, 1."""
+    try:
+        first, last, count = text.split(":")
+        begin, end, steps = float(first), float(last), int(count)
+    except ValueError:
+        begin, end, steps = math.nan, 0.0, 0
+    if not (math.isfinite(begin) and math.isfinite(end)) or not 2 <= steps <= 1000:
+        raise UsageError(f"--sweep {text}: expected FROM:TO:COUNT, such as 0:1:5, with a count from 2 to 1000")
+    return [begin + (end - begin) * i / (steps - 1) for i in range(steps)]
 
 
 def register(app: typer.Typer) -> None:

@@ -1,15 +1,100 @@
+"""What every merge method promises, whatever it does."""
+
+import inspect
+
 import pytest
 import torch
 
 from lorakit.deltas.low_rank import LowRank
+from lorakit.diffusion.noise import generator
+from lorakit.lowrank.ranks import Rule
+from lorakit.merging._module import merged
 from lorakit.registry import MERGE_METHODS
 
+methods = pytest.mark.parametrize("method", MERGE_METHODS.names())
+shapes = pytest.mark.parametrize("shape", [(1, 1), (7, 3), (12, 9), (4, 5, 3, 3)])
 
-@pytest.mark.parametrize("method", MERGE_METHODS.names())
-@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (4, 5, 3, 3)])
+
+def low(shape, seed, rank=2, alpha=1.5):
+    draw = torch.Generator().manual_seed(seed)
+    down = torch.randn(rank, *shape[1:], generator=draw, dtype=torch.float64)
+    up = torch.randn(shape[0], rank, *[1] * (len(shape) - 2), generator=draw, dtype=torch.float64)
+    return LowRank(down, up, alpha)
+
+
+def settings(method, count=2, keep_all=False):
+    known = inspect.signature(MERGE_METHODS[method].merge).parameters
+    found = {"generators": [generator("test", i) for i in range(count)]} if "generators" in known else {}
+    return found | ({"density": 1.0} if keep_all and "density" in known else {})
+
+
+def joined(method, deltas, weights, **more):
+    found = MERGE_METHODS[method].merge(deltas, weights, **(settings(method, len(deltas)) | more))
+    return found if isinstance(found, torch.Tensor) else found[0] @ found[1]
+
+
+def resplit(delta, seed):
+    """The same delta as other factors: up @ T and T^-1 @ down."""
+    draw = torch.Generator().manual_seed(seed)
+    turn = torch.randn(delta.rank, delta.rank, generator=draw, dtype=torch.float64)
+    up, down = delta.flat()
+    return LowRank(
+        (torch.linalg.inv(turn) @ down).reshape(delta.down.shape),
+        (up @ turn * 3).reshape(delta.up.shape),
+        delta.alpha / 3,
+    )
+
+
+@methods
+@shapes
 def test_a_lone_delta_is_scaled_by_its_weight(method, shape):
-    down, up = torch.randn(2, *shape[1:]), torch.randn(shape[0], 2, *[1] * (len(shape) - 2))
-    part, kept = LowRank(down, up, 1.0), (down.clone(), up.clone())
-    merged_up, merged_down = MERGE_METHODS[method].merge([part, None], [0.7, 0.3])
-    torch.testing.assert_close((merged_up @ merged_down).reshape(shape), 0.7 * part.delta())
-    assert torch.equal(down, kept[0]) and torch.equal(up, kept[1])
+    part = low(shape, 1)
+    for deltas, weights in (([part, None], [0.7, 0.3]), ([part, low(shape, 2)], [0.7, 0.0])):
+        found = joined(method, deltas, weights, **settings(method, keep_all=True))
+        torch.testing.assert_close(found, 0.7 * part.delta().flatten(1))
+
+
+@methods
+@shapes
+def test_the_split_into_factors_does_not_matter(method, shape):
+    a, b = low(shape, 1), low(shape, 2, rank=1)
+    found = joined(method, [a, b], [0.7, 0.4])
+    torch.testing.assert_close(joined(method, [resplit(a, 3), resplit(b, 4)], [0.7, 0.4]), found, rtol=1e-6, atol=1e-7)
+
+
+@methods
+def test_arguments_stay_as_they_were(method):
+    deltas = [low((7, 3), 1), low((7, 3), 2)]
+    kept = [delta.mapped(torch.clone) for delta in deltas]
+    joined(method, deltas, [0.7, 0.4])
+    for delta, before in zip(deltas, kept, strict=True):
+        assert torch.equal(delta.up, before.up) and torch.equal(delta.down, before.down)
+
+
+@methods
+def test_weights_of_0_give_nothing(method):
+    assert not joined(method, [low((7, 3), 1), low((7, 3), 2)], [0.0, 0.0]).any()
+
+
+@methods
+def test_the_same_draws_give_the_same_delta(method):
+    deltas = [low((7, 3), 1), low((7, 3), 2)]
+    assert torch.equal(joined(method, deltas, [0.7, 0.4]), joined(method, deltas, [0.7, 0.4]))
+
+
+@methods
+@pytest.mark.parametrize("shape", [(12, 9), (4, 5, 3, 3)])
+def test_a_merged_module_is_what_the_method_says_at_full_rank(method, shape):
+    deltas = [low(shape, 1).mapped(torch.Tensor.float), low(shape, 2, rank=1).mapped(torch.Tensor.float)]
+    made = merged(MERGE_METHODS[method], deltas, [0.7, 0.4], settings(method), Rule("full"))
+    assert made.low is not None and made.error == 0 and made.low.shape == shape
+    wanted = joined(method, deltas, [0.7, 0.4]).reshape(shape)
+    assert float((made.low.delta() - wanted).norm() / wanted.norm()) < 2e-6
+
+
+@methods
+def test_a_density_of_0_or_above_1_is_refused(method):
+    if "density" in inspect.signature(MERGE_METHODS[method].merge).parameters:
+        for density in (0.0, 1.5, float("nan")):
+            with pytest.raises(ValueError, match="density"):
+                joined(method, [low((7, 3), 1), None], [1.0, 1.0], density=density)

@@ -1,0 +1,65 @@
+"""The diffusers layout: a folder for each part of the model, named as the modules of diffusers and transformers are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from lorakit.errors import InputError
+from lorakit.formats.layouts._place import Rule
+from lorakit.targets import canonical
+
+PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors",
+}  # fmt: skip
+SUFFIXES = (".safetensors", ".bin")
+_OLD_ATTENTION = re.compile(r"(.*\.mid_block\.attentions\.0)\.(query|key|value|proj_attn)\.(weight|bias)")
+_NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def files(folder: Path) -> dict[str, list[Path]]:
+    """Part to the files of its weights; of several variants the whole one in full precision."""
+    found = {}
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            continue
+        here = sorted(
+            path for path in (folder / part).iterdir() if path.suffix in SUFFIXES and "non_ema" not in path.name
+        )
+        for choice in (
+            [path for path in here if path.suffix == ".safetensors" and "fp16" not in path.name],
+            [path for path in here if path.suffix == ".safetensors"],
+            [path for path in here if path.suffix == ".bin" and "fp16" not in path.name],
+            here,
+        ):
+            if choice:
+                found[part] = choice
+                break
+        else:
+            raise InputError(f"{folder / part}: no weights ({' or '.join(f'*{s}' for s in SUFFIXES)})")
+    if not found:
+        raise InputError(f"{folder}: no diffusers model: it has no folder {', '.join(PARTS)}")
+    return found
+
+
+def found(part: str, keys: Collection[str]) -> list[Rule]:
+    """The rules of a part's keys: their own names, in our spelling."""
+    return [Rule(_ours(part, key), key) for key in keys if not key.endswith("position_ids")]
+
+
+def wanted(names: Collection[str]) -> dict[str, list[Rule]]:
+    """Part to the rules by which these parameters are spelled in its folder."""
+    rules: dict[str, list[Rule]] = {}
+    for name in names:
+        part, _, key = name.partition(".")
+        rules.setdefault(part, []).append(Rule(name, key))
+    return rules
+
+
+def _ours(part: str, key: str) -> str:
+    if part == "vae" and (match := _OLD_ATTENTION.fullmatch(key)):
+        return f"vae.{match[1]}.{_NEW_ATTENTION[match[2]]}.{match[3]}"
+    return canonical(f"{part}.{key}")

@@ -1,0 +1,139 @@
+"""How strongly each adapter is applied in each module: `--part-weights`, `--block-weights`. Standard library only."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lorakit.errors import UsageError
+from lorakit.registry import nearest
+
+PARTS = ("unet", "text_encoder", "text_encoder_2")
+_SHORT = {"down": "unet.down_blocks", "mid": "unet.mid_block", "up": "unet.up_blocks"}
+_BLOCK = re.compile(r"(down|up)(\.\d+(\..+)?)?|mid(\..+)?|(unet|text_encoder|text_encoder_2)(\..+)?")
+
+
+def number(text: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{what}: '{text}' is not a number")
+    return value
+
+
+def pairs(text: str, what: str) -> dict[str, float]:
+    """ "a=1,b=0.5" by key."""
+    found: dict[str, float] = {}
+    for piece in text.split(","):
+        key, equals, value = (word.strip() for word in piece.partition("="))
+        if not key or not equals:
+            raise UsageError(f"{what}: '{piece}' is not NAME=NUMBER")
+        if key in found:
+            raise UsageError(f"{what}: {key} is given twice")
+        found[key] = number(value, what)
+    return found
+
+
+def read_parts(texts: Iterable[str]) -> dict[str, float]:
+    """Part to weight; a part that is not named has 1."""
+    found: dict[str, float] = {}
+    for text in texts:
+        for part, weight in pairs(text, f"--part-weights {text}").items():
+            if part not in PARTS:
+                raise UsageError(
+                    f"--part-weights {text}: no part '{part}'{nearest(part, PARTS)} (there are: {', '.join(PARTS)})"
+                )
+            found[part] = weight
+    return found
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What one `--block-weights` says: of whom (None: the adapter at the option's place), and weights by block."""
+
+    who: str | None
+    weights: Mapping[str, float]
+
+
+def read_blocks(texts: Iterable[str]) -> list[Blocks]:
+    """Each `[FILE_OR_NUMBER:]BLOCK=W,...`. A block is down, down.1, mid, up.0, or the beginning of a module's name."""
+    found = []
+    for text in texts:
+        head, equals, tail = text.partition("=")
+        who, _, first = head.rpartition(":")
+        weights = pairs(f"{first}{equals}{tail}", f"--block-weights {text}")
+        for block in weights:
+            if not _BLOCK.fullmatch(block):
+                known = ("down", "mid", "up", *PARTS)
+                raise UsageError(
+                    f"--block-weights {text}: no block '{block}'{nearest(block.partition('.')[0], known)} (there are: "
+                    "down, down.0, mid, up, up.1 and so on, or the beginning of a module's name)"
+                )
+        found.append(Blocks(who or None, weights))
+    return found
+
+
+def which(who: str, files: Sequence[Path], option: str) -> int:
+    """The place of the adapter called `who`: by its number from 1, its path, its file name or its name's stem."""
+    if who.isdigit() and 1 <= int(who) <= len(files):
+        return int(who) - 1
+    for spelled in (str, lambda file: file.name, lambda file: file.stem):
+        hits = [i for i, file in enumerate(files) if spelled(file) == who]
+        if len(hits) > 1:
+            raise UsageError(
+                f"{option}: {len(hits)} adapters are called '{who}'; name it by its number, 1 to {len(files)}"
+            )
+        if hits:
+            return hits[0]
+    names = [file.name for file in files]
+    raise UsageError(f"{option}: no adapter '{who}'{nearest(who, names)} (there are: {', '.join(names)})")
+
+
+@dataclass(frozen=True)
+class ModuleWeights:
+    """The factor of each adapter in each module."""
+
+    parts: Mapping[str, float] = field(default_factory=dict)
+    blocks: Sequence[Mapping[str, float]] = ()  # by adapter; the beginning of a module's name to a weight
+
+    @classmethod
+    def of(cls, parts: Mapping[str, float], blocks: Sequence[Blocks], files: Sequence[Path]) -> ModuleWeights:
+        by_adapter: list[dict[str, float]] = [{} for _ in files]
+        for place, one in enumerate(blocks):
+            if one.who is None and place >= len(files):
+                raise UsageError(f"--block-weights is given {place + 1} times for {len(files)} adapters")
+            at = place if one.who is None else which(one.who, files, "--block-weights")
+            by_adapter[at] |= {_whole(block): weight for block, weight in one.weights.items()}
+        return cls(parts, by_adapter)
+
+    def factor(self, adapter: int, module: str) -> float:
+        weight = self.parts.get(module.partition(".")[0], 1.0)
+        blocks = self.blocks[adapter] if self.blocks else {}
+        hits = [block for block in blocks if _within(module, block)]
+        return weight * blocks[max(hits, key=len)] if hits else weight
+
+    def idle(self, modules: Sequence[Collection[str]]) -> list[str]:
+        """What was given a weight and is in no adapter that it is meant for."""
+        everything = set().union(*modules)
+        found = [f"part {part}" for part in self.parts if not any(_within(name, part) for name in everything)]
+        for i, blocks in enumerate(self.blocks):
+            found += [
+                f"block {block} of adapter {i + 1}"
+                for block in blocks
+                if not any(_within(n, block) for n in modules[i])
+            ]
+        return found
+
+
+def _whole(block: str) -> str:
+    head, dot, rest = block.partition(".")
+    return f"{_SHORT.get(head, head)}{dot}{rest}"
+
+
+def _within(module: str, block: str) -> bool:
+    return module == block or module.startswith(f"{block}.")

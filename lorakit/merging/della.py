@@ -1,0 +1,44 @@
+"""Drop by magnitude's rank at random, rescale, elect sign and merge: DELLA (Deep et al., 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lorakit.deltas.low_rank import LowRank
+from lorakit.merging._terms import check_share, dense, nothing
+from lorakit.merging.dare import dropped
+from lorakit.merging.ties import elected
+
+
+def merge(
+    deltas: Sequence[LowRank | None], weights: Sequence[float], *, density: float = 0.5, spread: float = 0.2,
+    generators: Sequence[torch.Generator],
+) -> Tensor:  # fmt: skip
+    """The larger an entry within its row, the likelier it stays; each is divided by its own chance.
+
+    density     the mean chance to stay
+    spread      what lies between the chances of a row's smallest and largest entry, centred on the density; no more
+                than keeps both within 0 and 1 (at density 1 nothing is dropped)
+    """
+    check_share(density)
+    if not 0 <= spread < 2 * density:
+        raise ValueError(f"spread must be from 0 to less than twice the density {density:g}, got {spread:g}")
+    spread = min(spread, 2 * (1 - density))
+    kept = [
+        weight * dropped(delta, _chances(delta, density, spread), generators[i])
+        for i, delta, weight in dense(deltas, weights)
+    ]
+    return elected(kept, nothing(deltas))
+
+
+def _chances(delta: Tensor, density: float, spread: float) -> Tensor:
+    """density - spread / 2 for a row's smallest entry, density + spread / 2 for its largest, evenly between."""
+    width = delta.shape[1]
+    places = torch.linspace(density - spread / 2, density + spread / 2, width, dtype=delta.dtype)
+    if width == 1:
+        places = torch.full((1,), density, dtype=delta.dtype)
+    order = delta.abs().argsort(dim=1, stable=True)
+    return torch.empty_like(delta).scatter_(1, order, places.expand_as(delta))
