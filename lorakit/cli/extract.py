@@ -1,34 +1,113 @@
 """`lorakit extract`"""
 
+from __future__ import annotations
+
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import ADAPTER_FILES, PLANNED_FILES, Format, Output, Rank, one_of
+from lorakit.cli.options import ADAPTER_FILES, PLANNED_FILES, Format, Output, one_of
 from lorakit.cli.output import emit, note, progress
+from lorakit.errors import UsageError
 
 
 def extract(
     manner: Manner,
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Model folder, adapter, or training checkpoint.")],
-    base: Annotated[str | None, typer.Option(help="The model TUNED was made from.")] = None,
-    rank: Rank = None,
-    energy: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Least rank that keeps this share.")] = None,
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Model, adapter, training checkpoint, or run folder.")],
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="The model TUNED was made from.")] = None,
+    rank: Annotated[
+        str | None,
+        typer.Option(metavar="N|full|auto|energy:X", help="Default 32; auto: what is above the files' rounding."),
+    ] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="Least rank a layer that keeps this share of the squared norm; --rank caps it.")
+    ] = None,
+    max_rank: Annotated[int | None, typer.Option(min=1, help="No module's rank is above this.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Ranks that fit a file of this size best, such as 50MB.")
+    ] = None,
+    conv_rank: Annotated[int | None, typer.Option(min=1, help="Rank of kernels larger than 1x1.")] = None,
+    conv_tucker: Annotated[bool, typer.Option("--conv-tucker", help="Those kernels as up, core and down.")] = False,
+    target: Annotated[
+        str, typer.Option(metavar="all|attention|attention+ff|REGEX", help="Which modules, by their names.")
+    ] = "all",
+    parts: Annotated[
+        str | None, typer.Option(metavar="PART,...", help="unet, text_encoder, text_encoder_2, tokens.")
+    ] = None,
+    clamp_quantile: Annotated[
+        float | None, typer.Option(metavar="Q", help="Cut the factors' largest values, as sd-scripts does; costs accuracy.")
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast/--exact", help="Sketches, proven to hold 99.95 % of the optimum, where they pay.")
+    ] = True,
+    keep_bias: Annotated[bool, typer.Option("--keep-bias", help="Changed biases and norms too.")] = False,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE.html", help="A page with a heat map and the singular values.")
+    ] = None,
     output: Output = "./extracted.safetensors",
     format: Format = "kohya",
-) -> None:
-    """Extract a low-rank adapter: TUNED minus BASE, or the adapter inside a checkpoint. Default rank 32."""
+    save_dtype: Annotated[str, typer.Option(metavar="float32|bfloat16|float16", help="Of the file.")] = "float32",
+) -> None:  # fmt: skip
+    """Extract a low-rank adapter: TUNED minus BASE, or the adapter inside a checkpoint."""
     one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)
-    from lorakit.jobs.extract import run
+    one_of("--save-dtype", save_dtype, ("float32", "bfloat16", "float16"))
+    rule = _rule(rank, energy, max_rank, budget)
+    if clamp_quantile is not None and not 0 < clamp_quantile <= 1:
+        raise UsageError(f"--clamp-quantile {clamp_quantile:g}: expected a share above 0 and at most 1, such as 0.99")
+    if budget is not None and (conv_tucker or clamp_quantile is not None):
+        raise UsageError("--budget does not go with --conv-tucker or --clamp-quantile")
+    try:
+        re.compile(target)
+    except re.error as error:
+        raise UsageError(f"--target {target}: not a regular expression: {error}") from error
+    given = {
+        "--conv-tucker": conv_tucker,
+        "--clamp-quantile": clamp_quantile,
+        "--keep-bias": keep_bias,
+        "--exact": not fast,
+    }
+    alone = [name for name, value in given.items() if value and base is None]
+    if alone:
+        raise UsageError(f"{', '.join(alone)}: for two models, and no --base MODEL is given")
+    from lorakit.io.files import check_target
 
+    for path in (output, report):
+        if path is not None:
+            check_target(Path(path), force=manner.force)
+    from lorakit.io.tensors import DTYPES
+    from lorakit.jobs.extract import Choices, run
+
+    chosen = tuple(part.strip() for part in (parts or "").split(",") if part.strip())
+    choices = Choices(rule, conv_rank, conv_tucker, target, chosen, clamp_quantile, not fast, keep_bias)
     with progress("extracting") as tick:
         result = run(
-            tuned, Path(output), base=base, rank=rank, energy=energy, file_format=format, force=manner.force,
-            dry_run=manner.dry_run, tick=tick, note=note,
+            tuned, Path(output), base=base, choices=choices, file_format=format, dtype=DTYPES[save_dtype],
+            report=Path(report) if report else None, force=manner.force, dry_run=manner.dry_run, tick=tick, note=note,
         )  # fmt: skip
     emit(result)
+
+
+def _rule(rank: str | None, energy: float | None, max_rank: int | None, budget: str | None):  # type: ignore[no-untyped-def]
+    """The rank options as one rule, None where there are none; a number beside --energy caps it."""
+    from dataclasses import replace
+
+    from lorakit.cli import ranks
+
+    if energy is not None:
+        share = ranks.parse_share(str(energy), f"--energy {energy:g}")
+        fixed = ranks.parse(rank) if rank is not None else None
+        if budget is not None or (fixed is not None and fixed.kind != "fixed"):
+            raise UsageError("--energy goes with --max-rank or a number as --rank, not with another rule")
+        caps = [cap for cap in (max_rank, int(fixed.value) if fixed is not None else None) if cap is not None]
+        return replace(ranks.parse(f"energy:{share}"), cap=min(caps) if caps else None)
+    if rank is None and max_rank is None and budget is None:
+        return None
+    if rank is None and budget is None:
+        return ranks.rule(str(max_rank))
+    return ranks.rule(rank or "full", max_rank, budget)
 
 
 def register(app: typer.Typer) -> None:

@@ -12,6 +12,7 @@ from lorakit import __version__
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
+from lorakit.families import table
 from lorakit.formats import files
 from lorakit.formats.adapters._modules import Context
 from lorakit.io import tensors
@@ -98,8 +99,13 @@ def load(file: Path) -> Adapter:
     return replace(adapter, modules={name: plain(delta) for name, delta in adapter.modules.items()})
 
 
-def save(file: Path, adapter: Adapter, file_format: str, dtype: torch.dtype | None = None) -> None:
-    """Write the adapter whole, with what clients look for in the metadata."""
+def save(
+    file: Path, adapter: Adapter, file_format: str, dtype: torch.dtype | None = None, family: str | None = None
+) -> None:
+    """Write the adapter whole, with what clients look for in the metadata.
+
+    family  of the base model, where it is known by more than the adapter's modules
+    """
     if dtype is not None:
         adapter = adapter.mapped(lambda x: x.to(dtype))
     named = adapter.with_metadata(
@@ -112,7 +118,9 @@ def save(file: Path, adapter: Adapter, file_format: str, dtype: torch.dtype | No
             "lorakit.version": __version__,
         }
     )
-    encoded = ADAPTER_FORMATS[file_format].encode(named, Context.of(named))
+    encoded = ADAPTER_FORMATS[file_format].encode(
+        named, Context.of(named) if family is None else Context(family, table(family))
+    )
     if encoded.losses:
         raise InputError(f"{file}: {file_format} files cannot hold all of it: {'; '.join(encoded.losses[:10])}")
     tensors.save(file, encoded.tensors, encoded.metadata)
