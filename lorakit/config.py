@@ -1,65 +1,199 @@
 """What a training run depends on besides its data. The one place for a default, its type and its help."""
 
-from dataclasses import dataclass, fields
-from typing import Annotated
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any
 
 from lorakit.errors import UsageError
 
 # What suits a model of this size, where the user names nothing. The built-in model is small and learns fast.
-SUITED = {"tiny": {"steps": 300, "batch_size": 8, "lr": 2e-3}, "": {"steps": 1000, "batch_size": 1, "lr": 1e-4}}
-SUITED_FULL = {"tiny": {"steps": 250, "batch_size": 8, "lr": 3e-4}, "": {"steps": 1000, "batch_size": 1, "lr": 2e-6}}
+SUITED: dict[str, dict[str, Any]] = {
+    "tiny": {"steps": 300, "batch_size": 8, "lr": 2e-3, "lr_text": 5e-4, "lr_token": 1e-2, "ti_steps": 150},
+    "": {"steps": 1000, "batch_size": 1, "lr": 1e-4, "lr_text": 5e-5, "lr_token": 5e-4, "ti_steps": 500},
+}
+SUITED_FULL = {"tiny": {"steps": 250, "lr": 3e-4, "lr_text": 1e-4}, "": {"lr": 2e-6, "lr_text": 2e-6}}
+TARGETS = ("attention", "attention+ff", "all")
+_WITH_TOKENS = ("ti", "pivotal")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The options of `train`, and the notes in its output."""
 
-    mode: Annotated[str, "lora, dreambooth (with class prior) or full."] = "lora"
-    model: Annotated[str, "tiny (built in), a hub id or a diffusers folder."] = "tiny"
+    mode: Annotated[str, "lora, dreambooth, ti, pivotal or full."] = "lora"
+    model: Annotated[str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file."] = "tiny"
+
     instance_prompt: Annotated[str | None, "One prompt for all pictures, instead of their captions."] = None
     class_prompt: Annotated[str | None, "Prompt of the class prior."] = None
     prior_dir: Annotated[str | None, "Class pictures; missing ones are drawn first."] = None
     prior_count: Annotated[int, "How many class pictures."] = 100
     prior_weight: Annotated[float, "Weight of the class loss."] = 1.0
+    prior_cache: Annotated[bool, "Keep the untouched model's answers and train the prior on them."] = False
+    token: Annotated[list[str], "Placeholder token to learn, such as <s1>; repeatable."] = field(default_factory=list)
+    init_token: Annotated[list[str], "Words that a token starts from; one for all, or one for each."] = field(
+        default_factory=list
+    )
+    vectors: Annotated[int, "Vectors of each token."] = 1
+    template: Annotated[str, "object, style or none: sentences that tokens are learnt in."] = "none"
+    token_norm: Annotated[float, "Norm that learned vectors are drawn to; 0 leaves them."] = 0.0
+
+    mask_weight: Annotated[float | None, "Weight of what a mask leaves out, 0 to 1; masks are read where given."] = None
     flip: Annotated[bool, "Show every second picture mirrored."] = False
     caption_dropout: Annotated[float, "Share of captions left out, 0 to 1."] = 0.0
+    tag_dropout: Annotated[float, "Share of comma-separated tags left out, 0 to 1."] = 0.0
+    shuffle_tags: Annotated[bool, "Shuffle the tags after those kept."] = False
+    keep_tags: Annotated[int, "Tags at the front that stay."] = 0
+    caption_prefix: Annotated[str, "Put before every caption."] = ""
+    caption_suffix: Annotated[str, "Put after every caption."] = ""
+    size: Annotated[int | None, "Side in pixels; default, the model's own."] = None
+    upscale: Annotated[bool, "Enlarge pictures that are smaller than --size."] = False
+    validation_split: Annotated[float, "Share of the pictures held out, 0 to 0.5."] = 0.0
+
     rank: Annotated[int, "Rank of the low-rank factors."] = 8
     alpha: Annotated[float | None, "Scale numerator: delta = up @ down * alpha / rank; default, the rank."] = None
     target: Annotated[str, "attention, attention+ff, all, or a regular expression of module names."] = "attention"
-    size: Annotated[int | None, "Side in pixels; default, the model's own."] = None
+    text_encoder: Annotated[bool, "Train the text encoder too."] = False
+    text_steps: Annotated[int | None, "Steps after which the text encoder rests; default, never."] = None
+    dropout: Annotated[float, "Share of the adapter's inner numbers left out, 0 to 1."] = 0.0
+    variant: Annotated[str, "lora, rslora, dora, loha or lokr."] = "lora"
+    init: Annotated[str, "How factors start: gaussian, kaiming or pissa."] = "gaussian"
+    init_from: Annotated[str | None, "Adapter to go on from, in any format."] = None
+    block_rank: Annotated[list[str], "PATTERN=RANK[,alpha=A][,lr=FACTOR] or PATTERN=off; first match wins; repeatable."] = (
+        field(default_factory=list)
+    )
+    lora_plus: Annotated[float, "Rate of the up factors over that of the down factors (LoRA+)."] = 1.0
+
     steps: Annotated[int | None, "Optimizer steps; default, what suits the model."] = None
-    batch_size: Annotated[int | None, "Pictures a step; default, what suits the model."] = None
+    ti_steps: Annotated[int | None, "Steps of pivotal's first phase, tokens alone."] = None
+    joint: Annotated[str, "alternate, together or off: how pivotal refines token and adapter."] = "alternate"
+    joint_token_weight: Annotated[float, "Weight of the loss at the token's turns."] = 1.0
+    batch_size: Annotated[int | None, "Pictures a step and process; default, what suits the model."] = None
+    accumulate: Annotated[int, "Batches a step."] = 1
     lr: Annotated[float | None, "Learning rate; default, what suits the model."] = None
-    optimizer: Annotated[str, "adamw."] = "adamw"
-    lr_schedule: Annotated[str, "constant, linear or cosine."] = "cosine"
+    lr_text: Annotated[float | None, "Rate of the text encoder's adapter."] = None
+    lr_token: Annotated[float | None, "Rate of learned tokens."] = None
+    optimizer: Annotated[str, "adamw, adamw8bit, adafactor, prodigy, lion, schedulefree, or module:Class."] = "adamw"
+    optimizer_args: Annotated[list[str], "KEY=VALUE for the optimizer; repeatable."] = field(default_factory=list)
+    lr_schedule: Annotated[str, "constant, linear, cosine, cosine-restarts or polynomial."] = "cosine"
     warmup: Annotated[int, "Steps over which the rate rises."] = 10
-    min_snr: Annotated[float, "Cap of the loss weights (min-SNR); 0 turns it off."] = 5.0
     max_grad_norm: Annotated[float, "Gradients are scaled down to this norm; 0 turns it off."] = 1.0
+    ema: Annotated[float, "Decay of averaged weights, such as 0.999; 0 turns it off."] = 0.0
+
+    min_snr: Annotated[float, "Cap of the loss weights (min-SNR); 0 turns it off."] = 5.0
+    debiased: Annotated[bool, "Debiased loss weights, instead of min-SNR."] = False
+    zero_snr: Annotated[bool, "Noise schedule rescaled to zero terminal SNR."] = False
+    loss: Annotated[str, "l2, huber or smooth-l1."] = "l2"
+    huber: Annotated[float, "Where huber and smooth-l1 turn linear."] = 0.1
+    noise_offset: Annotated[float, "Spread of an offset to each channel's noise."] = 0.0
+    multires_noise: Annotated[float, "Share of coarser noise, 0 to 1."] = 0.0
+    perturbation: Annotated[float, "Spread of extra noise in what the model sees."] = 0.0
+    timesteps: Annotated[str, "uniform, logit-normal or importance."] = "uniform"
+    timestep_range: Annotated[str, "FIRST:LAST of the model's timesteps; empty, all."] = ""
+
+    gradient_checkpointing: Annotated[bool, "Less memory, about a third more time."] = False
+    compile: Annotated[bool, "Compile the UNet's blocks (torch.compile)."] = False
     seed: Annotated[int, "Same seed, same result."] = 0
 
     def __post_init__(self) -> None:
-        at_least = {"rank": 1, "steps": 1, "batch_size": 1, "size": 1, "prior_count": 1, "warmup": 0, "seed": 0}
-        wrong = [
-            f"--{name.replace('_', '-')} must be at least {least}, got {value}"
-            for name, least in at_least.items()
-            if (value := getattr(self, name)) is not None and value < least
-        ]
-        wrong += [f"--lr must be above 0, got {self.lr}"] * (self.lr is not None and not 0 < self.lr < float("inf"))
-        wrong += [f"--alpha must be above 0, got {self.alpha}"] * (self.alpha is not None and not self.alpha > 0)
-        wrong += [f"--caption-dropout must be 0 to 1, got {self.caption_dropout}"] * (
-            not 0 <= self.caption_dropout <= 1
-        )
-        wrong += [f"--optimizer {self.optimizer} is not built yet (there is: adamw)"] * (self.optimizer != "adamw")
-        if self.lr_schedule not in ("constant", "linear", "cosine"):
-            wrong.append(f"--lr-schedule {self.lr_schedule}: there are constant, linear, cosine")
+        wrong = [*self._ranges(), *self._choices(), *self._tokens()]
         if wrong:
             raise UsageError("\n".join(wrong))
 
-    def suited(self) -> "TrainConfig":
+    def _ranges(self) -> list[str]:
+        at_least = {
+            "rank": 1, "steps": 1, "batch_size": 1, "accumulate": 1, "size": 1, "prior_count": 1, "vectors": 1,
+            "warmup": 0, "seed": 0, "ti_steps": 1, "text_steps": 0, "keep_tags": 0,
+        }  # fmt: skip
+        wrong = [
+            f"{option(name)} must be at least {least}, got {value}"
+            for name, least in at_least.items()
+            if (value := getattr(self, name)) is not None and value < least
+        ]
+        above = ("lr", "lr_text", "lr_token", "alpha", "lora_plus", "huber")
+        wrong += [
+            f"{option(name)} must be a number above 0, got {value}"
+            for name in above
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf
+        ]
+        shares = {
+            "caption_dropout": 1, "tag_dropout": 1, "dropout": 1, "mask_weight": 1, "multires_noise": 1, "ema": 1,
+            "validation_split": 0.5,
+        }  # fmt: skip
+        wrong += [
+            f"{option(name)} must be 0 to {most:g}, got {value:g}"
+            for name, most in shares.items()
+            if (value := getattr(self, name)) is not None and not 0 <= value <= most
+        ]
+        signed = ("prior_weight", "min_snr", "noise_offset", "perturbation", "max_grad_norm", "token_norm")
+        wrong += [
+            f"{option(name)} must be a number of at least 0, got {value:g}"
+            for name in (*signed, "joint_token_weight")
+            if not 0 <= (value := getattr(self, name)) < math.inf
+        ]
+        return wrong
+
+    def _choices(self) -> list[str]:
+        known = {
+            "template": ("object", "style", "none"), "joint": ("alternate", "together", "off"),
+            "loss": ("l2", "huber", "smooth-l1"), "init": ("gaussian", "kaiming", "pissa"),
+            "timesteps": ("uniform", "logit-normal", "importance"),
+            "lr_schedule": ("constant", "linear", "cosine", "cosine-restarts", "polynomial"),
+        }  # fmt: skip
+        wrong = [
+            f"{option(name)} {value}: there are {', '.join(values)}"
+            for name, values in known.items()
+            if (value := getattr(self, name)) not in values
+        ]
+        if self.timestep_range and not re.fullmatch(r"\d+:\d+", self.timestep_range):
+            wrong.append(f"--timestep-range {self.timestep_range}: expected FIRST:LAST, such as 0:500")
+        if self.target not in TARGETS and (broken := _broken(self.target)):
+            wrong.append(f"--target {self.target}: not a regular expression: {broken}")
+        if self.debiased and self.min_snr and self.min_snr != 5.0:
+            wrong.append("--debiased and --min-snr are two ways to weigh timesteps; choose one")
+        return wrong
+
+    def _tokens(self) -> list[str]:
+        wrong = []
+        if self.mode in _WITH_TOKENS and not self.token:
+            wrong.append(f'--mode {self.mode} needs --token, such as --token "<s1>"')
+        if self.token and self.mode not in _WITH_TOKENS:
+            wrong.append(f"--token is for --mode ti and pivotal, not for {self.mode}")
+        if len(self.init_token) > 1 and len(self.init_token) != len(self.token):
+            wrong.append(f"{len(self.init_token)} --init-token for {len(self.token)} --token; give one, or one for each")
+        if len(set(self.token)) != len(self.token):
+            wrong.append("--token is given twice with the same name")
+        return wrong
+
+    def suited(self) -> TrainConfig:
         """With every number that was left to the model filled in."""
-        table = SUITED_FULL if self.mode == "full" else SUITED
-        suited = table.get(self.model, table[""])
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values |= {name: value for name, value in suited.items() if values[name] is None}
-        values["alpha"] = self.alpha or float(self.rank)
-        return TrainConfig(**values)
+        suited = dict(SUITED.get(self.model, SUITED[""]))
+        if self.mode == "full":
+            suited |= SUITED_FULL.get(self.model, SUITED_FULL[""])
+        if self.mode == "ti":
+            suited["steps"] = suited["ti_steps"] * 2
+        empty = {name: value for name, value in suited.items() if getattr(self, name) is None}
+        return replace(self, **empty, alpha=self.alpha or float(self.rank))
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps of all phases."""
+        return (self.steps or 0) + (self.ti_steps or 0 if self.mode == "pivotal" else 0)
+
+    def values(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def option(name: str) -> str:
+    """A field as its option is spelled."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _broken(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return str(error)
+    return ""

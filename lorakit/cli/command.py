@@ -54,6 +54,8 @@ class Manner:
 
 def _read_table(file: str, command: str) -> dict[str, Any]:
     path = Path(file)
+    if path.suffix == ".safetensors":
+        return {name.replace("_", "-"): value for name, value in _recorded(path, "config").items() if value is not None}
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -64,6 +66,32 @@ def _read_table(file: str, command: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise UsageError(f"--config {file}: '{command}' must be a table of options")
     return table
+
+
+def _recorded(file: Path, what: str) -> dict[str, Any]:
+    """What an adapter's metadata says of the run that made it: its `config`, or the `sources` of that."""
+    from lorakit.io.safetensors import open_file
+
+    try:
+        return dict(json.loads(open_file(file, "adapter").metadata[f"lorakit.{what}"]))
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"--config {file}: no config in its metadata; it was not trained by lorakit") from error
+
+
+_SOURCES = {"COMMANDLINE": "option", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
+
+
+def sources(ctx: Any) -> dict[str, str]:
+    """Where each option's value came from: option, environment, file or default. A value out of an adapter comes from
+    where that run had it from, so that running it again gives the same."""
+    file = ctx.meta.get("lorakit.config_file")
+    recorded = _recorded(Path(file), "sources") if file and Path(file).suffix == ".safetensors" else {}
+    found = {}
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name)
+        said = _SOURCES.get(getattr(source, "name", ""), "default")
+        found[parameter.name] = recorded.get(parameter.name, said) if said == "file" else said
+    return found
 
 
 class Command(TyperCommand):
@@ -139,7 +167,9 @@ class Command(TyperCommand):
             table = _read_table(file, str(self.name))
             names = self._known(table, f"--config {file}")
             extra["default_map"] = {names[key].name: value for key, value in table.items()}
-        return super().make_context(info_name, args, parent, **extra)
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta["lorakit.config_file"] = file
+        return context
 
     def invoke(self, ctx: Any) -> Any:
         if ctx.params.get("print_config"):

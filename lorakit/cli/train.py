@@ -2,17 +2,20 @@
 
 import inspect
 import typing
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lorakit.cli.command import Manner, command
-from lorakit.cli.options import ADAPTER_FILES, PLANNED_FILES, one_of
-from lorakit.cli.output import emit, note, progress
+from lorakit.cli.command import Manner, command, sources
+from lorakit.cli.options import ADAPTER_FILES, one_of
+from lorakit.cli.output import emit, note, progress, report
 from lorakit.config import TrainConfig
-from lorakit.registry import MODES
+from lorakit.errors import UsageError
+from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, VARIANTS
+
+_FILES = (*ADAPTER_FILES, "lorakit")
 
 
 def _options() -> list[inspect.Parameter]:
@@ -22,42 +25,96 @@ def _options() -> list[inspect.Parameter]:
     for field in fields(TrainConfig):
         kind, text = typing.get_args(hints[field.name])
         names = ["--model", "-m"] if field.name == "model" else []
+        default = field.default if field.default_factory is MISSING else None
+        if default is None and field.default_factory is not MISSING:
+            kind = kind | None
         annotation = Annotated[kind, typer.Option(*names, help=text)]  # type: ignore[valid-type]
         options.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=field.default)
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
         )
     return options
 
 
 def train(
     manner: Manner,
+    ctx: typer.Context,
     data: Annotated[str, typer.Argument(metavar="[DATA]", help="Training set.")] = "./data",
-    output: Annotated[str | None, typer.Option("--output", "-o", help="Default ./lora.safetensors.")] = None,
-    format: Annotated[str, typer.Option(help="File format of the adapter.")] = "kohya",
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="Default ./lora.safetensors, ./embedding.safetensors or ./model."),
+    ] = None,
+    format: Annotated[str, typer.Option(metavar="|".join(_FILES), help="File format of the adapter.")] = "kohya",
+    save_dtype: Annotated[
+        str, typer.Option(metavar="float32|float16|bfloat16", help="Numbers of the output.")
+    ] = "float32",
     run_dir: Annotated[str | None, typer.Option(help="Log and checkpoints; default OUTPUT.run.")] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     keep: Annotated[int, typer.Option(min=1, help="Checkpoints to keep.")] = 2,
     resume: Annotated[str, typer.Option(metavar="auto|PATH|never", help="Go on with an interrupted run.")] = "auto",
+    validate_every: Annotated[int, typer.Option(min=0, help="Steps between held-out losses; 0, never.")] = 0,
+    early_stop: Annotated[int, typer.Option(min=0, help="End after so many validations without a better one.")] = 0,
+    preview_prompt: Annotated[list[str] | None, typer.Option(help="What to draw as it goes; repeatable.")] = None,
+    preview_every: Annotated[int, typer.Option(min=0, help="Steps between previews; 0, never.")] = 0,
+    track: Annotated[
+        list[str] | None, typer.Option(metavar="none|tensorboard|wandb", help="Where to follow it; repeatable.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what the run would take, measured, and stop.")] = False,
+    show_targets: Annotated[bool, typer.Option("--show-targets", help="List what would be trained and stop.")] = False,
+    replay: Annotated[str | None, typer.Option(metavar="BUNDLE", help="Look again at a step that went wrong.")] = None,
     device: str = "auto",
     dtype: str = "auto",
     **options: Any,
 ) -> None:
-    """Train an adapter (or the whole UNet) on a folder of pictures."""
-    one_of("--mode", options["mode"], tuple(MODES.names()), planned=("ti", "pivotal"))
-    one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)
-    config = TrainConfig(**options)
-    target = Path(output or ("./model" if config.mode == "full" else "./lora.safetensors"))
+    """Train an adapter, new words, or a whole model on a folder of pictures."""
+    one_of("--mode", options["mode"], tuple(MODES.names()))
+    one_of("--format", format, _FILES)
+    one_of("--save-dtype", save_dtype, ("float32", "float16", "bfloat16"))
+    one_of("--variant", options["variant"], tuple(VARIANTS.names()))
+    if ":" not in options["optimizer"]:
+        one_of("--optimizer", options["optimizer"], tuple(OPTIMIZERS.names()))
+    tracked = [one_of("--track", name, ("none", *TRACKERS.names())) for name in track or ()]
+    config = TrainConfig(**{name: [] if value is None and name in _LISTS else value for name, value in options.items()})
+    if (validate_every or early_stop) and not config.validation_split:
+        raise UsageError("--validate-every needs pictures to hold out, such as --validation-split 0.1")
+    if preview_every and not preview_prompt:
+        raise UsageError("--preview-every needs --preview-prompt")
     from lorakit.io.files import check_target, existing_folder
 
     existing_folder(data, "training pictures")  # told before torch loads
-    check_target(target, force=manner.force, folder=config.mode == "full")
+    target = Path(output or _FILE.get(config.mode, "lora.safetensors"))
+    looks_only = plan or show_targets or replay is not None or manner.dry_run
+    whole = config.mode == "full" and target.suffix != ".safetensors"
+    if not looks_only:
+        check_target(target, force=manner.force, folder=whole)
     from lorakit.jobs.train import Life, Talk, run
 
     folder = Path(run_dir) if run_dir else target.with_suffix(".run")
-    life = Life(target, folder, format, device, dtype, checkpoint_every, keep, resume, manner.force, manner.dry_run)
+    filled = {name: "model" for name, value in config.suited().values().items() if value != getattr(config, name)}
+    life = Life(
+        target, folder, format, save_dtype, device, dtype, checkpoint_every, keep, resume, manner.force, manner.dry_run,
+        plan, show_targets, Path(replay) if replay else None, validate_every, early_stop, preview_prompt or (),
+        preview_every or (max(1, config.suited().total // 4) if preview_prompt else 0),
+        [name for name in tracked if name != "none"], sources(ctx) | filled,
+    )  # fmt: skip
     with progress("training") as tick:
         result = run(Path(data), config, life, Talk(tick, note))
+    if result is None:
+        return
+    if show_targets and not manner.json_output:
+        report(_table(result["targets"]))
     emit(result)
+
+
+_LISTS = {field.name for field in fields(TrainConfig) if field.default_factory is not MISSING}
+_FILE = {"ti": "embedding.safetensors", "full": "model"}
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows of equal keys as lines of text, columns aligned."""
+    head = [*rows[0]] if rows else []
+    cells = [head, *([str(row[key]) for key in head] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 def register(app: typer.Typer) -> None:

@@ -1,20 +1,43 @@
-"""Training modes, one module each: what is trained, and what comes out.
+"""Training modes, one module each: what is trained, at which steps, and what comes out.
 
-A module has `NEEDS_PRIOR` (does it train on class pictures beside the user's?) and `begin(components, config)`, which
-gives the `Trained`.
+A module has `NEEDS_PRIOR` (does it train on class pictures beside the user's?) and
+`begin(components, config)`, which puts into the model what is to be trained and gives the `Trained`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from lorakit.adapter import Adapter
+from lorakit.training.loop import Group
+
+Result = Adapter | Mapping[str, Tensor]
+
+
+def rest(step: int, rates: Mapping[str, float]) -> None:
+    """Nothing to do after a step."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The parameters by name, and the result they make: an adapter, or the tensors of a whole UNet."""
+    """What a run trains.
 
-    parameters: Mapping[str, nn.Parameter]
-    result: Callable[[], Adapter | Mapping[str, Tensor]]
+    groups      of parameters, with their rates by step
+    result      the adapter or, by part and name, the changed tensors of a whole model, as they stand now
+    text_until  the text encoders change before this step; 0 where they never do
+    after       called after each optimizer step with the rates by group
+    tokens      learned tokens and how many vectors each has
+    """
+
+    groups: Sequence[Group]
+    result: Callable[[], Result]
+    text_until: int = 0
+    after: Callable[[int, Mapping[str, float]], None] = rest
+    tokens: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for group in self.groups for name, p in group.parameters.items()}

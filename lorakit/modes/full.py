@@ -1,13 +1,27 @@
-"""Every weight of the UNet; the result is a model folder, which `extract` can take apart."""
+"""Every weight of the UNet and, where asked, of the text encoders; the result is a whole model, which `extract` can
+take apart (Ruiz et al., 2023, as XavierXiao/Dreambooth-Stable-Diffusion does it)."""
 
 from lorakit.config import TrainConfig
 from lorakit.models.load import Components
 from lorakit.modes import Trained
+from lorakit.modes._adapters import curve
+from lorakit.training.loop import Group
 
 NEEDS_PRIOR = False
 
 
 def begin(components: Components, config: TrainConfig) -> Trained:
     components.unet.requires_grad_(True)
-    parameters = dict(components.unet.named_parameters())
-    return Trained(parameters, lambda: {name: p.detach() for name, p in parameters.items()})
+    parameters = {f"unet.{name}": p for name, p in components.unet.named_parameters()}
+    groups = [Group("unet", parameters, curve(config, config.lr or 0.0, 0, config.total))]
+    until = 0
+    if config.text_encoder:
+        until = min(config.total, config.total if config.text_steps is None else config.text_steps)
+        text = {}
+        for part, encoder in components.text_encoders.items():
+            encoder.requires_grad_(True)
+            text |= {f"{part}.{name}": p for name, p in encoder.named_parameters()}
+        groups.append(
+            Group("text", text, curve(config, config.lr_text or 0.0, 0, until), lambda step: step < until)
+        )
+    return Trained(groups, lambda: {name: p.detach() for group in groups for name, p in group.parameters.items()}, until)

@@ -1,15 +1,20 @@
-"""Where an interrupted run goes on: tensors without pickles, written whole, oldest removed."""
+"""Where an interrupted run goes on: tensors without pickles, written whole, read back before older ones go."""
+
+from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from lorakit.errors import InputError
+from lorakit.errors import InputError, StorageError
+from lorakit.io import safetensors
 from lorakit.io import tensors as files
 
+_STEP = "step"
 _NAME = re.compile(r"step-(\d+)\.safetensors$")
 
 
@@ -30,15 +35,39 @@ def listed(folder: Path) -> list[tuple[int, Path]]:
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], notes: Mapping[str, str], keep: int) -> Path:
+    """Write the state after `step` steps; all but the newest `keep` go once the new one has been read back."""
     file = folder / f"step-{step:06d}.safetensors"
-    files.save(file, tensors, {**notes, "lorakit.checkpoint": "1", "lorakit.step": str(step)}, hashed=False)
+    # The step stands among the tensors too, whose hash is checked.
+    state = {**tensors, _STEP: torch.tensor(step)}
+    files.save(file, state, {**notes, "lorakit.checkpoint": "1", "lorakit.step": str(step)})
+    if not whole(file):
+        raise StorageError(f"{file} reads back otherwise than it was written; the checkpoints before it are kept")
     for _, old in listed(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return file
 
 
+def whole(file: Path) -> bool:
+    """Whether the tensors of the file are those whose hash was written with them."""
+    opened = safetensors.open_file(file, "training checkpoint")
+    return opened.metadata.get("sshs_model_hash") == opened.data_hash()
+
+
 def read(file: Path) -> Checkpoint:
+    """InputError where it is no checkpoint, or damaged."""
     tensors, notes = files.read(file, "training checkpoint")
     if "lorakit.checkpoint" not in notes:
         raise InputError(f"{file} is not a training checkpoint of lorakit")
-    return Checkpoint(file, int(notes["lorakit.step"]), tensors, notes)
+    step = tensors.pop(_STEP, None)
+    if step is None or not whole(file):
+        raise InputError(f"{file} is damaged: its tensors are not those that were written")
+    return Checkpoint(file, int(step), tensors, notes)
+
+
+def newest(folder: Path, note: Callable[[str], None]) -> Iterator[Checkpoint]:
+    """The whole checkpoints of a folder, newest first; damaged ones are passed by, saying so."""
+    for _, file in reversed(listed(folder)):
+        try:
+            yield read(file)
+        except InputError as error:
+            note(f"passed by: {error}")

@@ -1,83 +1,133 @@
 """The one training loop: a generator of steps over parameters and a loss that are handed in."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from lorakit.errors import NumericError
-from lorakit.training.rates import rate
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a rate and learn at the same steps.
+
+    rate        step (from 0) to the learning rate
+    learns      step to whether they learn at it; parameters at rest do not change by a bit
+    factors     name to a factor of the rate
+    weight      factor of the loss as these parameters see it
+    """
+
+    name: str
+    parameters: Mapping[str, nn.Parameter]
+    rate: Callable[[int], float]
+    learns: Callable[[int], bool] = lambda step: True
+    factors: Mapping[str, float] = field(default_factory=dict)
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What a step's forward and backward gave: the loss, a gradient by parameter in the order asked for, and of each
+    sample its place in the data, its timestep and its own unweighted loss."""
+
+    loss: Tensor
+    gradients: Sequence[Tensor]
+    samples: Sequence[str]
+    timesteps: Tensor
+    errors: Tensor
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step did; `number` counts from 1."""
+    """What one optimizer step did; `number` counts from 1. Tensors stay where they are until someone reads them."""
 
     number: int
-    loss: float
-    rate: float
+    loss: Tensor
+    norm: Tensor
+    rates: Mapping[str, float]
+    samples: Sequence[str]
+    timesteps: Tensor
+    errors: Tensor
     seconds: float
 
 
-@dataclass(frozen=True)
-class Plan:
-    steps: int
-    peak_rate: float
-    schedule: str
-    warmup: int
-    max_grad_norm: float
+class Diverged(NumericError):
+    """A loss or gradient that is not finite, at `step` (from 1), with what the step saw."""
 
-
-class Optimizer:
-    """AdamW over named parameters, whose state can be kept and restored to the bit."""
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self.parameters = dict(parameters)
-        self.inner = torch.optim.AdamW(
-            self.parameters.values(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+    def __init__(self, step: Step) -> None:
+        super().__init__(
+            f"step {step.number}: the loss is {float(step.loss):g} and the gradient's norm {float(step.norm):g}"
         )
+        self.step = step
 
-    def state(self) -> dict[str, Tensor]:
-        """Parameters and both moments by name, as one flat set of tensors."""
-        tensors = {f"parameter/{name}": p.detach() for name, p in self.parameters.items()}
-        for name, p in self.parameters.items():
-            tensors |= {f"{key}/{name}": value for key, value in self.inner.state.get(p, {}).items()}
-        return tensors
 
-    @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, p in self.parameters.items():
-            p.copy_(tensors[f"parameter/{name}"])
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            self.inner.state[p] = {
-                key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else p.device).clone() for key in keys
-            }
+def finite(step: Step) -> bool:
+    return bool(step.loss.isfinite()) and bool(step.norm.isfinite())
 
 
 def train(
-    optimizer: Optimizer, descend: Callable[[int], tuple[Tensor, list[Tensor]]], plan: Plan, first: int = 0
+    optimizer: torch.optim.Optimizer,
+    groups: Sequence[Group],
+    descend: Callable[[int, Sequence[nn.Parameter]], Descent],
+    steps: int,
+    *,
+    first: int = 0,
+    max_norm: float = 0.0,
+    after: Callable[[int, Mapping[str, float]], None] = lambda step, rates: None,
 ) -> Iterator[Step]:
-    """Steps `first` to `plan.steps`. descend(step) gives the loss and the gradient by each parameter, in order, and
-    depends on the step's number and the parameters alone.
+    """Steps `first` to `steps` - 1 of an optimizer that has one parameter group for each of `groups` and factor.
 
-    NumericError, before the parameters change, where loss or gradient is not finite.
+    descend(step, parameters) depends on the step's number and the model alone; after(step, rates by group) may change
+    parameters once the optimizer has. Gradients longer than max_norm are scaled down to it, 0 leaves them.
+
+    Diverged, before a parameter changes, where loss or gradient is not finite and the parameters are on the CPU; on
+    other devices the reader of the steps looks, so that the device need not wait.
     """
-    parameters = list(optimizer.parameters.values())
-    for step in range(first, plan.steps):
+    for step in range(first, steps):
         started = time.monotonic()
-        now = rate(step, plan.steps, plan.peak_rate, plan.schedule, plan.warmup)
-        for group in optimizer.inner.param_groups:
-            group["lr"] = now
-        value, gradients = descend(step)
-        for p, gradient in zip(parameters, gradients, strict=True):
-            p.grad = gradient
-        limit = plan.max_grad_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
-        seen, length = float(value.detach()), float(norm)
-        if not (seen == seen and abs(seen) < float("inf") and length < float("inf")):
-            raise NumericError(f"step {step + 1}: the loss is {seen} and the gradient {length}; try a lower --lr")
-        optimizer.inner.step()
-        optimizer.inner.zero_grad(set_to_none=True)
-        yield Step(step + 1, seen, now, time.monotonic() - started)
+        active = [group for group in groups if group.learns(step)]
+        named = {name: p for group in active for name, p in group.parameters.items()}
+        rates = {group.name: group.rate(step) for group in active}
+        set_rates(optimizer, groups, step)
+        parameters = list(named.values())
+        done = descend(step, parameters)
+        weights = [group.weight for group in active for _ in group.parameters]
+        for p, gradient, weight in zip(parameters, done.gradients, weights, strict=True):
+            p.grad = gradient if weight == 1 else gradient * weight
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm or float("inf"))
+        result = Step(
+            step + 1, done.loss, norm, rates, done.samples, done.timesteps, done.errors, time.monotonic() - started
+        )
+        if norm.device.type == "cpu" and not finite(result):
+            optimizer.zero_grad(set_to_none=True)
+            raise Diverged(result)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            after(step, rates)
+        yield result
+
+
+def set_rates(optimizer: torch.optim.Optimizer, groups: Sequence[Group], step: int) -> None:
+    """The rates of a step, into the optimizer's groups, which carry the name of theirs and a factor."""
+    rates = {group.name: group.rate(step) if group.learns(step) else 0.0 for group in groups}
+    for inner in optimizer.param_groups:
+        inner["lr"] = rates[inner["name"]] * inner["factor"]
+
+
+def optimizer_groups(groups: Sequence[Group]) -> list[dict[str, object]]:
+    """Torch's parameter groups: one for each group and factor of the rate, parameters in the order of their names."""
+    found = []
+    for group in groups:
+        factors = sorted({group.factors.get(name, 1.0) for name in group.parameters})
+        for factor in factors:
+            names = [name for name in group.parameters if group.factors.get(name, 1.0) == factor]
+            found.append(
+                {"params": [group.parameters[n] for n in names], "names": names, "name": group.name, "factor": factor}
+            )
+    return found

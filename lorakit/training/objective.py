@@ -1,7 +1,9 @@
-"""The denoising loss of one step, from cached latents and states; every number drawn from (seed, step, place)."""
+"""The denoising loss of one step and its gradient; every number drawn from (seed, source, step, place)."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +12,17 @@ from lorakit.diffusion.loss import min_snr_weight, target
 from lorakit.diffusion.noise import add_noise, generator
 from lorakit.models.load import Components, is_small
 from lorakit.runtime.workers import cores, each
+from lorakit.runtime.world import World
 from lorakit.training.batches import Batches
 from lorakit.training.cache import Cached
+from lorakit.training.loop import Descent
+
+Texts = Callable[[int, Sequence[str]], Tensor]
 
 
 @dataclass
 class Source:
-    """A set of examples, how many of them a step shows, and their weight in the loss."""
+    """A set of examples, how many of them a batch shows, and their weight in the loss."""
 
     name: str
     cached: Cached
@@ -26,96 +32,143 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _Micro:
+class _Part:
+    """Samples that go through the UNet together."""
+
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
-    states: Tensor
     weights: Tensor
+    places: Tensor  # in the step, so that results come back in one order however they were split
+    captions: tuple[str, ...]
+
+    def cut(self, size: int) -> list[_Part]:
+        tensors = [f.name for f in fields(self) if f.name != "captions"]
+        split = zip(*(getattr(self, name).split(size) for name in tensors), strict=True)
+        return [
+            _Part(**dict(zip(tensors, piece, strict=True)), captions=self.captions[i * size : (i + 1) * size])
+            for i, piece in enumerate(split)
+        ]
 
 
-def _draw(source: Source, batches: Batches, indices: list[int], states: Mapping[str, Tensor], seed: int, step: int, timesteps: int) -> _Micro:  # fmt: skip
-    """Each place in the batch draws from its own generator, so that batch size and order leave the others alone."""
-    chosen = [indices[i] for i in batches[step]]
-    latents, noise, times, texts = [], [], [], []
-    for place, i in enumerate(chosen):
-        g = generator(seed, source.name, step, place)
-        times.append(torch.randint(0, timesteps, (1,), generator=g))
+@dataclass(frozen=True)
+class _Sample:
+    name: str
+    caption: str
+    latents: Tensor
+    noise: Tensor
+    timestep: Tensor
+    weight: float
+
+
+class Objective:
+    """descend(step, parameters): the loss of a step and its gradient by each parameter.
+
+    The loss is the mean over each source of the weighted squared error, summed over sources by their weights. A step
+    shows `accumulate` batches of each source; of each batch every process takes its share, and gradients are summed, so
+    that the result is that of one process with a batch as large as all of them.
+
+    A small model on the CPU goes through in pieces, one a core: no barrier between threads, twice as fast on two cores.
+    """
+
+    def __init__(
+        self, components: Components, sources: Sequence[Source], texts: Texts, *, seed: int, min_snr: float | None,
+        accumulate: int = 1, world: World | None = None,
+    ) -> None:  # fmt: skip
+        self.components, self.sources, self.texts = components, sources, texts
+        self.seed, self.min_snr, self.accumulate, self.world = seed, min_snr, accumulate, world or World()
+        self.alphas = components.alphas()
+        self.shown = [source.cached.indices() for source in sources]
+        self.batches = [
+            Batches([tuple(s.cached.means[i].shape) for i in shown], s.batch_size * self.world.size, seed, s.name)
+            for s, shown in zip(sources, self.shown, strict=True)
+        ]
+        # A count of the model's and not the machine's, so that sums are the same on any number of cores.
+        self.pieces = 2 if is_small(components) else 1
+
+    def __call__(self, step: int, parameters: Sequence[nn.Parameter]) -> Descent:
+        micro = [self._batch(step * self.accumulate + i, step) for i in range(self.accumulate)]
+        samples = [sample for batch in micro for sample in batch]
+        losses, errors = torch.zeros(()), torch.zeros(len(samples))
+        gradients = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
+        start = 0
+        for batch in micro:
+            mine = self.world.share(batch)
+            parts = _joined([batch[i] for i in mine], [start + i for i in mine])
+            start += len(batch)
+            pieces = [piece for part in parts for piece in part.cut(-(-len(part.latents) // self.pieces))]
+
+            def one(part: _Part) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+                return self._descend(step, part, parameters)
+
+            for part, (loss, error, found) in zip(
+                pieces, each(one, pieces, cores()) if self.pieces > 1 else map(one, pieces), strict=True
+            ):
+                losses = losses + loss.cpu()
+                errors[part.places] = error.cpu()
+                torch._foreach_add_(gradients, [g.float() for g in found])
+        self.world.sum_([*gradients, losses, errors])
+        timesteps = torch.cat([sample.timestep for sample in samples])
+        return Descent(losses, gradients, [sample.name for sample in samples], timesteps, errors)
+
+    def _batch(self, number: int, step: int) -> list[_Sample]:
+        """The samples of one batch of all processes, the weights of all summing to the sources'."""
+        found = []
+        for source, shown, batches in zip(self.sources, self.shown, self.batches, strict=True):
+            chosen = [shown[i] for i in batches[number]]
+            share = source.weight / (len(chosen) * self.accumulate)
+            for place, i in enumerate(chosen):
+                key = (self.seed, source.name, step, number - step * self.accumulate, place)
+                found.append(self._sample(source, i, share, key))
+        return found
+
+    def _sample(self, source: Source, i: int, weight: float, key: tuple[int | str, ...]) -> _Sample:
+        """Each place in the step draws from its own generator, so that batch size and order leave the others alone."""
+        g = generator(*key)
+        timestep = torch.randint(0, len(self.alphas), (1,), generator=g)
         mirror, drop = torch.rand(2, generator=g).tolist()
         mean, spread = source.cached.means[i], source.cached.spreads[i]
         if source.cached.mirrored and mirror < 0.5:
             mean, spread = source.cached.mirrored[i]
-        latents.append(mean + spread * torch.randn(mean.shape, generator=g))
-        noise.append(torch.randn(mean.shape, generator=g))
-        texts.append(states["" if drop < source.caption_dropout else source.cached.captions[i]])
-    weights = torch.full((len(chosen),), source.weight / len(chosen))
-    return _Micro(torch.stack(latents), torch.stack(noise), torch.cat(times), torch.stack(texts), weights)
+        latents = mean + spread * torch.randn(mean.shape, generator=g)
+        noise = torch.randn(mean.shape, generator=g)
+        caption = "" if drop < source.caption_dropout else source.cached.captions[i]
+        return _Sample(f"{source.name}/{i}", caption, latents, noise, timestep, weight)
 
-
-def _joined(parts: list[_Micro]) -> list[_Micro]:
-    """Parts of one shape go through the UNet together."""
-    groups: dict[tuple[int, ...], list[_Micro]] = {}
-    for part in parts:
-        groups.setdefault(tuple(part.latents.shape[1:]), []).append(part)
-    fields = ("latents", "noise", "timesteps", "states", "weights")
-    return [_Micro(*(torch.cat([getattr(p, f) for p in group]) for f in fields)) for group in groups.values()]
-
-
-def _chunks(parts: list[_Micro], count: int) -> list[_Micro]:
-    """Each part cut into at most `count` pieces; a count of the model's, not the machine's, so that sums are the same
-    on any number of cores."""
-    fields = ("latents", "noise", "timesteps", "states", "weights")
-    pieces = []
-    for part in parts:
-        size = -(-len(part.latents) // count)
-        split = [getattr(part, name).split(size) for name in fields]
-        pieces += [_Micro(*values) for values in zip(*split, strict=True)]
-    return pieces
-
-
-def objective(
-    components: Components,
-    sources: list[Source],
-    states: Mapping[str, Tensor],
-    parameters: Sequence[nn.Parameter],
-    seed: int,
-    min_snr: float | None,
-) -> Callable[[int], tuple[Tensor, list[Tensor]]]:
-    """descend(step): the loss of a step and its gradient by each parameter.
-
-    The loss is the mean over each source of the min-SNR-weighted squared error, summed over sources by their weights.
-    A small model on the CPU goes through in pieces, one a core: no barrier between threads, twice as fast on two cores.
-    """
-    alphas, kind = components.alphas(), components.prediction_type
-    device, dtype = components.device, components.dtype
-    indices = [source.cached.indices() for source in sources]
-    batches = [
-        Batches([tuple(s.cached.means[i].shape) for i in shown], s.batch_size, seed, s.name)
-        for s, shown in zip(sources, indices, strict=True)
-    ]
-    pieces = 2 if is_small(components) else 1
-
-    def one(part: _Micro) -> tuple[Tensor, tuple[Tensor, ...]]:
-        a = alphas[part.timesteps]
+    def _descend(
+        self, step: int, part: _Part, parameters: Sequence[nn.Parameter]
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        components = self.components
+        device, dtype, kind = components.device, components.dtype, components.prediction_type
+        a = self.alphas[part.timesteps]
         noisy = add_noise(part.latents, part.noise, a).to(device, dtype)
         wanted = target(part.latents, part.noise, a, kind).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and dtype != torch.float32):
-            said = components.unet(noisy, part.timesteps.to(device), part.states.to(device, dtype)).sample
+        mixed = device.type == "cuda" and dtype != torch.float32
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            states = self.texts(step, part.captions).to(device, dtype)
+            said = components.unet(noisy, part.timesteps.to(device), states).sample
         error = (said.float() - wanted).square().mean((1, 2, 3))
-        loss = (error * (part.weights * min_snr_weight(a, min_snr, kind)).to(device)).sum()
-        return loss.detach(), torch.autograd.grad(loss, parameters)
+        loss = (error * (part.weights * min_snr_weight(a, self.min_snr, kind)).to(device)).sum()
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        zeros = (torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True))
+        return loss.detach(), error.detach(), list(zeros)
 
-    def descend(step: int) -> tuple[Tensor, list[Tensor]]:
-        drawn = [
-            _draw(s, b, shown, states, seed, step, len(alphas))
-            for s, b, shown in zip(sources, batches, indices, strict=True)
-        ]
-        parts = _chunks(_joined(drawn), pieces)
-        done = list(each(one, parts, cores()) if pieces > 1 else map(one, parts))
-        total, gradients = done[0][0], list(done[0][1])
-        for value, more in done[1:]:
-            total = total + value
-            torch._foreach_add_(gradients, list(more))
-        return total, gradients
 
-    return descend
+def _joined(samples: Sequence[_Sample], places: Sequence[int]) -> list[_Part]:
+    """Samples of one shape go through the UNet together."""
+    groups: dict[tuple[int, ...], list[tuple[_Sample, int]]] = {}
+    for sample, place in zip(samples, places, strict=True):
+        groups.setdefault(tuple(sample.latents.shape), []).append((sample, place))
+    return [
+        _Part(
+            torch.stack([s.latents for s, _ in group]), torch.stack([s.noise for s, _ in group]),
+            torch.cat([s.timestep for s, _ in group]), torch.tensor([s.weight for s, _ in group]),
+            torch.tensor([place for _, place in group]), tuple(s.caption for s, _ in group),
+        )
+        for group in groups.values()
+    ]  # fmt: skip
+
+
+def frozen_texts(states: Mapping[str, Tensor]) -> Texts:
+    """Captions whose states do not change, from a table."""
+    return lambda step, captions: torch.stack([states[caption] for caption in captions])

@@ -1,0 +1,123 @@
+"""One training run: data in, adapter, embedding or model out, a run folder beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorakit.adapter import Adapter
+from lorakit.config import TrainConfig
+from lorakit.errors import LorakitError, NumericError, UsageError
+from lorakit.io.files import check_target, write_text
+from lorakit.jobs import sample
+from lorakit.jobs.train import _identity, _plan, _replay, _resume, _write
+from lorakit.jobs.train._data import Data, read_data
+from lorakit.jobs.train._life import Life, Talk
+from lorakit.jobs.train._report import write_report
+from lorakit.jobs.train._run import Run
+from lorakit.models.load import Components
+from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, VARIANTS
+from lorakit.runtime.device import peak_memory, pick_device
+from lorakit.runtime.locks import held
+from lorakit.runtime.world import World, joined, place
+from lorakit.training.loop import Diverged
+
+__all__ = ["Life", "Talk", "run"]
+
+
+def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, Any] | None:
+    """Train and write; what was done, or None in a process beside the main one.
+
+    The output is checked before any work; an interrupted run of the same config goes on.
+    """
+    check(config, life)
+    config, world = config.suited(), place()
+    if not world.main:
+        talk = Talk.silent()
+    with joined(_device(life, world)) as world:
+        if not world.main or life.show_targets or life.replay:
+            return _inside(data, config, life, talk, world)
+        with held(life.run_folder):
+            return _inside(data, config, life, talk, world)
+
+
+def check(config: TrainConfig, life: Life) -> None:
+    """Names and targets, before anything is read."""
+    MODES.check(config.mode)
+    VARIANTS.check(config.variant)
+    if ":" not in config.optimizer:
+        OPTIMIZERS.check(config.optimizer)
+    for name in life.track:
+        TRACKERS.check(name)
+    if life.plan or life.show_targets or life.replay or life.dry_run:
+        return
+    whole = config.mode == "full" and life.output.suffix != ".safetensors"
+    check_target(life.output, force=life.force, folder=whole)
+    check_target(life.run_folder / "log.jsonl", force=True)
+
+
+def _device(life: Life, world: World) -> torch.device:
+    device = pick_device(life.device)
+    return torch.device("cuda", world.local) if device.type == "cuda" and world.size > 1 else device
+
+
+def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: World) -> dict[str, Any] | None:
+    components = sample.load_model(config.model, str(_device(life, world)), life.dtype, talk.note)
+    mode = MODES[config.mode]
+    if life.show_targets:
+        return _plan.show_targets(components, config, mode)
+    read = read_data(data, config, life, components, mode.NEEDS_PRIOR, talk, world)
+    if life.dry_run:
+        talk.note(f"{len(read.examples)} pictures would be trained on for {config.total} steps into {life.output}")
+        return {"outputs": [], "steps": 0}
+    base = _identity.base_hash(components.folder)
+    notes = _identity.notes_of(config, life.sources, read.hash, base, read.family)
+    trained = mode.begin(components, config)
+    this = Run(components, config, life, talk, world, read, trained, notes)
+    if life.replay:
+        return _replay.replay(this, life.replay)
+    planned = _plan.plan(this)
+    for line in planned.lines():
+        talk.note(line)
+    if life.plan:
+        return {"outputs": [], **planned.figures()}
+    return _train(this, base)
+
+
+def _train(this: Run, base: str) -> dict[str, Any] | None:
+    config, life, talk, world = this.config, this.life, this.talk, this.world
+    checkpoint = _resume.resumed(life, this.notes, talk.note)
+    if checkpoint:
+        this.state.restore(checkpoint.tensors, str(checkpoint.file))
+        talk.note(f"going on from {checkpoint.file} at step {checkpoint.step}")
+    first = checkpoint.step if checkpoint else 0
+    if world.main:
+        extra = {"data": str(this.data.folder), "output": str(life.output)}
+        write_text(life.run_folder / "config.toml", _identity.toml(config, life.sources, extra))
+    rows = _resume.cleaned_log(life.run_folder / "log.jsonl", first) if world.main else []
+    try:
+        last, seconds = this.train(first, rows)
+    except Diverged as error:
+        raise NumericError(_replay.bundle(this, error)) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _plan.out_of_memory(this, error) from error
+    if not world.main:
+        return None
+    outputs = this.finish(rows)
+    report = write_report(life.run_folder, config, life.sources, rows, this.data.pictures)
+    shown = sum(len(row["samples"]) for row in rows if row["step"] > first)
+    return {
+        "outputs": [str(path) for path in outputs],
+        "steps": last,
+        "final_loss": json.loads(this.notes["lorakit.final_loss"]),
+        "validation_loss": this.validation_loss,
+        "trainable_parameters": sum(p.numel() for p in this.trained.parameters.values()),
+        "samples_per_second": shown / seconds if seconds else 0.0,
+        "peak_memory_bytes": peak_memory(this.components.device),
+        "resumed_from": str(checkpoint.file) if checkpoint else None,
+        "report": str(report),
+        "base_hash": base,
+    }

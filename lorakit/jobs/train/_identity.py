@@ -1,0 +1,112 @@
+"""What makes two runs the same one, and the notes that say so in checkpoints and outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorakit import __version__
+from lorakit.config import TrainConfig, option
+from lorakit.data.dataset import Example
+from lorakit.models.config import is_checkpoint, weight_files
+
+CONFIG, SOURCES, DATA, BASE, RUN = (f"lorakit.{key}" for key in ("config", "sources", "data", "base", "run"))
+_PIECE = 1 << 20
+
+
+def data_hash(examples: Iterable[Example]) -> str:
+    """Of the pictures' bytes, captions and repeats; independent of where the folder lies."""
+    whole = hashlib.sha256()
+    for example in examples:
+        whole.update(file_hash(example.file).encode())
+        whole.update(f"{example.file.name}\0{example.caption}\0{example.repeats}\n".encode())
+    return whole.hexdigest()
+
+
+def base_hash(folder: Path) -> str:
+    """Of the base model's weights, a diffusers folder's or one file's."""
+    if is_checkpoint(str(folder)):
+        return file_hash(folder)
+    files = [file for _, file in weight_files(folder, ("unet", "vae", "text_encoder"))]
+    second = folder / "text_encoder_2"
+    files += [file for _, file in weight_files(folder, ("text_encoder_2",))] if second.is_dir() else []
+    return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
+
+
+def file_hash(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as handle:
+        while piece := handle.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def notes_of(config: TrainConfig, sources: Mapping[str, str], data: str, base: str, family: str) -> dict[str, str]:
+    """Metadata that every file of the run carries; `ss_*` is what kohya's tools look for."""
+    text = json.dumps(config.values(), sort_keys=True)
+    return {
+        CONFIG: text,
+        SOURCES: json.dumps({name: sources.get(name, "default") for name in config.values()}, sort_keys=True),
+        DATA: data,
+        BASE: base,
+        RUN: hashlib.sha256(f"{text}\0{data}\0{base}\0{__version__}".encode()).hexdigest()[:16],
+        "ss_base_model_version": {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}.get(family, f"lorakit_{family}"),
+        "ss_sd_model_name": Path(config.model).name,
+        "ss_sd_model_hash": base,
+        "ss_network_dim": str(config.rank),
+        "ss_network_alpha": f"{config.alpha:g}",
+        "ss_learning_rate": f"{config.lr:g}",
+        "ss_optimizer": config.optimizer,
+        "ss_lr_scheduler": config.lr_schedule,
+        "ss_seed": str(config.seed),
+        "ss_max_train_steps": str(config.total),
+        "ss_batch_size_per_device": str(config.batch_size),
+        "ss_gradient_accumulation_steps": str(config.accumulate),
+        "ss_max_grad_norm": f"{config.max_grad_norm:g}",
+        "ss_min_snr_gamma": f"{config.min_snr:g}",
+    }
+
+
+def differences(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """What another run had otherwise, a line each: `--lr is 0.1, was 0.2`; empty where it is the same run."""
+    if mine[RUN] == theirs.get(RUN):
+        return []
+    new, old = json.loads(mine[CONFIG]), _config(theirs)
+    names = [name for name in {**new, **old} if new.get(name) != old.get(name)]
+    lines = [f"{option(name)} is {_said(new.get(name))}, was {_said(old.get(name))}" for name in names]
+    if mine[DATA] != theirs.get(DATA):
+        lines.append("the pictures or captions have changed")
+    if mine[BASE] != theirs.get(BASE):
+        lines.append("the base model's weights have changed")
+    return lines or [f"it was made by another lorakit than {__version__}"]
+
+
+def _config(notes: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return dict(json.loads(notes.get(CONFIG, "{}")))
+    except ValueError:
+        return {}
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None or value in ("", []) else str(value)
+
+
+def toml(config: TrainConfig, sources: Mapping[str, str], extra: Mapping[str, Any]) -> str:
+    """The resolved config, each value with where it came from; `train --config` reads it."""
+    lines = ["[train]"]
+    values: dict[str, Any] = {**extra, **config.values()}
+    for name, value in values.items():
+        if value is None or value == []:
+            continue
+        written = json.dumps(value, ensure_ascii=False)
+        lines.append(f"{name.replace('_', '-')} = {written}  # {sources.get(name, 'default')}")
+    return "\n".join(lines) + "\n"
+
+
+def counted(words: Sequence[str], most: int = 5) -> str:
+    """The first few, and how many more."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

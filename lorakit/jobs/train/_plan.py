@@ -1,0 +1,136 @@
+"""What a run is going to do, said before its first step; and what to do where memory does not suffice."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lorakit.config import TrainConfig
+from lorakit.errors import ResourceError
+from lorakit.models.load import Components
+from lorakit.runtime.device import peak_memory
+from lorakit.training import checkpoints
+
+if TYPE_CHECKING:
+    from lorakit.jobs.train._run import Run
+
+_PROBES = 2  # steps that are timed: the first also warms up
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Figures of a run before it begins. seconds and memory are measured by steps that change nothing; None where no
+    step was taken."""
+
+    steps: int
+    epochs: float
+    groups: dict[str, int]
+    pictures: dict[str, int]
+    held_out: int
+    disk_bytes: int
+    step_seconds: float | None = None
+    memory_bytes: int | None = None
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps, "epochs": round(self.epochs, 2), "trainable_parameters": sum(self.groups.values()),
+            "parameters": self.groups, "pictures": self.pictures, "held_out": self.held_out,
+            "disk_bytes": self.disk_bytes, "seconds_expected": self.expected, "memory_bytes": self.memory_bytes,
+        }  # fmt: skip
+
+    @property
+    def expected(self) -> float | None:
+        return None if self.step_seconds is None else round(self.steps * self.step_seconds, 1)
+
+    def lines(self) -> list[str]:
+        parameters = ", ".join(f"{count:,} of {name}" for name, count in self.groups.items())
+        shapes = ", ".join(f"{count} of {shape}" for shape, count in self.pictures.items())
+        found = [
+            f"plan: {self.steps} steps, {self.epochs:.1f} epochs; trains {parameters}",
+            f"plan: pictures by size: {shapes}" + (f"; {self.held_out} held out" if self.held_out else ""),
+            f"plan: {self.disk_bytes / 1e6:.0f} MB of disk",
+        ]
+        if self.step_seconds is not None and self.memory_bytes is not None:
+            found[-1] += (
+                f", {self.memory_bytes / 1e6:.0f} MB of memory, about {_said(self.steps * self.step_seconds)} at "
+                f"{self.step_seconds:.3f} s a step"
+            )
+        return found
+
+
+def _said(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def plan(run: Run) -> Planned:
+    """Where the run is only planned, two steps are measured; their gradients are thrown away."""
+    config, data = run.config, run.data
+    shown = sum(len(source.order()) for source in data.sources[:1])
+    total = (config.batch_size or 1) * config.accumulate * run.world.size * config.total
+    factor = run.components.vae_factor
+    shapes = Counter(
+        f"{shape[2] * factor}x{shape[1] * factor}" for source in data.sources[:1] for shape in source.shapes()
+    )
+    groups = {group.name: sum(p.numel() for p in group.parameters.values()) for group in run.trained.groups}
+    state = sum(x.numel() * x.element_size() for x in run.state.tensors().values())
+    moments = 2 * 4 * sum(groups.values())
+    disk = (run.life.keep + 1) * (state + moments) + 4 * sum(groups.values())
+    seconds = memory = None
+    if run.life.plan:
+        seconds, memory = _measured(run)
+        memory += moments
+    return Planned(
+        config.total, total / max(1, shown), groups, dict(shapes), len(data.held_out), disk, seconds, memory
+    )
+
+
+def _measured(run: Run) -> tuple[float, int]:
+    run.fill()
+    seconds = 0.0
+    for step in range(_PROBES):
+        active = [p for group in run.trained.groups if group.learns(step) for p in group.parameters.values()]
+        started = time.monotonic()
+        float(run.objective(step, active).loss)
+        seconds = time.monotonic() - started
+    return seconds, peak_memory(run.components.device)
+
+
+def show_targets(components: Components, config: TrainConfig, mode: ModuleType) -> dict[str, Any]:
+    """The modules that would be trained, a row each; nothing is."""
+    trained = mode.begin(components, config)
+    rows = [
+        {"group": group.name, "name": name, "shape": list(p.shape), "parameters": p.numel()}
+        for group in trained.groups
+        for name, p in group.parameters.items()
+    ]
+    return {"outputs": [], "targets": rows, "trainable_parameters": sum(row["parameters"] for row in rows)}
+
+
+def out_of_memory(run: Run, error: BaseException) -> ResourceError:
+    """With the three cheapest remedies that are left, and what each is expected to save."""
+    config, components = run.config, run.components
+    listed = checkpoints.listed(run.life.run_folder / "checkpoints")
+    frozen = sum(p.numel() * p.element_size() for part in components.parts.values() for p in part.parameters())
+    batch = config.batch_size or 1
+    remedies = []
+    if not config.gradient_checkpointing:
+        remedies.append("--gradient-checkpointing (about two thirds of the activations)")
+    if batch > 1:
+        half = batch // 2
+        remedies.append(f"--batch-size {half} --accumulate {config.accumulate * 2} (half of the activations, the same steps)")
+    if components.dtype == torch.float32 and components.device.type != "cpu":
+        remedies.append(f"--dtype bfloat16 ({frozen / 2e6:.0f} MB of frozen weights)")
+    side = config.size or components.size
+    smaller = max(components.multiple, side * 3 // 4 // components.multiple * components.multiple)
+    if smaller < side:
+        remedies.append(f"--size {smaller} (about {1 - (smaller / side) ** 2:.0%} of the activations)")
+    state = f"; {listed[-1][1]} is saved" if listed else ""
+    return ResourceError(
+        f"out of memory, {peak_memory(components.device) / 1e6:.0f} MB were in use{state}\ntry "
+        + ", or ".join(remedies[:3])
+    )

@@ -1,0 +1,178 @@
+"""A run in memory: the model with what is trained in it, its loss, its state, and what is written as it goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorakit.adapter import Adapter
+from lorakit.config import TrainConfig
+from lorakit.jobs.train import _previews, _write
+from lorakit.jobs.train._data import Data
+from lorakit.jobs.train._life import Life, Talk
+from lorakit.jobs.train._watch import Watch, final_loss
+from lorakit.models.load import Components
+from lorakit.modes import Trained
+from lorakit.registry import TRACKERS
+from lorakit.runtime.world import World
+from lorakit.training import checkpoints, loop, optimizers, validation
+from lorakit.training.ema import Ema
+from lorakit.training.objective import Objective
+from lorakit.training.state import State
+from lorakit.training.texts import Texts
+
+_BEST = "losses"
+
+
+class Run:
+    """Made once everything is known and nothing has been computed; `train` computes."""
+
+    def __init__(
+        self, components: Components, config: TrainConfig, life: Life, talk: Talk, world: World, data: Data,
+        trained: Trained, notes: dict[str, str],
+    ) -> None:  # fmt: skip
+        self.components, self.config, self.life, self.talk, self.world = components, config, life, talk, world
+        self.data, self.trained, self.notes = data, trained, notes
+        self.optimizer = optimizers.make(config.optimizer, loop.optimizer_groups(trained.groups), config.optimizer_args)
+        self.ema = Ema(trained.parameters, config.ema) if config.ema else None
+        self.state = State(trained.parameters, self.optimizer, self.ema)
+        self.texts = Texts(components, trained.text_until)
+        self.objective = Objective(components, data.sources, self.texts, config, world)
+        self.validation_loss: float | None = None
+        self._drift: validation.Drift | None = None
+        watched = bool(data.held_out) and bool(life.validate_every)
+        self._started = {n: p.detach().clone() for n, p in trained.parameters.items()} if watched else {}
+
+    def fill(self) -> None:
+        """Encode the captions, where they can be known beforehand."""
+        if self.trained.text_until == 0:
+            long = self.texts.fill(self.data.captions)
+            if long:
+                most = self.components.tokenizer.model_max_length
+                self.talk.note(f"{len(long)} captions are longer than the {most} tokens the model reads: {long[0]!r}")
+
+    def steps(self, first: int) -> Iterator[loop.Step]:
+        return loop.train(
+            self.optimizer, self.trained.groups, self.objective, self.config.total, first=first,
+            max_norm=self.config.max_grad_norm, after=self._after,
+        )  # fmt: skip
+
+    def _after(self, step: int, rates: Mapping[str, float]) -> None:
+        self.trained.after(step, rates)
+        if self.ema is not None:
+            self.ema.update(step)
+
+    def train(self, first: int, rows: list[dict[str, Any]]) -> tuple[int, float]:
+        """Steps from `first` on; the number of the last, and the seconds spent."""
+        life, config = self.life, self.config
+        self.fill()
+        if self.data.held_out and life.validate_every:
+            with self.untrained():
+                self._drift = validation.Drift(self.components, self.texts.now, config.seed)
+        trackers = (
+            [TRACKERS[name].start(life.run_folder, config.values()) for name in life.track] if self.world.main else []
+        )
+        watch = Watch(
+            life, self.talk, self.world, self.components.device, config.total, len(self.objective.alphas), rows, trackers
+        )
+        every = [(life.validate_every if self.data.held_out else 0, self.validate), (life.preview_every, self.preview)]
+        try:
+            return watch.run(self.steps(first), self.save, every), watch.spent
+        finally:
+            for tracker in trackers:
+                tracker.close()
+
+    @contextmanager
+    def weights(self) -> Iterator[None]:
+        """While it is open the model has the weights that would be written: averaged ones, where there are."""
+        with optimizers.evaluating(self.optimizer):
+            if self.ema is None:
+                yield
+                return
+            with self.ema.applied():
+                yield
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """While it is open the model is as it was before its first step: a resumed run measures from there too."""
+        kept = {name: p.detach().clone() for name, p in self.trained.parameters.items()}
+        with torch.no_grad():
+            for name, p in self.trained.parameters.items():
+                p.copy_(self._started[name])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, p in self.trained.parameters.items():
+                    p.copy_(kept[name])
+
+    def save(self, step: int) -> None:
+        if self.world.main:
+            folder = self.life.run_folder / "checkpoints"
+            checkpoints.save(folder, step, self.state.tensors(), self.notes, self.life.keep)
+
+    def validate(self, step: int) -> dict[str, Any]:
+        """The held-out loss; the best so far is written to RUN/best.safetensors."""
+        with self.weights():
+            now = validation.losses(self.components, self.data.held_out, self.texts.now, self.config.seed)
+            drift = self._drift() if self._drift is not None else 0.0
+            verdict = validation.compare(now, self.state.best.get(_BEST))
+            self.validation_loss = verdict.mean
+            if verdict.better:
+                self.state.best = {_BEST: now, "step": torch.tensor(step)}
+                self._write_best(step, verdict.mean)
+        best = int(self.state.best["step"])
+        said = f"{verdict.above:+.5f} ± {verdict.half_width:.5f}" if step != best or verdict.half_width else "the best"
+        self.talk.note(f"step {step}: held-out loss {verdict.mean:.5f} ({said}), drift {drift:.4f}")
+        waited = (step - best) // max(1, self.life.validate_every)
+        stop = bool(self.life.early_stop) and waited >= self.life.early_stop and verdict.surely_worse
+        if stop:
+            self.talk.note(f"no better held-out loss since step {best}, and surely a worse one now: ending here")
+        return {
+            "validation_loss": verdict.mean, "validation_note": said, "drift": drift, "best_step": best, "stop": stop,
+        }  # fmt: skip
+
+    def _write_best(self, step: int, loss: float) -> None:
+        result = self.trained.result()
+        if self.world.main and isinstance(result, Adapter):
+            notes = {**self.notes, "lorakit.step": str(step), "lorakit.validation_loss": f"{loss:.6f}"}
+            _write.write_adapter(
+                self.life.run_folder / "best.safetensors", result, self.file_format, self.life.save_dtype, notes,
+                self.data.family, self.talk.note,
+            )  # fmt: skip
+
+    @property
+    def file_format(self) -> str:
+        """Of the output: a lone token goes into the embedding format that belongs to the one asked for."""
+        if self.config.mode == "ti" and len(self.trained.tokens) == 1:
+            return {"kohya": "a1111-embedding", "diffusers": "diffusers-embedding"}.get(
+                self.life.file_format, self.life.file_format
+            )
+        return self.life.file_format
+
+    def preview(self, step: int) -> dict[str, Any]:
+        if self.world.main and self.life.preview_prompts:
+            with self.weights():
+                _previews.draw(self, step)
+        return {}
+
+    def finish(self, rows: list[dict[str, Any]]) -> list[Path]:
+        """Write the result; the paths written."""
+        life = self.life
+        final = final_loss(rows)
+        self.notes |= {"lorakit.final_loss": f"{final:.6f}", "ss_steps": str(rows[-1]["step"]) if rows else "0"}
+        with self.weights():
+            result = self.trained.result()
+            if isinstance(result, Adapter):
+                _write.write_adapter(
+                    life.output, result, self.file_format, life.save_dtype, self.notes, self.data.family, self.talk.note
+                )
+            else:
+                _write.write_model(life.output, result, self.components, json.dumps(self.notes, indent=1))
+        best = life.run_folder / "best.safetensors"
+        return [life.output, best] if self.state.best and best.is_file() else [life.output]

@@ -1,0 +1,108 @@
+"""The result of a run, written whole, opened again, and compared with what is in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lorakit.adapter import Adapter
+from lorakit.arrays import floats
+from lorakit.deltas._base import relative_error
+from lorakit.errors import LorakitError, NumericError
+from lorakit.formats import files
+from lorakit.formats.clients import coverage
+from lorakit.io.files import replacing_folder, write_text
+from lorakit.io.tensors import DTYPES
+from lorakit.jobs import adapters
+from lorakit.jobs.train._identity import counted
+from lorakit.models.load import Components
+
+# What rounding to a number format may take of a delta, relative to its norm.
+_ROUNDING = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
+_PLAIN = frozenset({"lora"})
+# Which programs are to read a file of each format rightly, as long as its adapter is a plain LoRA.
+_READERS = {"kohya": ("diffusers", "sd-scripts"), "diffusers": ("diffusers",)}
+
+
+def write_adapter(
+    file: Path, adapter: Adapter, file_format: str, dtype: str, notes: Mapping[str, str], family: str,
+    note: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Write, and read back: NumericError for an adapter without effect, LorakitError where a module that was trained
+    is missing from the file, differs, or is one that a client would not apply."""
+    check_effect(adapter, str(file), note)
+    adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family)
+    wrong = wrong_in(file, adapter, _ROUNDING[dtype])
+    if wrong:
+        raise LorakitError(f"{file} reads back otherwise than it was trained: {counted(wrong)}; this is a bug, report it")
+    if {delta.kind for delta in adapter.modules.values()} <= _PLAIN and not adapter.embeddings:
+        read = files.read(file)
+        for client in _READERS.get(file_format, ()):
+            lost = coverage(read, client).wrong
+            if lost:
+                raise LorakitError(f"{client} would not apply {file} rightly: {counted(sorted(lost))}; this is a bug")
+
+
+def check_effect(adapter: Adapter, source: str, note: Callable[[str], None]) -> None:
+    """NumericError where no module changes anything; modules without effect are noted."""
+    dead = [name for name, delta in adapter.modules.items() if not _moves(delta.arrays().values(), delta)]
+    if adapter.modules and len(dead) == len(adapter.modules):
+        raise NumericError(
+            f"{source}: the trained adapter has no effect, all of its {len(dead)} modules are 0; train longer or with a "
+            "higher --lr"
+        )
+    if dead:
+        note(f"{len(dead)} of {len(adapter.modules)} modules learnt nothing: {counted(dead)}")
+
+
+def _moves(arrays: object, delta: object) -> bool:
+    if getattr(delta, "needs_base", False):
+        return True  # its factors alone do not tell
+    return bool(delta.norm() > 0)  # type: ignore[attr-defined]
+
+
+def wrong_in(file: Path, adapter: Adapter, tolerance: float) -> list[str]:
+    """What of the adapter a reader of the file does not find as it is, a line each."""
+    read = files.read(file)
+    wrong = [f"{name} is missing" for name in adapter.modules if name not in read.modules]
+    wrong += [f"{name} was not trained" for name in read.modules if name not in adapter.modules]
+    for name in adapter.modules.keys() & read.modules.keys():
+        mine, theirs = adapter.modules[name], read.modules[name].mapped(_tensor)
+        if mine.needs_base:
+            error = max(_difference(x, theirs.arrays()[key]) for key, x in mine.arrays().items())
+        else:
+            error = relative_error(mine.mapped(_tensor), theirs)
+        if not error <= tolerance:
+            wrong.append(f"{name} differs by {error:.2g}")
+    for token, by_part in adapter.embeddings.items():
+        for part, rows in by_part.items():
+            found = read.embeddings.get(token, {}).get(part)
+            if found is None or not _difference(rows, _tensor(found)) <= tolerance:
+                wrong.append(f"token {token} of {part} differs or is missing")
+    return sorted(wrong)
+
+
+def _tensor(x: object) -> Tensor:
+    return torch.as_tensor(floats(x)).detach().cpu().float()
+
+
+def _difference(x: Tensor, y: Tensor) -> float:
+    a, b = _tensor(x).reshape(-1), _tensor(y).reshape(-1)
+    return float((a - b).norm() / a.norm().clamp(min=1e-30)) if a.shape == b.shape else float("inf")
+
+
+def write_model(output: Path, changed: Mapping[str, Tensor], components: Components, notes: str) -> None:
+    """A diffusers folder with the trained parts in it, all else copied."""
+    if not all(tensor.isfinite().all() for tensor in changed.values()):
+        raise NumericError(f"{output}: NaN or infinity in the trained weights; nothing was written")
+    parts = sorted({name.partition(".")[0] for name in changed})
+    with replacing_folder(output) as partial:
+        left_out = shutil.ignore_patterns(*parts, "*.py", "__pycache__", "build")
+        shutil.copytree(components.folder, partial, dirs_exist_ok=True, ignore=left_out)
+        for part in parts:
+            components.parts[part].save_pretrained(partial / part)
+        write_text(partial / "lorakit.json", notes)

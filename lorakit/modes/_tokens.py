@@ -1,0 +1,64 @@
+"""What the modes that learn tokens share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from lorakit.config import TrainConfig
+from lorakit.diffusion.noise import normal
+from lorakit.models import tokens
+from lorakit.models.load import Components
+from lorakit.training.loop import Group
+
+
+class Learned:
+    """The learned tokens of a run, put into the model's text encoders; nothing else of them is a parameter."""
+
+    def __init__(self, components: Components, config: TrainConfig) -> None:
+        self.vectors = dict.fromkeys(config.token, config.vectors)
+        self.norm = config.token_norm
+        tokenizers, encoders = components.tokenizers, components.text_encoders
+        for token in config.token:
+            for tokenizer in tokenizers.values():
+                tokens.check_new(tokenizer, token)
+        starts = config.init_token or [""]
+        texts = dict(zip(config.token, starts * len(config.token) if len(starts) == 1 else starts, strict=True))
+        begin = {
+            token: {
+                part: _start(tokenizers[part], tokens.table_of(encoder), text, config, f"{part}/{token}")
+                for part, encoder in encoders.items()
+            }
+            for token, text in texts.items()
+        }
+        self.rows = tokens.add(tokenizers, encoders, begin, "--token")
+        for rows in self.rows.values():
+            rows.rows.requires_grad_(True)
+
+    def group(self, rate: Callable[[int], float], learns: Callable[[int], bool], weight: float = 1.0) -> Group:
+        parameters = {f"tokens.{part}": rows.rows for part, rows in self.rows.items()}
+        return Group("tokens", parameters, rate, learns, weight=weight)
+
+    def after(self, step: int, rates: Mapping[str, float]) -> None:
+        """Draw each vector's norm to `norm`, by a share that grows with the rate (Ryu, cloneofsimo/lora, 2022)."""
+        if self.norm and "tokens" in rates:
+            share = min(1.0, 100 * rates["tokens"])
+            for rows in self.rows.values():
+                now = rows.rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+                rows.rows.mul_((now + share * (self.norm - now)) / now)
+
+    def embeddings(self) -> dict[str, dict[str, Tensor]]:
+        """Token to its vectors [n, d] by part."""
+        by_part = {part: tokens.split_rows(rows.rows.detach(), self.vectors) for part, rows in self.rows.items()}
+        return {token: {part: found[token] for part, found in by_part.items()} for token in self.vectors}
+
+
+def _start(tokenizer: object, table: torch.nn.Embedding, text: str, config: TrainConfig, key: str) -> Tensor:
+    """Rows [vectors, d]: of the words given, or, where there are none, drawn as the table's own rows are spread."""
+    if text:
+        return tokens.start_rows(tokenizer, table, text, config.vectors)
+    weight = table.weight.detach().float()
+    draw = normal((config.vectors, weight.shape[1]), config.seed, "tokens", key)
+    return weight.mean(0).cpu() + draw * weight.std(0).cpu()

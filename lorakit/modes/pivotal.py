@@ -1,0 +1,40 @@
+"""New words first, then adapters around them (Roich et al., 2022; Ryu, cloneofsimo/lora, 2022).
+
+After the first phase `--joint` says how both go on: `alternate` gives them the steps in turn, `together` both every
+step, `off` leaves the words as they are.
+"""
+
+from dataclasses import replace
+
+from lorakit.config import TrainConfig
+from lorakit.models.load import Components
+from lorakit.modes import Trained
+from lorakit.modes._adapters import attach, curve
+from lorakit.modes._tokens import Learned
+
+NEEDS_PRIOR = False
+
+
+def begin(components: Components, config: TrainConfig) -> Trained:
+    pivot, alternate = config.ti_steps or 0, config.joint == "alternate"
+
+    def adapters_learn(step: int) -> bool:
+        return step >= pivot and not (alternate and (step - pivot) % 2)
+
+    def tokens_learn(step: int) -> bool:
+        return step < pivot or config.joint == "together" or (alternate and (step - pivot) % 2 == 1)
+
+    learned = Learned(components, config)
+    first, later = (curve(config, config.lr_token or 0.0, *span) for span in ((0, pivot), (pivot, config.total)))
+    tokens = learned.group(
+        lambda step: first(step) if step < pivot else later(step), tokens_learn, config.joint_token_weight
+    )
+    groups, result, until = attach(components, config, pivot, adapters_learn)
+    until = max(until, pivot if config.joint == "off" else config.total)
+    return Trained(
+        [tokens, *groups],
+        lambda: replace(result(), embeddings=learned.embeddings()),
+        until,
+        learned.after,
+        learned.vectors,
+    )

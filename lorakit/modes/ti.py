@@ -1,0 +1,18 @@
+"""New words alone: rows beside the frozen table of the text encoders (Gal et al., 2023)."""
+
+from lorakit.adapter import Adapter
+from lorakit.config import TrainConfig
+from lorakit.models.load import Components
+from lorakit.modes import Trained
+from lorakit.modes._adapters import curve
+from lorakit.modes._tokens import Learned
+
+NEEDS_PRIOR = False
+
+
+def begin(components: Components, config: TrainConfig) -> Trained:
+    learned = Learned(components, config)
+    group = learned.group(curve(config, config.lr_token or 0.0, 0, config.total), lambda step: True)
+    return Trained(
+        [group], lambda: Adapter({}, embeddings=learned.embeddings()), config.total, learned.after, learned.vectors
+    )
