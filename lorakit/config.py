@@ -61,9 +61,9 @@ class TrainConfig:
     variant: Annotated[str, "lora, rslora, dora, loha or lokr."] = "lora"
     init: Annotated[str, "How factors start: gaussian, kaiming or pissa."] = "gaussian"
     init_from: Annotated[str | None, "Adapter to go on from, in any format."] = None
-    block_rank: Annotated[list[str], "PATTERN=RANK[,alpha=A][,lr=FACTOR] or PATTERN=off; first match wins; repeatable."] = (
-        field(default_factory=list)
-    )
+    block_rank: Annotated[
+        list[str], "PATTERN=RANK[,alpha=A][,lr=FACTOR] or PATTERN=off; first match wins; repeatable."
+    ] = field(default_factory=list)
     lora_plus: Annotated[float, "Rate of the up factors over that of the down factors (LoRA+)."] = 1.0
 
     steps: Annotated[int | None, "Optimizer steps; default, what suits the model."] = None
@@ -162,7 +162,9 @@ class TrainConfig:
         if self.token and self.mode not in _WITH_TOKENS:
             wrong.append(f"--token is for --mode ti and pivotal, not for {self.mode}")
         if len(self.init_token) > 1 and len(self.init_token) != len(self.token):
-            wrong.append(f"{len(self.init_token)} --init-token for {len(self.token)} --token; give one, or one for each")
+            wrong.append(
+                f"{len(self.init_token)} --init-token for {len(self.token)} --token; give one, or one for each"
+            )
         if len(set(self.token)) != len(self.token):
             wrong.append("--token is given twice with the same name")
         return wrong

@@ -34,6 +34,7 @@ class Learned:
             for token, text in texts.items()
         }
         self.rows = tokens.add(tokenizers, encoders, begin, "--token")
+        components.vectors |= self.vectors
         for rows in self.rows.values():
             rows.rows.requires_grad_(True)
 

@@ -21,7 +21,7 @@ def begin(components: Components, config: TrainConfig) -> Trained:
         for part, encoder in components.text_encoders.items():
             encoder.requires_grad_(True)
             text |= {f"{part}.{name}": p for name, p in encoder.named_parameters()}
-        groups.append(
-            Group("text", text, curve(config, config.lr_text or 0.0, 0, until), lambda step: step < until)
-        )
-    return Trained(groups, lambda: {name: p.detach() for group in groups for name, p in group.parameters.items()}, until)
+        groups.append(Group("text", text, curve(config, config.lr_text or 0.0, 0, until), lambda step: step < until))
+    return Trained(
+        groups, lambda: {name: p.detach() for group in groups for name, p in group.parameters.items()}, until
+    )

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
+from lorakit.config import TrainConfig
 from lorakit.diffusion.loss import min_snr_weight, target
 from lorakit.diffusion.noise import add_noise, generator
 from lorakit.models.load import Components, is_small
+from lorakit.models.predict import predict
 from lorakit.runtime.workers import cores, each
 from lorakit.runtime.world import World
 from lorakit.training.batches import Batches
 from lorakit.training.cache import Cached
 from lorakit.training.loop import Descent
-
-Texts = Callable[[int, Sequence[str]], Tensor]
+from lorakit.training.texts import Texts
 
 
 @dataclass
@@ -29,6 +30,13 @@ class Source:
     batch_size: int
     weight: float = 1.0
     caption_dropout: float = 0.0
+
+    def order(self) -> list[int]:
+        """Each example as often as an epoch shows it."""
+        return self.cached.indices()
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [tuple(mean.shape) for mean in self.cached.means]
 
 
 @dataclass(frozen=True)
@@ -72,15 +80,14 @@ class Objective:
     """
 
     def __init__(
-        self, components: Components, sources: Sequence[Source], texts: Texts, *, seed: int, min_snr: float | None,
-        accumulate: int = 1, world: World | None = None,
-    ) -> None:  # fmt: skip
-        self.components, self.sources, self.texts = components, sources, texts
-        self.seed, self.min_snr, self.accumulate, self.world = seed, min_snr, accumulate, world or World()
+        self, components: Components, sources: Sequence[Source], texts: Texts, config: TrainConfig, world: World
+    ) -> None:
+        self.components, self.sources, self.texts, self.world = components, sources, texts, world
+        self.seed, self.min_snr, self.accumulate = config.seed, config.min_snr or None, config.accumulate
         self.alphas = components.alphas()
         self.shown = [source.cached.indices() for source in sources]
         self.batches = [
-            Batches([tuple(s.cached.means[i].shape) for i in shown], s.batch_size * self.world.size, seed, s.name)
+            Batches([tuple(s.cached.means[i].shape) for i in shown], s.batch_size * self.world.size, self.seed, s.name)
             for s, shown in zip(sources, self.shown, strict=True)
         ]
         # A count of the model's and not the machine's, so that sums are the same on any number of cores.
@@ -141,17 +148,21 @@ class Objective:
         components = self.components
         device, dtype, kind = components.device, components.dtype, components.prediction_type
         a = self.alphas[part.timesteps]
-        noisy = add_noise(part.latents, part.noise, a).to(device, dtype)
+        noisy = add_noise(part.latents, part.noise, a)
         wanted = target(part.latents, part.noise, a, kind).to(device)
         mixed = device.type == "cuda" and dtype != torch.float32
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            states = self.texts(step, part.captions).to(device, dtype)
-            said = components.unet(noisy, part.timesteps.to(device), states).sample
+            told = self.texts(step, part.captions).sized(self._pixels(part.latents))
+            said = predict(components, noisy, part.timesteps.to(device), told)
         error = (said.float() - wanted).square().mean((1, 2, 3))
         loss = (error * (part.weights * min_snr_weight(a, self.min_snr, kind)).to(device)).sum()
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         zeros = (torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True))
         return loss.detach(), error.detach(), list(zeros)
+
+    def _pixels(self, latents: Tensor) -> tuple[int, int]:
+        factor = self.components.vae_factor
+        return latents.shape[3] * factor, latents.shape[2] * factor
 
 
 def _joined(samples: Sequence[_Sample], places: Sequence[int]) -> list[_Part]:
@@ -167,8 +178,3 @@ def _joined(samples: Sequence[_Sample], places: Sequence[int]) -> list[_Part]:
         )
         for group in groups.values()
     ]  # fmt: skip
-
-
-def frozen_texts(states: Mapping[str, Tensor]) -> Texts:
-    """Captions whose states do not change, from a table."""
-    return lambda step, captions: torch.stack([states[caption] for caption in captions])

@@ -22,9 +22,15 @@ class Texts:
         self._lock = Lock()
 
     def __call__(self, step: int, captions: Sequence[str]) -> Conditioning:
-        if step < self.until:
-            return encode_ids(self.components, token_ids(self.components, captions), captions)
-        return self.still(captions)
+        if step >= self.until:
+            return self.still(captions)
+        told = encode_ids(self.components, token_ids(self.components, captions))
+        if self.components.zero_empty and "" in captions:
+            shown = torch.tensor([bool(caption) for caption in captions], device=told.states.device)
+            told = Conditioning(
+                told.states * shown[:, None, None], None if told.pooled is None else told.pooled * shown[:, None]
+            )
+        return told
 
     def still(self, captions: Sequence[str]) -> Conditioning:
         """Each encoded once by text encoders that do not change any more."""

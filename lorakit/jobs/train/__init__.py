@@ -8,17 +8,15 @@ from typing import Any
 
 import torch
 
-from lorakit.adapter import Adapter
 from lorakit.config import TrainConfig
-from lorakit.errors import LorakitError, NumericError, UsageError
+from lorakit.errors import NumericError
 from lorakit.io.files import check_target, write_text
 from lorakit.jobs import sample
-from lorakit.jobs.train import _identity, _plan, _replay, _resume, _write
-from lorakit.jobs.train._data import Data, read_data
+from lorakit.jobs.train import _identity, _plan, _replay, _resume
+from lorakit.jobs.train._data import read_data
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._report import write_report
 from lorakit.jobs.train._run import Run
-from lorakit.models.load import Components
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, VARIANTS
 from lorakit.runtime.device import peak_memory, pick_device
 from lorakit.runtime.locks import held

@@ -53,7 +53,9 @@ def notes_of(config: TrainConfig, sources: Mapping[str, str], data: str, base: s
         DATA: data,
         BASE: base,
         RUN: hashlib.sha256(f"{text}\0{data}\0{base}\0{__version__}".encode()).hexdigest()[:16],
-        "ss_base_model_version": {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}.get(family, f"lorakit_{family}"),
+        "ss_base_model_version": {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}.get(
+            family, f"lorakit_{family}"
+        ),
         "ss_sd_model_name": Path(config.model).name,
         "ss_sd_model_hash": base,
         "ss_network_dim": str(config.rank),

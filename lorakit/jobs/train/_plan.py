@@ -64,7 +64,13 @@ class Planned:
 
 
 def _said(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def plan(run: Run) -> Planned:
@@ -84,9 +90,7 @@ def plan(run: Run) -> Planned:
     if run.life.plan:
         seconds, memory = _measured(run)
         memory += moments
-    return Planned(
-        config.total, total / max(1, shown), groups, dict(shapes), len(data.held_out), disk, seconds, memory
-    )
+    return Planned(config.total, total / max(1, shown), groups, dict(shapes), len(data.held_out), disk, seconds, memory)
 
 
 def _measured(run: Run) -> tuple[float, int]:
@@ -122,7 +126,9 @@ def out_of_memory(run: Run, error: BaseException) -> ResourceError:
         remedies.append("--gradient-checkpointing (about two thirds of the activations)")
     if batch > 1:
         half = batch // 2
-        remedies.append(f"--batch-size {half} --accumulate {config.accumulate * 2} (half of the activations, the same steps)")
+        remedies.append(
+            f"--batch-size {half} --accumulate {config.accumulate * 2} (half of the activations, the same steps)"
+        )
     if components.dtype == torch.float32 and components.device.type != "cpu":
         remedies.append(f"--dtype bfloat16 ({frozen / 2e6:.0f} MB of frozen weights)")
     side = config.size or components.size

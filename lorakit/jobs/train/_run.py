@@ -78,7 +78,14 @@ class Run:
             [TRACKERS[name].start(life.run_folder, config.values()) for name in life.track] if self.world.main else []
         )
         watch = Watch(
-            life, self.talk, self.world, self.components.device, config.total, len(self.objective.alphas), rows, trackers
+            life,
+            self.talk,
+            self.world,
+            self.components.device,
+            config.total,
+            len(self.objective.alphas),
+            rows,
+            trackers,
         )
         every = [(life.validate_every if self.data.held_out else 0, self.validate), (life.preview_every, self.preview)]
         try:

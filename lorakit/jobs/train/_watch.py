@@ -43,7 +43,7 @@ class Watch:
         number, stopped = 0, False
         lag = 1 if self.device.type == "cpu" else _LAG
         file = self.life.run_folder / "log.jsonl"
-        with deferred() as asked, (file.open("a", encoding="utf-8") if self.world.main else _nowhere()) as log:
+        with deferred() as asked, file.open("a", encoding="utf-8") if self.world.main else _nowhere() as log:
             self._last = time.monotonic()
             for step in steps:
                 number, last = step.number, step.number == self.steps

@@ -38,7 +38,9 @@ def write_adapter(
     adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family)
     wrong = wrong_in(file, adapter, _ROUNDING[dtype])
     if wrong:
-        raise LorakitError(f"{file} reads back otherwise than it was trained: {counted(wrong)}; this is a bug, report it")
+        raise LorakitError(
+            f"{file} reads back otherwise than it was trained: {counted(wrong)}; this is a bug, report it"
+        )
     if {delta.kind for delta in adapter.modules.values()} <= _PLAIN and not adapter.embeddings:
         read = files.read(file)
         for client in _READERS.get(file_format, ()):
