@@ -13,18 +13,23 @@ from lorakit.models.config import folder_of
 FAMILIES = ("sd1", "sd2", "sdxl")
 
 
-def _text(width: int, projected: bool = False) -> torch.nn.Module:
+def _text(width: int, heads: int = 2, activation: str = "quick_gelu", projected: bool = False) -> torch.nn.Module:
     config = CLIPTextConfig(
-        vocab_size=2048, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=2048, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=heads,
         max_position_embeddings=32, bos_token_id=2046, eos_token_id=2047, pad_token_id=2047, projection_dim=width,
+        hidden_act=activation,
     )  # fmt: skip
     return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
 
 
-def make(folder: Path, family: str = "sd1", seed: int = 0, layers: int = 1) -> Path:
+def make(
+    folder: Path, family: str = "sd1", seed: int = 0, layers: int = 1, *, usual: bool = False, inputs: int = 4
+) -> Path:
     """Write a random model of the family's classes and spelling into `folder`, in about a second.
 
     layers    of each block; with 2, as the original checkpoints have, its groups are 32 as well
+    usual     what no tensor tells (heads, activations) is as the family has it: a single file of it can be read
+    inputs    channels that the UNet takes; an inpainting one takes 9
     """
     torch.manual_seed(seed)
     extra = {}
@@ -35,11 +40,16 @@ def make(folder: Path, family: str = "sd1", seed: int = 0, layers: int = 1) -> P
             "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
             "projection_class_embeddings_input_dim": 8 * 6 + 32, "transformer_layers_per_block": (1, 2),
         }  # fmt: skip
+    heads: int | tuple[int, ...] = 4
+    if usual:
+        heads = 8 if family == "sd1" else (1, 1)
+    if usual and family == "sd2":
+        extra["upcast_attention"] = True
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=layers, block_out_channels=(32, 64),
+        sample_size=16, in_channels=inputs, out_channels=4, layers_per_block=layers, block_out_channels=(32, 64),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D") if family != "sdxl" else ("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D") if family != "sdxl" else ("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=32 if family != "sdxl" else 64, attention_head_dim=4, norm_num_groups=8 if layers == 1 else 32, **extra,
+        cross_attention_dim=32 if family != "sdxl" else 64, attention_head_dim=heads, norm_num_groups=8 if layers == 1 else 32, **extra,
     )  # fmt: skip
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
@@ -48,14 +58,20 @@ def make(folder: Path, family: str = "sd1", seed: int = 0, layers: int = 1) -> P
     )  # fmt: skip
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
-    _text(32).save_pretrained(folder / "text_encoder")
+    heads_of_text, activation = (1 if usual else 2), "gelu" if usual and family == "sd2" else "quick_gelu"
+    _text(32, heads_of_text, activation).save_pretrained(folder / "text_encoder")
     index = {"_class_name": "StableDiffusionPipeline"}
     if family == "sdxl":
-        _text(32, projected=True).save_pretrained(folder / "text_encoder_2")
-        index = {"_class_name": "StableDiffusionXLPipeline"}
+        _text(32, heads_of_text, "gelu" if usual else "quick_gelu", projected=True).save_pretrained(
+            folder / "text_encoder_2"
+        )
+        index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+    if family == "sdxl":
+        (folder / "tokenizer_2").mkdir()
     (folder / "tokenizer").mkdir()
     for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
-        (folder / "tokenizer" / file).write_bytes((folder_of("tiny") / "tokenizer" / file).read_bytes())
+        for place in folder.glob("tokenizer*"):
+            (place / file).write_bytes((folder_of("tiny") / "tokenizer" / file).read_bytes())
     kind = "v_prediction" if family == "sd2" else "epsilon"
     DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,

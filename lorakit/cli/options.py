@@ -6,7 +6,15 @@ import typer
 
 from lorakit.errors import UsageError
 
-Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="tiny (built in), a hub id or a folder.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="tiny (built in), sd15, sd21, sdxl, a hub id, a folder or a checkpoint file.",
+    ),
+]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Where to write.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the factors.")]

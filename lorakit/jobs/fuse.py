@@ -20,14 +20,15 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import SIZES, Stored, cast, finite, floats, is_torch, raw
 from lorakit.deltas._base import Delta
 from lorakit.deltas.full import Full
-from lorakit.errors import InputError, NumericError, UnavailableError, UsageError
+from lorakit.errors import InputError, NumericError, UsageError
 from lorakit.families import Unet
 from lorakit.formats.adapters._modules import Context, Encoded
 from lorakit.formats.layouts import FOLDER, SINGLE, UNET_FILE, Model, _ckpt, folder, open_model, original
-from lorakit.formats.layouts._architecture import configs, kind_of, tokenizer_of, unet_of
+from lorakit.formats.layouts._architecture import tokenizer_of
+from lorakit.formats.layouts._describe import architecture, configs_of
 from lorakit.formats.layouts._place import THIRDS, Rule, below, rows, spelled, stored
 from lorakit.io import safetensors
-from lorakit.io.files import check_target, existing_folder, replacing_folder
+from lorakit.io.files import check_target, replacing_folder
 from lorakit.registry import ADAPTER_FORMATS
 
 Note = Callable[[str], None]
@@ -35,12 +36,6 @@ Plan = dict[str, dict[str, Stored]]  # file to key to tensor
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _PIECE = 2 << 20  # numbers worked on at a time
 _TOKENS = "text_model.embeddings.token_embedding.weight"
-_TOKENIZERS = {
-    "sd1": [("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"), ("openai/clip-vit-large-patch14", "")],
-    "sd2": [("stabilityai/stable-diffusion-2-1", "tokenizer"), ("stabilityai/stable-diffusion-2", "tokenizer")],
-    "sdxl": [("stabilityai/stable-diffusion-xl-base-1.0", "{}")],
-    "sdxl-refiner": [("stabilityai/stable-diffusion-xl-refiner-1.0", "{}")],
-}
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -325,16 +320,15 @@ def _other(base: Model, arrays: Mapping[str, Stored], to_folder: bool, result: d
 
 
 def _architecture(base: Model) -> tuple[Unet, str]:
-    shapes = {name: x.shape for name, x in base.arrays.items()}
     try:
-        unet = unet_of(shapes)
+        unet, kind = architecture(base)
     except InputError as error:
-        raise InputError(f"{base.path} cannot be written in the other layout: {error}") from None
+        raise InputError(f"it cannot be written in the other layout: {error}") from None
     if unet.layers != original.LAYERS:
         raise InputError(
             f"{base.path} cannot be written as one file: the layout knows {original.LAYERS} layers a block"
         )
-    return unet, kind_of(unet, {name.partition(".")[0] for name in shapes})
+    return unet, kind
 
 
 def _idle_layer(arrays: Mapping[str, Stored], note: Note) -> dict[str, Stored]:
@@ -413,26 +407,9 @@ def _known_tokens(source: Path) -> dict[str, int]:
 
 
 def _tokenizer(base: Model, part: str, given: Path | None) -> Path:
-    """The folder of a text encoder's tokenizer: the given one, the model's own, or the hub's as it lies in the cache."""
-    name = tokenizer_of(part)
-    if given is not None:
-        inner = existing_folder(given, "tokenizer") / name
-        return inner if inner.is_dir() else given
-    if base.layout == FOLDER:
-        own = base.path / name
-        return own if own.is_dir() else base.path / "tokenizer"
-    kind = _architecture(base)[1]
-    from huggingface_hub import try_to_load_from_cache
+    from lorakit.models.config import tokenizer_folder
 
-    for repository, place in _TOKENIZERS[kind]:
-        inside = place.format(name)
-        file = try_to_load_from_cache(repository, f"{inside}/vocab.json" if inside else "vocab.json")
-        if isinstance(file, str) and Path(file).with_name("merges.txt").is_file():
-            return Path(file).parent
-    raise UnavailableError(
-        f"{base.path} has no tokenizer, and a diffusers folder needs one: none of {_TOKENIZERS[kind][0][0]} is in the hub's "
-        f"cache\nfetch it with: hf download {_TOKENIZERS[kind][0][0]} --include 'tokenizer*/*', or write a .safetensors file"
-    )
+    return tokenizer_folder(base.path, None if base.layout == FOLDER else _architecture(base)[1], part, given)
 
 
 def _beside(adapter: Adapter, output: Path, force: bool) -> dict[Path, Encoded]:
@@ -453,7 +430,7 @@ def _write_folder(
     given: Path | None, note: Note,
 ) -> None:  # fmt: skip
     """Weights, configs and tokenizers; `untouched` are files of the source whose bytes are right as they are."""
-    ready = {} if same else _configs(base, note)
+    ready = {} if same else configs_of(base, note)
     tokenizers = {} if same else {part: _tokenizer(base, part, given) for part in _texts(base)}
     with replacing_folder(output) as partial:
         if same:
@@ -498,17 +475,6 @@ def _ignored(base: Model, untouched: set[str]) -> Callable[[str, list[str]], set
         return set()
 
     return ignore
-
-
-def _configs(base: Model, note: Note) -> dict[str, dict[str, Any]]:
-    shapes = {name: x.shape for name, x in base.arrays.items()}
-    unet, kind = _architecture(base)
-    said = base.metadata.get("modelspec.prediction_type", "")
-    by_name = any(key in ("v_pred", "model.v_pred") for _, key in base.leftovers())
-    velocity = said.startswith("v") or by_name or (kind == "sd2" and not said)
-    if kind == "sd2" and not said:
-        note("the file does not say what it predicts: v_prediction is assumed, as SD 2.1 of 768 pixels does")
-    return configs(kind, unet, shapes, "v_prediction" if velocity else "epsilon")
 
 
 def _add_tokens(model: Path, part: str, added: Vocabulary) -> None:

@@ -13,7 +13,7 @@ from lorakit.errors import UsageError
 from lorakit.io.files import check_target, write_bytes
 from lorakit.jobs import adapters
 from lorakit.models import inject
-from lorakit.models.encode import text_states
+from lorakit.models.encode import conditioning_of
 from lorakit.models.load import Components, is_small, load
 from lorakit.models.sample import Drawing, draw
 from lorakit.runtime.device import pick_device, pick_dtype
@@ -35,12 +35,14 @@ class Request:
     batch_size: int
 
 
-def load_model(name: str, device: str, dtype: str, note: Callable[[str], None]) -> Components:
+def load_model(
+    name: str, device: str, dtype: str, note: Callable[[str], None], tokenizer: Path | None = None
+) -> Components:
     """The base model on the chosen device; the built-in one is said."""
     if name == "tiny":
         note("using the built-in model 'tiny' (64x64 emoji); choose another with --model")
     where = pick_device(device)
-    components = load(name, where, pick_dtype(dtype, where))
+    components = load(name, where, pick_dtype(dtype, where), tokenizer=tokenizer, note=note)
     if is_small(components):
         torch.set_num_threads(1)  # `each` uses the cores; operators this short only wait for one another
     return components
@@ -59,8 +61,7 @@ def apply_adapters(
     """Put the adapters on; says how many modules each reached, by part, and lists what matched nothing."""
     applied = []
     for one in given:
-        parts = {"unet": components.unet, "text_encoder": components.text_encoder}
-        done = inject.apply(parts, adapters.load(one.file), one.weight, str(one.file))
+        done = inject.apply(components.parts, adapters.load(one.file), one.weight, str(one.file))
         reached = ", ".join(f"{count} in {part}" for part, count in done.counts.items() if count)
         note(f"{one.file} at {one.weight:g}: {reached}")
         if done.unmatched:
@@ -85,12 +86,12 @@ def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: l
 def pictures(components: Components, request: Request, how: Drawing, jobs: Sequence[tuple[str, int]], note: Callable[[str], None]) -> Any:  # fmt: skip
     """Iterator of uint8 pictures for (prompt, seed) pairs; each distinct prompt is encoded once."""
     distinct = sorted({prompt for prompt, _ in jobs} | {request.negative})
-    states, cut = text_states(components, distinct)
+    told, cut = conditioning_of(components, distinct)
     for prompt in cut:
         note(
             f"the prompt is longer than the {components.tokenizer.model_max_length} tokens the model reads: {prompt!r}"
         )
-    by_prompt = dict(zip(distinct, states.split(1), strict=True))
+    by_prompt = {prompt: told[i] for i, prompt in enumerate(distinct)}
     return draw(components, [by_prompt[prompt] for prompt, _ in jobs], by_prompt[request.negative], [seed for _, seed in jobs], how)  # fmt: skip
 
 

@@ -1,28 +1,47 @@
-"""A model's folder by name, and what its configs say: no torch, no weights."""
+"""Where a model lies, by name, and what its configs say: no torch, no weights."""
+
+from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorakit.errors import InputError, UnavailableError, UsageError
 
-ALIASES = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd21": "stabilityai/stable-diffusion-2-1"}
-_PLANNED = ("sdxl",)
+ALIASES = {
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd21": "stabilityai/stable-diffusion-2-1",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+}
+CHECKPOINTS = (".safetensors", ".ckpt")
+# Of the kinds of single files, whose tokenizer they were trained with: (repository, folder in it); {} is the part's.
+_TOKENIZERS = {
+    "sd1": [("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"), ("openai/clip-vit-large-patch14", "")],
+    "sd2": [("stabilityai/stable-diffusion-2-1", "tokenizer"), ("stabilityai/stable-diffusion-2", "tokenizer")],
+    "sdxl": [("stabilityai/stable-diffusion-xl-base-1.0", "{}")],
+    "sdxl-refiner": [("stabilityai/stable-diffusion-xl-refiner-1.0", "{}")],
+}
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a model's name is that of a single file."""
+    path = Path(name)
+    return path.is_file() or (path.suffix in CHECKPOINTS and not path.is_dir())
 
 
 def folder_of(name: str) -> Path:
     """The diffusers folder of a model name; fetched from the hub where it must be."""
     if name == "tiny":
         return Path(__file__).parent / "tiny"
-    if name in _PLANNED:
-        raise UsageError(f"--model {name} is not built yet in this version (there are: tiny, {', '.join(ALIASES)})")
     path = Path(name)
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise InputError(f"{path} is not a diffusers model folder: it has no model_index.json")
         return path
-    if path.suffix in (".safetensors", ".ckpt"):
-        raise UsageError(f"--model {path}: single-file checkpoints are not built yet; give a diffusers folder")
+    if is_checkpoint(name):
+        raise UsageError(f"--model {path} is a single file; this needs a diffusers folder")
     if path.exists() or name.startswith((".", "/")):
         raise InputError(f"--model {name}: no such model folder")
     return _from_hub(ALIASES.get(name, name))
@@ -32,7 +51,7 @@ def _from_hub(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
-    refused = ["*fp16*", "*non_ema*", "safety_checker/*"]
+    refused = ["*fp16*", "*non_ema*", "safety_checker/*", "vae_1_0/*", "*openvino*", "*onnx*"]
     try:
         return Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=refused))
     except Exception as error:  # the hub's client raises a dozen kinds, all meaning this
@@ -42,13 +61,101 @@ def _from_hub(repository: str) -> Path:
         ) from error
 
 
+@dataclass(frozen=True)
+class Described:
+    """A model before its weights are read: the folder or file, and each config by its path in a folder.
+
+    kind    of a single file ("sd1", "sd2", "sdxl"), None of a folder
+    """
+
+    place: Path
+    configs: dict[str, dict[str, Any]]
+    kind: str | None = None
+
+    @property
+    def size(self) -> int:
+        """The side in pixels that the model was made for."""
+        return int(self.configs["unet/config.json"]["sample_size"]) * self._factor
+
+    @property
+    def multiple(self) -> int:
+        """Sides of pictures are multiples of this many pixels."""
+        return self._factor * 2 ** (len(self.configs["unet/config.json"]["block_out_channels"]) - 1)
+
+    @property
+    def _factor(self) -> int:
+        return int(2 ** (len(self.configs["vae/config.json"]["block_out_channels"]) - 1))
+
+
+_CONFIGS = (
+    "model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
+    "text_encoder_2/config.json", "scheduler/scheduler_config.json",
+)  # fmt: skip
+_NEEDED = (_CONFIGS[1], _CONFIGS[2], _CONFIGS[3], _CONFIGS[5])
+
+
+def described(name: str, note: Callable[[str], None] = lambda text: None) -> Described:
+    """What a model is, from the configs of its folder or, of a single file, from its shapes by tables of ours."""
+    if is_checkpoint(name):
+        from lorakit.formats.layouts import open_model
+        from lorakit.formats.layouts._describe import architecture, configs_of
+
+        model = open_model(name)
+        place, configs, kind = Path(name), configs_of(model, note), architecture(model)[1]
+    else:
+        place, kind = folder_of(name), None
+        configs = {path: _json(place / path) for path in _CONFIGS if (place / path).is_file()}
+    missing = [path.partition("/")[0] for path in _NEEDED if path not in configs]
+    if missing:
+        raise InputError(f"{place} is not a whole Stable Diffusion model: it has no {', '.join(missing)}")
+    return Described(place, configs, kind)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected a table of settings")
+    return content
+
+
 def native_size(name: str) -> tuple[int, int]:
     """(side in pixels, multiple) of a model, read from its configs alone: no torch, no weights."""
-    folder = folder_of(name)
-    unet = json.loads((folder / "unet" / "config.json").read_text())
-    vae = json.loads((folder / "vae" / "config.json").read_text())
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    return unet["sample_size"] * factor, factor * 2 ** (len(unet["block_out_channels"]) - 1)
+    model = described(name)
+    return model.size, model.multiple
+
+
+def tokenizer_folder(place: Path, kind: str | None, part: str, given: Path | None = None) -> Path:
+    """The folder of a text encoder's tokenizer: the given one, the model folder's own, or the hub's from its cache.
+
+    UnavailableError, with the command that fetches it, where a single file's is not to be had.
+    """
+    name = part.replace("text_encoder", "tokenizer")
+    if given is not None:
+        if not given.is_dir():
+            raise InputError(f"--tokenizer {given}: no such folder")
+        inner = given / name
+        found = inner if inner.is_dir() else given
+        if not (found / "vocab.json").is_file() and not (found / "tokenizer.json").is_file():
+            raise InputError(f"--tokenizer {given}: there is no tokenizer in it (vocab.json and merges.txt)")
+        return found
+    if kind is None:
+        own = place / name
+        return own if own.is_dir() else place / "tokenizer"
+    from huggingface_hub import try_to_load_from_cache
+
+    for repository, path in _TOKENIZERS[kind]:
+        inside = path.format(name)
+        file = try_to_load_from_cache(repository, f"{inside}/vocab.json" if inside else "vocab.json")
+        if isinstance(file, str) and Path(file).with_name("merges.txt").is_file():
+            return Path(file).parent
+    repository = _TOKENIZERS[kind][0][0]
+    raise UnavailableError(
+        f"{place} has no tokenizer in it, and none of {repository} is in the hub's cache\n"
+        f"fetch it with: hf download {repository} --include 'tokenizer*/*', or name a folder with --tokenizer"
+    )
 
 
 def weight_files(folder: Path, parts: tuple[str, ...] = ("unet", "text_encoder")) -> Iterator[tuple[str, Path]]:

@@ -1,31 +1,89 @@
-"""Pictures to latents and back, prompts to text states."""
+"""Pictures to latents and back, prompts to conditionings."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lorakit.errors import NumericError
+from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import Components, is_small
+from lorakit.models.tokens import spelled
 from lorakit.runtime.workers import cores, each
 
 
 @torch.no_grad()
-def text_states(components: Components, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """States [b, tokens, d] on the device, and the prompts that were longer than the model reads."""
-    tokenizer = components.tokenizer
-    tokens = tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-    full = [len(ids) for ids in tokenizer(list(prompts)).input_ids]
-    cut = [prompt for prompt, n in zip(prompts, full, strict=True) if n > tokenizer.model_max_length]
+def conditioning_of(
+    components: Components, prompts: Sequence[str], clip_skip: int = 1
+) -> tuple[Conditioning, list[str]]:
+    """The conditioning of the prompts, without sizes, on the device; and the prompts longer than the model reads.
+
+    clip_skip   as the webuis count: 1 takes the layer the model was made with, 2 the one before it, and so on
+    """
+    rows, cut = token_ids(components, prompts), set[int]()
+    written = [spelled(prompt, components.vectors) for prompt in prompts]
+    for tokenizer in components.tokenizers.values():
+        lengths = [len(ids) for ids in tokenizer(written).input_ids]
+        cut |= {i for i, n in enumerate(lengths) if n > tokenizer.model_max_length}
 
     # One prompt at a time: a state must not depend on its neighbours in the batch, to the bit.
     @torch.no_grad()
-    def encode(row: Tensor) -> Tensor:
-        return components.text_encoder(row[None].to(components.device))[0]
+    def encode(i: int) -> Conditioning:
+        if components.zero_empty and not prompts[i]:
+            return zeros(components)
+        return encode_ids(components, [ids[i : i + 1] for ids in rows], clip_skip)
 
-    states = each(encode, tokens, cores()) if is_small(components) else map(encode, tokens)
-    return torch.cat(list(states)), cut
+    found = each(encode, range(len(prompts)), cores()) if is_small(components) else map(encode, range(len(prompts)))
+    return Conditioning.cat(list(found)), [prompts[i] for i in sorted(cut)]
+
+
+def text_states(components: Components, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """The states of `conditioning_of` alone, [b, tokens, d]."""
+    found, cut = conditioning_of(components, prompts)
+    return found.states, cut
+
+
+def token_ids(components: Components, prompts: Sequence[str]) -> list[Tensor]:
+    """Of each text encoder the ids [b, tokens] of the prompts, cut to what it reads."""
+    written = [spelled(prompt, components.vectors) for prompt in prompts]
+    return [
+        tokenizer(written, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        for tokenizer in components.tokenizers.values()
+    ]
+
+
+def encode_ids(components: Components, ids: Sequence[Tensor], clip_skip: int = 1) -> Conditioning:
+    """ids: of each text encoder [b, tokens]. SD takes the last layer, normalised; SDXL both encoders' last but one, side
+    by side, and what the second pools. With a gradient, where the caller wants one."""
+    double = components.text_encoder_2 is not None
+    states, pooled = [], None
+    for encoder, row in zip(components.text_encoders.values(), ids, strict=True):
+        done = encoder(row.to(components.device), output_hidden_states=double or clip_skip > 1)
+        if double:
+            states.append(_hidden(done, clip_skip + 1, encoder))
+            pooled = getattr(done, "text_embeds", None)
+        elif clip_skip > 1:
+            states.append(getattr(encoder, "text_model", encoder).final_layer_norm(_hidden(done, clip_skip, encoder)))
+        else:
+            states.append(done.last_hidden_state)
+    return Conditioning(torch.cat(states, -1), pooled)
+
+
+def _hidden(done: Any, from_end: int, encoder: Any) -> Tensor:
+    if from_end > len(done.hidden_states):
+        raise ValueError(f"clip skip goes to {len(done.hidden_states) - 1} in a text encoder of so many layers")
+    return done.hidden_states[-from_end]
+
+
+def zeros(components: Components, chunks: int = 1) -> Conditioning:
+    """The empty prompt of a model that was trained with zeros for it."""
+    sizes = {part: encoder.config.hidden_size for part, encoder in components.text_encoders.items()}
+    length = components.tokenizer.model_max_length * chunks
+    make = {"device": components.device, "dtype": components.dtype}
+    pooled = torch.zeros(1, components.text_encoder_2.config.projection_dim, **make)
+    return Conditioning(torch.zeros(1, length, sum(sizes.values()), **make), pooled)
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:
@@ -36,7 +94,7 @@ def to_tensor(picture: np.ndarray) -> Tensor:
 @torch.no_grad()
 def latent_moments(components: Components, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread of the latents of [b, 3, h, w], each [b, c, h', w'] float32 on the CPU, scaled for the UNet."""
-    posterior = components.vae.encode(pictures.to(components.device, components.dtype)).latent_dist
+    posterior = components.vae.encode(pictures.to(components.device, components.vae.dtype)).latent_dist
     factor = components.vae.config.scaling_factor
     return (posterior.mean.float() * factor).cpu(), (posterior.std.float() * factor).cpu()
 
@@ -46,7 +104,7 @@ def to_pictures(components: Components, latents: Tensor) -> np.ndarray:
     """Latents [b, c, h, w] to uint8 [b, H, W, 3], one at a time; NumericError where they are not finite."""
     out = []
     for latent in latents:
-        z = (latent / components.vae.config.scaling_factor)[None].to(components.device, components.dtype)
+        z = (latent / components.vae.config.scaling_factor)[None].to(components.device, components.vae.dtype)
         x = components.vae.decode(z).sample[0].float()
         if not x.isfinite().all():
             raise NumericError("the picture came out as NaN or infinity; try --dtype float32")

@@ -1,19 +1,30 @@
-"""A base model by name: built in, a folder, or a hub repository."""
+"""A base model by name: built in, a diffusers folder, a hub repository, or one checkpoint file."""
 
-import json
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from lorakit.errors import InputError, UsageError
-from lorakit.models.config import folder_of
+from lorakit.arrays import Stored
+from lorakit.errors import InputError
+from lorakit.formats.layouts import open_model
+from lorakit.models.config import Described, described, tokenizer_folder
+from lorakit.targets import canonical
 
 
 @dataclass
 class Components:
-    """A Stable Diffusion model taken apart. `size` is the side in pixels it was made for."""
+    """A Stable Diffusion model taken apart. `size` is the side in pixels it was made for.
+
+    folder        the diffusers folder, or the checkpoint file
+    zero_empty    SDXL's: the empty prompt is zeros
+    vectors       learned tokens and how many vectors each has
+    """
 
     name: str
     folder: Path
@@ -24,10 +35,44 @@ class Components:
     scheduler_config: dict[str, Any]
     device: torch.device
     dtype: torch.dtype
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    zero_empty: bool = False
+    vectors: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        """Part to text encoder, in the order their states are joined."""
+        both = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+        return {part: encoder for part, encoder in both.items() if encoder is not None}
+
+    @property
+    def tokenizers(self) -> dict[str, Any]:
+        both = {"text_encoder": self.tokenizer, "text_encoder_2": self.tokenizer_2}
+        return {part: both[part] for part in self.text_encoders}
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What adapters change, by the names they use."""
+        return {"unet": self.unet, **self.text_encoders}
 
     @property
     def vae_factor(self) -> int:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.vae.config.latent_channels)
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the UNet takes a mask and the latents of the masked picture beside the noisy ones."""
+        return bool(self.unet.config.in_channels == 2 * self.latent_channels + 1)
+
+    @property
+    def sized(self) -> bool:
+        """Whether the UNet is told the picture's sizes and the pooled text (SDXL)."""
+        return self.unet.config.addition_embed_type == "text_time"
 
     @property
     def size(self) -> int:
@@ -64,29 +109,90 @@ def quiet_libraries() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def load(name: str, device: torch.device, dtype: torch.dtype) -> Components:
-    """All parts in `dtype` on `device`, in evaluation mode, without gradients."""
-    folder = folder_of(name)
-    if (folder / "text_encoder_2").exists():
-        raise UsageError(f"--model {name}: SDXL models are not built yet in this version")
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+def load(
+    name: str, device: torch.device, dtype: torch.dtype, *, tokenizer: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Components:  # fmt: skip
+    """All parts in `dtype` on `device`, in evaluation mode, without gradients; no pickle of it is executed.
 
+    tokenizer   a folder with a tokenizer's files, for a single file, which has none
+    """
+    about = described(name, note)
+    texts = {part: _tokenizer(about, part, tokenizer) for part in _TEXTS if f"{part}/config.json" in about.configs}
+    model = open_model(about.place)
+    quiet_libraries()
+    arrays = model.arrays
+    try:
+        parts = {part: _part(part, about, arrays, device, dtype) for part in ("unet", "vae", *texts)}
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"{about.place} is not a whole Stable Diffusion model: {str(error).splitlines()[0]}"
+        ) from error
+    for part, (words, _) in texts.items():
+        # The pooled state stands where the text ends; old configs tell a number that is not that word's.
+        inner = getattr(parts[part], "text_model", parts[part])
+        inner.eos_token_id = words.eos_token_id
+    return Components(
+        name, about.place, parts["unet"], parts["vae"], parts["text_encoder"], texts["text_encoder"][0],
+        about.configs["scheduler/scheduler_config.json"], device, dtype, parts.get("text_encoder_2"),
+        texts.get("text_encoder_2", (None, None))[0],
+        bool(about.configs.get("model_index.json", {}).get("force_zeros_for_empty_prompt")) and "text_encoder_2" in texts,
+    )  # fmt: skip
+
+
+_TEXTS = ("text_encoder", "text_encoder_2")
+
+
+def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Path]:
+    from transformers import CLIPTokenizer
+
+    folder = tokenizer_folder(about.place, about.kind, part, given)
+    length = about.configs[f"{part}/config.json"].get("max_position_embeddings", 77)
     quiet_libraries()
     try:
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype)
-        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype)
-        text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype)
-        tokenizer = _tokenizer(folder / "tokenizer", CLIPTokenizer, text.config.max_position_embeddings)
-        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder} is not a whole Stable Diffusion model: {str(error).splitlines()[0]}") from error
-    for part in (unet, vae, text):
-        part.to(device).eval().requires_grad_(False)
-    return Components(name, folder, unet, vae, text, tokenizer, scheduler, device, dtype)
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=length, local_files_only=True), folder
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: no tokenizer to be read: {str(error).splitlines()[0]}") from error
 
 
-def _tokenizer(folder: Path, kind: Any, length: int) -> Any:
-    if (folder / "vocab.json").is_file():
-        return kind(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=length)
-    return kind.from_pretrained(folder)
+def _part(
+    part: str, about: Described, arrays: Mapping[str, Stored], device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """One part of the model from its config and the file's tensors; nothing is allocated twice."""
+    config = about.configs[f"{part}/config.json"]
+    if part == "vae" and config.get("force_upcast") and dtype == torch.float16:
+        dtype = torch.float32  # it overflows in float16
+    with torch.device("meta"):
+        module = _empty(part, config)
+    begin = f"{part}."
+    held = {name for name in arrays if name.startswith(begin)}
+    tensors: dict[str, torch.Tensor] = {}
+    missing = []
+    for key in module.state_dict():
+        name = canonical(f"{part}.{key}")
+        if name not in held:
+            missing.append(name)
+            continue
+        tensor = arrays[name].tensor()
+        tensors[key] = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(f"it has no {', '.join(missing[:3])}{more}")
+    module.load_state_dict(tensors, assign=True)
+    for name, buffer in list(module.named_buffers()):
+        if buffer.is_meta:  # positions of a text encoder: no file holds them
+            owner, _, last = name.rpartition(".")
+            setattr(module.get_submodule(owner), last, torch.arange(buffer.shape[-1], device=device).expand(1, -1))
+    return module.eval().requires_grad_(False)
+
+
+def _empty(part: str, config: dict[str, Any]) -> nn.Module:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    if part in _TEXTS:
+        usual = "CLIPTextModelWithProjection" if part == "text_encoder_2" else "CLIPTextModel"
+        projected = (config.get("architectures") or [usual])[0] == "CLIPTextModelWithProjection"
+        kind = CLIPTextModelWithProjection if projected else CLIPTextModel
+        return kind(CLIPTextConfig.from_dict(config))
+    return (UNet2DConditionModel if part == "unet" else AutoencoderKL).from_config(config)

@@ -1,4 +1,4 @@
-"""Denoising: text states in, latents out. All drawing in lorakit goes through here."""
+"""Denoising: conditionings in, latents out. All drawing in lorakit goes through here."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from lorakit.diffusion.noise import generator
+from lorakit.models.conditioning import Conditioning
 from lorakit.models.encode import to_pictures
 from lorakit.models.load import Components, is_small
+from lorakit.models.predict import predict
 from lorakit.runtime.workers import cores, each
 from lorakit.schedulers import SCHEDULERS
 
@@ -41,8 +43,8 @@ def make_scheduler(components: Components, name: str, steps: int) -> Any:
 @torch.inference_mode()
 def denoise(
     components: Components,
-    states: Tensor,
-    negative: Tensor,
+    conditioning: Conditioning,
+    negative: Conditioning,
     seeds: Sequence[int],
     *,
     size: tuple[int, int],
@@ -52,20 +54,20 @@ def denoise(
 ) -> Tensor:
     """Latents [b, c, h, w] in float32 of one batch.
 
-    states, negative [b, tokens, d]; size (width, height) in pixels; picture i depends on seeds[i] and its states
-    alone. With guidance above 1 both halves go through the UNet in one forward (Ho and Salimans, 2022).
+    conditioning, negative of b pictures, sized; size (width, height) in pixels; picture i depends on seeds[i] and its
+    conditioning alone. With guidance above 1 both halves go through the UNet in one forward (Ho and Salimans, 2022).
     """
     solver = make_scheduler(components, scheduler, steps)
     factor = components.vae_factor
-    shape = (components.unet.config.in_channels, size[1] // factor, size[0] // factor)
+    shape = (components.latent_channels, size[1] // factor, size[0] // factor)
     draws = [generator(seed, "sample") for seed in seeds]
     x = torch.stack([torch.randn(shape, generator=g) for g in draws]).to(components.device) * solver.init_noise_sigma
     guided = guidance > 1
-    context = torch.cat([negative, states]) if guided else states
+    told = (Conditioning.cat([negative, conditioning]) if guided else conditioning).sized(size)
     extra = {"generator": draws} if scheduler in ("euler-a", "lcm") else {}
     for t in solver.timesteps:
-        scaled = solver.scale_model_input(x, t).to(components.dtype)
-        predicted = components.unet(torch.cat([scaled, scaled]) if guided else scaled, t, context).sample.float()
+        scaled = solver.scale_model_input(x, t)
+        predicted = predict(components, torch.cat([scaled, scaled]) if guided else scaled, t, told).float()
         if guided:
             without, given = predicted.chunk(2)
             predicted = without + guidance * (given - without)
@@ -85,11 +87,11 @@ class Drawing:
 
 
 def draw(
-    components: Components, states: Sequence[Tensor], negative: Tensor, seeds: Sequence[int], how: Drawing
+    components: Components, told: Sequence[Conditioning], negative: Conditioning, seeds: Sequence[int], how: Drawing
 ) -> Iterator[np.ndarray]:
-    """One uint8 picture [h, w, 3] for each seed and its states [1, tokens, d], in order.
+    """One uint8 picture [h, w, 3] for each seed and its conditioning of one picture, in order.
 
-    On the CPU the bytes of a picture depend on nothing but its seed and states. A sum's last bits depend on the shape
+    On the CPU the bytes of a picture depend on nothing but its seed and conditioning. A sum's last bits depend on the shape
     of its operands and on the number of threads, so pictures go through alone there, or, with a small model, always in
     twos on one thread, a pair on each core; an odd one is drawn with a twin that is thrown away. On other devices
     `batch_size` go through together.
@@ -97,7 +99,7 @@ def draw(
 
     def run(chosen: Sequence[int]) -> np.ndarray:
         latents = denoise(
-            components, torch.cat([states[i] for i in chosen]), negative.expand(len(chosen), -1, -1),
+            components, Conditioning.cat([told[i] for i in chosen]), negative.expand(len(chosen)),
             [seeds[i] for i in chosen], size=how.size, steps=how.steps, guidance=how.guidance, scheduler=how.scheduler,
         )  # fmt: skip
         return to_pictures(components, latents)

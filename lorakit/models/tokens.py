@@ -64,7 +64,9 @@ def check_new(tokenizer: Any, token: str) -> None:
         raise UsageError(f"--token '{token}': a token is one word without spaces, such as <s1>")
     known = tokenizer.get_vocab()
     if token in known or f"{token}</w>" in known:
-        raise UsageError(f"--token {token}: the model's tokenizer knows this word already; choose another, such as <s1>")
+        raise UsageError(
+            f"--token {token}: the model's tokenizer knows this word already; choose another, such as <s1>"
+        )
 
 
 def start_rows(tokenizer: Any, table: nn.Embedding, text: str, vectors: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 from lorakit.models.config import folder_of
-from lorakit.models.encode import text_states
+from lorakit.models.encode import conditioning_of
 from lorakit.models.load import load
 from lorakit.models.sample import Drawing, draw
 
@@ -22,16 +22,12 @@ def main() -> None:
     pipe = StableDiffusionPipeline.from_pretrained(folder_of("tiny"), torch_dtype=torch.float32, safety_checker=None)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
-    states, _ = text_states(components, ["a 3d emoji of a cat", ""])
+    told, _ = conditioning_of(components, ["a 3d emoji of a cat", ""])
     rounds, threads = [], torch.get_num_threads()
     for _ in range(ROUNDS):
         torch.set_num_threads(1)
         started = time.monotonic()
-        list(
-            draw(
-                components, [states[:1]] * COUNT, states[1:], list(range(COUNT)), Drawing((64, 64), STEPS, 4.0, "dpm++")
-            )
-        )
+        list(draw(components, [told[0]] * COUNT, told[1], list(range(COUNT)), Drawing((64, 64), STEPS, 4.0, "dpm++")))
         between = time.monotonic()
         torch.set_num_threads(threads)
         with torch.no_grad():

@@ -26,7 +26,6 @@ from tests.conftest import picture
         (["sample"], "PROMPT"),
         (["sample", "x", "--scheduler", "eular"], "did you mean 'euler'"),
         (["sample", "x", "--size", "65"], "multiples"),
-        (["sample", "x", "--model", "sdxl"], "not built yet"),
         (["ppim", "raw", "data", "--crop", "smart"], "not built yet"),
     ],
 )

@@ -10,7 +10,7 @@ from lorakit.diffusion.noise import generator
 from lorakit.jobs import adapters
 from lorakit.models import inject
 from lorakit.models.config import folder_of
-from lorakit.models.encode import text_states, to_pictures
+from lorakit.models.encode import conditioning_of, to_pictures
 from lorakit.models.load import load
 from lorakit.models.sample import denoise, make_scheduler
 
@@ -40,7 +40,8 @@ def test_deltas_and_pictures_agree_with_diffusers(components, tmp_path, file_for
     base = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
     pipe.load_lora_weights(str(file))
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    states, _ = text_states(components, ["a cat", ""])
+    told, _ = conditioning_of(components, ["a cat", ""])
+    states = told.states
     time = torch.tensor([400])
     with torch.no_grad():
         theirs = pipe.unet(latents, time, states[:1]).sample
@@ -48,7 +49,7 @@ def test_deltas_and_pictures_agree_with_diffusers(components, tmp_path, file_for
         inject.apply({"unet": components.unet}, adapters.load(file), 1.0, "file")
         ours = components.unet(latents, time, states[:1]).sample
         settings = {"size": (64, 64), "steps": 8, "guidance": 3.0, "scheduler": "ddim"}
-        drawn = to_pictures(components, denoise(components, states[:1], states[1:], [3], **settings))
+        drawn = to_pictures(components, denoise(components, told[0], told[1], [3], **settings))
         inject.remove([components.unet])
         pipe.scheduler = make_scheduler(components, "ddim", 8)
         noise = torch.randn((1, 4, 16, 16), generator=generator(3, "sample"))
@@ -69,7 +70,7 @@ def test_deltas_and_pictures_agree_with_diffusers(components, tmp_path, file_for
 
 def test_weight_zero_and_taking_off_leave_every_bit(components):
     adapter = trained(components)
-    latents, states = torch.randn(1, 4, 16, 16), text_states(components, ["a cat"])[0]
+    latents, states = torch.randn(1, 4, 16, 16), conditioning_of(components, ["a cat"])[0].states
     with torch.no_grad():
         before = components.unet(latents, 10, states).sample
         inject.apply({"unet": components.unet}, adapter, 0.0, "file")
