@@ -1,0 +1,80 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorakit.training.batches import Batches, parts
+
+GROUPS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(GROUPS, st.integers(1, 7), st.booleans(), st.integers(0, 3))
+def test_every_index_comes_once_an_epoch(groups, size, mixed, epoch):
+    batches = Batches(groups, size, seed=1, mixed=mixed)
+    steps = range(epoch * batches.steps, (epoch + 1) * batches.steps)
+    shown = [i for step in steps for i in batches[step]]
+    assert sorted(shown) == list(range(len(groups)))
+    assert {batches.epoch(step) for step in steps} == {epoch}
+    if mixed:
+        assert batches.steps == -(-len(groups) // size)
+        assert sum(len(batches[step]) < size for step in steps) <= 1
+    else:
+        assert all(len({groups[i] for i in batches[step]}) == 1 for step in steps)
+
+
+def test_a_step_does_not_depend_on_the_steps_asked_for_before():
+    groups = list("aaabbcddd")
+    there = [Batches(groups, 2, 5)[step] for step in range(30)]
+    back = Batches(groups, 2, 5)
+    assert [back[step] for step in reversed(range(30))] == there[::-1]
+    assert there != [Batches(groups, 2, 6)[step] for step in range(30)]
+    assert there[:5] != there[5:10] or there[5:10] != there[10:15]
+
+
+def test_copies_of_a_picture_are_spread_over_the_epoch():
+    pictures = [i for i in range(6) for _ in range(3)]
+    batches = Batches("a" * 18, 6, seed=0, pictures=pictures)
+    for step in range(3):
+        assert Counter(pictures[i] for i in batches[step]) == Counter(range(6))
+
+
+def test_rests_are_joined_in_runs_of_one_class():
+    groups = list("aaaabbbcc")
+    batches = Batches(groups, 3, seed=2, mixed=True)
+    classes = [[groups[i] for i in batches[step]] for step in range(batches.steps)]
+    assert sorted(map(len, classes)) == [3, 3, 3]
+    assert sum(len(set(batch)) > 1 for batch in classes) == 1
+
+
+@settings(max_examples=80, deadline=None)
+@given(GROUPS, st.integers(1, 12), st.integers(1, 4), st.integers(1, 5))
+def test_the_mean_over_processes_is_the_mean_over_the_batch(groups, size, world, most):
+    batches = Batches(groups, size, seed=3, mixed=True)
+    for step in range(batches.steps):
+        batch = batches[step]
+        shares = [parts(batch, groups, most, rank, world) for rank in range(world)]
+        flat = [part for share in shares for part in share]
+        assert [i for part in flat for i in part.indices] == batch
+        assert [p for part in flat for p in part.places] == list(range(len(batch)))
+        assert all(len({groups[i] for i in part.indices}) == 1 and len(part.indices) <= most for part in flat)
+        loss = {i: float(i * i + 1) for i in batch}
+        sums = [sum(part.weight * loss[i] for part in share for i in part.indices) for share in shares]
+        assert sum(sums) / world == pytest.approx(sum(loss.values()) / len(batch))
+
+
+def test_two_processes_see_what_one_with_twice_the_batch_sees():
+    groups = list("aaaabbbb")
+    whole = Batches(groups, 4, seed=0)[0]
+    first, second = (parts(whole, groups, 2, rank, 2) for rank in (0, 1))
+    (alone,) = parts(whole, groups, 4)
+    assert first[0].indices + second[0].indices == alone.indices
+    assert (alone.weight, first[0].weight) == (0.25, 0.5)
+
+
+def test_numbers_without_sense_are_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        Batches([], 1, 0)
+    with pytest.raises(ValueError, match="rank 2 of 2"):
+        parts([0], ["a"], 1, 2, 2)
