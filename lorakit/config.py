@@ -44,8 +44,11 @@ class TrainConfig:
     flip: Annotated[bool, "Show every second picture mirrored."] = False
     caption_dropout: Annotated[float, "Share of captions left out, 0 to 1."] = 0.0
     tag_dropout: Annotated[float, "Share of comma-separated tags left out, 0 to 1."] = 0.0
-    shuffle_tags: Annotated[bool, "Shuffle the tags after those kept."] = False
-    keep_tags: Annotated[int, "Tags at the front that stay."] = 0
+    shuffle_tags: Annotated[bool, "Show the tags in another order each time."] = False
+    keep_tokens: Annotated[int, "So many tags at the front stay in place."] = 0
+    keep_separator: Annotated[str, "Tags before this mark stay in place."] = ""
+    caption_separator: Annotated[str, "What stands between tags."] = ","
+    tag_warmup: Annotated[int, "Epochs over which the tags come in one after another."] = 0
     caption_prefix: Annotated[str, "Put before every caption."] = ""
     caption_suffix: Annotated[str, "Put after every caption."] = ""
     size: Annotated[int | None, "Side in pixels; default, the model's own."] = None
@@ -62,7 +65,7 @@ class TrainConfig:
     init: Annotated[str, "How factors start: gaussian, kaiming or pissa."] = "gaussian"
     init_from: Annotated[str | None, "Adapter to go on from, in any format."] = None
     block_rank: Annotated[
-        list[str], "PATTERN=RANK[,alpha=A][,lr=FACTOR] or PATTERN=off; first match wins; repeatable."
+        list[str], "PATTERN=RANK[:ALPHA] or PATTERN=off; the first that matches a module wins; repeatable."
     ] = field(default_factory=list)
     lora_plus: Annotated[float, "Rate of the up factors over that of the down factors (LoRA+)."] = 1.0
 
@@ -105,7 +108,7 @@ class TrainConfig:
     def _ranges(self) -> list[str]:
         at_least = {
             "rank": 1, "steps": 1, "batch_size": 1, "accumulate": 1, "size": 1, "prior_count": 1, "vectors": 1,
-            "warmup": 0, "seed": 0, "ti_steps": 1, "text_steps": 0, "keep_tags": 0,
+            "warmup": 0, "seed": 0, "ti_steps": 1, "text_steps": 0, "keep_tokens": 0, "tag_warmup": 0,
         }  # fmt: skip
         wrong = [
             f"{option(name)} must be at least {least}, got {value}"

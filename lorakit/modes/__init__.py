@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lorakit.adapter import Adapter
 from lorakit.training.loop import Group
+from lorakit.training.variants import Attached
 
 Result = Adapter | Mapping[str, Tensor]
 
@@ -30,6 +31,7 @@ class Trained:
     text_until  the text encoders change before this step; 0 where they never do
     after       called after each optimizer step with the rates by group
     tokens      learned tokens and how many vectors each has
+    attached    the branches of adapters, where there are
     """
 
     groups: Sequence[Group]
@@ -37,6 +39,7 @@ class Trained:
     text_until: int = 0
     after: Callable[[int, Mapping[str, float]], None] = rest
     tokens: Mapping[str, int] = field(default_factory=dict)
+    attached: Attached | None = None
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from lorakit.adapter import Adapter
-from lorakit.config import TrainConfig
+from lorakit.config import TARGETS, TrainConfig
 from lorakit.diffusion.noise import normal
-from lorakit.models import inject
+from lorakit.errors import UsageError
+from lorakit.formats import files
 from lorakit.models.load import Components
+from lorakit.registry import VARIANTS
+from lorakit.training import variants
 from lorakit.training.loop import Group
 from lorakit.training.rates import rate
 
@@ -20,17 +25,58 @@ def curve(config: TrainConfig, peak: float, first: int, last: int) -> Callable[[
     return lambda step: rate(step - first, last - first, peak, config.lr_schedule, config.warmup)
 
 
-def attach(
-    components: Components, config: TrainConfig, first: int, learns: Callable[[int], bool]
-) -> tuple[list[Group], Callable[[], Adapter], int]:
-    """Adapters of the UNet, and of the text encoders where asked, that learn from step `first` on: their groups, what
-    they are by now, and the step before which the text encoders change."""
+@dataclass(frozen=True)
+class Adapters:
+    """Branches in a model and how they learn.
+
+    text_until  the step before which those of text encoders learn; 0 where there are none
+    """
+
+    attached: variants.Attached
+    groups: list[Group]
+    text_until: int
+
+    def adapter(self) -> Adapter:
+        return Adapter(self.attached.deltas())
+
+
+def targets_of(components: Components, config: TrainConfig) -> list[variants.Target]:
+    """The modules that the config trains, with their ranks; UsageError for patterns that match nothing."""
+    parts = components.parts if config.text_encoder else {"unet": components.unet}
+    rules = [variants.parse(text) for text in config.block_rank]
+    if not config.text_encoder and config.target not in TARGETS and config.target.startswith("text_encoder"):
+        raise UsageError(f"--target {config.target} names the text encoder; train it with --text-encoder")
+    return variants.targets(parts, config.target, rules, config.rank, config.alpha)
+
+
+def attach(components: Components, config: TrainConfig, first: int, learns: Callable[[int], bool]) -> Adapters:
+    """Branches of the UNet, and of the text encoders where asked, that learn from step `first` on at the steps that
+    `learns` says; the text encoders' rest after `--text-steps`."""
 
     def draw(shape: tuple[int, ...], name: str) -> Tensor:
         return normal(shape, config.seed, "factors", name)
 
-    alpha = config.alpha or float(config.rank)
-    paths = inject.targets(components.unet, config.target)
-    parameters = inject.start(components.unet, paths, config.rank, alpha, draw)
-    groups = [Group("unet", parameters, curve(config, config.lr or 0.0, first, config.total), learns)]
-    return groups, lambda: Adapter(inject.collect(parameters, alpha / config.rank)), 0
+    try:
+        attached = variants.attach(
+            targets_of(components, config), VARIANTS[config.variant], draw, init=config.init, plus=config.lora_plus,
+            dropout=config.dropout,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UsageError(f"--variant {config.variant} --init {config.init}: {error}") from error
+    if config.init_from:
+        attached.load(files.read(Path(config.init_from)).materialised().modules)
+    last = config.total if config.text_steps is None else min(config.total, first + config.text_steps)
+
+    def group(name: str, mine: Callable[[str], bool], peak: float, end: int, when: Callable[[int], bool]) -> Group:
+        parameters = {key: p for key, p in attached.parameters.items() if mine(key)}
+        factors = {key: attached.rates[key] for key in parameters}
+        return Group(name, parameters, curve(config, peak, first, end), when, factors)
+
+    unet: Callable[[str], bool] = lambda key: key.startswith("unet.")  # noqa: E731
+    groups = [
+        group("unet", unet, config.lr or 0.0, config.total, learns),
+        group("text", lambda k: not unet(k), config.lr_text or 0.0, last, lambda step: step < last and learns(step)),
+    ]
+    groups = [one for one in groups if one.parameters]
+    text = any(one.name == "text" for one in groups)
+    return Adapters(attached, groups, last if text else 0)

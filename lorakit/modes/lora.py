@@ -9,5 +9,5 @@ NEEDS_PRIOR = False
 
 
 def begin(components: Components, config: TrainConfig) -> Trained:
-    groups, result, until = attach(components, config, 0, lambda step: True)
-    return Trained(groups, result, until)
+    adapters = attach(components, config, 0, lambda step: True)
+    return Trained(adapters.groups, adapters.adapter, adapters.text_until, attached=adapters.attached)

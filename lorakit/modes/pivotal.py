@@ -29,12 +29,13 @@ def begin(components: Components, config: TrainConfig) -> Trained:
     tokens = learned.group(
         lambda step: first(step) if step < pivot else later(step), tokens_learn, config.joint_token_weight
     )
-    groups, result, until = attach(components, config, pivot, adapters_learn)
-    until = max(until, pivot if config.joint == "off" else config.total)
+    adapters = attach(components, config, pivot, adapters_learn)
+    until = max(adapters.text_until, pivot if config.joint == "off" else config.total)
     return Trained(
-        [tokens, *groups],
-        lambda: replace(result(), embeddings=learned.embeddings()),
+        [tokens, *adapters.groups],
+        lambda: replace(adapters.adapter(), embeddings=learned.embeddings()),
         until,
         learned.after,
         learned.vectors,
+        adapters.attached,
     )
