@@ -14,7 +14,7 @@ from lorakit.diffusion.noise import normal
 from lorakit.errors import UsageError
 from lorakit.formats import files
 from lorakit.models.load import Components
-from lorakit.registry import VARIANTS
+from lorakit.registry import TRAINABLE
 from lorakit.training import variants
 from lorakit.training.loop import Group
 from lorakit.training.rates import rate
@@ -58,7 +58,7 @@ def attach(components: Components, config: TrainConfig, first: int, learns: Call
 
     try:
         attached = variants.attach(
-            targets_of(components, config), VARIANTS[config.variant], draw, init=config.init, plus=config.lora_plus,
+            targets_of(components, config), TRAINABLE[config.variant], draw, init=config.init, plus=config.lora_plus,
             dropout=config.dropout,
         )  # fmt: skip
     except ValueError as error:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.errors import NumericError
+from lorakit.training import optimizers
 
 
 @dataclass(frozen=True)
@@ -114,20 +115,18 @@ def train(
 
 
 def set_rates(optimizer: torch.optim.Optimizer, groups: Sequence[Group], step: int) -> None:
-    """The rates of a step, into the optimizer's groups, which carry the name of theirs and a factor."""
+    """The rates of a step, into the optimizer's groups, which name the group they are of."""
     rates = {group.name: group.rate(step) if group.learns(step) else 0.0 for group in groups}
     for inner in optimizer.param_groups:
-        inner["lr"] = rates[inner["name"]] * inner["factor"]
+        inner["lr"] = rates[inner["owner"]] * inner["factor"]
 
 
-def optimizer_groups(groups: Sequence[Group]) -> list[dict[str, object]]:
-    """Torch's parameter groups: one for each group and factor of the rate, parameters in the order of their names."""
-    found = []
-    for group in groups:
-        factors = sorted({group.factors.get(name, 1.0) for name in group.parameters})
-        for factor in factors:
-            names = [name for name in group.parameters if group.factors.get(name, 1.0) == factor]
-            found.append(
-                {"params": [group.parameters[n] for n in names], "names": names, "name": group.name, "factor": factor}
-            )
-    return found
+def optimizer_of(
+    groups: Sequence[Group], make: Callable[[list[optimizers.Group]], torch.optim.Optimizer]
+) -> torch.optim.Optimizer:
+    """The optimizer that `make` gives for the parameters of all groups, divided by the factors of their rates."""
+    inner = [(group.name, one) for group in groups for one in optimizers.groups_of(group.parameters, group.factors)]
+    optimizer = make([one for _, one in inner])
+    for (owner, _), group in zip(inner, optimizer.param_groups, strict=True):
+        group["owner"] = owner
+    return optimizer

@@ -85,7 +85,7 @@ class Objective:
         self.components, self.sources, self.texts, self.world = components, sources, texts, world
         self.seed, self.min_snr, self.accumulate = config.seed, config.min_snr or None, config.accumulate
         self.alphas = components.alphas()
-        self.shown = [source.cached.indices() for source in sources]
+        self.shown = [source.order() for source in sources]
         self.batches = [
             Batches([tuple(s.cached.means[i].shape) for i in shown], s.batch_size * self.world.size, self.seed, s.name)
             for s, shown in zip(sources, self.shown, strict=True)

@@ -11,7 +11,7 @@ from lorakit.errors import InputError
 from lorakit.training import optimizers
 from lorakit.training.ema import Ema
 
-_PARAMETER, _OPTIMIZER, _EMA, _BEST = "parameter/", "optimizer/", "ema/", "best/"
+_PARAMETER, _EMA, _BEST = "parameter/", "ema/", "best/"
 
 
 class State:
@@ -28,7 +28,7 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         found = {_PARAMETER + name: p.detach() for name, p in self.parameters.items()}
-        found |= {_OPTIMIZER + key: x for key, x in optimizers.state(self.optimizer, self._names()).items()}
+        found |= optimizers.state(self.optimizer)
         if self.ema is not None:
             found |= {_EMA + name: x for name, x in self.ema.state().items()}
         return found | {_BEST + name: x for name, x in self.best.items()}
@@ -36,8 +36,8 @@ class State:
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """InputError where a tensor is missing, has another shape, or belongs to nothing."""
-        parts = {head: _below(tensors, head) for head in (_PARAMETER, _OPTIMIZER, _EMA, _BEST)}
-        stray = [key for key in tensors if not key.startswith(tuple(parts))]
+        parts = {head: _below(tensors, head) for head in (_PARAMETER, _EMA, _BEST)}
+        stray = [key for key in tensors if not key.startswith((*parts, "optimizer"))]
         parameters = parts[_PARAMETER]
         wrong = sorted(parameters.keys() ^ self.parameters.keys()) + stray
         wrong += [n for n, p in self.parameters.items() if n in parameters and parameters[n].shape != p.shape]
@@ -46,15 +46,12 @@ class State:
         for name, p in self.parameters.items():
             p.copy_(parameters[name])
         try:
-            optimizers.restore(self.optimizer, self._names(), parts[_OPTIMIZER])
+            optimizers.restore(self.optimizer, tensors)
             if self.ema is not None:
                 self.ema.restore(parts[_EMA])
-        except (KeyError, ValueError) as error:
+        except (InputError, KeyError, ValueError) as error:
             raise InputError(f"{source} is not a whole checkpoint: {error}") from error
         self.best = parts[_BEST]
-
-    def _names(self) -> dict[nn.Parameter, str]:
-        return {p: name for name, p in self.parameters.items()}
 
 
 def _below(tensors: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:

@@ -4,11 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from lorakit.training.loop import Descent, Diverged, Group, optimizer_groups, train
+from lorakit.training.loop import Descent, Diverged, Group, optimizer_of, train
+
+
+def _torch(kind, inner, **settings):
+    return kind([{"params": [*g.parameters.values()], "factor": g.factor} for g in inner], lr=0.0, **settings)
 
 
 def run(groups, steps, descend=None, **more):
-    optimizer = torch.optim.SGD(optimizer_groups(groups), lr=0.0)
+    optimizer = optimizer_of(groups, lambda inner: _torch(torch.optim.SGD, inner))
 
     def slope(step, parameters):
         one = torch.ones(1)
@@ -35,7 +39,7 @@ def test_parameters_at_rest_do_not_change_by_a_bit_even_under_weight_decay():
         Group("a", {"a": a}, lambda step: 0.1, lambda step: step < 2),
         Group("b", {"b": b}, lambda step: 0.1),
     ]
-    optimizer = torch.optim.AdamW(optimizer_groups(groups), lr=0.0, weight_decay=0.5)
+    optimizer = optimizer_of(groups, lambda inner: _torch(torch.optim.AdamW, inner, weight_decay=0.5))
     seen = []
 
     def slope(step, parameters):

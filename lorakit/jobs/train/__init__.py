@@ -17,7 +17,7 @@ from lorakit.jobs.train._data import read_data
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._report import write_report
 from lorakit.jobs.train._run import Run
-from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, VARIANTS
+from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime.device import peak_memory, pick_device
 from lorakit.runtime.locks import held
 from lorakit.runtime.world import World, joined, place
@@ -45,7 +45,7 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
 def check(config: TrainConfig, life: Life) -> None:
     """Names and targets, before anything is read."""
     MODES.check(config.mode)
-    VARIANTS.check(config.variant)
+    TRAINABLE.check(config.variant)
     if ":" not in config.optimizer:
         OPTIMIZERS.check(config.optimizer)
     for name in life.track:

@@ -38,7 +38,9 @@ class Run:
     ) -> None:  # fmt: skip
         self.components, self.config, self.life, self.talk, self.world = components, config, life, talk, world
         self.data, self.trained, self.notes = data, trained, notes
-        self.optimizer = optimizers.make(config.optimizer, loop.optimizer_groups(trained.groups), config.optimizer_args)
+        self.optimizer = loop.optimizer_of(
+            trained.groups, lambda inner: optimizers.make(config.optimizer, inner, 0.0, config.optimizer_args)
+        )
         self.ema = Ema(trained.parameters, config.ema) if config.ema else None
         self.state = State(trained.parameters, self.optimizer, self.ema)
         self.texts = Texts(components, trained.text_until)
@@ -97,7 +99,7 @@ class Run:
     @contextmanager
     def weights(self) -> Iterator[None]:
         """While it is open the model has the weights that would be written: averaged ones, where there are."""
-        with optimizers.evaluating(self.optimizer):
+        with optimizers.averaged(self.optimizer):
             if self.ema is None:
                 yield
                 return

@@ -1,0 +1,256 @@
+"""Training runs in this process on the built-in model, a few steps each: what resumes, what is refused, what comes out."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorakit.config import TrainConfig
+from lorakit.errors import InputError, LorakitError, NumericError, RefusedError, Stopped, UsageError
+from lorakit.formats import files
+from lorakit.io import tensors as io
+from lorakit.jobs.train import Life, Talk, run
+from lorakit.training import checkpoints
+from tests.conftest import picture
+
+# Everything that has a state: averages, validation, tokens, two groups of adapters.
+MODES = {
+    "lora": {"text_encoder": True, "ema": 0.9, "validation_split": 0.3},
+    "ti": {"mode": "ti", "token": ["<s1>"], "init_token": ["animal"], "vectors": 2},
+    "pivotal": {"mode": "pivotal", "token": ["<s1>"], "ti_steps": 2, "text_encoder": True},
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for i in range(4):
+        picture(seed=i).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a photo of a <s1> thing, number {i}")
+    return folder
+
+
+class Words:
+    """What a run said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def talk(self, tick: Callable[[int, int], None] = lambda done, total: None) -> Talk:
+        return Talk(tick, self.lines.append)
+
+    def __contains__(self, text: str) -> bool:
+        return any(text in line for line in self.lines)
+
+
+def train(data: Path, output: Path, *, talk: Talk | None = None, life: dict | None = None, **config):
+    settings = {"steps": 6, "batch_size": 2, "warmup": 0, **config}
+    how = {
+        "checkpoint_every": 2,
+        "keep": 9,
+        "validate_every": 2 if settings.get("validation_split") else 0,
+        **(life or {}),
+    }
+    return run(data, TrainConfig(**settings), Life(output, output.with_suffix(".run"), **how), talk or Words().talk())
+
+
+def stopping_at(step: int) -> Callable[[int, int], None]:
+    """A signal after that step; the next one is finished, and saved."""
+
+    def tick(done: int, total: int) -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return tick
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_a_stopped_run_goes_on_to_the_same_bytes_and_losses(mode, data, tmp_path):
+    train(data, tmp_path / "whole.safetensors", **MODES[mode])
+    with pytest.raises(Stopped) as stopped:
+        train(data, tmp_path / "cut.safetensors", talk=Words().talk(stopping_at(4)), **MODES[mode])
+    assert stopped.value.exit_status == 143 and not (tmp_path / "cut.safetensors").exists()
+    result = train(data, tmp_path / "cut.safetensors", **MODES[mode])
+    assert result["resumed_from"].endswith("step-000005.safetensors")
+    assert (tmp_path / "cut.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    logs = [
+        [
+            (row["step"], row["loss"], row.get("validation_loss"))
+            for row in map(json.loads, file.read_text().splitlines())
+        ]
+        for file in (tmp_path / "whole.run/log.jsonl", tmp_path / "cut.run/log.jsonl")
+    ]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_leaving_any_one_state_out_of_a_checkpoint_shows(data, tmp_path):
+    """Each kind of state matters: without it the run is refused, and with zeros in its place it ends elsewhere."""
+    whole, again = tmp_path / "whole.safetensors", tmp_path / "again.safetensors"
+    train(data, whole, **MODES["lora"])
+    file = tmp_path / "whole.run/checkpoints/step-000004.safetensors"
+    saved, notes = io.read(file)
+    kinds = {}
+    for key in sorted(saved):
+        if saved[key].abs().sum() > 0:
+            kinds.setdefault((key.split("/")[0], key.split("/")[1] if key.startswith("optimizer") else ""), key)
+    assert {kind for kind, _ in kinds} == {"parameter", "optimizer", "ema", "best", "step"}
+    for key in kinds.values():
+        without = {k: x for k, x in saved.items() if k != key}
+        io.save(tmp_path / "without.safetensors", without, notes)
+        with pytest.raises(InputError):
+            train(data, again, life={"resume": str(tmp_path / "without.safetensors")}, **MODES["lora"])
+        if key == "step":
+            continue
+        changed = {k: torch.zeros_like(x) if k == key else x for k, x in saved.items()}
+        io.save(tmp_path / "changed.safetensors", changed, notes)
+        train(data, again, life={"resume": str(tmp_path / "changed.safetensors"), "force": True}, **MODES["lora"])
+        same_file = again.read_bytes() == whole.read_bytes()
+        ours, theirs = (json.loads(line) for line in _last(tmp_path, ("whole", "again")))
+        assert not same_file or ours.get("validation_note") != theirs.get("validation_note"), key
+
+
+def _last(folder: Path, names: tuple[str, ...]) -> list[str]:
+    return [(folder / f"{name}.run/log.jsonl").read_text().splitlines()[-1] for name in names]
+
+
+@pytest.mark.slow
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(data, tmp_path):
+    train(data, tmp_path / "whole.safetensors")
+    with pytest.raises(Stopped):
+        train(data, tmp_path / "cut.safetensors", talk=Words().talk(stopping_at(4)))
+    newest = tmp_path / "cut.run/checkpoints/step-000005.safetensors"
+    damaged = bytearray(newest.read_bytes())
+    damaged[-7] ^= 1
+    newest.write_bytes(damaged)
+    words = Words()
+    result = train(data, tmp_path / "cut.safetensors", talk=words.talk())
+    assert result["resumed_from"].endswith("step-000004.safetensors") and "damaged" in words
+    assert (tmp_path / "cut.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_of_other_data_or_config_is_refused_with_the_differences(data, tmp_path):
+    output = tmp_path / "x.safetensors"
+    with pytest.raises(Stopped):
+        train(data, output, talk=Words().talk(stopping_at(3)))
+    with pytest.raises(RefusedError, match=r"--lr is 0\.5, was 0\.002"):
+        train(data, output, lr=0.5)
+    caption = (data / "0.txt").read_text()
+    (data / "0.txt").write_text("another <s1> caption")
+    with pytest.raises(RefusedError, match="captions have changed"):
+        train(data, output)
+    with pytest.raises(RefusedError, match="captions have changed"):
+        train(data, output, life={"resume": str(tmp_path / "x.run")})
+    (data / "0.txt").write_text(caption)
+    assert train(data, output)["resumed_from"]
+
+
+@pytest.mark.slow
+def test_a_number_that_is_not_finite_leaves_a_bundle_that_replays(data, tmp_path):
+    output = tmp_path / "x.safetensors"
+    config = {"lr": 1e30, "max_grad_norm": 0, "optimizer": "adamw"}
+    with pytest.raises(NumericError, match="--replay") as raised:
+        train(data, output, life={"checkpoint_every": 1}, **config)
+    (bundle,) = (tmp_path / "x.run").glob("replay-*.json")
+    assert str(bundle) in str(raised.value) and ".png" in str(raised.value) and not output.exists()
+    words = Words()
+    again = train(data, output, talk=words.talk(), life={"replay": bundle}, **config)
+    assert again["same"] and "the same loss as then" in words
+    assert not output.exists()
+
+
+@pytest.mark.slow
+def test_the_table_of_words_is_never_copied_and_never_changed(data, tmp_path):
+    result = train(data, tmp_path / "e.safetensors", **MODES["ti"])
+    assert result["trainable_parameters"] == 2 * 192
+    adapter = files.read(tmp_path / "e.safetensors")
+    (by_part,) = adapter.embeddings.values()
+    assert tuple(by_part["text_encoder"].shape) == (2, 192) and not adapter.modules
+    _, newest = checkpoints.listed(tmp_path / "e.run/checkpoints")[-1]
+    held = [x for x in checkpoints.read(newest).tensors.values() if x.is_floating_point()]
+    assert max(x.numel() for x in held) == 2 * 192
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("joint", ["alternate", "together", "off"])
+def test_pivotal_goes_from_the_words_to_the_adapter(joint, data, tmp_path):
+    train(data, tmp_path / "p.safetensors", **MODES["pivotal"], joint=joint, life={"checkpoint_every": 1})
+    states = [checkpoints.read(f).tensors for _, f in checkpoints.listed(tmp_path / "p.run/checkpoints")]
+    rows = [state["parameter/tokens.text_encoder"] for state in states]
+    ups = [next(x for k, x in sorted(s.items()) if k.startswith("parameter/unet") and k.endswith("up")) for s in states]
+    moved = [not torch.equal(a, b) for a, b in pairwise(rows)]
+    adapted = [not torch.equal(a, b) for a, b in pairwise(ups)]
+    assert len(states) == 8 and moved[0] and not adapted[0]
+    after = {"alternate": [False, True] * 3, "together": [True] * 6, "off": [False] * 6}[joint]
+    assert moved[1:] == after
+    assert adapted[1:] == {"alternate": [True, False] * 3}.get(joint, [True] * 6)
+
+
+@pytest.mark.slow
+def test_the_text_encoder_rests_after_its_steps(data, tmp_path):
+    train(data, tmp_path / "t.safetensors", text_encoder=True, text_steps=3, life={"checkpoint_every": 1})
+    states = [checkpoints.read(f).tensors for _, f in checkpoints.listed(tmp_path / "t.run/checkpoints")]
+    text = [k for k in states[0] if k.startswith("parameter/text_encoder")]
+    assert text and any(not torch.equal(states[0][k], states[2][k]) for k in text)
+    assert all(torch.equal(states[2][k], states[5][k]) for k in text)
+
+
+@pytest.mark.slow
+def test_the_best_is_kept_beside_the_last(data, tmp_path):
+    result = train(data, tmp_path / "v.safetensors", **MODES["lora"])
+    rows = [json.loads(line) for line in (tmp_path / "v.run/log.jsonl").read_text().splitlines()]
+    validated = {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
+    assert [*validated] == [2, 4, 6] and result["validation_loss"] == validated[6]
+    best = files.read(tmp_path / "v.run/best.safetensors")
+    assert int(best.metadata["lorakit.step"]) == rows[-1]["best_step"]
+    assert str(tmp_path / "v.run/best.safetensors") in result["outputs"]
+
+
+def test_a_plan_writes_nothing_and_measures(data, tmp_path):
+    words = Words()
+    done = train(data, tmp_path / "p.safetensors", talk=words.talk(), life={"plan": True})
+    assert done["seconds_expected"] > 0 and done["pictures"] == {"64x64": 4} and done["steps"] == 6
+    assert "plan: 6 steps, 3.0 epochs" in words and not (tmp_path / "p.safetensors").exists()
+
+
+def test_a_caption_without_the_token_is_an_error(data, tmp_path):
+    with pytest.raises(InputError, match="<other>"):
+        train(data, tmp_path / "x.safetensors", mode="ti", token=["<other>"])
+
+
+def test_a_rate_of_nothing_is_an_adapter_without_effect(data, tmp_path):
+    with pytest.raises(NumericError, match="no effect"):
+        train(data, tmp_path / "x.safetensors", lr=1e-45, steps=1)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"mode": "ti"}, "needs --token"),
+        ({"token": ["<s1>"]}, "--token is for --mode ti"),
+        ({"rank": 0, "warmup": -1}, "--rank must be at least 1"),
+        ({"target": "("}, "not a regular expression"),
+        ({"min_snr": -1.0}, "--min-snr"),
+        ({"timestep_range": "x"}, "--timestep-range"),
+    ],
+)
+def test_a_wrong_config_is_told_at_once(config, says):
+    with pytest.raises(UsageError, match=says):
+        TrainConfig(**config)
+
+
+def test_what_reads_back_otherwise_fails_the_run(data, tmp_path, monkeypatch):
+    from lorakit.jobs.train import _write
+
+    monkeypatch.setattr(_write, "wrong_in", lambda file, adapter, tolerance: ["unet.x is missing"])
+    with pytest.raises(LorakitError, match="reads back otherwise"):
+        train(data, tmp_path / "x.safetensors", steps=1)
