@@ -1,0 +1,14 @@
+"""Optimizers, one module each: how gradients become steps.
+
+An optimizer's module defines
+    RATE                 the peak rate that suits it for an adapter, where the user names none
+    make(groups, **settings)    a torch optimizer over `groups`, dictionaries as torch takes them, each with its own `lr`;
+                         settings are keyword arguments with defaults, which `--optimizer-args` can name
+The learning rate of a group is its `lr` at each step, set from outside. `averaged(optimizer)` gives the parameters to
+use and write, where those trained are others. An optimizer of elsewhere is named by its import path, `module:Class`.
+"""
+
+from lorakit.training.optimizers._make import Group, averaged, groups_of, make, set_rates
+from lorakit.training.optimizers._state import restore, state
+
+__all__ = ["Group", "averaged", "groups_of", "make", "restore", "set_rates", "state"]
