@@ -13,7 +13,7 @@ from lorakit.cli.options import ADAPTER_FILES, one_of
 from lorakit.cli.output import emit, note, progress, report
 from lorakit.config import TrainConfig
 from lorakit.errors import UsageError
-from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, VARIANTS
+from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 
 _FILES = (*ADAPTER_FILES, "lorakit")
 
@@ -69,7 +69,7 @@ def train(
     one_of("--mode", options["mode"], tuple(MODES.names()))
     one_of("--format", format, _FILES)
     one_of("--save-dtype", save_dtype, ("float32", "float16", "bfloat16"))
-    one_of("--variant", options["variant"], tuple(VARIANTS.names()))
+    one_of("--variant", options["variant"], tuple(TRAINABLE.names()))
     if ":" not in options["optimizer"]:
         one_of("--optimizer", options["optimizer"], tuple(OPTIMIZERS.names()))
     tracked = [one_of("--track", name, ("none", *TRACKERS.names())) for name in track or ()]

@@ -11,7 +11,7 @@ from lorakit.runtime.extras import need
 
 class _Tracker:
     def __init__(self, folder: Path) -> None:
-        need("tensorboard", extra="tensorboard")
+        need("tensorboard", "tensorboard", "--track tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder))

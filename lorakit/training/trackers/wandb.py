@@ -12,7 +12,7 @@ from lorakit.runtime.extras import need
 
 class _Tracker:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        wandb = need("wandb", extra="wandb")
+        wandb = need("wandb", "wandb", "--track wandb")
         mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
         self._run = wandb.init(project="lorakit", dir=str(folder), config=dict(config), mode=mode)
 
