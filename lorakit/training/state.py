@@ -11,23 +11,27 @@ from lorakit.errors import InputError
 from lorakit.training import optimizers
 from lorakit.training.ema import Ema
 
-_PARAMETER, _EMA, _BEST = "parameter/", "ema/", "best/"
+_PARAMETER, _FIXED, _EMA, _BEST = "parameter/", "fixed/", "ema/", "best/"
 
 
 class State:
-    """Parameters, optimizer, averages and the best validation so far.
+    """Parameters and what they are measured from, optimizer, averages and the best validation so far.
 
     Every random number of a run is a function of its seed and step, so there is nothing else to keep.
+
+    fixed   tensors that do not change, such as the factors that a PiSSA adapter started from
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema | None = None
-    ) -> None:
-        self.parameters, self.optimizer, self.ema = dict(parameters), optimizer, ema
+        self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema | None = None,
+        fixed: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        self.parameters, self.optimizer, self.ema, self.fixed = dict(parameters), optimizer, ema, dict(fixed or {})
         self.best: dict[str, Tensor] = {}
 
     def tensors(self) -> dict[str, Tensor]:
         found = {_PARAMETER + name: p.detach() for name, p in self.parameters.items()}
+        found |= {_FIXED + name: x for name, x in self.fixed.items()}
         found |= optimizers.state(self.optimizer)
         if self.ema is not None:
             found |= {_EMA + name: x for name, x in self.ema.state().items()}
@@ -36,15 +40,14 @@ class State:
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """InputError where a tensor is missing, has another shape, or belongs to nothing."""
-        parts = {head: _below(tensors, head) for head in (_PARAMETER, _EMA, _BEST)}
+        parts = {head: _below(tensors, head) for head in (_PARAMETER, _FIXED, _EMA, _BEST)}
         stray = [key for key in tensors if not key.startswith((*parts, "optimizer"))]
-        parameters = parts[_PARAMETER]
-        wrong = sorted(parameters.keys() ^ self.parameters.keys()) + stray
-        wrong += [n for n, p in self.parameters.items() if n in parameters and parameters[n].shape != p.shape]
+        wrong = stray + _differing(self.parameters, parts[_PARAMETER]) + _differing(self.fixed, parts[_FIXED])
         if wrong or bool(parts[_EMA]) != (self.ema is not None):
             raise InputError(f"{source} is not a checkpoint of this run: {', '.join(wrong[:3]) or 'averages'} differ")
-        for name, p in self.parameters.items():
-            p.copy_(parameters[name])
+        for mine, theirs in ((self.parameters, parts[_PARAMETER]), (self.fixed, parts[_FIXED])):
+            for name, x in mine.items():
+                x.copy_(theirs[name])
         try:
             optimizers.restore(self.optimizer, tensors)
             if self.ema is not None:
@@ -52,6 +55,11 @@ class State:
         except (InputError, KeyError, ValueError) as error:
             raise InputError(f"{source} is not a whole checkpoint: {error}") from error
         self.best = parts[_BEST]
+
+
+def _differing(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
+    """Names that only one of them has, or with another shape."""
+    return [n for n in {**mine, **theirs} if n not in mine or n not in theirs or mine[n].shape != theirs[n].shape]
 
 
 def _below(tensors: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:

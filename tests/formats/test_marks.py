@@ -1,5 +1,6 @@
 """Which codec takes a file, and the codecs that only read."""
 
+import json
 import subprocess
 import sys
 
@@ -15,10 +16,10 @@ from lorakit.diffusion.noise import normal
 from lorakit.formats.adapters import checked, decode, sniff
 from lorakit.formats.adapters._marks import MARKS
 from lorakit.formats.adapters._modules import Context
-from lorakit.models import inject
-from lorakit.registry import ADAPTER_FORMATS
-from lorakit.training import checkpoints
-from lorakit.training.loop import Optimizer
+
+from lorakit.registry import ADAPTER_FORMATS, TRAINABLE
+from lorakit.training import checkpoints, optimizers, variants
+from lorakit.training.state import State
 from tests.adapter_files import random_adapter
 
 PATH = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -106,29 +107,37 @@ class Block(torch.nn.Module):
         self.time_embedding = torch.nn.ModuleDict({"linear_1": torch.nn.Linear(8, 2)})
 
 
-def test_a_checkpoint_is_the_adapter_that_training_would_write(tmp_path):
-    unet = Block()
-    parameters = inject.start(
-        unet,
-        ["conv_in", "conv_out", "time_embedding.linear_1"],
-        4,
-        6.0,
-        lambda shape, name: normal(shape, 0, "factors", name),
-    )
-    for parameter in parameters.values():
+@pytest.mark.parametrize(("variant", "init"), [*((name, "gaussian") for name in TRAINABLE.names()), ("lora", "pissa")])
+def test_a_checkpoint_is_the_adapter_that_training_would_write(variant, init, tmp_path):
+    root = {"unet": Block()}
+    targets = variants.targets(root, "conv_|linear_1", [variants.parse("conv_out=2:7")], 4, 6.0)
+    attached = variants.attach(targets, TRAINABLE[variant], lambda shape, name: normal(shape, 0, name), init=init)
+    for parameter in attached.parameters.values():
         torch.nn.init.normal_(parameter)
-    optimizer = Optimizer(parameters)
-    sum(p.square().sum() for p in parameters.values()).backward()
-    optimizer.inner.step()
-    file = checkpoints.save(tmp_path, 5, optimizer.state(), {"lorakit.scale": str(6.0 / 4)}, keep=1)
-    written = inject.collect(parameters, 6.0 / 4)
-    saved = checkpoints.read(file)
-    assert len(saved.tensors) == 4 * len(parameters)  # with the optimizer's state, which is not of the adapter
-    read = checked(decode(saved.tensors, saved.notes, "file"), "file")
+    optimizer = optimizers.make("adamw", [optimizers.Group(attached.parameters)], 0.1)
+    sum(p.square().sum() for p in attached.parameters.values()).backward()
+    optimizer.step()
+    fixed = {name: x for name, x in attached.state().items() if name not in attached.parameters}
+    scales = {name: branch.spec.scale for name, branch in attached.branches.items()}
+    notes = {"lorakit.variant": variant, "lorakit.scale": "1.5", "lorakit.scales": json.dumps(scales)}
+    state = State(attached.parameters, optimizer, fixed=fixed).tensors()
+    saved = checkpoints.read(checkpoints.save(tmp_path, 5, state, notes, keep=1))
+    read, written = checked(decode(saved.tensors, saved.notes, "file"), "file"), attached.deltas()
     assert read.format == "lorakit" and read.modules.keys() == written.keys() and not read.unknown
-    assert read.modules["unet.time_embedding.linear_1"].rank == 2  # not more than the module has, at the same scale
     for name, delta in written.items():
-        torch.testing.assert_close(read.modules[name].delta(), delta.delta())
+        base = root["unet"].get_submodule(name.removeprefix("unet.")).weight.detach()
+        wanted, got = (torch.as_tensor(x.delta(base)).reshape(base.shape) for x in (delta, read.modules[name]))
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_learned_tokens_of_a_checkpoint_are_read():
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    notes = {"lorakit.checkpoint": "1", "lorakit.tokens": '{"<a>": 2, "<b>": 1}'}
+    adapter = decode({"parameter/tokens.text_encoder": rows, "optimizer": np.zeros(3, np.uint8)}, notes, "file")
+    assert {token: by["text_encoder"].tolist() for token, by in adapter.embeddings.items()} == {
+        "<a>": rows[:2].tolist(),
+        "<b>": rows[2:].tolist(),
+    }
 
 
 def test_a_checkpoint_of_full_training_has_no_adapter():

@@ -1,20 +1,26 @@
-"""Our own training checkpoints: `parameter/<module>.down` and `.up` beside the optimizer's state."""
+"""Our own training checkpoints: `parameter/<module>.<name>` beside the optimizer's state.
+
+The metadata says the variant, the scale of the deltas (and those that differ, by module), and how many vectors each
+learned token has.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import Array
+from lorakit.arrays import Array, floats
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
 from lorakit.formats.adapters._modules import Groups, build
 
-_PARAMETER = "parameter/"
-_FACTORS = {"down": "lora_down.weight", "up": "lora_up.weight"}
+_PARAMETER, _FIXED, _TOKENS = "parameter/", "fixed/", "tokens."
+_ENDINGS = {"down": "lora_down.weight", "up": "lora_up.weight", "magnitude": "dora_scale"}
+_FULL = "lorakit.checkpoint: a checkpoint of full training, with no adapter in it"
 
 
 def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
@@ -23,20 +29,63 @@ def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
     """What `lorakit train` would write from it. The optimizer's state is not of the adapter."""
-    groups, scale = Groups(), float(metadata.get("lorakit.scale", "nan"))
+    groups = Groups()
+    head = {"loha": "hada_", "lokr": "lokr_"}.get(metadata.get("lorakit.variant", ""))
     for key, array in tensors.items():
-        if not key.startswith(_PARAMETER):
+        if not key.startswith(_PARAMETER) or key.startswith(_PARAMETER + _TOKENS):
             continue
-        module, _, factor = key.removeprefix(_PARAMETER).rpartition(".")
-        if factor in _FACTORS and array.ndim > 1:
-            groups.add(module, _FACTORS[factor], key, array)
+        module, _, name = key.removeprefix(_PARAMETER).rpartition(".")
+        ending = _ENDINGS.get(name) if head is None else f"{head}{name}"
+        if ending is not None and array.ndim > 1:
+            groups.add(module, ending, key, array)
         else:
             groups.unknown[key] = array
-    for found in groups.modules.values():
-        if "lora_down.weight" in found:
-            key, down = found["lora_down.weight"]
-            found["alpha"] = (key, np.array(scale * down.shape[0]))
-    if groups.modules:
-        return build(groups, lambda module: module, metadata, "lorakit")
-    adapter = Adapter({}, metadata, format="lorakit")
-    return replace(adapter, faults=("lorakit.checkpoint: a checkpoint of full training, with no adapter in it",))
+    scale, scales = float(metadata.get("lorakit.scale", "nan")), _table(metadata, "lorakit.scales")
+    for module, found in groups.modules.items():
+        _since_the_start(module, found, tensors)
+        if (rank := _rank(found)) is not None:
+            first = next(key for key, _ in found.values())
+            found["alpha"] = (first, np.array(scales.get(module, scale) * rank))
+    embeddings = _embeddings(tensors, _table(metadata, "lorakit.tokens"))
+    if groups.modules or embeddings:
+        return replace(build(groups, lambda module: module, metadata, "lorakit"), embeddings=embeddings)
+    return replace(Adapter({}, metadata, format="lorakit"), faults=(_FULL,))
+
+
+def _table(metadata: Mapping[str, str], key: str) -> dict[str, float]:
+    try:
+        return dict(json.loads(metadata.get(key, "{}")))
+    except ValueError:
+        return {}
+
+
+def _rank(found: Mapping[str, tuple[str, Array]]) -> int | None:
+    """Of the factors that the scale is by; None where the delta has no alpha, as a LoKr of whole matrices."""
+    for ending in ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b"):
+        if ending in found:
+            return int(found[ending][1].shape[0])
+    return None
+
+
+def _since_the_start(module: str, found: dict[str, tuple[str, Array]], tensors: Mapping[str, Array]) -> None:
+    """Factors that did not start at a delta of 0 (PiSSA) with those they started from, subtracted, beside them."""
+    firsts = [tensors.get(f"{_FIXED}{module}.{name}_at_first") for name in ("down", "up")]
+    if firsts[0] is None or firsts[1] is None:
+        return
+    (down_key, down), (up_key, up) = found["lora_down.weight"], found["lora_up.weight"]
+    values = [np.asarray(floats(x)) for x in (down, firsts[0], up, firsts[1])]
+    found["lora_down.weight"] = (down_key, np.concatenate([values[0], -values[1]], 0))
+    found["lora_up.weight"] = (up_key, np.concatenate(values[2:], 1))
+
+
+def _embeddings(tensors: Mapping[str, Array], vectors: Mapping[str, float]) -> dict[str, dict[str, Array]]:
+    """Token to its rows by text encoder."""
+    found: dict[str, dict[str, Array]] = {token: {} for token in vectors}
+    for key, array in tensors.items():
+        if not key.startswith(_PARAMETER + _TOKENS):
+            continue
+        rows, at = np.asarray(floats(array)), 0
+        for token, count in vectors.items():
+            found[token][key.removeprefix(_PARAMETER + _TOKENS)] = rows[at : at + int(count)]
+            at += int(count)
+    return found

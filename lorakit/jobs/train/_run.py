@@ -42,7 +42,9 @@ class Run:
             trained.groups, lambda inner: optimizers.make(config.optimizer, inner, 0.0, config.optimizer_args)
         )
         self.ema = Ema(trained.parameters, config.ema) if config.ema else None
-        self.state = State(trained.parameters, self.optimizer, self.ema)
+        own = trained.attached.state() if trained.attached is not None else {}
+        fixed = {name: x for name, x in own.items() if name not in trained.parameters}
+        self.state = State(trained.parameters, self.optimizer, self.ema, fixed)
         self.texts = Texts(components, trained.text_until)
         self.objective = Objective(components, data.sources, self.texts, config, world)
         self.validation_loss: float | None = None
@@ -123,7 +125,17 @@ class Run:
     def save(self, step: int) -> None:
         if self.world.main:
             folder = self.life.run_folder / "checkpoints"
-            checkpoints.save(folder, step, self.state.tensors(), self.notes, self.life.keep)
+            checkpoints.save(folder, step, self.state.tensors(), {**self.notes, **self._shape()}, self.life.keep)
+
+    def _shape(self) -> dict[str, str]:
+        """What a checkpoint needs besides its tensors to be read as an adapter."""
+        found = {"lorakit.variant": self.config.variant, "lorakit.tokens": json.dumps(dict(self.trained.tokens))}
+        if self.trained.attached is not None:
+            scales = {name: branch.spec.scale for name, branch in self.trained.attached.branches.items()}
+            usual = next(iter(scales.values()))
+            others = {name: scale for name, scale in scales.items() if scale != usual}
+            found |= {"lorakit.scale": repr(usual), "lorakit.scales": json.dumps(others)}
+        return found
 
     def validate(self, step: int) -> dict[str, Any]:
         """The held-out loss; the best so far is written to RUN/best.safetensors."""
