@@ -35,7 +35,7 @@ class Prodigy(torch.optim.Optimizer):
         self.bias_correction, self.safeguard_warmup = bias_correction, safeguard_warmup
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         first = self.param_groups[0]
         (beta1, beta2), d, d0, k = first["betas"], first["d"], first["d0"], first["k"]
         beta3 = beta2**0.5

@@ -27,7 +27,7 @@ class Masks:
     """
 
     def __init__(self) -> None:
-        self._here: ContextVar[Tensor | None | bool] = ContextVar("masks", default=False)  # False: no context
+        self._here: ContextVar[Tensor | bool | None] = ContextVar("masks", default=False)  # False: no context
         self._latest: Tensor | None = None
 
     def now(self) -> Tensor | None:
