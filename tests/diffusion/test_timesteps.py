@@ -35,7 +35,10 @@ def test_timesteps_come_as_often_as_their_probability(name):
 @pytest.mark.parametrize("name", ["importance", "importance of a range"])
 def test_importance_leaves_the_expected_loss_as_it_was(name):
     base = uniform(50) if name == "importance" else uniform(50, 5, 30)
-    sampler, loss = SAMPLERS[name], torch.rand(50, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.1
+    sampler, loss = (
+        SAMPLERS[name],
+        torch.rand(50, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.1,
+    )
     expected = (base.probabilities * loss).sum()
     assert float((sampler.probabilities * sampler.weights * loss).sum()) == pytest.approx(float(expected), rel=1e-6)
     assert float(sampler.weights.max()) <= 10.0001  # a tenth of the draws is the base's own
