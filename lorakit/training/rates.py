@@ -1,11 +1,33 @@
 """Learning rate by step, as functions."""
 
 import math
+from collections.abc import Callable
+
+from lorakit.errors import UsageError
+from lorakit.registry import nearest
+
+# From 1 at the start to 0 at the end of the way, by the share done, 0 to 1; cycles and power are what two of them take.
+_FALLS: dict[str, Callable[[float, int, float], float]] = {
+    "constant": lambda done, cycles, power: 1.0,
+    "linear": lambda done, cycles, power: 1 - done,
+    "cosine": lambda done, cycles, power: (1 + math.cos(math.pi * done)) / 2,
+    "cosine-restarts": lambda done, cycles, power: (1 + math.cos(math.pi * (done * cycles % 1))) / 2,
+    "polynomial": lambda done, cycles, power: (1 - done) ** power,
+}
+SCHEDULES = tuple(_FALLS)
 
 
-def rate(step: int, steps: int, peak: float, schedule: str, warmup: int) -> float:
-    """The rate of step 0 .. steps-1: up in a line over `warmup` steps, then constant, or falling to a fifth."""
+def rate(
+    step: int, steps: int, peak: float, schedule: str, warmup: int, *, cycles: int = 1, power: float = 2.0, floor: float = 0.2
+) -> float:  # fmt: skip
+    """The rate of step 0 .. steps-1: up in a line over `warmup` steps, and by the schedule from peak to floor * peak.
+
+    cycles   of cosine-restarts, each from the peak (Loshchilov and Hutter, 2017)
+    power    of polynomial
+    raises   UsageError for a schedule there is not
+    """
+    if schedule not in _FALLS:
+        raise UsageError(f"--lr-schedule {schedule}: there are {', '.join(SCHEDULES)}{nearest(schedule, SCHEDULES)}")
     rise = min(1.0, (step + 1) / (warmup + 1))
-    done = step / max(1, steps)
-    fall = {"constant": 1.0, "linear": 1 - 0.8 * done, "cosine": 0.6 + 0.4 * math.cos(math.pi * done)}[schedule]
-    return peak * rise * fall
+    fall = _FALLS[schedule](step / max(1, steps), cycles, power)
+    return peak * rise * (floor + (1 - floor) * fall)

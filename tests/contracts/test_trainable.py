@@ -149,7 +149,7 @@ def test_the_state_goes_on_to_the_bit_and_not_without_any_of_it(name, layer):
 @every
 @of_each
 def test_going_on_from_its_own_delta_changes_nothing(name, layer):
-    root, before, x, attached = put(name, layer)
+    root, _, x, attached = put(name, layer)
     move(attached)
     written, said = attached.deltas(), root["layer"](x)
     fresh, _, _, other = put(name, layer, alpha=5.0)

@@ -18,6 +18,4 @@ def make(
 ) -> torch.optim.Optimizer:
     """Parameters of fewer than `min_8bit_size` numbers keep moments of 32 bits."""
     package = need("bitsandbytes", "8bit", "--optimizer adamw8bit")
-    return package.optim.AdamW8bit(
-        groups, betas=betas, eps=eps, weight_decay=weight_decay, min_8bit_size=min_8bit_size
-    )
+    return package.optim.AdamW8bit(groups, betas=betas, eps=eps, weight_decay=weight_decay, min_8bit_size=min_8bit_size)

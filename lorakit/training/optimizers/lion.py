@@ -14,7 +14,7 @@ class Lion(torch.optim.Optimizer):
         super().__init__(params, {"betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             if not moved:

@@ -35,7 +35,7 @@ class Prodigy(torch.optim.Optimizer):
         self.bias_correction, self.safeguard_warmup = bias_correction, safeguard_warmup
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         first = self.param_groups[0]
         (beta1, beta2), d, d0, k = first["betas"], first["d"], first["d0"], first["k"]
         beta3 = beta2**0.5
@@ -80,7 +80,8 @@ class Prodigy(torch.optim.Optimizer):
         torch._foreach_add_(roots, d * group["eps"])
         ways = torch._foreach_div(averages, roots)
         torch._foreach_mul_(ways, rate)
-        torch._foreach_mul_(moved, 1 - rate * group["weight_decay"])
+        if group["weight_decay"]:  # added: 1 - rate * decay would round to 1 while the rate is small
+            torch._foreach_add_(moved, torch._foreach_mul(moved, rate * -group["weight_decay"]))
         torch._foreach_sub_(moved, ways)
 
 

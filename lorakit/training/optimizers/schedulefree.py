@@ -26,7 +26,7 @@ class ScheduleFree(torch.optim.Optimizer):
         super().__init__(params, {"betas": betas, "weight_decay": weight_decay, "eps": eps, **counts})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             lr, (beta1, beta2), k = group["lr"], group["betas"], group["k"]
             if lr == 0:  # stands still, average and all

@@ -25,7 +25,7 @@ def start(weight: Tensor, spec: Spec, draw: Draw) -> dict[str, Tensor]:
     """LoRA's factors, and the rows' lengths as they are. ValueError for pissa, whose delta is of two adapters."""
     if spec.init == "pissa":
         raise ValueError("init pissa is for lora and rslora, not for dora")
-    rows = _squares(weight).sqrt().float()
+    rows = _row_squares(weight).sqrt().float()
     return {**_low_rank.start(weight, spec, draw), "magnitude": rows.view(-1, 1, *ones_after(tuple(weight.shape)))}
 
 
@@ -34,7 +34,7 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.device.type == "mps" else x.double()
 
 
-def _squares(weight: Tensor) -> Tensor:
+def _row_squares(weight: Tensor) -> Tensor:
     """Of the rows' lengths, [out]."""
     return wide(weight.detach()).flatten(1).square().sum(1)
 
@@ -46,10 +46,11 @@ class Branch(LowRankBranch):
     """
 
     magnitude: nn.Parameter
+    _squares: Tensor
 
     def __init__(self, base: nn.Module, spec: Spec, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(base, spec, tensors)
-        self.register_buffer("_squares", _squares(self.base.weight), persistent=False)
+        self.register_buffer("_squares", _row_squares(self.base.weight), persistent=False)
 
     @torch.no_grad()
     def _lengths(self) -> Tensor:

@@ -45,9 +45,11 @@ class Branch(Dense):
         return (halves * self.spec.scale).view(self.base.weight.shape)
 
     def delta(self) -> Delta:
-        matrices = [x.detach().clone() for x in (self.w1_a, self.w1_b, self.w2_a, self.w2_b)]
+        w1_a, w1_b, w2_a, w2_b = (x.detach().clone() for x in (self.w1_a, self.w1_b, self.w2_a, self.w2_b))
         shape = tuple(self.base.weight.shape)
-        return LoHa(*matrices, self.spec.scale * self.w1_b.shape[0], flattened=shape if len(shape) > 2 else None)
+        return LoHa(
+            w1_a, w1_b, w2_a, w2_b, self.spec.scale * w1_b.shape[0], flattened=shape if len(shape) > 2 else None
+        )
 
     @torch.no_grad()
     def take(self, delta: Delta) -> float:

@@ -47,10 +47,16 @@ def start(weight: Tensor, spec: Spec, draw: Draw) -> dict[str, Tensor]:
 
 
 class Branch(Base):
-    """y = base(x) + scale * x times kron(w1, w2)ᵀ, one factor after the other: the product is never formed."""
+    """y = base(x) + scale * x times kron(w1, w2)ᵀ, one factor after the other: the product is never formed.
+
+    Either w2 is there, or w2_a and w2_b.
+    """
 
     RAISED: ClassVar[frozenset[str]] = frozenset({"w2", "w2_a"})
     w1: nn.Parameter
+    w2: nn.Parameter
+    w2_a: nn.Parameter
+    w2_b: nn.Parameter
 
     @property
     def factor(self) -> float:

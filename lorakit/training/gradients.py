@@ -1,0 +1,70 @@
+"""Between the loss and the optimizer: gradients cut to a length, and losses scaled so that float16 holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lorakit.errors import InputError
+
+
+@torch.no_grad()
+def clip(gradients: Sequence[Tensor], limit: float) -> Tensor:
+    """Scale all gradients in place so that their common length is at most `limit`; those below it keep their bits.
+
+    Gives the length before, [], on the gradients' device: nothing waits for it. A limit of 0 only measures. Where the
+    length is not finite the gradients are left for whoever reads it. Pascanu et al., 2013.
+    """
+    length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients), 2, dtype=torch.float32)))
+    if limit > 0:
+        factor = (limit / length).clamp(max=1.0)
+        torch._foreach_mul_(list(gradients), torch.where(length.isfinite(), factor, torch.ones_like(factor)))
+    return length
+
+
+class Scaler:
+    """A factor on the loss, without which small gradients are zero in float16 (Micikevicius et al., 2018).
+
+    It doubles after `interval` steps that were finite, and halves at each that was not, which is then to be skipped:
+
+        loss = scaler.scaled(loss); gradients = ...
+        if scaler.unscale(gradients): optimizer.step()
+    """
+
+    def __init__(self, first: float = 2.0**16, interval: int = 2000, least: float = 1.0) -> None:
+        self.factor, self.good, self.interval, self.least = first, 0, interval, least
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return loss * self.factor
+
+    @torch.no_grad()
+    def unscale(self, gradients: Sequence[Tensor]) -> bool:
+        """The gradients, in place, as they are without the factor; whether all are finite. The one wait a step, which
+        only float16 has. At the least factor a gradient that is not finite is no longer the factor's fault: the loop
+        should stop (`exhausted`)."""
+        torch._foreach_mul_(list(gradients), 1 / self.factor)  # a power of two: exact
+        finite = bool(torch.stack([g.isfinite().all() for g in gradients]).all())
+        if not finite:
+            self.factor, self.good = max(self.least, self.factor / 2), 0
+            return False
+        self.good += 1
+        if self.good == self.interval:
+            self.factor, self.good = min(self.factor * 2, 2.0**24), 0
+        return True
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the factor cannot get smaller."""
+        return self.factor <= self.least
+
+    def state(self) -> dict[str, Tensor]:
+        return {"scaler": torch.tensor([self.factor, float(self.good)], dtype=torch.float64)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """InputError where it is missing."""
+        if "scaler" not in tensors:
+            raise InputError("the state of the loss scaling is missing: no tensor 'scaler'")
+        factor, good = tensors["scaler"].tolist()
+        self.factor, self.good = factor, int(good)

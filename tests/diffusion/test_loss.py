@@ -1,0 +1,133 @@
+import pytest
+import torch
+
+from lorakit.diffusion.loss import (
+    LOSSES,
+    debiased_weight,
+    huber,
+    huber_delta,
+    mask_weights,
+    mean_by_sample,
+    min_snr_weight,
+    smooth_l1,
+    target,
+    v_like_weight,
+)
+from lorakit.diffusion.noise import add_noise, between
+from lorakit.diffusion.schedule import alphas_cumprod, snr, zero_terminal
+
+KINDS = ("epsilon", "v_prediction", "sample")
+SD = alphas_cumprod("scaled_linear", 0.00085, 0.012, 1000)
+WEIGHTS = {
+    "min-snr": lambda a, kind: min_snr_weight(a, 5.0, kind),
+    "debiased": debiased_weight,
+    "v-like": v_like_weight,
+}
+
+
+def test_the_schedule_is_stable_diffusions():
+    from diffusers import DDIMScheduler
+
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+    torch.testing.assert_close(SD, DDIMScheduler(**config).alphas_cumprod)
+    config["beta_schedule"] = "linear"
+    torch.testing.assert_close(alphas_cumprod("linear", 0.00085, 0.012, 1000), DDIMScheduler(**config).alphas_cumprod)
+    with pytest.raises(ValueError, match="cosin"):
+        alphas_cumprod("cosin", 0.1, 0.2, 3)
+
+
+def test_a_zero_terminal_schedule_ends_in_nothing_and_begins_as_it_did():
+    bent = zero_terminal(SD)
+    assert bent[-1] == 0 and snr(bent)[-1] == 0 and bent[0] == SD[0] and bool((bent.diff() < 0).all())
+    # roots 0.9, 0.5, 0.1: shifted by 0.1 and stretched by 0.9 / 0.8
+    torch.testing.assert_close(zero_terminal(torch.tensor([0.81, 0.25, 0.01])), torch.tensor([0.81, 0.2025, 0.0]))
+    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+    betas = 1 - torch.cat([SD[:1], SD[1:] / SD[:-1]])
+    torch.testing.assert_close(bent, (1 - rescale_zero_terminal_snr(betas)).cumprod(0), atol=2e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("alphas", [SD, zero_terminal(SD), torch.tensor([1.0, 0.0])], ids=["sd", "zero", "ends"])
+def test_loss_and_gradient_are_finite_at_every_timestep(alphas, kind, weight):
+    if weight == "min-snr" and kind == "sample" and alphas[0] == 1:
+        assert min_snr_weight(alphas, 5.0, kind).tolist() == [5.0, 0.0]
+    n = len(alphas)
+    g = torch.Generator().manual_seed(0)
+    z, noise, said = (torch.randn(n, 1, 2, 2, generator=g) for _ in range(3))
+    said.requires_grad_(True)
+    x = add_noise(z, noise, alphas)
+    for loss in LOSSES.values():
+        delta = huber_delta(torch.arange(n), n, 0.1, "exponential")
+        errors = mean_by_sample(loss(said - target(z, noise, alphas, kind), delta)) * WEIGHTS[weight](alphas, kind)
+        (gradient,) = torch.autograd.grad(errors.sum(), said)
+        assert all(bool(t.isfinite().all()) for t in (x, errors, gradient))
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_models_of_all_predictions_with_the_same_error_have_the_same_loss(weight):
+    """err(eps)² = alpha err(v)² = snr err(x)²: the weights are one weight."""
+    a = torch.tensor([0.05, 0.3, 0.5, 0.9, 0.98])
+    eps, v, x = (WEIGHTS[weight](a, kind) for kind in KINDS)
+    torch.testing.assert_close(eps * a, v)
+    torch.testing.assert_close(eps * snr(a), x)
+
+
+def test_weights_are_the_papers():
+    a = torch.tensor([0.5, 0.9, 0.2])  # SNR 1, 9 and 1/4
+    torch.testing.assert_close(min_snr_weight(a, 5.0, "epsilon"), torch.tensor([1.0, 5 / 9, 1.0]))
+    torch.testing.assert_close(min_snr_weight(a, 5.0, "v_prediction"), torch.tensor([0.5, 0.5, 0.2]))
+    torch.testing.assert_close(min_snr_weight(a, 5.0, "sample"), torch.tensor([1.0, 5.0, 0.25]))
+    torch.testing.assert_close(debiased_weight(a, "epsilon"), torch.tensor([1.0, 1 / 3, 2.0]))
+    torch.testing.assert_close(v_like_weight(a, "epsilon"), torch.tensor([2.0, 10 / 9, 5.0]))
+    assert torch.equal(min_snr_weight(a, None, "epsilon"), torch.ones(3))
+    # with a zero terminal SNR, where sd-scripts has NaN and infinity
+    assert min_snr_weight(torch.zeros(1), 5.0, "epsilon") == 1 and debiased_weight(torch.zeros(1), "epsilon") < 32
+
+
+def test_debiased_weights_have_no_cap_within_stable_diffusions_schedule():
+    torch.testing.assert_close(debiased_weight(SD, "epsilon"), snr(SD).rsqrt())
+
+
+def test_the_straight_way_and_its_target():
+    z, noise = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    sigmas = torch.tensor([0.25, 1.0])
+    x, way = between(z, noise, sigmas), target(z, noise, sigmas, "flow_matching")
+    torch.testing.assert_close(x - sigmas[:, None, None, None] * way, z)
+    assert torch.equal(x[1], noise[1]) and torch.equal(min_snr_weight(sigmas, 5.0, "flow_matching"), torch.ones(2))
+
+
+def test_huber_is_worked_out():
+    d, delta = torch.tensor([[3.0], [0.0]]), torch.tensor([4.0, 4.0])
+    assert huber(d, delta).tolist() == [[8.0], [0.0]]  # 2 * 4 * (5 - 4)
+    assert smooth_l1(d, delta).tolist() == [[2.0], [0.0]]
+    small = torch.tensor([[1e-4]])
+    torch.testing.assert_close(huber(small, torch.ones(1)), small.square(), rtol=1e-5, atol=0)  # roots would cancel
+    large = torch.tensor([[1e4]])
+    torch.testing.assert_close(huber(large, torch.full((1,), 0.1)), 0.2 * large, rtol=1e-4, atol=0)
+
+
+def test_hubers_delta_falls_over_the_timesteps():
+    t = torch.tensor([0, 999])
+    torch.testing.assert_close(huber_delta(t, 1000, 0.1, "exponential"), torch.tensor([1.0, 0.1]))
+    assert huber_delta(torch.tensor([500]), 1001, 0.01, "exponential") == pytest.approx(0.1)
+    assert huber_delta(t, 1000, 0.25, "constant").tolist() == [0.25, 0.25]
+    with pytest.raises(ValueError, match="snr"):
+        huber_delta(t, 1000, 0.1, "snr")
+
+
+def test_a_mask_of_ones_is_no_mask_to_the_bit():
+    errors = torch.rand(3, 4, 17, 13)
+    for outside in (0.0, 0.1, 0.3):
+        ones = mask_weights(torch.ones(3, 1, 17, 13), outside)
+        assert torch.equal(mean_by_sample(errors, ones), mean_by_sample(errors))
+
+
+def test_a_masked_loss_is_the_mean_over_its_area():
+    errors = torch.tensor([1.0, 3.0, 5.0, 100.0]).view(1, 1, 2, 2).expand(1, 4, 2, 2)
+    mask = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 2, 2)
+    assert mean_by_sample(errors, mask) == 2.0  # the same for a large subject as for a small one
+    assert mean_by_sample(errors, torch.zeros(1, 1, 2, 2)) == 0.0
+    # outside counts 0.5: (1 + 3 + 2.5 + 50) / 3
+    torch.testing.assert_close(mean_by_sample(errors, mask_weights(mask, 0.5)), torch.tensor([56.5 / 3]))
