@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from lorakit.data.images import SUFFIXES, find
+from lorakit.data.images import SUFFIXES, BadPicture, find, load
 from lorakit.errors import InputError
 from lorakit.io.files import existing_folder
 
@@ -206,10 +206,19 @@ def measured(examples: Sequence[Example]) -> list[Example]:
     """The examples with their sizes; InputError lists the pictures whose size cannot be read."""
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(lambda example: size_of(example.file), examples))
-    bad = [example.file.name for example, size in zip(examples, sizes, strict=True) if size is None]
+    bad = [f"{e.file.name} ({why_not(e.file)})" for e, size in zip(examples, sizes, strict=True) if size is None]
     if bad:
         raise InputError(unreadable(bad))
     return [replace(example, size=size) for example, size in zip(examples, sizes, strict=True)]
+
+
+def why_not(file: Path) -> str:
+    """Why a picture cannot be read."""
+    try:
+        load(file)
+    except BadPicture as reason:
+        return str(reason)
+    return "its size cannot be read"
 
 
 def unreadable(names: Iterable[str]) -> str:

@@ -1,0 +1,155 @@
+"""Pictures to the moments of their latents: decoded in threads ahead of the encoder, encoded together where that pays."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorakit.data import masks
+from lorakit.data.images import BadPicture, Cut, cut, load
+from lorakit.diffusion.noise import generator
+from lorakit.models.encode import latent_moments, to_tensor
+from lorakit.models.load import Components, is_small
+from lorakit.runtime.workers import cores, each
+
+_VERSION = "1"  # of how pictures are read and cut: a new number makes all latents anew
+_BATCH_PIXELS = 4 * 512 * 512  # that go through the VAE of an accelerator together
+Moments = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class View:
+    """One thing to encode: a picture's cut, maybe its mirror image, maybe with what a drawn mask covers taken out.
+
+    digest  sha256 of the file's bytes
+    mask    (seed, number) of the mask
+    """
+
+    file: Path
+    digest: str
+    cut: Cut
+    mirrored: bool = False
+    mask: tuple[int, int] | None = None
+
+    def drawn(self) -> Tensor:
+        """Its mask [1, h, w], from the picture's content and the number alone."""
+        assert self.mask is not None
+        seed, number = self.mask
+        return masks.draw(self.cut.size, generator(seed, "inpainting mask", self.digest, number))
+
+    def key(self, encoder: str) -> bytes:
+        """Known before anything is decoded."""
+        what = [self.digest, self.cut.box, self.cut.size, self.cut.pad, self.mirrored, self.mask, encoder, _VERSION]
+        return hashlib.sha256(json.dumps(what).encode()).digest()
+
+    def pixels(self) -> Tensor:
+        """[3, h, w] in -1..1."""
+        x = to_tensor(np.asarray(cut(load(self.file), self.cut)))
+        x = x.flip(2) if self.mirrored else x
+        return masks.hidden(x, self.drawn()) if self.mask else x
+
+
+def content_key(pixels: Tensor, encoder: str) -> bytes:
+    """Of what goes into the encoder: a file that was only given other notes, or another name, has the same."""
+    digest = hashlib.sha256(f"{encoder} {tuple(pixels.shape)} ".encode())
+    digest.update(pixels.contiguous().numpy().data)
+    return digest.digest()
+
+
+class Bad:
+    """The names of pictures that cannot be used, with the reason."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def add(self, file: Path, reason: BadPicture) -> None:
+        name = f"{file.name} ({reason})"
+        if name not in self.names:
+            self.names.append(name)
+
+
+@dataclass
+class Encoded:
+    """`made` where the encoder was asked, and not only the cache under another name."""
+
+    view: View
+    content: bytes
+    moments: Moments
+    made: bool
+
+
+@dataclass
+class Encoder:
+    """The encoder of a model, its hash, and `known`, what a cache knows by content."""
+
+    components: Components
+    name: str
+    known: Callable[[bytes], Moments | None] = lambda key: None
+
+    def all(self, views: Sequence[View], bad: Bad) -> Iterator[Encoded]:
+        """Each view that can be read, in any order; the others go to `bad`."""
+
+        def pixels(view: View) -> Tensor | None:
+            try:
+                return view.pixels()
+            except BadPicture as reason:
+                bad.add(view.file, reason)
+                return None
+
+        def whole(view: View) -> list[Encoded]:
+            x = pixels(view)
+            return [] if x is None else self._finish([(view, x)], 1)
+
+        if is_small(self.components):
+            for done in each(whole, views, cores()):
+                yield from done
+            return
+        waiting: list[tuple[View, Tensor]] = []
+        views = sorted(views, key=lambda view: view.cut.size)
+        for view, future in zip(views, _ahead(views, pixels, cores(), 2 * cores() + 8), strict=True):
+            if waiting and (view.cut.size != waiting[0][0].cut.size or len(waiting) == self._together(waiting[0][0])):
+                yield from self._finish(waiting, self._together(waiting[0][0]))
+                waiting = []
+            if (x := future.result()) is not None:
+                waiting.append((view, x))
+        if waiting:
+            yield from self._finish(waiting, self._together(waiting[0][0]))
+
+    def _together(self, view: View) -> int:
+        width, height = view.cut.size
+        return 1 if self.components.device.type == "cpu" else max(1, _BATCH_PIXELS // (width * height))
+
+    def _finish(self, pictures: list[tuple[View, Tensor]], count: int) -> list[Encoded]:
+        keys = [content_key(x, self.name) for _, x in pictures]
+        there = [self.known(key) for key in keys]
+        new = [x for (_, x), found in zip(pictures, there, strict=True) if found is None]
+        made = iter(_moments(self.components, new, count)) if new else iter(())
+        return [
+            Encoded(view, key, found or next(made), found is None)
+            for (view, _), key, found in zip(pictures, keys, there, strict=True)
+        ]
+
+
+def _moments(components: Components, pictures: list[Tensor], count: int) -> list[Moments]:
+    """Always `count` at a time, filled up with the last: what a picture gives must not depend on how many are left."""
+    filled = torch.stack(pictures + pictures[-1:] * (count - len(pictures)))
+    means, spreads = latent_moments(components, filled)
+    return [(means[i].clone(), spreads[i].clone()) for i in range(len(pictures))]
+
+
+def _ahead(items: Sequence[Any], work: Callable[[Any], Any], workers: int, most: int) -> Iterator[Future[Any]]:
+    """Futures of work(item) in order, at most `most` of them begun and not taken."""
+    with ThreadPoolExecutor(workers) as pool:
+        left = iter(items)
+        begun = [pool.submit(work, item) for item in islice(left, most)]
+        while begun:
+            yield begun.pop(0)
+            begun += [pool.submit(work, item) for item in islice(left, 1)]
