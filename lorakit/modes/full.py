@@ -8,6 +8,7 @@ from lorakit.modes._adapters import curve
 from lorakit.training.loop import Group
 
 NEEDS_PRIOR = False
+ADAPTERS = False
 
 
 def begin(components: Components, config: TrainConfig) -> Trained:

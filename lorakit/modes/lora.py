@@ -6,6 +6,7 @@ from lorakit.modes import Trained
 from lorakit.modes._adapters import attach
 
 NEEDS_PRIOR = False
+ADAPTERS = True
 
 
 def begin(components: Components, config: TrainConfig) -> Trained:

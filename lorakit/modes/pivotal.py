@@ -13,6 +13,7 @@ from lorakit.modes._adapters import attach, curve
 from lorakit.modes._tokens import Learned
 
 NEEDS_PRIOR = False
+ADAPTERS = True
 
 
 def begin(components: Components, config: TrainConfig) -> Trained:

@@ -25,7 +25,7 @@ class World:
     def main(self) -> bool:
         return self.rank == 0
 
-    def share(self, items: Sequence[int]) -> range:
+    def share(self, items: Sequence[object]) -> range:
         """The places among `items` that fall to this process: every size-th from its rank on."""
         return range(self.rank, len(items), self.size)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from lorakit.errors import NumericError
 from lorakit.training import optimizers
+from lorakit.training.gradients import Scaler, clip
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,14 @@ def train(
     *,
     first: int = 0,
     max_norm: float = 0.0,
+    scaler: Scaler | None = None,
     after: Callable[[int, Mapping[str, float]], None] = lambda step, rates: None,
 ) -> Iterator[Step]:
     """Steps `first` to `steps` - 1 of an optimizer that has one parameter group for each of `groups` and factor.
 
     descend(step, parameters) depends on the step's number and the model alone; after(step, rates by group) may change
-    parameters once the optimizer has. Gradients longer than max_norm are scaled down to it, 0 leaves them.
+    parameters once the optimizer has. Gradients longer than max_norm are scaled down to it, 0 leaves them. A step whose
+    gradients do not fit float16 under the scaler's factor is left out, until the factor cannot get smaller.
 
     Diverged, before a parameter changes, where loss or gradient is not finite and the parameters are on the CPU; on
     other devices the reader of the steps looks, so that the device need not wait.
@@ -97,21 +100,23 @@ def train(
         set_rates(optimizer, groups, step)
         parameters = list(named.values())
         done = descend(step, parameters)
+        fits = scaler is None or scaler.unscale(done.gradients) or scaler.exhausted
         weights = [group.weight for group in active for _ in group.parameters]
-        for p, gradient, weight in zip(parameters, done.gradients, weights, strict=True):
-            p.grad = gradient if weight == 1 else gradient * weight
-        norm = nn.utils.clip_grad_norm_(parameters, max_norm or float("inf"))
+        gradients = [g if w == 1 else g * w for g, w in zip(done.gradients, weights, strict=True)]
+        norm = clip(gradients, max_norm)
         result = Step(
             step + 1, done.loss, norm, rates, done.samples, done.timesteps, done.errors, time.monotonic() - started
         )
-        if norm.device.type == "cpu" and not finite(result):
-            optimizer.zero_grad(set_to_none=True)
+        if norm.device.type == "cpu" and fits and not finite(result):
             raise Diverged(result)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            after(step, rates)
-        yield result
+        if fits:
+            for p, gradient in zip(parameters, gradients, strict=True):
+                p.grad = gradient.to(p.dtype)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                after(step, rates)
+        yield result if fits else replace(result, norm=torch.zeros_like(norm))
 
 
 def set_rates(optimizer: torch.optim.Optimizer, groups: Sequence[Group], step: int) -> None:

@@ -1,180 +1,165 @@
-"""The denoising loss of one step and its gradient; every number drawn from (seed, source, step, place)."""
+"""The denoising loss of one step and its gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lorakit.config import TrainConfig
-from lorakit.diffusion.loss import min_snr_weight, target
+from lorakit.diffusion import loss as losses
 from lorakit.diffusion.noise import add_noise, generator
+from lorakit.diffusion.schedule import zero_terminal
+from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import Components, is_small
 from lorakit.models.predict import predict
 from lorakit.runtime.workers import cores, each
 from lorakit.runtime.world import World
-from lorakit.training.batches import Batches
-from lorakit.training.cache import Cached
+from lorakit.training.gradients import Scaler
 from lorakit.training.loop import Descent
+from lorakit.training.precision import Precision
+from lorakit.training.samples import Draws, Sample, Source, distribution_of
 from lorakit.training.texts import Texts
-
-
-@dataclass
-class Source:
-    """A set of examples, how many of them a batch shows, and their weight in the loss."""
-
-    name: str
-    cached: Cached
-    batch_size: int
-    weight: float = 1.0
-    caption_dropout: float = 0.0
-
-    def order(self) -> list[int]:
-        """Each example as often as an epoch shows it."""
-        return self.cached.indices()
-
-    def shapes(self) -> list[tuple[int, ...]]:
-        return [tuple(mean.shape) for mean in self.cached.means]
+from lorakit.training.variants import Attached
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Samples that go through the UNet together."""
+    """Samples of one shape, stacked: they go through the UNet together."""
 
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    weights: Tensor
-    places: Tensor  # in the step, so that results come back in one order however they were split
-    captions: tuple[str, ...]
+    samples: Sequence[Sample]
 
-    def cut(self, size: int) -> list[_Part]:
-        tensors = [f.name for f in fields(self) if f.name != "captions"]
-        split = zip(*(getattr(self, name).split(size) for name in tensors), strict=True)
-        return [
-            _Part(**dict(zip(tensors, piece, strict=True)), captions=self.captions[i * size : (i + 1) * size])
-            for i, piece in enumerate(split)
-        ]
+    def stack(self, name: str) -> Tensor:
+        return torch.stack([getattr(sample, name) for sample in self.samples])
 
+    @property
+    def timesteps(self) -> Tensor:
+        return torch.tensor([sample.timestep for sample in self.samples])
 
-@dataclass(frozen=True)
-class _Sample:
-    name: str
-    caption: str
-    latents: Tensor
-    noise: Tensor
-    timestep: Tensor
-    weight: float
+    @property
+    def mask(self) -> Tensor | None:
+        """[b, 1, h, w]; None where no sample has one. Ones stand for none: they give the same bits."""
+        if all(sample.mask is None for sample in self.samples):
+            return None
+        ones = torch.ones(1, *self.samples[0].latents.shape[1:])
+        return torch.stack([ones if sample.mask is None else sample.mask for sample in self.samples])
 
 
 class Objective:
-    """descend(step, parameters): the loss of a step and its gradient by each parameter.
+    """objective(step, parameters): the loss of a step and its gradient by each parameter.
 
-    The loss is the mean over each source of the weighted squared error, summed over sources by their weights. A step
-    shows `accumulate` batches of each source; of each batch every process takes its share, and gradients are summed, so
-    that the result is that of one process with a batch as large as all of them.
+    The loss is the mean over each source of the weighted error, summed over sources by their weights. Every process
+    takes its share of a step, `micro` samples at a time, and gradients are summed: the result is that of one process
+    that takes them all at once.
 
     A small model on the CPU goes through in pieces, one a core: no barrier between threads, twice as fast on two cores.
     """
 
     def __init__(
-        self, components: Components, sources: Sequence[Source], texts: Texts, config: TrainConfig, world: World
-    ) -> None:
-        self.components, self.sources, self.texts, self.world = components, sources, texts, world
-        self.seed, self.min_snr, self.accumulate = config.seed, config.min_snr or None, config.accumulate
-        self.alphas = components.alphas()
-        self.shown = [source.order() for source in sources]
-        self.batches = [
-            Batches([tuple(s.cached.means[i].shape) for i in shown], s.batch_size * self.world.size, self.seed, s.name)
-            for s, shown in zip(sources, self.shown, strict=True)
-        ]
+        self, components: Components, sources: Sequence[Source], texts: Texts, config: TrainConfig, world: World,
+        precision: Precision, *, attached: Attached | None = None, scaler: Scaler | None = None,
+    ) -> None:  # fmt: skip
+        self.components, self.texts, self.config, self.world = components, texts, config, world
+        self.precision, self.attached, self.scaler = precision, attached, scaler
+        alphas = components.alphas()
+        self.alphas = zero_terminal(alphas) if config.zero_snr else alphas
+        self.weights = _weights(self.alphas, config, components.prediction_type)
+        self.draws = Draws(sources, config, distribution_of(config, self.alphas, self.weights))
+        self.micro = config.batch_size or 1
         # A count of the model's and not the machine's, so that sums are the same on any number of cores.
         self.pieces = 2 if is_small(components) else 1
 
     def __call__(self, step: int, parameters: Sequence[nn.Parameter]) -> Descent:
-        micro = [self._batch(step * self.accumulate + i, step) for i in range(self.accumulate)]
-        samples = [sample for batch in micro for sample in batch]
-        losses, errors = torch.zeros(()), torch.zeros(len(samples))
+        samples = self.draws.at(step)
+        parts = _parts([samples[i] for i in self.world.share(samples)], self.micro, self.pieces)
+        total, errors = torch.zeros((), device=self.components.device), torch.zeros(len(samples))
         gradients = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
-        start = 0
-        for batch in micro:
-            mine = self.world.share(batch)
-            parts = _joined([batch[i] for i in mine], [start + i for i in mine])
-            start += len(batch)
-            pieces = [piece for part in parts for piece in part.cut(-(-len(part.latents) // self.pieces))]
-
-            def one(part: _Part) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-                return self._descend(step, part, parameters)
-
-            for part, (loss, error, found) in zip(
-                pieces, each(one, pieces, cores()) if self.pieces > 1 else map(one, pieces), strict=True
-            ):
-                losses = losses + loss.cpu()
-                errors[part.places] = error.cpu()
-                torch._foreach_add_(gradients, [g.float() for g in found])
-        self.world.sum_([*gradients, losses, errors])
-        timesteps = torch.cat([sample.timestep for sample in samples])
-        return Descent(losses, gradients, [sample.name for sample in samples], timesteps, errors)
-
-    def _batch(self, number: int, step: int) -> list[_Sample]:
-        """The samples of one batch of all processes, the weights of all summing to the sources'."""
-        found = []
-        for source, shown, batches in zip(self.sources, self.shown, self.batches, strict=True):
-            chosen = [shown[i] for i in batches[number]]
-            share = source.weight / (len(chosen) * self.accumulate)
-            for place, i in enumerate(chosen):
-                key = (self.seed, source.name, step, number - step * self.accumulate, place)
-                found.append(self._sample(source, i, share, key))
-        return found
-
-    def _sample(self, source: Source, i: int, weight: float, key: tuple[int | str, ...]) -> _Sample:
-        """Each place in the step draws from its own generator, so that batch size and order leave the others alone."""
-        g = generator(*key)
-        timestep = torch.randint(0, len(self.alphas), (1,), generator=g)
-        mirror, drop = torch.rand(2, generator=g).tolist()
-        mean, spread = source.cached.means[i], source.cached.spreads[i]
-        if source.cached.mirrored and mirror < 0.5:
-            mean, spread = source.cached.mirrored[i]
-        latents = mean + spread * torch.randn(mean.shape, generator=g)
-        noise = torch.randn(mean.shape, generator=g)
-        caption = "" if drop < source.caption_dropout else source.cached.captions[i]
-        return _Sample(f"{source.name}/{i}", caption, latents, noise, timestep, weight)
+        work: Callable[[_Part], tuple[Tensor, Tensor, Sequence[Tensor]]] = lambda part: self._descend(  # noqa: E731
+            step, part, parameters
+        )
+        done = each(work, parts, cores()) if self.pieces > 1 else map(work, parts)
+        own = []
+        for part, (loss, error, found) in zip(parts, done, strict=True):
+            total = total + loss
+            own.append(([sample.place for sample in part.samples], error))
+            torch._foreach_add_(gradients, list(found))
+        for places, error in own:
+            errors[places] = error.cpu()
+        if self.world.size > 1:
+            errors, total = errors.to(self.components.device), total.reshape(1)
+            self.world.sum_([*gradients, total, errors])
+            errors, total = errors.cpu(), total[0]
+        timesteps = torch.tensor([sample.timestep for sample in samples])
+        return Descent(total, gradients, [sample.name for sample in samples], timesteps, errors)
 
     def _descend(
         self, step: int, part: _Part, parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        components = self.components
-        device, dtype, kind = components.device, components.dtype, components.prediction_type
-        a = self.alphas[part.timesteps]
-        noisy = add_noise(part.latents, part.noise, a)
-        wanted = target(part.latents, part.noise, a, kind).to(device)
-        mixed = device.type == "cuda" and dtype != torch.float32
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            told = self.texts(step, part.captions).sized(self._pixels(part.latents))
-            said = predict(components, noisy, part.timesteps.to(device), told)
-        error = (said.float() - wanted).square().mean((1, 2, 3))
-        loss = (error * (part.weights * min_snr_weight(a, self.min_snr, kind)).to(device)).sum()
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        zeros = (torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True))
-        return loss.detach(), error.detach(), list(zeros)
+        with self._dropping(part):
+            loss, error = self._loss(step, part)
+            scaled = loss if self.scaler is None else self.scaler.scaled(loss)
+            found = torch.autograd.grad(scaled, parameters, allow_unused=True)
+        gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+        return loss.detach(), error, [g.float() for g in gradients]
 
-    def _pixels(self, latents: Tensor) -> tuple[int, int]:
+    def _dropping(self, part: _Part) -> AbstractContextManager[None]:
+        if self.attached is None or not self.config.dropout:
+            return nullcontext()
+        return self.attached.dropping([generator(*sample.key) for sample in part.samples])
+
+    def _loss(self, step: int, part: _Part) -> tuple[Tensor, Tensor]:
+        """(weighted loss of the part, [], and each sample's unweighted error [b])."""
+        components, config, device = self.components, self.config, self.components.device
+        kind, t = components.prediction_type, part.timesteps
+        a, latents = self.alphas[t], part.stack("latents")
+        noisy = add_noise(latents, part.stack("seen"), a)
+        wanted = losses.target(latents, part.stack("noise"), a, kind).to(device)
+        inpaint = part.stack("inpaint") if components.inpaints else None
+        with self.precision.autocast():
+            told = self._told(step, part, latents)
+            said = predict(components, noisy, t.to(device), told, inpaint)
+        delta = losses.huber_delta(t, len(self.alphas), config.huber, "exponential").to(device)
+        mask = part.mask
+        each_one = losses.LOSSES[config.loss](said.float() - wanted, delta)
+        error = losses.mean_by_sample(each_one, None if mask is None else mask.to(device))
+        weights = torch.tensor([sample.weight for sample in part.samples]) * self.weights[t]
+        return (error * weights.to(device)).sum(), error.detach()
+
+    def _told(self, step: int, part: _Part, latents: Tensor) -> Conditioning:
+        told = self.texts(step, [sample.caption for sample in part.samples])
+        if not self.components.sized:
+            return told
         factor = self.components.vae_factor
-        return latents.shape[3] * factor, latents.shape[2] * factor
-
-
-def _joined(samples: Sequence[_Sample], places: Sequence[int]) -> list[_Part]:
-    """Samples of one shape go through the UNet together."""
-    groups: dict[tuple[int, ...], list[tuple[_Sample, int]]] = {}
-    for sample, place in zip(samples, places, strict=True):
-        groups.setdefault(tuple(sample.latents.shape), []).append((sample, place))
-    return [
-        _Part(
-            torch.stack([s.latents for s, _ in group]), torch.stack([s.noise for s, _ in group]),
-            torch.cat([s.timestep for s, _ in group]), torch.tensor([s.weight for s, _ in group]),
-            torch.tensor([place for _, place in group]), tuple(s.caption for s, _ in group),
+        target = (latents.shape[3] * factor, latents.shape[2] * factor)
+        rows = []
+        for sample in part.samples:
+            (width, height), (left, top) = sample.sizes
+            original = (width, height) if width else target
+            rows.append([original[1], original[0], top, left, target[1], target[0]])
+        return Conditioning(
+            told.states, told.pooled, torch.tensor(rows, dtype=torch.float32, device=told.states.device)
         )
-        for group in groups.values()
-    ]  # fmt: skip
+
+
+def _weights(alphas: Tensor, config: TrainConfig, kind: str) -> Tensor:
+    """The loss weight of every timestep, [steps]."""
+    if config.debiased:
+        return losses.debiased_weight(alphas, kind)
+    return losses.min_snr_weight(alphas, config.min_snr or None, kind)
+
+
+def _parts(samples: Sequence[Sample], micro: int, pieces: int) -> list[_Part]:
+    """The samples in parts of one shape, at most `micro` each; of a small model each in so many pieces."""
+    by_shape: dict[tuple[int, ...], list[Sample]] = {}
+    for sample in samples:
+        by_shape.setdefault(tuple(sample.latents.shape), []).append(sample)
+    found = []
+    for same in by_shape.values():
+        for start in range(0, len(same), micro):
+            part = same[start : start + micro]
+            size = -(-len(part) // pieces)
+            found += [_Part(part[i : i + size]) for i in range(0, len(part), size)]
+    return found

@@ -16,7 +16,6 @@ from lorakit.diffusion.noise import normal
 from lorakit.formats.adapters import checked, decode, sniff
 from lorakit.formats.adapters._marks import MARKS
 from lorakit.formats.adapters._modules import Context
-
 from lorakit.registry import ADAPTER_FORMATS, TRAINABLE
 from lorakit.training import checkpoints, optimizers, variants
 from lorakit.training.state import State

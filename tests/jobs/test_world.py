@@ -41,8 +41,12 @@ def start(folder: Path, count: int, *arguments: object) -> list[subprocess.Popen
         found.append(
             subprocess.Popen(
                 [sys.executable, "-m", "lorakit", "train", *map(str, arguments), "--json"],
-                cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
+                cwd=folder,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         )
     return found
 

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorakit.config import TrainConfig
-from lorakit.data import dataset
+from lorakit.data import buckets, dataset
+from lorakit.data.captions import CaptionRules
 from lorakit.data.dataset import Example
+from lorakit.data.lint import lint
+from lorakit.data.split import split
 from lorakit.errors import InputError, UsageError
+from lorakit.families import guess
 from lorakit.jobs import prior_gen, sample
 from lorakit.jobs.train._identity import data_hash
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.models.load import Components
-from lorakit.models.tokens import missing
 from lorakit.runtime.world import World
-from lorakit.training.cache import cache_latents
-from lorakit.training.objective import Source
+from lorakit.training.cache import Cached, cache_latents
+from lorakit.training.samples import Source
 from lorakit.training.validation import HeldOut
+
+_MOST_CAPTIONS = 20_000  # encoded before the first step; more are encoded as they come
+_INPAINTING_MASKS = 4  # drawn for each picture
 
 
 @dataclass(frozen=True)
 class Data:
     """Encoded pictures, and where they came from.
 
+    captions    all that can be shown; None where they are too many to be known
     pictures    sample name, as the log has it, to its file
-    captions    all that can be shown
+    table       of the buckets, for people
     """
 
     folder: Path
     examples: Sequence[Example]
     sources: Sequence[Source]
     held_out: Sequence[HeldOut]
-    captions: Sequence[str]
+    captions: Sequence[str] | None
     pictures: Mapping[str, Path]
+    table: Sequence[Mapping[str, object]]
     hash: str
     family: str
 
@@ -46,29 +54,100 @@ def read_data(
     size = config.size or components.size
     if size % components.multiple:
         raise UsageError(f"--size {size}: must be a multiple of {components.multiple} for this model")
-    examples = dataset.read(folder, config.instance_prompt, talk.note)
-    lost = missing([example.caption for example in examples], config.token)
-    if lost:
-        raise InputError(
-            f"{folder}: no caption has {', '.join(lost)}; write it into the captions, or give --instance-prompt or --template"
-        )
+    rules = _rules(config)
+    prompt = config.instance_prompt or (" ".join(config.token) if config.template != "none" else None)
+    examples = dataset.measured(dataset.read(folder, prompt, talk.note))
+    examples, held = _checked(folder, examples, config, size, talk)
     prior = _prior(components, config, life, talk, world) if needs_prior else []
-    quiet: Callable[[int, int], None] = lambda done, total: None  # noqa: E731
-    batch = config.batch_size or 1
-    cached = cache_latents(components, examples, size, config.flip, quiet)
-    sources = [Source("data", cached, batch, 1.0, config.caption_dropout)]
-    if prior:
+    batch = (config.batch_size or 1) * config.accumulate * world.size
+    cache = life.run_folder / "cache"
+
+    def encoded(some: Sequence[Example], per_step: int, flip: bool, masks: bool) -> tuple[Cached, buckets.Buckets]:
+        found = buckets.choose(
+            [example.size or (size, size) for example in some], size * size, components.multiple, per_step,
+            repeats=[example.repeats for example in some], upscale=config.upscale,
+        )  # fmt: skip
+        return cache_latents(
+            components, some, size, flip, lambda done, total: None, folder=cache, shapes=found.shapes(),
+            mask_weight=(config.mask_weight or 0.0) if masks else None,
+            inpainting=(_INPAINTING_MASKS, config.seed) if components.inpaints else None,
+        ), found  # fmt: skip
+
+    with world.main_first():
+        cached, chosen = encoded(examples, batch, config.flip, True)
+        kept = [encoded(held, 1, False, False)[0]] if held else []
+        classes = [encoded(prior, max(1, batch // 2), False, False)[0]] if prior else []
+    sources = [Source("data", cached, [e.captions for e in examples], batch, 1.0, rules, _sizes(examples), config.seed)]
+    for of in classes:
         share = max(1, batch // 2)
-        sources.append(
-            Source("prior", cache_latents(components, prior, size, False, quiet), share, config.prior_weight)
-        )
-    named = {
-        f"{source.name}/{i}": e.file
+        captions = [example.captions for example in prior]
+        sources.append(Source("prior", of, captions, share, config.prior_weight, seed=config.seed))
+    every = [
+        (source.name, i, e.file)
         for source, of in zip(sources, (examples, prior), strict=False)
         for i, e in enumerate(of)
+    ]
+    return Data(
+        folder, examples, sources,
+        [HeldOut(c.keys[i], c.means[i], held[i].caption) for c in kept for i in range(len(held))],
+        _captions(sources, config), {f"{name}/{i}": file for name, i, file in every}, chosen.rows(),
+        data_hash([*examples, *held, *prior]), _family(components),
+    )  # fmt: skip
+
+
+def _rules(config: TrainConfig) -> CaptionRules:
+    return CaptionRules(
+        template=config.template, token=" ".join(config.token), separator=config.caption_separator,
+        keep_tokens=config.keep_tokens, keep_separator=config.keep_separator, tag_dropout=config.tag_dropout,
+        warmup_epochs=config.tag_warmup, shuffle=config.shuffle_tags, prefix=config.caption_prefix,
+        suffix=config.caption_suffix, dropout=config.caption_dropout,
+    )  # fmt: skip
+
+
+def _checked(
+    folder: Path, examples: Sequence[Example], config: TrainConfig, size: int, talk: Talk
+) -> tuple[list[Example], list[Example]]:
+    """The pictures to train on and those held out, after a look at all of them: what is odd is said, what is wrong is
+    an InputError that lists it."""
+    tokens = config.token if config.template == "none" else []
+    found = lint(examples, size, tokens)
+    if found.errors:
+        hint = "\nwrite the token into the captions, or give --instance-prompt or --template object" if tokens else ""
+        raise InputError(f"{folder}: " + "\n".join(map(str, found.errors[:3])) + hint)
+    for finding in found.findings:
+        talk.note(str(finding))
+    if not config.validation_split:
+        return list(examples), []
+    keys = ["" if one is None else one.digest for one in found.prints]
+    try:
+        train, held = split(keys, config.validation_split, config.seed, found.alike)
+    except ValueError as error:
+        raise InputError(f"{folder}: --validation-split: {error}") from error
+    return [examples[i] for i in train], [replace(examples[i], repeats=1) for i in held]
+
+
+def _sizes(examples: Sequence[Example]) -> list[tuple[int, int]]:
+    return [example.size or (0, 0) for example in examples]
+
+
+def _captions(sources: Sequence[Source], config: TrainConfig) -> list[str] | None:
+    found = {""}
+    for source in sources:
+        epochs = config.total // source.batches.steps + 1
+        mine = source.all_captions(epochs, _MOST_CAPTIONS)
+        if mine is None:
+            return None
+        found |= mine
+    return sorted(found)
+
+
+def _family(components: Components) -> str:
+    shapes = {
+        f"unet.{name.removesuffix('.weight')}": tuple(p.shape)
+        for name, p in components.unet.named_parameters()
+        if name.endswith("attn2.to_k.weight")
     }
-    captions = sorted({"", *(example.caption for example in [*examples, *prior])})
-    return Data(folder, examples, sources, [], captions, named, data_hash([*examples, *prior]), "tiny")
+    return guess(shapes).family or "sd1"
 
 
 def _prior(components: Components, config: TrainConfig, life: Life, talk: Talk, world: World) -> list[Example]:
@@ -82,4 +161,4 @@ def _prior(components: Components, config: TrainConfig, life: Life, talk: Talk, 
         )
         with world.main_first():
             prior_gen.run(request, folder, components, force=False, dry_run=False, tick=talk.tick, note=talk.note)
-    return dataset.read(folder, config.class_prompt)[: config.prior_count]
+    return dataset.measured(dataset.read(folder, config.class_prompt))[: config.prior_count]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lorakit.config import TrainConfig
-from lorakit.errors import ResourceError
+from lorakit.errors import ResourceError, UsageError
 from lorakit.models.load import Components
+from lorakit.modes._adapters import targets_of
+from lorakit.registry import TRAINABLE
 from lorakit.runtime.device import peak_memory
-from lorakit.training import checkpoints
+from lorakit.training import checkpoints, variants
 
 if TYPE_CHECKING:
     from lorakit.jobs.train._run import Run
@@ -76,12 +77,7 @@ def _said(seconds: float) -> str:
 def plan(run: Run) -> Planned:
     """Where the run is only planned, two steps are measured; their gradients are thrown away."""
     config, data = run.config, run.data
-    shown = sum(len(source.order()) for source in data.sources[:1])
-    total = (config.batch_size or 1) * config.accumulate * run.world.size * config.total
-    factor = run.components.vae_factor
-    shapes = Counter(
-        f"{shape[2] * factor}x{shape[1] * factor}" for source in data.sources[:1] for shape in source.shapes()
-    )
+    shapes = {f"{row['size'][0]}x{row['size'][1]}": row["pictures"] for row in data.table}
     groups = {group.name: sum(p.numel() for p in group.parameters.values()) for group in run.trained.groups}
     state = sum(x.numel() * x.element_size() for x in run.state.tensors().values())
     moments = 2 * 4 * sum(groups.values())
@@ -90,7 +86,8 @@ def plan(run: Run) -> Planned:
     if run.life.plan:
         seconds, memory = _measured(run)
         memory += moments
-    return Planned(config.total, total / max(1, shown), groups, dict(shapes), len(data.held_out), disk, seconds, memory)
+    epochs = config.total / data.sources[0].batches.steps
+    return Planned(config.total, epochs, groups, shapes, len(data.held_out), disk, seconds, memory)
 
 
 def _measured(run: Run) -> tuple[float, int]:
@@ -105,14 +102,14 @@ def _measured(run: Run) -> tuple[float, int]:
 
 
 def show_targets(components: Components, config: TrainConfig, mode: ModuleType) -> dict[str, Any]:
-    """The modules that would be trained, a row each; nothing is."""
-    trained = mode.begin(components, config)
-    rows = [
-        {"group": group.name, "name": name, "shape": list(p.shape), "parameters": p.numel()}
-        for group in trained.groups
-        for name, p in group.parameters.items()
-    ]
-    return {"outputs": [], "targets": rows, "trainable_parameters": sum(row["parameters"] for row in rows)}
+    """The modules that would be trained, a row each; nothing is. UsageError for modes that choose none."""
+    if not mode.ADAPTERS:
+        raise UsageError(f"--show-targets is for modes that train adapters, and {config.mode} has none")
+    rows = variants.table(targets_of(components, config), TRAINABLE[config.variant])
+    return {
+        "outputs": [], "targets": [asdict(row) for row in rows],
+        "trainable_parameters": sum(row.parameters for row in rows),
+    }  # fmt: skip
 
 
 def out_of_memory(run: Run, error: BaseException) -> ResourceError:

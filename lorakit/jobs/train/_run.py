@@ -12,6 +12,7 @@ import torch
 
 from lorakit.adapter import Adapter
 from lorakit.config import TrainConfig
+from lorakit.errors import UsageError
 from lorakit.jobs.train import _previews, _write
 from lorakit.jobs.train._data import Data
 from lorakit.jobs.train._life import Life, Talk
@@ -22,7 +23,9 @@ from lorakit.registry import TRACKERS
 from lorakit.runtime.world import World
 from lorakit.training import checkpoints, loop, optimizers, validation
 from lorakit.training.ema import Ema
+from lorakit.training.gradients import Scaler
 from lorakit.training.objective import Objective
+from lorakit.training.precision import precision
 from lorakit.training.state import State
 from lorakit.training.texts import Texts
 
@@ -44,9 +47,16 @@ class Run:
         self.ema = Ema(trained.parameters, config.ema) if config.ema else None
         own = trained.attached.state() if trained.attached is not None else {}
         fixed = {name: x for name, x in own.items() if name not in trained.parameters}
-        self.state = State(trained.parameters, self.optimizer, self.ema, fixed)
+        how = precision(life.dtype, components.device, config.mode == "full")
+        self.scaler = Scaler() if how.scaled else None
+        self.state = State(trained.parameters, self.optimizer, self.ema, self.scaler, fixed)
         self.texts = Texts(components, trained.text_until)
-        self.objective = Objective(components, data.sources, self.texts, config, world)
+        try:
+            self.objective = Objective(
+                components, data.sources, self.texts, config, world, how, attached=trained.attached, scaler=self.scaler
+            )
+        except ValueError as error:
+            raise UsageError(f"--timestep-range: {error}") from error
         self.validation_loss: float | None = None
         self._drift: validation.Drift | None = None
         watched = bool(data.held_out) and bool(life.validate_every)
@@ -54,7 +64,7 @@ class Run:
 
     def fill(self) -> None:
         """Encode the captions, where they can be known beforehand."""
-        if self.trained.text_until == 0:
+        if self.trained.text_until == 0 and self.data.captions is not None:
             long = self.texts.fill(self.data.captions)
             if long:
                 most = self.components.tokenizer.model_max_length
@@ -63,13 +73,13 @@ class Run:
     def steps(self, first: int) -> Iterator[loop.Step]:
         return loop.train(
             self.optimizer, self.trained.groups, self.objective, self.config.total, first=first,
-            max_norm=self.config.max_grad_norm, after=self._after,
+            max_norm=self.config.max_grad_norm, scaler=self.scaler, after=self._after,
         )  # fmt: skip
 
     def _after(self, step: int, rates: Mapping[str, float]) -> None:
         self.trained.after(step, rates)
         if self.ema is not None:
-            self.ema.update(step)
+            self.ema.update()
 
     def train(self, first: int, rows: list[dict[str, Any]]) -> tuple[int, float]:
         """Steps from `first` on; the number of the last, and the seconds spent."""
@@ -105,7 +115,7 @@ class Run:
             if self.ema is None:
                 yield
                 return
-            with self.ema.applied():
+            with self.ema.used():
                 yield
 
     @contextmanager

@@ -1,0 +1,160 @@
+"""What a step sees: pictures, captions, noise and timesteps, each a function of (seed, step, place in the step)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lorakit.config import TrainConfig
+from lorakit.data.captions import CaptionRules, caption_at, captions_of
+from lorakit.diffusion import noise as noises
+from lorakit.diffusion import timesteps as times
+from lorakit.diffusion.timesteps import Timesteps
+from lorakit.training.batches import Batches
+from lorakit.training.cache import Cached
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture as a step shows it. Latents, noise and what is seen of it are [c, h, w].
+
+    seen      noise that the input is made of; with perturbation not what is to be said
+    weight    of its loss in the step's
+    place     in the step
+    key       what its dropout is drawn by
+    inpaint   [c + 1, h, w] for a model that inpaints
+    sizes     (width, height) before it was cut, (left, top) of the cut, both at the scale it is shown at
+    """
+
+    name: str
+    caption: str
+    latents: Tensor
+    noise: Tensor
+    seen: Tensor
+    timestep: int
+    weight: float
+    place: int
+    key: tuple[int | str, ...]
+    mask: Tensor | None = None
+    inpaint: Tensor | None = None
+    sizes: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+
+
+@dataclass
+class Source:
+    """A set of encoded pictures, how many of them a step shows, their weight in the loss, and what becomes of captions.
+
+    batch   places in a step, of all processes and micro-steps together
+    """
+
+    name: str
+    cached: Cached
+    captions: Sequence[Sequence[str]]
+    batch: int
+    weight: float = 1.0
+    rules: CaptionRules = field(default_factory=CaptionRules)
+    originals: Sequence[tuple[int, int]] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.shown = self.cached.indices()
+        shapes = self.shapes()
+        self.groups = [shapes[i] for i in self.shown]
+        self.batches = Batches(self.groups, self.batch, self.seed, self.name, mixed=True, pictures=self.shown)
+        counts: dict[int, int] = {}
+        self._keys = []
+        for i in self.shown:
+            counts[i] = counts.get(i, 0) + 1
+            self._keys.append(self.cached.keys[i] + (f"/{counts[i]}" if counts[i] > 1 else ""))
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """(c, h, w) of each picture's latents."""
+        return [tuple(mean.shape) for mean in self.cached.means]
+
+    def caption(self, at: int, epoch: int) -> str:
+        """Of the picture at a place of an epoch's pictures."""
+        return caption_at(self.captions[self.shown[at]], self.rules, self.seed, epoch, self._keys[at])
+
+    def all_captions(self, epochs: int, most: int) -> set[str] | None:
+        """All captions that the first epochs show; None where they are more than `most`."""
+        found: set[str] = set()
+        for at, i in enumerate(self.shown):
+            mine = captions_of(self.captions[i], self.rules, self.seed, epochs, self._keys[at])
+            found |= set(mine or ())
+            if mine is None or len(found) > most:
+                return None
+        return found
+
+
+class Draws:
+    """The samples of a step. Each draws from generators of its own, one a purpose, so that batch size, order, other
+    options and restarts leave it alone."""
+
+    def __init__(self, sources: Sequence[Source], config: TrainConfig, distribution: Timesteps) -> None:
+        self.sources, self.config, self.distribution = sources, config, distribution
+
+    def at(self, step: int) -> list[Sample]:
+        """All samples of a step, of all processes; their weights sum to the sources'."""
+        found: list[Sample] = []
+        for source in self.sources:
+            chosen, epoch = source.batches[step], source.batches.epoch(step)
+            share = source.weight / len(chosen)
+            for place, at in enumerate(chosen):
+                found.append(self._one(source, at, epoch, step, place, len(found), share))
+        return found
+
+    def _one(self, source: Source, at: int, epoch: int, step: int, place: int, in_step: int, share: float) -> Sample:
+        config, cached, i = self.config, source.cached, source.shown[at]
+
+        def draw(purpose: str) -> torch.Generator:
+            return noises.generator(config.seed, source.name, step, place, purpose)
+
+        t = int(self.distribution.at(times.uniform_number(draw("timestep"))))
+        mean, spread = cached.means[i], cached.spreads[i]
+        if cached.mirrored and torch.rand((), generator=draw("mirror")) < 0.5:
+            mean, spread = cached.mirrored[i]
+        latents = mean + spread * torch.randn(mean.shape, generator=draw("latents"))
+        noise = torch.randn(mean.shape, generator=draw("noise"))
+        noise = noises.multires(noise, config.multires_noise, draw("multires"))
+        noise = noises.offset(noise, config.noise_offset, draw("offset"))
+        seen = noises.perturbed(noise, config.perturbation, draw("perturbation"))
+        return Sample(
+            f"{source.name}/{i}", source.caption(at, epoch), latents, noise, seen, t,
+            share * float(self.distribution.weights[t]), in_step, (config.seed, source.name, step, place, "dropout"),
+            cached.masks[i] if cached.masks else None, _inpaint(cached, i, draw("inpaint")), _sizes(source, i),
+        )  # fmt: skip
+
+
+def _inpaint(cached: Cached, i: int, draw: torch.Generator) -> Tensor | None:
+    """One of the picture's masks and the latents of what it leaves to be seen."""
+    if not cached.hidden:
+        return None
+    several = cached.hidden[i]
+    mask, mean, spread = several[int(torch.randint(len(several), (1,), generator=draw))]
+    return torch.cat([mask, mean + spread * torch.randn(mean.shape, generator=draw)])
+
+
+def _sizes(source: Source, i: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    if not source.originals:
+        return (0, 0), (0, 0)
+    (left, top, right, _), target = source.cached.cuts[i].box, source.cached.cuts[i].size
+    scale = target[0] / max(1, right - left)
+    return source.originals[i], (round(left * scale), round(top * scale))
+
+
+def distribution_of(config: TrainConfig, alphas: Tensor, weights: Tensor) -> Timesteps:
+    """Which timesteps the config draws; for importance in proportion to `weights` [steps] of the loss, unbiased.
+
+    ValueError for a range outside the model's timesteps.
+    """
+    steps = len(alphas)
+    found = times.logit_normal(steps) if config.timesteps == "logit-normal" else times.uniform(steps)
+    if config.timestep_range:
+        first, last = map(int, config.timestep_range.split(":"))
+        if not first <= last < steps:
+            raise ValueError(f"{config.timestep_range} is not within the model's timesteps, 0 to {steps - 1}")
+        found = times.limited(found, first, last)
+    return times.importance(found, weights) if config.timesteps == "importance" else found
