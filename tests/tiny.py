@@ -81,6 +81,16 @@ def make(
     return folder
 
 
+def reduced(folder: Path) -> Path:
+    """A random SD1 of half the channels, with whole blocks and heads: what a step of it costs tells of the real one."""
+    make(folder)
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=32, block_out_channels=(160, 320, 640, 640), cross_attention_dim=32, attention_head_dim=8,
+    ).save_pretrained(folder / "unet")  # fmt: skip
+    return folder
+
+
 def single(folder: Path, file: Path, family: str) -> Path:
     """The model of two layers a block in `folder` as an original checkpoint; written out from what others' code does."""
     unet = load_file(folder / "unet/diffusion_pytorch_model.safetensors")

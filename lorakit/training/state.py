@@ -46,6 +46,7 @@ class State:
         known = (*parts, "optimizer", *(("ema",) if self.ema else ()), *(("scaler",) if self.scaler else ()))
         stray = [key for key in tensors if not key.startswith(known)]
         wrong = stray + _differing(self.parameters, parts[_PARAMETER]) + _differing(self.fixed, parts[_FIXED])
+        wrong += sorted({"losses", "step"} - parts[_BEST].keys()) if parts[_BEST] else []
         if wrong:
             raise InputError(f"{source} is not a checkpoint of this run: {', '.join(wrong[:3])} differ")
         for mine, theirs in ((self.parameters, parts[_PARAMETER]), (self.fixed, parts[_FIXED])):

@@ -3,35 +3,55 @@ import torch
 
 from lorakit.adapter import Adapter
 from lorakit.config import TrainConfig
-from lorakit.models import inject
 from lorakit.models.load import load
 from lorakit.registry import MODES
+from lorakit.runtime.world import World
+from lorakit.training import loop, optimizers
 from lorakit.training.cache import Cached
-from lorakit.training.loop import Optimizer, Plan, train
-from lorakit.training.objective import Source, objective
+from lorakit.training.objective import Objective
+from lorakit.training.precision import precision
+from lorakit.training.samples import Source
+from lorakit.training.texts import Texts
 from tests.tiny import make
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("name", MODES.names())
 def test_one_step_changes_what_the_mode_trains_and_nothing_else(name, family, tmp_path):
     components = load(str(make(tmp_path / "model", family)), torch.device("cpu"), torch.float32)
-    before = {key: value.clone() for key, value in components.unet.state_dict().items()}
-    config = TrainConfig(mode=name, class_prompt="a", steps=1, batch_size=2, lr=1e-3, warmup=0).suited()
+    before = {part: _weights(module) for part, module in components.parts.items()}
+    tokens = {"token": ["<s1>"]} if name in ("ti", "pivotal") else {}
+    rates = {"lr": 1e-3, "lr_text": 1e-3, "lr_token": 1e-2, "ti_steps": 1}
+    config = TrainConfig(mode=name, steps=2, batch_size=2, warmup=0, text_encoder=True, **rates, **tokens).suited()
     trained = MODES[name].begin(components, config)
     start = {key: p.detach().clone() for key, p in trained.parameters.items()}
     means = [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    source = Source("data", Cached(means, [torch.zeros_like(m) for m in means], [], ["a", "b"], [1, 1]), 2)
-    states = {caption: torch.randn(32, 32) for caption in ("", "a", "b")}
-    optimizer = Optimizer(trained.parameters)
-    descend = objective(components, [source], states, list(trained.parameters.values()), 0, 5.0)
-    (step,) = train(optimizer, descend, Plan(1, 1e-3, "constant", 0, 1.0))
-    assert step.number == 1 and step.loss > 0
-    moved = [key for key, p in trained.parameters.items() if not torch.equal(p, start[key])]
+    cached = Cached(means, [torch.zeros_like(m) for m in means], [], ["", ""], [1, 1], ["x", "y"])
+    source = Source("data", cached, [("a <s1>",), ("b <s1>",)], 2)
+    objective = Objective(
+        components, [source], Texts(components, trained.text_until), config, World(),
+        precision("float32", components.device, whole=name == "full"), attached=trained.attached,
+    )  # fmt: skip
+    optimizer = loop.optimizer_of(trained.groups, lambda inner: optimizers.make("adamw", inner, 0.0))
+    steps = list(loop.train(optimizer, trained.groups, objective, 2, after=trained.after))
+    assert [step.number for step in steps] == [1, 2] and all(step.loss > 0 for step in steps)
+    moved = {key for key, p in trained.parameters.items() if not torch.equal(p, start[key])}
     result = trained.result()
     if isinstance(result, Adapter):
-        assert {key for key in start if key.endswith(".up")} <= set(moved)
-        inject.remove([components.unet])
-        assert all(torch.equal(value, before[key]) for key, value in components.unet.state_dict().items())
+        learn = {key for key in start if key.endswith(".up") or key.startswith("tokens.")}
+        if family == "sdxl":  # it takes the last but one layer of both encoders, so the first one's last does nothing
+            learn = {key for key in learn if not key.startswith("text_encoder.text_model.encoder.layers.1.")}
+        assert learn <= moved
+        assert bool(result.embeddings) == bool(tokens) and bool(result.modules) == MODES[name].ADAPTERS
+        if trained.attached is not None:
+            trained.attached.detach()
+        for part, module in components.parts.items():
+            now = _weights(module)
+            assert all(torch.equal(now[key], x) for key, x in before[part].items())
     else:
-        assert len(moved) == len(start) and result.keys() == before.keys()
+        assert {key.partition(".")[0] for key in moved} == set(components.parts) and len(result) == len(start)
+
+
+def _weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Of a part, the table of words under its own name, whatever stands beside it."""
+    return {key.replace("token_embedding.base", "token_embedding"): x.clone() for key, x in module.state_dict().items()}
