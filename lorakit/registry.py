@@ -43,6 +43,7 @@ class Registry:
 ADAPTER_FORMATS = Registry("lorakit.formats.adapters", "adapter format")
 DELTA_KINDS = Registry("lorakit.deltas", "kind of delta")
 MERGE_METHODS = Registry("lorakit.merging", "merge method")
+COMPOSINGS = Registry("lorakit.composing", "way to compose")
 MODES = Registry("lorakit.modes", "training mode")
 CLIENTS = Registry("lorakit.formats.clients", "client")
 CAPTIONERS = Registry("lorakit.captioners", "captioner")

@@ -14,7 +14,6 @@ from lorakit.models.tokens import spelled
 from lorakit.runtime.workers import cores, each
 
 
-@torch.no_grad()
 def conditioning_of(
     components: Components, prompts: Sequence[str], clip_skip: int = 1
 ) -> tuple[Conditioning, list[str]]:
@@ -30,6 +29,7 @@ def conditioning_of(
         cut |= {i for i, n in enumerate(lengths) if n > tokenizer.model_max_length}
 
     # One prompt at a time: a state must not depend on its neighbours in the batch, to the bit.
+    @torch.no_grad()
     def encode(i: int) -> Conditioning:
         if components.zero_empty and not prompts[i]:
             return zeros(components)
@@ -45,7 +45,6 @@ def text_states(components: Components, prompts: Sequence[str]) -> tuple[Tensor,
     return found.states, cut
 
 
-@torch.no_grad()
 def encode_ids(components: Components, ids: Sequence[Tensor], clip_skip: int = 1) -> Conditioning:
     """ids: of each text encoder [b, tokens]. SD takes the last layer, normalised; SDXL both encoders' last but one, side
     by side, and what the second pools."""
@@ -71,11 +70,11 @@ def _hidden(done: Any, from_end: int, encoder: Any) -> Tensor:
 
 def zeros(components: Components, chunks: int = 1) -> Conditioning:
     """The empty prompt of a model that was trained with zeros for it."""
-    sizes = {part: encoder.config.hidden_size for part, encoder in components.text_encoders.items()}
+    sizes = {part: int(encoder.config.hidden_size) for part, encoder in components.text_encoders.items()}
     length = components.tokenizer.model_max_length * chunks
-    make = {"device": components.device, "dtype": components.dtype}
-    pooled = torch.zeros(1, components.text_encoder_2.config.projection_dim, **make)
-    return Conditioning(torch.zeros(1, length, sum(sizes.values()), **make), pooled)
+    place = {"device": components.device, "dtype": components.dtype}
+    pooled = torch.zeros((1, components.text_encoder_2.config.projection_dim)).to(**place)
+    return Conditioning(torch.zeros((1, length, sum(sizes.values()))).to(**place), pooled)
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:
