@@ -8,7 +8,18 @@ import lorakit
 ROOT = Path(lorakit.__file__).parent
 ROWS = (
     {"errors", "registry", "config", "schedulers"},
-    {"adapter", "arrays", "deltas", "families", "targets", "lowrank", "merging", "diffusion"},
+    {
+        "adapter",
+        "arrays",
+        "composing",
+        "composition",
+        "deltas",
+        "families",
+        "targets",
+        "lowrank",
+        "merging",
+        "diffusion",
+    },
     {"io", "formats", "data", "runtime", "reports"},
     {"models", "captioners", "training", "modes"},
     {"jobs"},

@@ -6,20 +6,95 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Output
-from lorakit.cli.output import emit, note
+from lorakit.cli.options import Format, Model, Output, Seed, one_of
+from lorakit.cli.output import emit, note, progress
+from lorakit.errors import UsageError
 
 
 def compose(
     manner: Manner,
     adapters: Annotated[list[str], typer.Argument(metavar="PATH[:WEIGHT]...", help="Adapters or recipes.")],
     output: Output = "./recipe.toml",
+    schedule: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=CURVE", help="Weight over the denoising: 0@0,1@0.4,0.2@1, or an expression of t."),
+    ] = None,
+    block_weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=BLOCK=W,...", help="down=0,mid=0.5,up.1=1; or NAME=PRESET, or NAME=1,0,..."),
+    ] = None,
+    layer_weights: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=REGEX=W", help="By names of modules; repeatable.")
+    ] = None,
+    part_weights: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]PART=W", help="unet, text_encoder, text_encoder_2.")
+    ] = None,
+    switch: Annotated[str | None, typer.Option(metavar="every:N", help="Adapters take turns, N steps each.")] = None,
+    composite: Annotated[bool, typer.Option("--composite", help="A forward for each adapter, averaged.")] = False,
+    region: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=MASK[:FEATHER]", help="Where an adapter acts: white.")
+    ] = None,
+    words: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=TEXT", help="Follows the prompt where the adapter acts.")
+    ] = None,
+    bake: Annotated[bool, typer.Option("--bake", help="Write one adapter, where the weights are constant.")] = False,
+    format: Format = "kohya",
+    plot: Annotated[str | None, typer.Option(metavar="PICTURE", help="Draw the weights by step.")] = None,
+    plot_steps: Annotated[int, typer.Option(min=1, help="Steps of --plot.")] = 30,
+    learn: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Find the weights that fit these pictures best.")
+    ] = None,
+    learn_per: Annotated[str, typer.Option(metavar="adapter|block|layer|band", help="What gets its own.")] = "adapter",
+    learn_steps: Annotated[int, typer.Option(min=1, help="At most so many.")] = 60,
+    learn_rate: Annotated[float, typer.Option(min=0, help="Of learning.")] = 0.05,
+    learn_draws: Annotated[int, typer.Option(min=1, help="Noise levels of each picture.")] = 8,
+    instance_prompt: Annotated[str | None, typer.Option(help="With --learn: of pictures without a caption.")] = None,
+    model: Model = "tiny",
+    seed: Seed = 0,
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> None:
-    """Write a composition of adapters as a recipe that sample, merge and compose read."""
-    from lorakit.jobs.compose import run
+    """Compose adapters over time, blocks and places, as a recipe that sample, merge and compose read."""
+    one_of("--learn-per", learn_per, ("adapter", "block", "layer", "band"))
+    if bake and Path(output).suffix != ".safetensors":
+        raise UsageError(f"--bake writes an adapter: name it with -o OUT.safetensors (now {output})")
+    if not bake and Path(output).suffix != ".toml":
+        raise UsageError(f"-o {output}: a recipe ends in .toml; --bake writes an adapter")
+    from lorakit.io.paths import check_adapters
 
-    emit(run(adapters, Path(output), force=manner.force, dry_run=manner.dry_run, note=note))
+    check_adapters(adapters)
+    from lorakit.jobs.compose import Wanted, run
+    from lorakit.jobs.composed import Changes
+
+    how = None
+    if learn is not None:
+        from lorakit.io.files import existing_folder
+        from lorakit.jobs.learn import Learning
+
+        existing_folder(learn, "pictures to learn from")
+        how = Learning(learn_per, learn_steps, learn_rate, learn_draws, seed, instance_prompt)
+    changes = Changes(
+        schedule or (), block_weights or (), layer_weights or (), part_weights or (), region or (), words or (),
+        switch, composite,
+    )  # fmt: skip
+    wanted = Wanted(
+        bake,
+        format,
+        Path(plot) if plot else None,
+        plot_steps,
+        Path(learn) if learn else None,
+        how,
+        model,
+        device,
+        dtype,
+    )
+    with progress("learning") as tick:
+        result = run(
+            adapters, Path(output), force=manner.force, dry_run=manner.dry_run, note=note, changes=changes,
+            wanted=wanted, tick=tick,
+        )  # fmt: skip
+    emit(result)
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "compose")(compose)
+    command(app, "compose", compute=True)(compose)

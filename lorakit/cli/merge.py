@@ -73,7 +73,7 @@ def merge(
 ) -> None:
     """Merge adapters into one: the weighted sum of their deltas, exactly, or another method's."""
     from lorakit.cli import ranks
-    from lorakit.jobs.module_weights import read_blocks, read_parts
+    from lorakit.composition.module_weights import read_blocks, read_parts
 
     MERGE_METHODS.check(method)
     one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)

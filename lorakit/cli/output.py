@@ -49,6 +49,26 @@ def emit(result: Mapping[str, Any]) -> None:
             print(path, flush=True)
 
 
+def line(result: Mapping[str, Any]) -> None:
+    """One JSON object on a line of its own, at once: for those who read as results come."""
+    print(json.dumps(result, ensure_ascii=False, default=str), flush=True)
+
+
+def shower() -> Callable[[Any], None] | None:
+    """Shows a picture [h, w, 3] on stderr, two pixels a character; None where stderr is no terminal of 24-bit colour."""
+    if _State.manner.quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        return None
+    import shutil
+
+    def show(picture: Any) -> None:
+        from lorakit.reports.terminal import half_blocks
+
+        columns, rows = shutil.get_terminal_size()
+        print(half_blocks(picture, min(columns, 64), max(4, rows - 4)), file=sys.stderr, flush=True)
+
+    return show
+
+
 def report(lines: Iterable[str]) -> None:
     """Text that is a command's result, on stdout."""
     for line in lines:

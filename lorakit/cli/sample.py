@@ -1,69 +1,202 @@
 """`lorakit sample`"""
 
+from __future__ import annotations
+
+import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lorakit.cli.command import Manner, command
 from lorakit.cli.options import Model, Output, Seed, one_of, size_of
-from lorakit.cli.output import emit, note, progress
+from lorakit.cli.output import emit, line, note, progress, shower
 from lorakit.errors import InputError, UsageError
 from lorakit.schedulers import SCHEDULERS
 
-
-def _prompts(prompt: str | None, file: str | None) -> list[str]:
-    if (prompt is None) == (file is None):
-        raise UsageError("give a PROMPT or --prompts FILE, one of the two")
-    if prompt is not None:
-        return [prompt]
-    try:
-        lines = [line.strip() for line in Path(str(file)).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--prompts {file}: {getattr(error, 'strerror', None) or error}") from error
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise InputError(f"--prompts {file}: no prompts in it")
-    return prompts
+Named = "NAME=..."
 
 
 def sample(
     manner: Manner,
-    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="What to draw.")] = None,
+    ctx: typer.Context,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]", help="What to draw; (word:1.2) weighs.")
+    ] = None,
     lora: Annotated[
         list[str] | None, typer.Option(metavar="PATH[:WEIGHT]", help="Adapter or recipe; repeatable.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(metavar="FILE", help="Composition made by `compose`.")] = None,
     output: Output = "./samples",
     model: Model = "tiny",
-    prompts: Annotated[str | None, typer.Option(metavar="FILE", help="Prompts, one a line.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(metavar="FOLDER", help="Of a single-file model.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Prompts, one a line, with options of their own; - is stdin.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="PICTURE", help="Draw a picture again from the text in its PNG.")
+    ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures of each prompt.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 30,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance; 1 turns it off.")] = 7.5,
+    guidance_schedule: Annotated[
+        str | None, typer.Option(metavar="CURVE", help="Guidance over the denoising, such as 8@0,2@1.")
+    ] = None,
+    guidance_until: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the denoising after which there is none.")
+    ] = 1.0,
+    guidance_rescale: Annotated[float, typer.Option(min=0, max=1, help="Against overexposure; 0.7 is usual.")] = 0.0,
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
     scheduler: Annotated[str, typer.Option(metavar="|".join(SCHEDULERS), help="Sampling scheduler.")] = "dpm++",
     size: Annotated[str | None, typer.Option(metavar="N|WxH", help="Pixels; default, the model's own.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+    image: Annotated[str | None, typer.Option(metavar="PICTURE", help="Start from this picture.")] = None,
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="How much of the denoising is done on --image; with --mask 1.")
+    ] = 0.6,
+    mask: Annotated[
+        str | None, typer.Option(metavar="PICTURE", help="Draw anew what is white, keep what is black.")
+    ] = None,
+    hires: Annotated[float, typer.Option(min=1, help="Draw so many times larger in a second pass.")] = 1.0,
+    hires_strength: Annotated[float, typer.Option(min=0, max=1, help="How much the second pass may change.")] = 0.5,
+    clip_skip: Annotated[int, typer.Option(min=1, help="Layers from the text encoder's end; 1 is the model's.")] = 1,
+    plain_prompts: Annotated[bool, typer.Option("--plain-prompts", help="Brackets in prompts are text.")] = False,
+    cut_prompts: Annotated[
+        bool, typer.Option("--cut-prompts", help="Leave out what is longer than the model reads.")
+    ] = False,
+    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Large pictures in little memory.")] = False,
+    schedule: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=CURVE", help="An adapter's weight over the denoising.")
+    ] = None,
+    block_weights: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=BLOCK=W,...", help="Or NAME=PRESET, or NAME=1,0,...")
+    ] = None,
+    part_weights: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]PART=W", help="unet, text_encoder, text_encoder_2.")
+    ] = None,
+    switch: Annotated[str | None, typer.Option(metavar="every:N", help="Adapters take turns.")] = None,
+    composite: Annotated[bool, typer.Option("--composite", help="A forward for each adapter, averaged.")] = False,
+    region: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=MASK[:FEATHER]", help="Where an adapter acts: white.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="x:KEY=V,V y:KEY=V,V", help="A labelled grid: lora.weight, seed, steps, prompt ..."),
+    ] = None,
+    gif: Annotated[bool, typer.Option("--gif", help="The grid's pictures one after another.")] = False,
+    webp: Annotated[bool, typer.Option("--webp", help="The same as animated WebP.")] = False,
+    frame_ms: Annotated[int, typer.Option(min=20, help="Milliseconds a picture of --gif, --webp.")] = 400,
+    save_steps: Annotated[bool, typer.Option("--save-steps", help="A strip of the denoising of each picture.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show pictures in the terminal as they come.")] = False,
+    keep_mb: Annotated[int | None, typer.Option(min=0, help="Memory for composed weights; default, one copy.")] = None,
     seed: Seed = 0,
     device: str = "auto",
     dtype: str = "auto",
 ) -> None:
     """Draw pictures, with adapters. Picture i depends on seed+i alone."""
+    given, axes = _split(words or [], grid or [])
     one_of("--scheduler", scheduler, tuple(SCHEDULERS))
-    asked, lines = size_of(size), _prompts(prompt, prompts)
+    asked = size_of(size)
+    sources = sum(x is not None for x in (given, prompts, source))
+    if sources != 1:
+        raise UsageError("give a PROMPT, --prompts FILE or --from PICTURE, one of the three")
     loras = [*(lora or ()), *([recipe] if recipe else ())]
     from lorakit.io.paths import check_adapters
+    from lorakit.jobs.shots import Request, read_axes, read_prompts
 
     check_adapters(loras)
-    from lorakit.jobs.sample import Request, run
+    lines = read_prompts(prompts) if prompts not in (None, "-") else []
+    request = Request(
+        [given or ""], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, guidance_schedule,
+        guidance_until, guidance_rescale, plain_prompts, cut_prompts, clip_skip, _path(image),
+        1.0 if mask and not _said(ctx, "strength") else strength, _path(mask), hires, hires_strength,
+    )  # fmt: skip
+    found = read_axes(axes)
+    from lorakit.jobs.composed import Changes
+    from lorakit.jobs.sample import Extras, run, serve
 
-    request = Request(lines, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size)
+    changes = Changes(schedule or (), block_weights or (), (), part_weights or (), region or (), (), switch, composite)
+    composition = None
+    if source is not None:
+        request, composition = _again(ctx, request, source, loras, changes)
+    extras = Extras(
+        found, [kind for kind, on in (("gif", gif), ("webp", webp)) if on], frame_ms, save_steps, vae_tiling,
+        None if keep_mb is None else keep_mb << 20, _path(tokenizer), shower() if show else None,
+    )  # fmt: skip
+    if prompts == "-":
+        if found or Path(output).suffix.lower() == ".png":
+            raise UsageError("--prompts - draws into a folder, without --grid")
+        status = serve(
+            request, Path(output), sys.stdin, loras=loras, device=device, dtype=dtype, force=manner.force, note=note,
+            each=line, changes=changes, extras=extras,
+        )  # fmt: skip
+        raise typer.Exit(status)
     with progress("drawing") as tick:
         result = run(
             request, Path(output), loras=loras, device=device, dtype=dtype, force=manner.force,
-            dry_run=manner.dry_run, tick=tick, note=note,
+            dry_run=manner.dry_run, tick=tick, note=note, changes=changes, extras=extras, lines=lines,
+            composition=composition,
         )  # fmt: skip
     emit(result)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _said(ctx: typer.Context, name: str) -> bool:
+    """Whether an option was given, by any means, and does not stand at its default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _split(words: list[str], grid: list[str]) -> tuple[str | None, list[str]]:
+    """The prompt, and the axes: those after the first of --grid arrive as arguments."""
+    axes = [word for word in words if grid and re.match(r"[xy]:[\w.-]+=", word)]
+    rest = [word for word in words if word not in axes]
+    if len(rest) > 1:
+        raise UsageError(f"one PROMPT is expected, got {len(rest)}; put it in quotes")
+    return (rest[0] if rest else None), [*grid, *axes]
+
+
+def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], changes: Any) -> tuple[Any, Any]:
+    """The request and the composition of a picture; what was given on the command line counts more."""
+    from dataclasses import fields, replace
+
+    from lorakit.data.pngtext import read_any
+    from lorakit.formats.recipes import parse
+
+    if not Path(source).is_file():
+        raise InputError(f"--from {source}: no such picture")
+    found = read_any(Path(source))
+    if found is None:
+        raise InputError(
+            f"--from {source}: the picture does not say how it was drawn (no PNG text of lorakit or a webui)"
+        )
+    settings, ours = found
+    names = {"guidance_rescale": "rescale", "plain_prompts": "plain", "cut_prompts": "cut"}
+    said = {names.get(name, name) for name in ctx.params if _said(ctx, name)}
+    taken = {field.name for field in fields(request)} & settings.keys() - said - {"batch_size"}
+    values = {name: settings[name] for name in taken if ours or name != "loras"}
+    for name in ("image", "mask"):
+        if name in values:
+            values[name] = Path(values[name])
+    if "size" in values:
+        values["size"] = (int(values["size"][0]), int(values["size"][1]))
+    request = replace(request, prompts=[settings["prompt"]], **values)
+    if not ours:
+        for text in settings["unread"]:
+            note(f"{source}: not taken over: {text}")
+        if settings["loras"] and not loras:
+            wanted = ", ".join(f"{name} at {weight:g}" for name, weight in settings["loras"])
+            raise InputError(f"--from {source} was drawn with {wanted}; give them with --lora PATH:WEIGHT")
+        return request, None
+    if loras or "recipe" not in settings:
+        return request, None
+    from lorakit.jobs.composed import changed
+
+    return request, changed(parse(settings["recipe"], Path(f"the recipe in {Path(source).name}")), changes)
 
 
 def register(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,77 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+# Our schedulers as the webuis call them; of the names that are read, more than one is ours.
+_SAMPLERS = {
+    "ddim": "DDIM", "dpm++": "DPM++ 2M", "euler": "Euler", "euler-a": "Euler a", "unipc": "UniPC", "pndm": "PLMS",
+    "lcm": "LCM",
+}  # fmt: skip
+_READ = {name.lower(): ours for ours, name in _SAMPLERS.items()} | {name: name for name in _SAMPLERS}
+_READ |= {"dpm++ 2m karras": "dpm++", "dpm++ sde": "dpm++", "dpm++ 2m sde": "dpm++", "dpm++ 2m sde karras": "dpm++"}
+_FIELD = re.compile(r'\s*([A-Z][\w ]*?):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+_LORA = re.compile(r"\s*<lora:([^:>]+):([-+.\d]+)>")
+
 
 def parameters(settings: Mapping[str, Any]) -> str:
     """As the webuis write it: prompt, negative prompt, then one line of comma-separated fields."""
-    lines = [settings["prompt"]]
+    lines = [settings["prompt"] + "".join(f" <lora:{x['name']}:{x['weight']:g}>" for x in settings.get("loras", ()))]
     if settings.get("negative"):
         lines.append(f"Negative prompt: {settings['negative']}")
     width, height = settings["size"]
     fields = {
         "Steps": settings["steps"],
-        "Sampler": settings["scheduler"],
+        "Sampler": _SAMPLERS[settings["scheduler"]],
         "CFG scale": settings["guidance"],
         "Seed": settings["seed"],
         "Size": f"{width}x{height}",
         "Model": settings["model"],
-        "Version": f"lorakit {settings['version']}",
     }
+    if settings.get("clip_skip", 1) > 1:
+        fields["Clip skip"] = settings["clip_skip"]
+    if settings.get("strength", 1) != 1:
+        fields["Denoising strength"] = settings["strength"]
     if settings.get("loras"):
         fields["Lora hashes"] = '"' + ", ".join(f"{x['name']}: {x['sha256'][:12]}" for x in settings["loras"]) + '"'
+    fields["Version"] = f"lorakit {settings['version']}"
     lines.append(", ".join(f"{key}: {value}" for key, value in fields.items()))
     return "\n".join(lines)
+
+
+def from_parameters(text: str) -> dict[str, Any]:
+    """The settings in a webui's text: prompt, negative, steps, scheduler, guidance, seed, size, clip_skip, as many as
+    are there; `loras` are (name, weight); `unread` what it says beside them that changes a picture."""
+    lines = text.strip().split("\n")
+    fields = {m[1]: m[2].strip('"') for m in _FIELD.finditer(lines[-1])}
+    if "Steps" in fields:
+        lines.pop()
+    else:
+        fields = {}
+    cut = next((i for i, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
+    prompt, negative = "\n".join(lines[:cut]), "\n".join(lines[cut:]).removeprefix("Negative prompt:").strip()
+    found: dict[str, Any] = {"prompt": _LORA.sub("", prompt).strip(), "negative": negative}
+    found["loras"] = [(name, float(weight)) for name, weight in _LORA.findall(prompt)]
+    kinds = {
+        "Steps": ("steps", int),
+        "CFG scale": ("guidance", float),
+        "Seed": ("seed", int),
+        "Clip skip": ("clip_skip", int),
+    }
+    for theirs, (ours, kind) in kinds.items():
+        if theirs in fields:
+            try:
+                found[ours] = kind(fields[theirs])
+            except ValueError:
+                continue
+    if match := re.fullmatch(r"(\d+)x(\d+)", fields.get("Size", "")):
+        found["size"] = [int(match[1]), int(match[2])]
+    sampler = fields.get("Sampler", "")
+    if sampler.lower() in _READ:
+        found["scheduler"] = _READ[sampler.lower()]
+    unread = ("Hires upscale", "Denoising strength", "Mask blur", "Variation seed")
+    found["unread"] = [f"{key}: {fields[key]}" for key in unread if key in fields]
+    if sampler and "scheduler" not in found:
+        found["unread"].append(f"Sampler: {sampler}")
+    return found
 
 
 def encode(picture: np.ndarray, settings: Mapping[str, Any]) -> bytes:
@@ -50,3 +102,17 @@ def read(file: Path) -> dict[str, Any] | None:
             return json.loads(image.info["lorakit"])
     except (OSError, KeyError, ValueError, SyntaxError):
         return None
+
+
+def read_any(file: Path) -> tuple[dict[str, Any], bool] | None:
+    """(settings, whether they are ours) of a PNG of ours or a webui's; None where it has none."""
+    ours = read(file)
+    if isinstance(ours, dict):
+        return ours, True
+    try:
+        with Image.open(file, formats=("PNG",)) as image:
+            image.load()
+            text = image.info.get("parameters")
+    except (OSError, ValueError, SyntaxError):
+        return None
+    return (from_parameters(text), False) if isinstance(text, str) else None

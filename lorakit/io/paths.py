@@ -19,6 +19,6 @@ def split(argument: str) -> tuple[str, float]:
 
 def check_adapters(arguments: Iterable[str]) -> None:
     """InputError that names every adapter that is not there."""
-    missing = [path for path, _ in map(split, arguments) if not Path(path).is_file()]
+    missing = [path for path, _ in map(split, arguments) if not Path(path).exists()]
     if missing:
         raise InputError(f"no such adapter file: {', '.join(missing)}")

@@ -1,7 +1,5 @@
 """Adapter arguments, files and recipes, as the jobs share them."""
 
-import hashlib
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,70 +8,60 @@ import torch
 
 from lorakit import __version__
 from lorakit.adapter import Adapter
+from lorakit.composition import Member
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
 from lorakit.families import table
-from lorakit.formats import files
+from lorakit.formats import files, recipes
 from lorakit.formats.adapters._modules import Context
 from lorakit.io import tensors
-from lorakit.io.files import existing_file
 from lorakit.io.paths import check_adapters, split
 from lorakit.registry import ADAPTER_FORMATS
-
-RECIPE_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """An adapter file at a weight."""
+    """An adapter file at a weight; of a recipe, with factors by part, block and layer."""
 
     file: Path
     weight: float
+    member: Member | None = None
 
     def sha256(self) -> str:
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+        return recipes.sha256_of(self.file)
+
+    def scaled(self, adapter: Adapter) -> Adapter:
+        """The adapter with the recipe's factors in its deltas; a module at 0 is left out."""
+        if self.member is None:
+            return adapter
+        modules = {}
+        for name, delta in adapter.modules.items():
+            factor = self.member.factor(name)
+            if factor not in (0, 1):
+                low = plain(delta)
+                delta = replace(low, alpha=low.alpha * factor)
+            if factor:
+                modules[name] = delta
+        return replace(adapter, modules=modules)
 
 
-def read_recipe(file: Path) -> list[Weighted]:
-    """The adapters of a composition, paths relative to the recipe; strict: an unknown key is an error."""
-    try:
-        recipe = tomllib.loads(existing_file(file, "recipe").read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a recipe: {error}") from error
-    unknown = sorted(set(recipe) - {"lorakit", "adapter"})
-    if unknown or recipe.get("lorakit") != RECIPE_VERSION or not recipe.get("adapter"):
-        raise InputError(
-            f"{file}: expected lorakit = {RECIPE_VERSION} and [[adapter]] tables"
-            + (f"; unknown: {unknown}" if unknown else "")
-        )
-    out = []
-    for number, entry in enumerate(recipe["adapter"], 1):
-        wrong = sorted(set(entry) - {"name", "path", "weight", "sha256"})
-        weight = entry.get("weight", 1.0)
-        if (
-            wrong
-            or not isinstance(entry.get("path"), str)
-            or isinstance(weight, bool)
-            or not isinstance(weight, int | float)
-        ):
-            raise InputError(
-                f"{file}: adapter {number}: expected path and weight"
-                + (f"; unknown: {', '.join(wrong)}" if wrong else "")
-            )
-        one = Weighted(existing_file(file.parent / entry["path"], "adapter"), float(weight))
-        if "sha256" in entry and entry["sha256"] != one.sha256():
-            raise InputError(f"{file}: {one.file} is not the file the recipe was made with (sha256 differs)")
-        out.append(one)
-    return out
+def read_arguments(arguments: Sequence[str | Weighted]) -> list[Weighted]:
+    """Adapter files and recipes, flattened; a recipe's weights are multiplied by its own. All missing ones are named.
 
-
-def read_arguments(arguments: Sequence[str]) -> list[Weighted]:
-    """Adapter files and recipes, flattened; a recipe's weights are multiplied by its own. All missing ones are named."""
+    InputError for a recipe that is no one adapter at each moment: it changes with the step or the place.
+    """
     out: list[Weighted] = []
-    check_adapters(arguments)
-    for path, weight in map(split, arguments):
+    check_adapters(one for one in arguments if isinstance(one, str))
+    for one in arguments:
+        if isinstance(one, Weighted):
+            out.append(one)
+            continue
+        path, weight = split(one)
         if Path(path).suffix == ".toml":
-            out += [Weighted(one.file, one.weight * weight) for one in read_recipe(Path(path))]
+            composition = recipes.read(Path(path))
+            if not composition.constant:
+                raise InputError(f"{path} cannot be one adapter: {'; '.join(composition.why_not_constant())}")
+            out += [Weighted(m.path, m.weight * weight, m) for m in composition.members]
         else:
             out.append(Weighted(Path(path), weight))
     return out

@@ -1,36 +1,153 @@
 """A composition of adapters, written as a recipe that `sample`, `merge` and `compose` read."""
 
-import json
-import os
+from __future__ import annotations
+
+import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.io.files import check_target, write_text
-from lorakit.jobs import adapters
+from lorakit.composition import Composition, passes
+from lorakit.errors import InputError, UsageError
+from lorakit.formats import files, recipes
+from lorakit.io.files import check_target, write_bytes, write_text
+from lorakit.jobs import composed
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """bake       write one adapter, not a recipe, in this file format
+    plot          a picture of the weights over so many steps
+    learn         pictures that the weights are to fit; with the model and how it is done
+    """
+
+    bake: bool = False
+    file_format: str = "kohya"
+    plot: Path | None = None
+    steps: int = 30
+    learn: Path | None = None
+    how: Any = None
+    model: str = "tiny"
+    device: str = "auto"
+    dtype: str = "auto"
 
 
 def run(
-    arguments: Sequence[str], output: Path, *, force: bool, dry_run: bool, note: Callable[[str], None]
-) -> dict[str, Any]:
-    """Constant weights by adapter; every file is read, so that a recipe never names a broken one."""
-    check_target(output, force=force)
-    given = adapters.read_arguments(arguments)
-    layers = [len(adapters.load(one.file).modules) for one in given]
-    lines = [f"lorakit = {adapters.RECIPE_VERSION}"]
-    for one, count in zip(given, layers, strict=True):
-        path = os.path.relpath(one.file.resolve(), output.resolve().parent)
-        note(f"{one.file} at {one.weight:g}: {count} modules")
-        lines += [
-            "",
-            "[[adapter]]",
-            f"name = {json.dumps(one.file.stem)}",
-            f"path = {json.dumps(path, ensure_ascii=False)}",
-        ]
-        lines += [f"weight = {float(one.weight)!r}", f'sha256 = "{one.sha256()}"']
-    if not dry_run:
-        write_text(output, "\n".join(lines) + "\n")
-    return {
-        "outputs": [] if dry_run else [str(output)],
-        "adapters": [{"path": str(o.file), "weight": o.weight} for o in given],
+    arguments: Sequence[str], output: Path, *, force: bool, dry_run: bool, note: Note,
+    changes: composed.Changes | None = None, wanted: Wanted | None = None,
+    tick: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Every adapter is read, so that a recipe never names a broken one."""
+    wanted = wanted or Wanted()
+    curve_file = output.with_suffix(".learn.png") if wanted.learn else None
+    for target in (output, wanted.plot, curve_file):
+        if target is not None:
+            check_target(target, force=force)
+    composition = composed.read(arguments, changes)
+    _check(composition, note)
+    if wanted.bake and not composition.constant:
+        raise UsageError(f"--bake: it cannot be one adapter: {'; '.join(composition.why_not_constant())}")
+    result: dict[str, Any] = {"outputs": []}
+    notes: dict[str, str] = {}
+    written: list[Path] = []
+    if wanted.learn is not None and not dry_run:
+        composition, notes = _learnt(composition, wanted, result, tick, note)
+        written.append(_plot_learning(result, curve_file))
+    result["adapters"] = [{"name": m.name, "path": str(m.path), "weight": m.weight} for m in composition.members]
+    if dry_run:
+        note(f"{len(composition.members)} adapters would be composed in {output}")
+        return result
+    if wanted.bake:
+        result |= _baked(composition, output, wanted, force, note)
+    else:
+        write_text(output, recipes.write(composition, output.parent, notes))
+    if wanted.plot is not None:
+        written.append(_plotted(composition, wanted.plot, wanted.steps))
+    return {**result, "outputs": [str(output), *map(str, written)]}
+
+
+def _check(composition: Composition, note: Note) -> None:
+    for member in composition.members:
+        adapter = files.read(member.path)
+        note(f"{member.path} at {member.weight:g}: {len(adapter.modules)} modules")
+        if not adapter.modules and not adapter.embeddings and not adapter.biases:
+            raise InputError(f"{member.path}: there is no adapter in it")
+        idle = member.idle([*adapter.modules, *adapter.biases])
+        if idle:
+            raise InputError(f"{member.path}: no module for the weights of {', '.join(idle)}")
+
+
+def effective(composition: Composition, steps: int) -> dict[str, list[float]]:
+    """Each adapter's weight in each step, the mean over the step's forwards; in its region where it has one."""
+    found: dict[str, list[float]] = {member.name: [] for member in composition.members}
+    for step in range(steps):
+        rows = passes(composition, step, step / max(1, steps - 1))
+        for i, member in enumerate(composition.members):
+            inside = [row for row in rows if row.region == (i if member.region is not None else None)]
+            whole = sum(row.share for row in inside)
+            found[member.name].append(sum(row.share * row.weights[i] for row in inside) / whole if whole else 0.0)
+    return found
+
+
+def _plotted(composition: Composition, file: Path, steps: int) -> Path:
+    from lorakit.reports.curves import plot
+
+    ways = {"switch": "taking turns", "composite": "a forward each, averaged"}
+    title = f"weights by step{f' ({ways[composition.way]})' if composition.way in ways else ''}"
+    _put(file, plot(effective(composition, steps), title, "steps", stairs=True, ticks=("1", str(steps))))
+    return file
+
+
+def _put(file: Path, image: Any) -> None:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    write_bytes(file, data.getvalue())
+
+
+def _baked(composition: Composition, output: Path, wanted: Wanted, force: bool, note: Note) -> dict[str, Any]:
+    """One adapter, exactly: the sum of the deltas at their weights."""
+    import torch
+
+    from lorakit.jobs import adapters, merge
+
+    for member in composition.members:
+        if member.prompt:
+            note(f"an adapter has no place for {member.name}'s words: {member.prompt!r}")
+    given = [adapters.Weighted(member.path, member.weight, member) for member in composition.members]
+    done = merge.run(
+        given, output, alpha=None, weights=None, method="linear", rank=None, file_format=wanted.file_format,
+        dtype=torch.float32, force=force, dry_run=False, tick=lambda done, of: None, note=note,
+    )  # fmt: skip
+    return {key: done[key] for key in ("layers", "ranks", "error")}
+
+
+def _learnt(
+    composition: Composition, wanted: Wanted, result: dict[str, Any], tick: Callable[[int, int], None], note: Note
+) -> tuple[Composition, dict[str, str]]:
+    from lorakit.jobs.learn import learn
+    from lorakit.jobs.sample import load_model
+
+    assert wanted.learn is not None
+    components = load_model(wanted.model, wanted.device, wanted.dtype, note)
+    done = learn(components, composition, wanted.learn, wanted.how, tick, note)
+    note(f"loss on held-out pictures {done.before:.5f} before, {done.after:.5f} after; {done.numbers} numbers learnt")
+    result |= {"held_out_before": done.before, "held_out_after": done.after, "numbers": done.numbers}
+    result |= {"losses": done.losses, "held_out": done.held_out}
+    return done.composition, {
+        "learnt per": wanted.how.per,
+        "loss on held-out pictures": f"{done.before:.6f} before, {done.after:.6f} after",
     }
+
+
+def _plot_learning(result: dict[str, Any], file: Path | None) -> Path:
+    from lorakit.reports.curves import plot
+
+    assert file is not None
+    steps = len(result["losses"])
+    held = [next(loss for at, loss in reversed(result["held_out"]) if at <= i) for i in range(1, steps + 1)]
+    curves = {"pictures": result["losses"], "held out": held}
+    _put(file, plot(curves, "denoising loss while weights are learnt", "steps", ticks=("1", str(steps))))
+    return file

@@ -14,6 +14,7 @@ import torch
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array, finite, floats
+from lorakit.composition.module_weights import ModuleWeights, number, read_blocks, read_parts, which
 from lorakit.deltas.low_rank import LowRank, plain
 from lorakit.diffusion.noise import generator
 from lorakit.errors import InputError, UsageError
@@ -24,7 +25,6 @@ from lorakit.io.files import check_target
 from lorakit.jobs import adapters
 from lorakit.jobs.fuse import fuse, is_folder
 from lorakit.jobs.merged_metadata import merged as merged_metadata
-from lorakit.jobs.module_weights import ModuleWeights, number, read_blocks, read_parts, which
 from lorakit.lowrank.ranks import Rule, allot
 from lorakit.merging._module import Made, merged
 from lorakit.registry import MERGE_METHODS, nearest
@@ -80,7 +80,7 @@ class _Source:
 
 
 def run(
-    arguments: Sequence[str], output: Path, *, alpha: float | None, weights: str | None, method: str,
+    arguments: Sequence[str | adapters.Weighted], output: Path, *, alpha: float | None, weights: str | None, method: str,
     rank: Rule | None, file_format: str, dtype: torch.dtype, force: bool, dry_run: bool,
     tick: Callable[[int, int], None], note: Note, choices: Choices | None = None, into: Into | None = None,
 ) -> dict[str, Any]:  # fmt: skip
@@ -99,7 +99,10 @@ def run(
     factors = ModuleWeights.of(read_parts(choices.parts), read_blocks(choices.blocks), paths)
     settings = _settings(method, choices.settings, rows)
     unmatched: list[str] = []
-    sources = [_Source(one.file, one.sha256(), _read(one.file, choices.allow_unmatched, unmatched)) for one in given]
+    sources = [
+        _Source(one.file, one.sha256(), one.scaled(_read(one.file, choices.allow_unmatched, unmatched)))
+        for one in given
+    ]
     sources = _renamed(sources, choices.rename)
     _one_family(sources)
     unmatched += _idle(factors, sources, choices.allow_unmatched)

@@ -1,43 +1,41 @@
 """Pictures from prompts, with adapters; and the class pictures of `prior-gen`, which are the same job."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from lorakit import __version__
-from lorakit.data.pngtext import encode
-from lorakit.errors import UsageError
+from lorakit.composition import Composition
+from lorakit.data.pngtext import encode as png
+from lorakit.errors import InputError, LorakitError, UsageError
+from lorakit.formats import recipes
 from lorakit.io.files import check_target, write_bytes
-from lorakit.jobs import adapters
-from lorakit.models import inject
-from lorakit.models.encode import conditioning_of
+from lorakit.jobs import composed
+from lorakit.jobs.shots import Axis, Request, Shot, cells, from_line, shots_of
+from lorakit.models.encode import latent_moments, to_tensor
 from lorakit.models.load import Components, is_small, load
-from lorakit.models.sample import Drawing, draw
+from lorakit.models.prompts import Reading, lost
+from lorakit.models.sample import Acting, Drawing, Picture, draw_pictures, steps_done
+from lorakit.reports import sheets
 from lorakit.runtime.device import pick_device, pick_dtype
 
+Note = Callable[[str], None]
+Tick = Callable[[int, int], None]
 
-@dataclass(frozen=True)
-class Request:
-    """What to draw: picture i of each prompt from seed + i alone."""
-
-    prompts: Sequence[str]
-    count: int
-    seed: int
-    negative: str
-    model: str
-    size: tuple[int, int] | None
-    steps: int
-    guidance: float
-    scheduler: str
-    batch_size: int
+__all__ = ["Request", "Session", "drawing", "load_model", "pictures", "run", "settings_of"]
 
 
-def load_model(
-    name: str, device: str, dtype: str, note: Callable[[str], None], tokenizer: Path | None = None
-) -> Components:
+def load_model(name: str, device: str, dtype: str, note: Note, tokenizer: Path | None = None) -> Components:
     """The base model on the chosen device; the built-in one is said."""
     if name == "tiny":
         note("using the built-in model 'tiny' (64x64 emoji); choose another with --model")
@@ -49,75 +47,398 @@ def load_model(
 
 
 def drawing(components: Components, request: Request) -> Drawing:
+    """How a request is drawn; UsageError for a size that the model cannot draw."""
     size = request.size or (components.size, components.size)
-    if size[0] % components.multiple or size[1] % components.multiple:
+    if size[0] % components.multiple or size[1] % components.multiple or min(size) < components.multiple:
         raise UsageError(f"--size {size[0]}x{size[1]}: sides must be multiples of {components.multiple} for this model")
-    return Drawing(size, request.steps, request.guidance, request.scheduler, request.batch_size)
-
-
-def apply_adapters(
-    components: Components, given: Sequence[adapters.Weighted], note: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Put the adapters on; says how many modules each reached, by part, and lists what matched nothing."""
-    applied = []
-    for one in given:
-        done = inject.apply(components.parts, adapters.load(one.file), one.weight, str(one.file))
-        reached = ", ".join(f"{count} in {part}" for part, count in done.counts.items() if count)
-        note(f"{one.file} at {one.weight:g}: {reached}")
-        if done.unmatched:
-            note(
-                f"{one.file}: {len(done.unmatched)} modules match nothing in the model: {', '.join(done.unmatched[:5])}"
-            )
-        applied.append(
-            {"name": one.file.stem, "weight": one.weight, "sha256": one.sha256(), "applied": dict(done.counts)}
-        )
-    return applied
+    return Drawing(
+        size, request.steps, request.guidance, request.scheduler, request.batch_size, request.rescale, request.curve(),
+        request.guidance_until, request.strength if request.image else 1.0,
+    )  # fmt: skip
 
 
 def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a drawn picture was made from, for its PNG text."""
-    return {
+    """What a drawn picture was made from, for its PNG text; what stands at its default is left out."""
+    found = {
         "prompt": prompt, "negative": request.negative, "seed": seed, "steps": how.steps, "guidance": how.guidance,
         "scheduler": how.scheduler, "size": list(how.size), "model": request.model, "loras": loras,
         "version": __version__,
     }  # fmt: skip
+    for name in _OPTIONAL:
+        value = getattr(request, name)
+        if value != getattr(_PLAIN, name):
+            found[name] = str(value) if isinstance(value, Path) else value
+    return found
 
 
-def pictures(components: Components, request: Request, how: Drawing, jobs: Sequence[tuple[str, int]], note: Callable[[str], None]) -> Any:  # fmt: skip
-    """Iterator of uint8 pictures for (prompt, seed) pairs; each distinct prompt is encoded once."""
-    distinct = sorted({prompt for prompt, _ in jobs} | {request.negative})
-    told, cut = conditioning_of(components, distinct)
-    for prompt in cut:
-        note(
-            f"the prompt is longer than the {components.tokenizer.model_max_length} tokens the model reads: {prompt!r}"
+_OPTIONAL = (
+    "guidance_schedule", "guidance_until", "rescale", "plain", "cut", "clip_skip", "image", "strength", "mask", "hires",
+    "hires_strength",
+)  # fmt: skip
+_PLAIN = Request([], 1, 0, "", "", None, 1, 1.0, "", 1)
+
+
+def pictures(
+    components: Components, request: Request, how: Drawing, jobs: Sequence[tuple[str, int]], note: Note
+) -> Iterator[np.ndarray]:
+    """uint8 pictures for (prompt, seed) pairs, without adapters; each distinct prompt is encoded once."""
+    session = Session(components, [Composition()], note)
+    shots = [Shot(replace(request, size=how.size), prompt, seed) for prompt, seed in jobs]
+    return (one.picture for one in session.draw(shots))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture [h, w, 3] uint8, what it was made from, and, where asked for, stages of the denoising."""
+
+    shot: Shot
+    picture: np.ndarray
+    settings: dict[str, Any]
+    stages: tuple[tuple[int, np.ndarray], ...] = ()
+
+
+class Session:
+    """A model with the adapters of some compositions, which draws shots."""
+
+    def __init__(
+        self, components: Components, compositions: Sequence[Composition], note: Note, limit: int | None = None
+    ) -> None:
+        self.components, self.note = components, note
+        self.ensemble = composed.Ensemble(components, compositions, note, limit)
+        self._acting: dict[Any, tuple[Composition, Acting | None]] = {}
+        self._said: set[str] = set()
+        self._starts: dict[Any, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+        self._hashes: dict[Path, str] = {}
+
+    def draw(self, shots: Iterable[Shot], stages: bool = False) -> Iterator[Drawn]:
+        """The shots in order; those in a row that are drawn alike go through together.
+
+        stages    with each picture what the model took it for along the way
+        """
+        for _, group in groupby(shots, key=lambda shot: (self._how(shot), id(shot.composition), shot.request.image)):
+            alike = list(group)
+            if stages:
+                yield from (self._with_stages(shot) for shot in alike)
+            else:
+                made = self._drawn(alike)
+                yield from (Drawn(s, x, self.settings(s)) for s, x in zip(alike, made, strict=True))
+
+    def settings(self, shot: Shot) -> dict[str, Any]:
+        how = self._how(shot)
+        found = settings_of(shot.request, how, shot.prompt, shot.seed, self._loras(shot.composition))
+        if shot.composition.members:
+            found["recipe"] = recipes.write(self._hashed(shot.composition), Path())
+        return found
+
+    def _hashed(self, composition: Composition) -> Composition:
+        for member in composition.members:
+            if member.path not in self._hashes:
+                self._hashes[member.path] = recipes.sha256_of(member.path)
+        return replace(composition, members=tuple(replace(m, sha256=self._hashes[m.path]) for m in composition.members))
+
+    def _loras(self, composition: Composition) -> list[dict[str, Any]]:
+        return [
+            {"name": m.name, "weight": m.weight, "sha256": m.sha256, "applied": self.ensemble.counts(m)}
+            for m in self._hashed(composition).members
+        ]
+
+    def _how(self, shot: Shot) -> Drawing:
+        return drawing(self.components, shot.request)
+
+    def _drawn(self, shots: Sequence[Shot], watch: Any = None) -> Iterator[np.ndarray]:
+        """Of shots that are drawn alike."""
+        request, how = shots[0].request, self._how(shots[0])
+        acting = self._acts(shots[0].composition, how)
+        asked = [self._asked(shot, how, acting) for shot in shots]
+        made = draw_pictures(self.components, asked, how, acting, watch)
+        if request.hires > 1:
+            made = self._again(shots, made, how)
+        for picture in made:
+            yield self._pasted(request, picture)
+
+    def _acts(self, composition: Composition, how: Drawing) -> Acting | None:
+        key = (id(composition), how.steps, how.scheduler, how.strength, how.size)
+        if key not in self._acting:
+            steps = steps_done(self.components, how)
+            self._acting[key] = composition, self.ensemble.acting(composition, steps, how.size)
+        return self._acting[key][1]
+
+    def _asked(self, shot: Shot, how: Drawing, acting: Acting | None) -> Picture:
+        request = shot.request
+        reading = Reading(request.plain, request.cut, request.clip_skip)
+        told, negative = self.ensemble.told(acting, shot.prompt, request.negative, reading)
+        if request.cut and shot.prompt not in self._said:
+            self._said.add(shot.prompt)
+            if left := lost(self.components, shot.prompt, reading):
+                self.note(f"the prompt is longer than the model reads; left out: {left!r}")
+        if request.image is None:
+            return Picture(shot.seed, told, negative)
+        start, mask, masked = self._start(request, how.size)
+        return Picture(shot.seed, told, negative, start, mask, masked)
+
+    def _start(self, request: Request, size: tuple[int, int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Latents of the picture to start from, the mask in their size, and the latents of what it leaves."""
+        key = (request.image, request.mask, size)
+        if key not in self._starts:
+            assert request.image is not None
+            x = to_tensor(_opened(request.image, "--image", "RGB", size))[None]
+            start = latent_moments(self.components, x)[0][0]
+            mask = masked = None
+            if request.mask is not None:
+                factor = self.components.vae_factor
+                cover = torch.tensor(_mask(request.mask, size)).float() / 255
+                mask = torch.nn.functional.max_pool2d(cover[None, None], factor)[0]
+                if self.components.inpaints:
+                    masked = latent_moments(self.components, x * (cover < 0.5))[0][0]
+            elif self.components.inpaints:
+                raise UsageError("--image with an inpainting model needs a --mask of what is to be drawn")
+            self._starts[key] = start, mask, masked
+        return self._starts[key]
+
+    def _pasted(self, request: Request, picture: np.ndarray) -> np.ndarray:
+        """Outside the mask the picture stays as it was, byte for byte."""
+        if request.mask is None or request.image is None:
+            return picture
+        size = (picture.shape[1], picture.shape[0])
+        cover = _mask(request.mask, size)[..., None].astype(np.float32) / 255
+        old = _opened(request.image, "--image", "RGB", size)
+        return (picture * cover + old * (1 - cover)).round().astype(np.uint8)
+
+    def _again(self, shots: Sequence[Shot], first: Iterable[np.ndarray], how: Drawing) -> Iterator[np.ndarray]:
+        """The pictures drawn larger, from themselves."""
+        request, multiple = shots[0].request, self.components.multiple
+        width, height = (round(side * request.hires / multiple) * multiple for side in how.size)
+        large = replace(how, size=(width, height), strength=request.hires_strength, purpose="hires")
+        acting = self._acts(shots[0].composition, large)
+        asked = []
+        for shot, picture in zip(shots, first, strict=True):
+            bigger = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+            start = latent_moments(self.components, to_tensor(np.asarray(bigger))[None])[0][0]
+            asked.append(replace(self._asked(shot, large, acting), start=start, mask=None, masked=None))
+        return draw_pictures(self.components, asked, large, acting)
+
+    def _with_stages(self, shot: Shot) -> Drawn:
+        from lorakit.models.encode import to_pictures
+
+        seen: list[tuple[int, Tensor]] = []
+        (picture,) = self._drawn([shot], lambda step, steps, latents: seen.append((step + 1, latents[:1].clone())))
+        chosen = [seen[round(i * (len(seen) - 1) / max(1, min(8, len(seen)) - 1))] for i in range(min(8, len(seen)))]
+        stages = tuple((step, to_pictures(self.components, latents)[0]) for step, latents in chosen)
+        return Drawn(shot, picture, self.settings(shot), stages)
+
+
+def _opened(file: Path, option: str, mode: str, size: tuple[int, int]) -> np.ndarray:
+    """A picture upright, cut to the shape in its middle, and scaled to `size`."""
+    from lorakit.data.images import BadPicture, centre, cut
+    from lorakit.data.images import load as open_picture
+
+    try:
+        if mode == "RGB":
+            return np.asarray(cut(image := open_picture(file), centre(image.size, size)))
+        with Image.open(file) as mask:
+            return np.asarray(mask.convert("L"))
+    except (BadPicture, OSError, ValueError) as error:
+        raise InputError(f"{option} {file}: not a picture to be read: {error}") from error
+
+
+def _mask(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """A mask [h, w], 255 where it is drawn anew, of the picture's shape."""
+    found = Image.fromarray(_opened(file, "--mask", "L", size))
+    if abs(found.width / found.height - size[0] / size[1]) > 0.01:
+        raise InputError(
+            f"--mask {file} is {found.width}x{found.height}, the picture {size[0]}x{size[1]}: another shape"
         )
-    by_prompt = {prompt: told[i] for i, prompt in enumerate(distinct)}
-    return draw(components, [by_prompt[prompt] for prompt, _ in jobs], by_prompt[request.negative], [seed for _, seed in jobs], how)  # fmt: skip
+    return np.asarray(found.resize(size, Image.Resampling.BILINEAR) if found.size != size else found)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is written beside the pictures.
+
+    axes             of a grid, by name
+    moving           "gif" and "webp": the grid's cells one after another, `frame` milliseconds each
+    stages           a strip of the denoising beside each picture
+    tiling           the autoencoder works on tiles
+    limit            bytes of composed weights that are kept
+    show             gets each picture as it is made
+    """
+
+    axes: dict[str, Axis] | None = None
+    moving: Sequence[str] = ()
+    frame: int = 400
+    stages: bool = False
+    tiling: bool = False
+    limit: int | None = None
+    tokenizer: Path | None = None
+    show: Callable[[np.ndarray], None] | None = None
 
 
 def run(
     request: Request, output: Path, *, loras: Sequence[str], device: str, dtype: str, force: bool, dry_run: bool,
-    tick: Callable[[int, int], None], note: Callable[[str], None],
+    tick: Tick, note: Note, changes: composed.Changes | None = None, extras: Extras | None = None,
+    lines: Sequence[str] = (), composition: Composition | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Draw into a folder, or into one PNG where `output` ends in .png and one picture is asked for."""
-    jobs = [(prompt, request.seed + i) for prompt in request.prompts for i in range(request.count)]
-    single = output.suffix.lower() == ".png"
-    if single and len(jobs) > 1:
-        raise UsageError(f"-o {output}: {len(jobs)} pictures need a folder")
-    names = [output] if single else [output / f"{i:05d}.png" for i in range(len(jobs))]
-    if not single:
-        check_target(output, force=True, folder=True)
-    for name in names:
-        check_target(name, force=force)
-    given = adapters.read_arguments(loras)
-    components = load_model(request.model, device, dtype, note)
-    how = drawing(components, request)
-    applied = apply_adapters(components, given, note)
+    """Draw into a folder, or into one PNG where `output` ends in .png and one picture is asked for; a grid's sheet goes
+    there too.
+
+    lines         prompts with options of their own, in place of the request's prompts
+    composition   in place of the adapters' arguments
+    """
+    extras = extras or Extras()
+    _check_pictures(request)
+    asked = composed.read(loras, changes) if composition is None else composition
+    requests = [from_line(line, request) for line in lines] or [request]
+    shots = [shot for one in requests for shot in shots_of(one, asked)]
+    grid = _grid(extras, shots, changes)
+    if grid:
+        shots = [shot for row in grid for shot in row]
+    plan = _Outputs(output, len(shots), bool(grid), extras)
+    plan.check(force)
+    components = load_model(request.model, device, dtype, note, extras.tokenizer)
+    for shot in shots:
+        drawing(components, shot.request)
+    if extras.tiling:
+        components.vae.enable_tiling()
+    session = Session(components, list({id(s.composition): s.composition for s in shots}.values()), note, extras.limit)
+    adapters = session._loras(asked)
     if dry_run:
-        note(f"{len(jobs)} pictures would be drawn into {output}")
-        return {"outputs": [], "adapters": applied}
-    for i, picture in enumerate(pictures(components, request, how, jobs, note)):
-        prompt, seed = jobs[i]
-        write_bytes(names[i], encode(picture, settings_of(request, how, prompt, seed, applied)))
-        tick(i + 1, len(jobs))
-    return {"outputs": [str(name) for name in names], "adapters": applied}
+        note(f"{len(shots)} pictures would be drawn into {output}")
+        return {"outputs": [], "adapters": adapters}
+    made = []
+    for i, one in enumerate(session.draw(shots, extras.stages)):
+        plan.write(i, one)
+        if extras.show is not None:
+            extras.show(one.picture)
+        if grid:
+            made.append(one.picture)
+        tick(i + 1, len(shots))
+    if grid:
+        plan.write_sheet(made, grid, extras)
+    return {"outputs": [str(name) for name in plan.written], "adapters": adapters}
+
+
+def _check_pictures(request: Request) -> None:
+    """What needs no model to be wrong."""
+    if request.mask is not None and request.image is None:
+        raise UsageError("--mask says what of --image is drawn anew; give --image too")
+    for option, file in (("--image", request.image), ("--mask", request.mask)):
+        if file is not None and not file.is_file():
+            raise InputError(f"{option} {file}: no such picture")
+    request.curve()
+
+
+def _grid(extras: Extras, shots: list[Shot], changes: composed.Changes | None) -> list[list[Shot]]:
+    if not extras.axes:
+        return []
+    if len(shots) > 1:
+        raise UsageError(f"--grid takes one prompt and -n 1; {len(shots)} pictures are asked for")
+    read: dict[str, Composition] = {}
+
+    def compose(arguments: Sequence[str]) -> Composition:
+        key = "\0".join(arguments)
+        if key not in read:
+            read[key] = composed.read(arguments, changes)
+        return read[key]
+
+    return cells(extras.axes, shots[0], compose)
+
+
+@dataclass
+class _Outputs:
+    """Where pictures, strips and sheets go."""
+
+    output: Path
+    count: int
+    grid: bool
+    extras: Extras
+
+    def __post_init__(self) -> None:
+        self.written: list[Path] = []
+        self.single = self.output.suffix.lower() == ".png"
+        if self.single and self.count > 1 and not self.grid:
+            raise UsageError(f"-o {self.output}: {self.count} pictures need a folder")
+        if self.extras.moving and not self.grid:
+            raise UsageError("--gif and --webp show a --grid's cells one after another; give --grid")
+
+    def _cell(self, i: int) -> Path | None:
+        if self.single:
+            return None if self.grid else self.output
+        return self.output / f"{i:05d}.png"
+
+    def _sheet(self, suffix: str) -> Path:
+        return self.output.with_suffix(suffix) if self.single else self.output / f"grid{suffix}"
+
+    def _strip(self, i: int) -> Path:
+        cell = self._cell(i)
+        return self.output.with_suffix(f".{i:05d}.steps.png") if cell is None else cell.with_suffix(".steps.png")
+
+    def check(self, force: bool) -> None:
+        if not self.single:
+            check_target(self.output, force=True, folder=True)
+        targets = [cell for i in range(self.count) if (cell := self._cell(i)) is not None]
+        if self.grid:
+            targets += [self._sheet(".png"), *(self._sheet(f".{kind}") for kind in self.extras.moving)]
+        if self.extras.stages:
+            targets += [self._strip(i) for i in range(self.count)]
+        for target in targets:
+            check_target(target, force=force)
+
+    def write(self, i: int, one: Drawn) -> None:
+        cell = self._cell(i)
+        if cell is not None:
+            self._put(cell, png(one.picture, one.settings))
+        if one.stages:
+            labels = [f"step {step}" for step, _ in one.stages]
+            self._put(self._strip(i), _bytes(sheets.strip([x for _, x in one.stages], labels)))
+
+    def write_sheet(self, made: list[np.ndarray], grid: list[list[Shot]], extras: Extras) -> None:
+        axes, width = extras.axes or {}, len(grid[0])
+        columns = [f"{axes['x'].key} {value}" for value in axes["x"].values] if "x" in axes else [""]
+        rows = [f"{axes['y'].key} {value}" for value in axes["y"].values] if "y" in axes else [""]
+        table = [made[i : i + width] for i in range(0, len(made), width)]
+        title = "" if any(axis.key == "prompt" for axis in axes.values()) else grid[0][0].prompt
+        self._put(self._sheet(".png"), _bytes(sheets.table(table, columns, rows, title)))
+        labels = [", ".join(text for text in (row, column) if text) for row in rows for column in columns]
+        for kind in extras.moving:
+            self._put(self._sheet(f".{kind}"), sheets.moving(made, labels, kind, extras.frame))
+
+    def _put(self, target: Path, data: bytes) -> None:
+        write_bytes(target, data)
+        self.written.append(target)
+
+
+def _bytes(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+def serve(
+    request: Request, output: Path, lines: Iterable[str], *, loras: Sequence[str], device: str, dtype: str, force: bool,
+    note: Note, each: Callable[[dict[str, Any]], None], changes: composed.Changes | None = None,
+    extras: Extras | None = None,
+) -> int:  # fmt: skip
+    """Draw each line's pictures as it comes, into a folder; `each` gets one object a picture, or what was wrong with the
+    line. Gives the exit status of the last line that failed, 0 without one."""
+    extras = extras or Extras()
+    _check_pictures(request)
+    check_target(output, force=True, folder=True)
+    asked = composed.read(loras, changes)
+    session = Session(load_model(request.model, device, dtype, note, extras.tokenizer), [asked], note, extras.limit)
+    if extras.tiling:
+        session.components.vae.enable_tiling()
+    number, status = 0, 0
+    for at, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            for one in session.draw(shots_of(from_line(line.strip(), request), asked)):
+                target = output / f"{number:05d}.png"
+                check_target(target, force=force)
+                write_bytes(target, png(one.picture, one.settings))
+                number += 1
+                each({"line": at, "output": str(target), **one.settings})
+        except LorakitError as error:
+            status = error.exit_status
+            each({"line": at, "error": str(error), "status": status})
+    return status

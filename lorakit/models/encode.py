@@ -14,7 +14,6 @@ from lorakit.models.tokens import spelled
 from lorakit.runtime.workers import cores, each
 
 
-@torch.no_grad()
 def conditioning_of(
     components: Components, prompts: Sequence[str], clip_skip: int = 1
 ) -> tuple[Conditioning, list[str]]:
@@ -79,11 +78,11 @@ def _hidden(done: Any, from_end: int, encoder: Any) -> Tensor:
 
 def zeros(components: Components, chunks: int = 1) -> Conditioning:
     """The empty prompt of a model that was trained with zeros for it."""
-    sizes = {part: encoder.config.hidden_size for part, encoder in components.text_encoders.items()}
+    sizes = {part: int(encoder.config.hidden_size) for part, encoder in components.text_encoders.items()}
     length = components.tokenizer.model_max_length * chunks
-    make = {"device": components.device, "dtype": components.dtype}
-    pooled = torch.zeros(1, components.text_encoder_2.config.projection_dim, **make)
-    return Conditioning(torch.zeros(1, length, sum(sizes.values()), **make), pooled)
+    place = {"device": components.device, "dtype": components.dtype}
+    pooled = torch.zeros((1, components.text_encoder_2.config.projection_dim)).to(**place)
+    return Conditioning(torch.zeros((1, length, sum(sizes.values()))).to(**place), pooled)
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:

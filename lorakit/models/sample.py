@@ -1,17 +1,24 @@
-"""Denoising: conditionings in, latents out. All drawing in lorakit goes through here."""
+"""Denoising: conditionings in, pictures out. All drawing in lorakit goes through here."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lorakit.composition.curve import Curve
+from lorakit.diffusion.guidance import guided
 from lorakit.diffusion.noise import generator
+from lorakit.errors import NumericError
 from lorakit.models.conditioning import Conditioning
-from lorakit.models.encode import to_pictures
+from lorakit.models.encode import latent_moments, to_pictures
+from lorakit.models.gated import Gates
 from lorakit.models.load import Components, is_small
 from lorakit.models.predict import predict
 from lorakit.runtime.workers import cores, each
@@ -24,94 +31,257 @@ def make_scheduler(components: Components, name: str, steps: int) -> Any:
 
     kind, settings = SCHEDULERS[name]
     keep = (
-        "num_train_timesteps",
-        "beta_start",
-        "beta_end",
-        "beta_schedule",
-        "trained_betas",
-        "prediction_type",
-        "steps_offset",
-    )
+        "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+        "steps_offset", "rescale_betas_zero_snr",
+    )  # fmt: skip
     config = {key: components.scheduler_config[key] for key in keep if key in components.scheduler_config}
     if kind == "DDIMScheduler":
         config["clip_sample"] = False
+    if config.get("rescale_betas_zero_snr"):
+        config["timestep_spacing"] = "trailing"  # the noisiest step is one of its own (Lin et al., 2024)
     scheduler = getattr(diffusers, kind).from_config({**config, **settings})
     scheduler.set_timesteps(steps, device=components.device)
     return scheduler
 
 
-@torch.inference_mode()
-def denoise(
-    components: Components,
-    conditioning: Conditioning,
-    negative: Conditioning,
-    seeds: Sequence[int],
-    *,
-    size: tuple[int, int],
-    steps: int,
-    guidance: float,
-    scheduler: str,
-) -> Tensor:
-    """Latents [b, c, h, w] in float32 of one batch.
-
-    conditioning, negative of b pictures, sized; size (width, height) in pixels; picture i depends on seeds[i] and its
-    conditioning alone. With guidance above 1 both halves go through the UNet in one forward (Ho and Salimans, 2022).
-    """
-    solver = make_scheduler(components, scheduler, steps)
-    factor = components.vae_factor
-    shape = (components.latent_channels, size[1] // factor, size[0] // factor)
-    draws = [generator(seed, "sample") for seed in seeds]
-    x = torch.stack([torch.randn(shape, generator=g) for g in draws]).to(components.device) * solver.init_noise_sigma
-    guided = guidance > 1
-    told = (Conditioning.cat([negative, conditioning]) if guided else conditioning).sized(size)
-    extra = {"generator": draws} if scheduler in ("euler-a", "lcm") else {}
-    for t in solver.timesteps:
-        scaled = solver.scale_model_input(x, t)
-        predicted = predict(components, torch.cat([scaled, scaled]) if guided else scaled, t, told).float()
-        if guided:
-            without, given = predicted.chunk(2)
-            predicted = without + guidance * (given - without)
-        x = solver.step(predicted, t, x, **extra).prev_sample
-    return x
-
-
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are drawn, the same for all of a call."""
+    """How pictures are drawn, the same for all of a call.
+
+    guidance_curve    guidance over the denoising, in place of the number
+    guidance_until    share of the denoising after which there is none
+    strength          of image to image: the share of the denoising that is done
+    purpose           names the noise: another purpose draws other noise from the same seed
+    """
 
     size: tuple[int, int]
     steps: int = 30
     guidance: float = 7.5
     scheduler: str = "dpm++"
     batch_size: int = 8
+    rescale: float = 0.0
+    guidance_curve: Curve | None = None
+    guidance_until: float = 1.0
+    strength: float = 1.0
+    purpose: str = "sample"
+
+    def guidance_at(self, fraction: float) -> float:
+        """Not above 1: the negative prompt is not asked."""
+        if fraction > self.guidance_until:
+            return 1.0
+        return self.guidance if self.guidance_curve is None else self.guidance_curve.at(fraction)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one picture depends on, beside how it is drawn.
+
+    told, negative    conditionings of one picture, by the variant that a forward asks for (None where there is one)
+    start             latents [c, h, w] to start from; mask [1, h, w], 1 where it is drawn anew, 0 where it stays
+    masked            latents of the picture without what the mask covers, for a UNet that inpaints
+    """
+
+    seed: int
+    told: Mapping[Hashable, Conditioning]
+    negative: Mapping[Hashable, Conditioning]
+    start: Tensor | None = None
+    mask: Tensor | None = None
+    masked: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One question to the UNet in a step: at which weights of the adapters, by which variant of the prompt; and how much
+    its answer counts, a number or a map [1, 1, h, w]. The answers of a step are averaged by it."""
+
+    weights: tuple[float, ...] = ()
+    uses: float = 1.0
+    variant: Hashable = None
+    share: float | Tensor = 1.0
+
+
+@dataclass(frozen=True)
+class Acting:
+    """The adapters of a drawing: the forwards of step i, which stands at a fraction of the denoising."""
+
+    gates: Gates
+    steps: Sequence[Sequence[Forward]]
+
+
+Watch = Callable[[int, int, Tensor], None]
+_ALONE = (Forward(),)
+
+
+def steps_done(components: Components, how: Drawing) -> list[tuple[int, float]]:
+    """Each step of a drawing, counted from 0, and its fraction of the denoising; with a strength below 1 the last ones."""
+    total = len(make_scheduler(components, how.scheduler, how.steps).timesteps)
+    return [(i, i / max(1, total - 1)) for i in range(_first(total, how), total)]
+
+
+def _first(total: int, how: Drawing) -> int:
+    return total - max(1, min(total, round(total * how.strength)))
+
+
+@torch.inference_mode()
+def denoise(
+    components: Components, pictures: Sequence[Picture], how: Drawing, acting: Acting | None = None,
+    watch: Watch | None = None,
+) -> Tensor:  # fmt: skip
+    """Latents [b, c, h, w] in float32 of one batch, on the device.
+
+    Picture i depends on pictures[i] and `how` alone. Where there is guidance both halves go through the UNet in one
+    forward. watch(step, steps, latents) gets what the model takes the finished picture for after each step.
+    NumericError names the step where latents became NaN or infinite.
+    """
+    solver = make_scheduler(components, how.scheduler, how.steps)
+    total, factor = len(solver.timesteps), components.vae_factor
+    first = _first(total, how)
+    shape = (components.latent_channels, how.size[1] // factor, how.size[0] // factor)
+    draws = [generator(picture.seed, how.purpose) for picture in pictures]
+    noise = torch.stack([torch.randn(shape, generator=g) for g in draws]).to(components.device)
+    start, mask = _stacked(pictures, "start", components), _stacked(pictures, "mask", components)
+    x = _begin(solver, noise, start, first)
+    inpaint = _inpaint(components, pictures, mask, how) if components.inpaints else None
+    extra = {"generator": draws} if how.scheduler in ("euler-a", "lcm") else {}
+    answers = _Answers(components, pictures, how, acting.gates if acting else None, inpaint)
+    fine = []
+    for i, t in enumerate(solver.timesteps[first:]):
+        fraction = (first + i) / max(1, total - 1)
+        scaled = solver.scale_model_input(x, t)
+        said = answers.mean(scaled, t, fraction, acting.steps[i] if acting else _ALONE)
+        if watch is not None:
+            watch(first + i, total, _finished(components, scaled, said, t))
+        x = solver.step(said, t, x, **extra).prev_sample
+        if mask is not None and start is not None and not components.inpaints:
+            last = first + i + 1 == total
+            kept = start if last else solver.add_noise(start, noise, solver.timesteps[first + i + 1].expand(len(x)))
+            x = mask * x + (1 - mask) * kept
+        fine.append(x.isfinite().all())
+    bad = (~torch.stack(fine)).nonzero()
+    if len(bad):
+        step = first + int(bad[0]) + 1
+        half = " with --dtype float32" if components.dtype != torch.float32 else "; does an adapter have huge weights?"
+        raise NumericError(
+            f"NaN or infinity in the latents at step {step} of {total} ({_named(components)}); try{half}"
+        )
+    return x
+
+
+def _named(components: Components) -> str:
+    return str(components.dtype).removeprefix("torch.")
+
+
+def _stacked(pictures: Sequence[Picture], name: str, components: Components) -> Tensor | None:
+    found = [getattr(picture, name) for picture in pictures]
+    return None if found[0] is None else torch.stack(found).to(components.device, torch.float32)
+
+
+def _begin(solver: Any, noise: Tensor, start: Tensor | None, first: int) -> Tensor:
+    if start is None:
+        return noise * solver.init_noise_sigma
+    if hasattr(solver, "set_begin_index"):
+        solver.set_begin_index(first)
+    return solver.add_noise(start, noise, solver.timesteps[first].expand(len(noise)))
+
+
+def _inpaint(components: Components, pictures: Sequence[Picture], mask: Tensor | None, how: Drawing) -> Tensor:
+    """For a UNet that inpaints; without a mask everything is to be drawn, on an empty picture."""
+    masked = _stacked(pictures, "masked", components)
+    if mask is None or masked is None:
+        mean, _ = latent_moments(components, torch.zeros(1, 3, how.size[1], how.size[0]))
+        masked = mean.expand(len(pictures), -1, -1, -1)
+        mask = torch.ones(len(pictures), 1, *mean.shape[2:])
+    return torch.cat([mask.to(components.device), masked.to(components.device)], 1)
+
+
+@dataclass
+class _Answers:
+    """Asks the UNet; conditionings of a batch are joined once for each variant."""
+
+    components: Components
+    pictures: Sequence[Picture]
+    how: Drawing
+    gates: Gates | None
+    inpaint: Tensor | None
+    _joined: dict[tuple[Hashable, bool], Conditioning] = field(default_factory=dict)
+
+    def mean(self, scaled: Tensor, t: Tensor, fraction: float, forwards: Sequence[Forward]) -> Tensor:
+        """The answers of a step's forwards, averaged by their shares, float32."""
+        guidance = self.how.guidance_at(fraction)
+        answers = [self._one(scaled, t, guidance, one) for one in forwards]
+        if len(answers) == 1:
+            return answers[0]
+        whole = sum(one.share for one in forwards)
+        return sum((a * one.share for a, one in zip(answers, forwards, strict=True)), torch.zeros(())) / whole
+
+    def _one(self, scaled: Tensor, t: Tensor, guidance: float, one: Forward) -> Tensor:
+        two = guidance > 1
+        told = self._told(one.variant, two)
+        inputs = torch.cat([scaled, scaled]) if two else scaled
+        inpaint = None if self.inpaint is None else torch.cat([self.inpaint] * 2) if two else self.inpaint
+        with self.gates.at(one.weights, one.uses) if self.gates is not None else nullcontext():
+            said = predict(self.components, inputs, t, told, inpaint).float()
+        if not two:
+            return said
+        without, given = said.chunk(2)
+        return guided(without, given, guidance, self.how.rescale)
+
+    def _told(self, variant: Hashable, two: bool) -> Conditioning:
+        if (variant, two) not in self._joined:
+            parts = [p.negative[variant] for p in self.pictures] if two else []
+            joined = Conditioning.cat([*parts, *(p.told[variant] for p in self.pictures)]).sized(self.how.size)
+            self._joined[variant, two] = joined.to(self.components.device, self.components.dtype)
+        return self._joined[variant, two]
+
+
+def _finished(components: Components, scaled: Tensor, said: Tensor, t: Tensor) -> Tensor:
+    """The finished picture's latents as the model sees them now."""
+    a = components.alphas()[int(t.round().clamp(min=0))].to(scaled)
+    kind = components.prediction_type
+    if kind == "sample":
+        return said
+    if kind == "v_prediction":
+        return a.sqrt() * scaled - (1 - a).sqrt() * said
+    return (scaled - (1 - a).sqrt() * said) / a.sqrt().clamp(min=1e-4)
 
 
 def draw(
     components: Components, told: Sequence[Conditioning], negative: Conditioning, seeds: Sequence[int], how: Drawing
 ) -> Iterator[np.ndarray]:
-    """One uint8 picture [h, w, 3] for each seed and its conditioning of one picture, in order.
+    """One uint8 picture [h, w, 3] for each seed and its conditioning of one picture, in order."""
+    pictures = [Picture(seed, {None: one}, {None: negative}) for one, seed in zip(told, seeds, strict=True)]
+    return draw_pictures(components, pictures, how)
 
-    On the CPU the bytes of a picture depend on nothing but its seed and conditioning. A sum's last bits depend on the shape
-    of its operands and on the number of threads, so pictures go through alone there, or, with a small model, always in
-    twos on one thread, a pair on each core; an odd one is drawn with a twin that is thrown away. On other devices
-    `batch_size` go through together.
+
+def draw_pictures(
+    components: Components, pictures: Sequence[Picture], how: Drawing, acting: Acting | None = None,
+    watch: Watch | None = None,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """One uint8 picture [h, w, 3] for each, in order.
+
+    On the CPU the bytes of a picture depend on nothing but itself. A sum's last bits depend on the shape of its operands
+    and on the number of threads, so pictures go through alone there, or, with a small model, always in twos on one
+    thread, a pair on each core; an odd one is drawn with a twin that is thrown away. On other devices `batch_size` go
+    through together. Those of a batch are of one length of prompt.
     """
 
-    def run(chosen: Sequence[int]) -> np.ndarray:
-        latents = denoise(
-            components, Conditioning.cat([told[i] for i in chosen]), negative.expand(len(chosen)),
-            [seeds[i] for i in chosen], size=how.size, steps=how.steps, guidance=how.guidance, scheduler=how.scheduler,
-        )  # fmt: skip
-        return to_pictures(components, latents)
+    def run(chosen: Sequence[Picture]) -> np.ndarray:
+        return to_pictures(components, denoise(components, chosen, how, acting, watch))
 
+    alike = [list(group) for _, group in groupby(pictures, key=_length)]
     if components.device.type != "cpu":
-        for start in range(0, len(seeds), how.batch_size):
-            yield from run(range(len(seeds))[start : start + how.batch_size])
-        return
-    if not is_small(components):
-        yield from (run([i])[0] for i in range(len(seeds)))
-        return
-    last = len(seeds) - 1
-    pairs = ([i, min(i + 1, last)] for i in range(0, len(seeds), 2))
-    twos = each(run, pairs, min(cores(), max(1, how.batch_size // 2)))
-    yield from islice((picture for two in twos for picture in two), len(seeds))
+        for group in alike:
+            for start in range(0, len(group), how.batch_size):
+                yield from run(group[start : start + how.batch_size])
+    elif not is_small(components):
+        yield from (run([picture])[0] for picture in pictures)
+    else:
+        twos = [(group[i : i + 2] * 2)[:2] for group in alike for i in range(0, len(group), 2)]
+        lengths = [len(group[i : i + 2]) for group in alike for i in range(0, len(group), 2)]
+        made = each(run, twos, min(cores(), max(1, how.batch_size // 2)))
+        for pair, length in zip(made, lengths, strict=True):
+            yield from islice(pair, length)
+
+
+def _length(picture: Picture) -> tuple[int, ...]:
+    return tuple(one.states.shape[1] for one in picture.told.values())

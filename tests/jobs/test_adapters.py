@@ -108,6 +108,6 @@ def test_sample_writes_its_settings_into_the_picture(lorakit, tmp_path):
     text = Image.open(tmp_path / "samples" / "00001.png").text
     assert json.loads(text["lorakit"])["seed"] == 6
     assert text["parameters"].startswith(
-        "a cat\nNegative prompt: dog\nSteps: 2, Sampler: dpm++, CFG scale: 7.5, Seed: 6"
+        "a cat\nNegative prompt: dog\nSteps: 2, Sampler: DPM++ 2M, CFG scale: 7.5, Seed: 6"
     )
     lorakit("sample", "a cat", "--steps", 2, status=4)

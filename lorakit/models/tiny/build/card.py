@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lorakit.models.encode import text_states
+from lorakit.models.encode import conditioning_of
 from lorakit.models.load import load
 from lorakit.models.sample import Drawing, draw
 from lorakit.models.tiny.build import evaluate, vae
@@ -33,9 +33,15 @@ PROMPTS = tuple(
 def draw_grid(model: Path, file: Path) -> None:
     """32 prompts, seed 0, 25 steps of dpm++, guidance 4; rows of eight, twice enlarged."""
     components = load(str(model), torch.device("cpu"), torch.float32)
-    states, _ = text_states(components, [*PROMPTS, ""])
+    told, _ = conditioning_of(components, [*PROMPTS, ""])
     made = list(
-        draw(components, states[:-1].split(1), states[-1:], [0] * len(PROMPTS), Drawing((64, 64), 25, 4.0, "dpm++"))
+        draw(
+            components,
+            [told[i] for i in range(len(told) - 1)],
+            told[-1],
+            [0] * len(PROMPTS),
+            Drawing((64, 64), 25, 4.0, "dpm++"),
+        )
     )
     rows = [np.concatenate(made[i : i + 8], 1) for i in range(0, len(made), 8)]
     grid = Image.fromarray(np.concatenate(rows))

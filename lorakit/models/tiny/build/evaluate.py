@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lorakit.models.encode import text_states, to_tensor
+from lorakit.models.encode import conditioning_of, to_tensor
 from lorakit.models.load import Components
 from lorakit.models.sample import Drawing, draw
 from lorakit.models.tiny.build.captions import article
@@ -111,9 +111,11 @@ def judge(
             for i in part
             for _ in range(seeds)
         ]
-        states, _ = text_states(components, [*prompts, ""])
+        told, _ = conditioning_of(components, [*prompts, ""])
         how = Drawing((64, 64), steps, guidance, "dpm++")
-        made = draw(components, states[:-1].split(1), states[-1:], [s for _ in part for s in range(seeds)], how)
+        made = draw(
+            components, [told[i] for i in range(len(told) - 1)], told[-1], [s for _ in part for s in range(seeds)], how
+        )
         drawn += [to_tensor(picture) for picture in made]
         labels += [int(goal.labels[start + k]) for k in range(len(part)) for _ in range(seeds)]
         styles += [pictures.styles[i] for i in part for _ in range(seeds)]

@@ -68,14 +68,23 @@ def read_blocks(texts: Iterable[str]) -> list[Blocks]:
         who, _, first = head.rpartition(":")
         weights = pairs(f"{first}{equals}{tail}", f"--block-weights {text}")
         for block in weights:
-            if not _BLOCK.fullmatch(block):
-                known = ("down", "mid", "up", *PARTS)
-                raise UsageError(
-                    f"--block-weights {text}: no block '{block}'{nearest(block.partition('.')[0], known)} (there are: "
-                    "down, down.0, mid, up, up.1 and so on, or the beginning of a module's name)"
-                )
+            try:
+                block_name(block)
+            except ValueError as error:
+                raise UsageError(f"--block-weights {text}: {error}") from None
         found.append(Blocks(who or None, weights))
     return found
+
+
+def block_name(block: str) -> str:
+    """down, down.1, mid, up.0 or the beginning of a module's name as the latter; ValueError for what is no block."""
+    if not _BLOCK.fullmatch(block):
+        known = ("down", "mid", "up", *PARTS)
+        raise ValueError(
+            f"no block '{block}'{nearest(block.partition('.')[0], known)} (there are: down, down.0, mid, up, up.1 and so "
+            "on, or the beginning of a module's name)"
+        )
+    return whole(block)
 
 
 def which(who: str, files: Sequence[Path], option: str) -> int:
@@ -108,32 +117,30 @@ class ModuleWeights:
             if one.who is None and place >= len(files):
                 raise UsageError(f"--block-weights is given {place + 1} times for {len(files)} adapters")
             at = place if one.who is None else which(one.who, files, "--block-weights")
-            by_adapter[at] |= {_whole(block): weight for block, weight in one.weights.items()}
+            by_adapter[at] |= {whole(block): weight for block, weight in one.weights.items()}
         return cls(parts, by_adapter)
 
     def factor(self, adapter: int, module: str) -> float:
         weight = self.parts.get(module.partition(".")[0], 1.0)
         blocks = self.blocks[adapter] if self.blocks else {}
-        hits = [block for block in blocks if _within(module, block)]
+        hits = [block for block in blocks if within(module, block)]
         return weight * blocks[max(hits, key=len)] if hits else weight
 
     def idle(self, modules: Sequence[Collection[str]]) -> list[str]:
         """What was given a weight and is in no adapter that it is meant for."""
         everything = set().union(*modules)
-        found = [f"part {part}" for part in self.parts if not any(_within(name, part) for name in everything)]
+        found = [f"part {part}" for part in self.parts if not any(within(name, part) for name in everything)]
         for i, blocks in enumerate(self.blocks):
             found += [
-                f"block {block} of adapter {i + 1}"
-                for block in blocks
-                if not any(_within(n, block) for n in modules[i])
+                f"block {block} of adapter {i + 1}" for block in blocks if not any(within(n, block) for n in modules[i])
             ]
         return found
 
 
-def _whole(block: str) -> str:
+def whole(block: str) -> str:
     head, dot, rest = block.partition(".")
     return f"{_SHORT.get(head, head)}{dot}{rest}"
 
 
-def _within(module: str, block: str) -> bool:
+def within(module: str, block: str) -> bool:
     return module == block or module.startswith(f"{block}.")

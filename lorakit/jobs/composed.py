@@ -1,0 +1,366 @@
+"""Compositions from the command line, and their adapters put beside a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from lorakit.adapter import Adapter
+from lorakit.arrays import floats
+from lorakit.composition import Composition, Member, curve, passes, uses
+from lorakit.composition.module_weights import number, pairs, which
+from lorakit.errors import InputError, UsageError
+from lorakit.formats import files, recipes
+from lorakit.io.paths import check_adapters, split
+from lorakit.models import tokens
+from lorakit.models.conditioning import Conditioning
+from lorakit.models.gated import Stack
+from lorakit.models.load import Components
+from lorakit.models.prompts import Reading, encode, length
+from lorakit.models.sample import Acting, Forward
+from lorakit.targets import canonical
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What options say of a composition's adapters, each `NAME=...`; NAME is the adapter's name, file or number."""
+
+    schedules: Sequence[str] = ()
+    blocks: Sequence[str] = ()
+    layers: Sequence[str] = ()
+    parts: Sequence[str] = ()
+    regions: Sequence[str] = ()
+    prompts: Sequence[str] = ()
+    switch: str | None = None
+    composite: bool = False
+
+
+def read(arguments: Sequence[str], changes: Changes | None = None) -> Composition:
+    """One composition of adapter files and recipes, changed by options. Ways other than the sum are one recipe's, and
+    the other adapters act beside it all the time."""
+    check_adapters(arguments)
+    members: list[Member] = []
+    ways: list[Composition] = []
+    for path, weight in map(split, arguments):
+        if Path(path).suffix != ".toml":
+            members.append(Member(Path(path), weight, Path(path).stem, free=True))
+            continue
+        recipe = recipes.read(Path(path)).scaled(weight)
+        free = recipe.way == "sum"
+        ways += [] if free else [recipe]
+        members += [replace(member, free=free) for member in recipe.members]
+    if len(ways) > 1:
+        raise UsageError(f"one recipe that is a {ways[0].way} or a {ways[1].way} at a time; merge or bake the others")
+    way, settings = (ways[0].way, ways[0].settings) if ways else ("sum", {})
+    return changed(Composition(_named(members), way, settings), changes or Changes())
+
+
+def _named(members: Sequence[Member]) -> tuple[Member, ...]:
+    """Each with a name of its own: a second `dog` is `dog-2`."""
+    taken: set[str] = set()
+    found = []
+    for member in members:
+        name, count = member.name, 2
+        while name in taken:
+            name, count = f"{member.name}-{count}", count + 1
+        taken.add(name)
+        found.append(replace(member, name=name))
+    return tuple(found)
+
+
+def changed(composition: Composition, changes: Changes) -> Composition:
+    members = list(composition.members)
+
+    def each(texts: Iterable[str], option: str, change: Callable[[Member, str], Member]) -> None:
+        for text in texts:
+            who, equals, rest = text.partition("=")
+            if not equals:
+                raise UsageError(f"{option} {text}: expected NAME=...")
+            at = _which(who, members, f"{option} {text}")
+            try:
+                members[at] = change(members[at], rest)
+            except ValueError as error:
+                raise UsageError(f"{option} {text}: {error}") from None
+
+    each(changes.schedules, "--schedule", lambda m, text: replace(m, curve=curve.read(text)))
+    each(changes.blocks, "--block-weights", lambda m, text: replace(m, blocks={**m.blocks, **_blocks(text)}))
+    each(changes.layers, "--layer-weights", lambda m, text: replace(m, layers=(_layer(text), *m.layers)))
+    each(changes.regions, "--region", _with_region)
+    each(changes.prompts, "--words", lambda m, text: replace(m, prompt=text))
+    for text in changes.parts:
+        _parts(members, text)
+    if changes.switch is not None and changes.composite:
+        raise UsageError("--switch and --composite are two ways to compose; give one")
+    way, settings = composition.way, dict(composition.settings)
+    if changes.switch is not None:
+        way, settings = "switch", _switch(changes.switch)
+    if changes.composite:
+        way, settings = "composite", {}
+    if way != composition.way:
+        members = [replace(member, free=False) for member in members]
+    way, settings = recipes.checked_way(way, settings)
+    return Composition(tuple(members), way, settings)
+
+
+def _which(who: str, members: Sequence[Member], option: str) -> int:
+    names = [member.name for member in members]
+    if who in names:
+        return names.index(who)
+    return which(who, [member.path for member in members], option)
+
+
+def _blocks(text: str) -> dict[str, float]:
+    if "=" not in text:
+        return recipes.blocks_of(text)
+    return recipes.blocks_of(pairs(text, "--block-weights"))
+
+
+def _layer(text: str) -> tuple[str, float]:
+    pattern, equals, weight = text.rpartition("=")
+    if not equals:
+        raise ValueError("expected NAME=REGEX=WEIGHT")
+    return recipes.layers_of({pattern: number(weight, "--layer-weights")})[0]
+
+
+def _with_region(member: Member, text: str) -> Member:
+    path, feather = (text, 0.0) if Path(text).exists() else split(text)
+    if ":" not in text or path == text:
+        path, feather = text, 0.0
+    if not Path(path).is_file():
+        raise InputError(f"--region {member.name}={text}: {path}: no such picture")
+    return replace(member, region=Path(path), feather=feather)
+
+
+def _parts(members: list[Member], text: str) -> None:
+    """`NAME=unet=0.5,...`, or `unet=0.5,...` for every adapter."""
+    head, _, rest = text.partition("=")
+    own = "=" in rest.partition(",")[0]
+    chosen = [_which(head, members, f"--part-weights {text}")] if own else range(len(members))
+    try:
+        parts = recipes.parts_of(pairs(rest if own else text, f"--part-weights {text}"))
+    except ValueError as error:
+        raise UsageError(f"--part-weights {text}: {error}") from None
+    for i in chosen:
+        members[i] = replace(members[i], parts={**members[i].parts, **parts})
+
+
+def _switch(text: str) -> dict[str, float]:
+    key, colon, value = text.partition(":")
+    if key != "every" or not colon:
+        raise UsageError(f"--switch {text}: expected every:N, such as every:1")
+    return {"every": number(value, f"--switch {text}")}
+
+
+class Ensemble:
+    """The adapters of a job's compositions beside the model's modules, and its learned tokens in the text encoders.
+
+    An adapter that several compositions have is put on once.
+    """
+
+    def __init__(
+        self, components: Components, compositions: Sequence[Composition], note: Note, limit: int | None = None
+    ) -> None:
+        self.components = components
+        self.stack = Stack(components.parts, limit)
+        self._numbers: dict[Hashable, int] = {}
+        self.applied: dict[int, dict[str, int]] = {}
+        self._encoded: dict[Hashable, Conditioning] = {}
+        self._maps: dict[Hashable, Tensor] = {}
+        shapes = _shapes(components)
+        learnt: dict[str, tuple[Path, Mapping[str, Any]]] = {}
+        read: dict[Path, Adapter] = {}
+        for member in (member for composition in compositions for member in composition.members):
+            if _key(member) in self._numbers:
+                continue
+            if member.path not in read:
+                read[member.path] = _read(member.path, shapes)
+                _collect(read[member.path], member.path, learnt)
+            self._put_on(member, read[member.path], note)
+        self.stack.ready()
+        if learnt:
+            given = {token: _vectors(by) for token, (_, by) in learnt.items()}
+            source = ", ".join(dict.fromkeys(str(path) for path, _ in learnt.values()))
+            tokens.add(components.tokenizers, components.text_encoders, given, source)
+            components.vectors.update({token: len(next(iter(by.values()))) for token, by in given.items()})
+            note(f"learned tokens: {', '.join(given)}")
+        self.texts = set().union(*(self.stack.reached(part) for part in components.text_encoders))
+
+    def _put_on(self, member: Member, adapter: Adapter, note: Note) -> None:
+        at = self._numbers[_key(member)] = len(self._numbers)
+        done = self.stack.add(at, adapter, member.factor, str(member.path))
+        idle = member.idle([*adapter.modules, *adapter.biases])
+        if idle:
+            raise InputError(f"{member.path}: no module for the weights of {', '.join(idle)}")
+        reached = ", ".join(f"{count} in {part}" for part, count in done.counts.items() if count)
+        kinds = sorted({delta.kind for delta in adapter.modules.values()} - {"lora"})
+        odd = f" ({', '.join(kinds)})" if kinds else ""
+        note(f"{member.path} at {member.weight:g}: {reached or 'learned tokens alone'}{odd}")
+        if done.unmatched:
+            more = ", ..." if len(done.unmatched) > 5 else ""
+            note(
+                f"{member.path}: {len(done.unmatched)} modules match nothing in the model: "
+                f"{', '.join(done.unmatched[:5])}{more}"
+            )
+        self.applied[at] = dict(done.counts)
+
+    def remove(self) -> None:
+        self.stack.remove()
+
+    def counts(self, member: Member) -> dict[str, int]:
+        return self.applied[self.number(member)]
+
+    def number(self, member: Member) -> int:
+        """The member's place among the weights."""
+        return self._numbers[_key(member)]
+
+    def _vector(self, composition: Composition, weights: Sequence[float]) -> tuple[float, ...]:
+        """The members' weights at the places of the stack."""
+        found = [0.0] * len(self._numbers)
+        for member, weight in zip(composition.members, weights, strict=True):
+            found[self.number(member)] += weight
+        return tuple(found)
+
+    def acting(
+        self, composition: Composition, steps: Sequence[tuple[int, float]], size: tuple[int, int]
+    ) -> Acting | None:
+        """The forwards of a drawing's steps, given with their fractions of the denoising; None without adapters."""
+        if not composition.members:
+            return None
+        planned = [passes(composition, step, fraction) for step, fraction in steps]
+        rows = [[(self._vector(composition, one.weights), one) for one in step] for step in planned]
+        counted = uses([weights for row in rows for weights, _ in row], self.stack.room)
+        made = []
+        for row in rows:
+            forwards = []
+            for weights, one in row:
+                share = self._share(composition, [p.region for _, p in row], one.region, size)
+                if isinstance(share, Tensor) and not share.any():
+                    continue
+                variant = self._variant(composition, one.weights, weights)
+                forwards.append(Forward(weights, counted[weights], variant, share * one.share))
+            made.append(forwards)
+        return Acting(self.stack.gates, made)
+
+    def _variant(
+        self, composition: Composition, own: Sequence[float], weights: tuple[float, ...]
+    ) -> tuple[str, tuple[float, ...]]:
+        """What the prompt's states depend on: words of the adapters that act, and the weights in the text encoders."""
+        words = [m.prompt for m, weight in zip(composition.members, own, strict=True) if m.prompt and weight]
+        texts = tuple(weight if i in self.texts else 0.0 for i, weight in enumerate(weights))
+        return ", ".join(words), texts
+
+    def told(
+        self, acting: Acting | None, prompt: str, negative: str, reading: Reading
+    ) -> tuple[Mapping[Hashable, Conditioning], Mapping[Hashable, Conditioning]]:
+        """The conditionings of a prompt and a negative prompt by variant, of one length; each is encoded once."""
+        variants = {one.variant for step in acting.steps for one in step} if acting else {None}
+        texts = {v: ", ".join(part for part in (prompt, v[0] if v else "") if part) for v in variants}
+        count = max(length(self.components, text, reading) for text in {*texts.values(), negative})
+        told, without = {}, {}
+        for variant, text in sorted(texts.items(), key=repr):
+            weights = variant[1] if variant else ()
+            told[variant] = self._encode(text, weights, count, reading)
+            without[variant] = self._encode(negative, weights, count, reading)
+        return told, without
+
+    def _encode(self, text: str, weights: tuple[float, ...], count: int, reading: Reading) -> Conditioning:
+        key = (text, weights, count, reading)
+        if key not in self._encoded:
+            with torch.no_grad(), self.stack.gates.at(weights):
+                self._encoded[key] = encode(self.components, text, reading, count)
+        return self._encoded[key]
+
+    def _share(
+        self, composition: Composition, together: Sequence[int | None], region: int | None, size: tuple[int, int]
+    ) -> Tensor | float:
+        """How much a forward counts in each place of the latents, [1, 1, h, w]; the rest of the picture is what no
+        region covers."""
+        regions = [i for i in together if i is not None]
+        if not regions:
+            return 1.0
+        maps = [self._map(composition.members[i], size) for i in regions]
+        if region is not None:
+            return maps[regions.index(region)]
+        return (1 - torch.stack(maps).sum(0)).clamp(min=0)
+
+    def _map(self, member: Member, size: tuple[int, int]) -> Tensor:
+        key = (member.region, member.feather, size)
+        if key not in self._maps:
+            assert member.region is not None
+            self._maps[key] = region_map(member.region, member.feather, size, self.components.vae_factor).to(
+                self.components.device
+            )
+        return self._maps[key]
+
+
+def region_map(file: Path, feather: float, size: tuple[int, int], factor: int) -> Tensor:
+    """A mask of the picture's size as a map of the latents [1, 1, h, w], 0 to 1. InputError for one of another shape."""
+    try:
+        with Image.open(file) as image:
+            mask = image.convert("L")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: the region is no picture to be read: {error}") from error
+    if mask.size != size and abs(mask.width / mask.height - size[0] / size[1]) > 0.01:
+        raise InputError(
+            f"{file}: the region is {mask.width}x{mask.height}, the picture {size[0]}x{size[1]}: another shape"
+        )
+    if mask.size != size:
+        mask = mask.resize(size, Image.Resampling.BOX)
+    if feather:
+        mask = mask.filter(ImageFilter.GaussianBlur(feather))
+    small = mask.resize((size[0] // factor, size[1] // factor), Image.Resampling.BOX)
+    found = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)[None, None]
+    if not found.any():
+        raise InputError(f"{file}: the region is black everywhere; white is where the adapter acts")
+    return found
+
+
+def _key(member: Member) -> Hashable:
+    """Adapters of one key share their place in the stack: what differs between them is the weight."""
+    return (
+        member.path.resolve(), tuple(member.blocks.items()), member.layers, tuple(member.parts.items()),
+    )  # fmt: skip
+
+
+def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:
+    adapter = files.read(path, shapes)
+    if not adapter.modules and not adapter.embeddings and not adapter.biases:
+        raise InputError(f"{path}: there is no adapter in it")
+    return adapter.materialised()
+
+
+def _collect(adapter: Adapter, path: Path, learnt: dict[str, tuple[Path, Mapping[str, Any]]]) -> None:
+    """Its learned tokens; two of one name must be the same."""
+    for token, by in adapter.embeddings.items():
+        if token in learnt:
+            other, held = learnt[token]
+            mine, theirs = _vectors(by), _vectors(held)
+            if mine.keys() != theirs.keys() or not all(torch.equal(mine[part], theirs[part]) for part in mine):
+                raise InputError(
+                    f"{other} and {path} both have a learned token {token}, with different vectors; rename one: "
+                    f"lorakit convert {path} OUT --token NEW"
+                )
+        learnt[token] = (path, by)
+
+
+def _vectors(by: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {part: torch.as_tensor(floats(x)).float().reshape(-1, x.shape[-1]) for part, x in by.items()}
+
+
+def _shapes(components: Components) -> dict[str, tuple[int, ...]]:
+    """Of the model's modules, by the names that adapters use."""
+    return {
+        canonical(f"{part}.{path}"): tuple(module.weight.shape)
+        for part, root in components.parts.items()
+        for path, module in root.named_modules()
+        if isinstance(getattr(module, "weight", None), Tensor)
+    }

@@ -1,0 +1,306 @@
+"""Many adapters beside a model, their weights chosen anew at every step; the base weights are never touched.
+
+Every adapted module has two ways to answer. Apart: y = base(x) + up (gate * (down x)), all low-rank adapters stacked into
+one pair of factors. Composed: the module's weight plus the weighted deltas, made once for a set of weights and kept.
+Which is less work depends on the module's shape, the rank, how many tokens go through it and how often the set comes
+back; `Module._apart` weighs them with what was measured. It depends on nothing else: the same command gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lorakit.adapter import Adapter
+from lorakit.arrays import finite
+from lorakit.deltas._base import Delta
+from lorakit.deltas.low_rank import plain
+from lorakit.errors import InputError
+from lorakit.runtime.weights import Kept
+
+# What a number of a composed weight costs beside the products that make it, in multiplications: it is allocated, written
+# and read. Products of thin factors and of whole weights run at one speed (two cores of an EPYC: 60 GF either way), so
+# that all else is counted in multiplications.
+_WRITTEN = 32
+Learned = Callable[[int, str], Tensor]
+
+
+@dataclass(frozen=True)
+class Now:
+    """The weights of this step: by adapter; how often the set is used for each time it is composed; and, while weights
+    are learned, a weight with a gradient for each adapter and module."""
+
+    weights: tuple[float, ...] = ()
+    uses: float = 1.0
+    learned: Learned | None = None
+
+
+_NOTHING = Now()
+
+
+class Gates:
+    """The weights in force, of each thread its own, and the composed weights kept. `limit` is in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.kept = Kept(limit)
+        self._local = threading.local()
+
+    @property
+    def now(self) -> Now:
+        return getattr(self._local, "now", _NOTHING)
+
+    @contextmanager
+    def at(self, weights: Sequence[float], uses: float = 1.0, learned: Learned | None = None) -> Iterator[None]:
+        """Within, the adapters act at these weights; outside, none acts."""
+        before = self.now
+        self._local.now = Now(tuple(weights), uses, learned)
+        try:
+            yield
+        finally:
+            self._local.now = before
+
+
+@dataclass
+class _Term:
+    """One adapter's part in a module: its factor there, and the delta unless it is in the stack."""
+
+    adapter: int
+    factor: float
+    delta: Delta | None = None
+    bias: Tensor | None = None
+
+
+class Module(nn.Module):
+    """A module of the model with adapters beside it."""
+
+    base: Any
+
+    def __init__(self, base: nn.Module, name: str, gates: Gates) -> None:
+        super().__init__()
+        self.base, self.name, self.gates = base, name, gates
+        self.terms: list[_Term] = []
+        self.rows: list[int] = []  # of the stack: which term each rank is of
+        self.down: Tensor | None = None  # [R, in * kernel], in the weight's dtype
+        self.up: Tensor | None = None  # [out, R], scales and factors in it
+        self.dense = False
+        self.train(base.training)
+
+    def add(self, adapter: int, factor: float, delta: Delta | None, bias: Tensor | None) -> None:
+        """ValueError where it does not fit."""
+        weight = self.base.weight
+        term = _Term(adapter, factor, None, None if bias is None else bias.to(weight.device, torch.float32))
+        if bias is not None and bias.numel() != weight.shape[0]:
+            raise ValueError(f"a bias of {bias.numel()} for {weight.shape[0]} outputs")
+        if delta is not None and delta.exact:
+            up, down = (x.float() for x in plain(delta).factors())
+            if (up.shape[0], down.shape[1]) != (weight.shape[0], prod(weight.shape[1:])):
+                raise ValueError(f"it is {plain(delta).shape}, the model's {tuple(weight.shape)}")
+            place = {"device": weight.device, "dtype": weight.dtype}
+            up, down = (up * factor).to(**place), down.to(**place)
+            self.up = up if self.up is None else torch.cat([self.up, up], 1)
+            self.down = down if self.down is None else torch.cat([self.down, down])
+            self.rows += [len(self.terms)] * down.shape[0]
+        elif delta is not None:
+            if delta.shape is not None and prod(delta.shape) != weight.numel():
+                raise ValueError(f"it is {delta.shape}, the model's {tuple(weight.shape)}")
+            term.delta, self.dense = delta, True
+            if delta.shape is None:
+                self._dense_delta(term)  # says whether it fits
+        self.terms.append(term)
+
+    def forward(self, x: Tensor, *rest: Any, **more: Any) -> Any:
+        now = self.gates.now
+        if now.learned is not None:
+            learnt = tuple(now.learned(term.adapter, self.name) for term in self.terms)
+            if self._apart(x, 1):
+                return self._beside(x, self._gate(learnt), self._bias(learnt))
+            return self._answer(x, learnt, None, rest, more)
+        live = tuple(now.weights[term.adapter] for term in self.terms) if now.weights else ()
+        if not any(live):
+            return self.base(x, *rest, **more)
+        if self._apart(x, now.uses):
+            return self._beside(x, self._gate(live), self._bias(live))
+        return self._answer(x, live, now.uses, rest, more)
+
+    def _apart(self, x: Tensor, uses: float) -> bool:
+        """Whether the stack beside the module is less work than composing its weight."""
+        if self.dense or self.down is None or not isinstance(self.base, nn.Linear | nn.Conv2d):
+            return False
+        rank, (out, width) = len(self.rows), (self.base.weight.shape[0], self.down.shape[1])
+        tokens = x.numel() // x.shape[-1]
+        if isinstance(self.base, nn.Conv2d):
+            tokens = x.numel() // x.shape[1] // prod(self.base.stride)
+        return uses * tokens * rank * (out + width) <= (rank + _WRITTEN) * out * width
+
+    def _gate(self, live: Sequence[float] | Sequence[Tensor]) -> Tensor:
+        """The weight of each rank of the stack, [R]."""
+        weight = self.base.weight
+        if isinstance(live[0], Tensor):
+            return torch.stack([live[i] for i in self.rows]).to(weight)  # type: ignore[arg-type]
+        return torch.tensor([live[i] for i in self.rows], dtype=weight.dtype, device=weight.device)
+
+    def _beside(self, x: Tensor, gate: Tensor, bias: Tensor | None) -> Tensor:
+        base: Any = self.base
+        assert self.down is not None and self.up is not None
+        if isinstance(base, nn.Conv2d):
+            down = self.down.view(-1, *base.weight.shape[1:])
+            inner = functional.conv2d(x, down, None, base.stride, base.padding, base.dilation)
+            y = base(x) + functional.conv2d(inner * gate[:, None, None], self.up[:, :, None, None])
+            return y if bias is None else y + bias[:, None, None].to(y.dtype)
+        y = base(x)
+        inner = (functional.linear(x, self.down) * gate).view(-1, len(self.rows))
+        y = y.view(-1, y.shape[-1]).addmm_(inner, self.up.T).view(y.shape)
+        return y if bias is None else y + bias.to(y.dtype)
+
+    def _bias(self, live: Sequence[Any]) -> Tensor | None:
+        """What is added to the bias, float32."""
+        found: Tensor | None = None
+        for term, weight in zip(self.terms, live, strict=True):
+            if term.bias is not None:
+                mine = term.bias * (weight * term.factor)
+                found = mine if found is None else found + mine
+        return found
+
+    def _answer(self, x: Tensor, live: Sequence[Any], uses: float | None, rest: Any, more: Any) -> Any:
+        """By the composed weight; `uses` None is while weights are learned, when nothing is kept."""
+        base = self.base
+        if uses is not None and uses > 1:
+            weight = self.gates.kept.get((self.name, *live), lambda: self._composed(live, keep=False))
+        else:
+            weight = self._composed(live, keep=uses is not None)
+        added = self._bias(live)
+        bias = getattr(base, "bias", None)
+        if added is not None:
+            bias = added.to(weight.dtype) if bias is None else (bias.float() + added).to(bias.dtype)
+        if isinstance(base, nn.Linear):
+            return functional.linear(x, weight, bias)
+        if isinstance(base, nn.Conv2d):
+            return base._conv_forward(x, weight, bias)
+        held = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        return torch.func.functional_call(base, held, (x, *rest), more)
+
+    def _composed(self, live: Sequence[Any], keep: bool) -> Tensor:
+        """The weight plus the adapters' deltas at their weights, worked out in float32.
+
+        keep    the deltas that are no products, for the next set of weights: what is kept for a set is kept instead
+        """
+        base: Tensor = self.base.weight
+        whole = base.float()
+        if self.up is not None and self.down is not None:
+            gated = self.up.float() * self._gate(live).float()
+            whole = torch.addmm(whole.flatten(1), gated, self.down.float()).view(base.shape)
+        for i, (term, weight) in enumerate(zip(self.terms, live, strict=True)):
+            if term.delta is not None and (isinstance(weight, Tensor) or weight):
+                make = partial(self._dense_delta, term)
+                dense = self.gates.kept.get((self.name, "delta", i), make) if keep else make()
+                whole = whole + dense * (weight * term.factor)
+        return whole.to(base.dtype)
+
+    def _dense_delta(self, term: _Term) -> Tensor:
+        base, delta = self.base.weight, term.delta
+        assert delta is not None
+        dense: Tensor = delta.delta(base.float())
+        if prod(dense.shape) != base.numel():
+            raise ValueError(f"it is {tuple(dense.shape)}, the model's {tuple(base.shape)}")
+        return dense.reshape(base.shape)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """How many modules of each part an adapter reached, and those of its modules that the model has not."""
+
+    counts: Mapping[str, int]
+    unmatched: tuple[str, ...]
+
+
+class Stack:
+    """The adapters put beside the modules of `parts`; `remove` takes all off and leaves the model bit for bit as it was."""
+
+    def __init__(self, parts: Mapping[str, nn.Module], limit: int | None = None) -> None:
+        """limit    bytes of composed weights to keep; by default one copy of the weights that are adapted, and 64 MB
+        where that is less"""
+        self.parts, self.gates, self._limit = dict(parts), Gates(1 << 62), limit
+        self.modules: dict[str, Module] = {}
+
+    def add(self, number: int, adapter: Adapter, factor: Callable[[str], float], source: str) -> Applied:
+        """Put an adapter on as number `number` of the weights; InputError where a module has another shape, a number is
+        not finite, or nothing matches. Low-rank ones go on the stack, all others are composed."""
+        counts, unmatched, wrong = dict.fromkeys(self.parts, 0), [], []
+        names = [*adapter.modules, *(name for name in adapter.biases if name not in adapter.modules)]
+        for name in names:
+            path = self._path(name)
+            if path is None:
+                unmatched.append(name)
+                continue
+            delta, bias = adapter.modules.get(name), adapter.biases.get(name)
+            arrays = [*(delta.arrays().values() if delta else ()), *((bias,) if bias is not None else ())]
+            if not all(map(finite, arrays)):
+                raise InputError(f"{source}: NaN or infinity in {name}")
+            part = name.partition(".")[0]
+            try:
+                self._module(part, path, name).add(number, factor(name), delta, bias)
+            except ValueError as error:
+                wrong.append(f"{name}: {error}")
+            counts[part] += 1
+        if wrong:
+            raise InputError(f"{source} was made for another base model: {wrong[0]} ({len(wrong)} such)")
+        if names and not any(counts.values()):
+            raise InputError(f"{source} has no effect: none of its {len(names)} modules is in the model")
+        return Applied(counts, tuple(unmatched))
+
+    def ready(self) -> None:
+        """Bound what is kept, when all adapters are on."""
+        copy = sum(m.base.weight.numel() * m.base.weight.element_size() for m in self.modules.values())
+        self.gates.kept.limit = max(copy, 64 << 20) if self._limit is None else self._limit
+        self.copy_bytes = copy
+
+    @property
+    def room(self) -> int:
+        """How many sets of weights can be kept at once."""
+        return int(self.gates.kept.limit // max(1, self.copy_bytes))
+
+    def reached(self, part: str) -> set[int]:
+        """The numbers of the adapters that reach a part."""
+        inside = [m for name, m in self.modules.items() if name.partition(".")[0] == part]
+        return {term.adapter for module in inside for term in module.terms}
+
+    def remove(self) -> None:
+        for name, module in self.modules.items():
+            part = name.partition(".")[0]
+            path = self._path(name)
+            assert path is not None
+            _replace(self.parts[part], path, module.base)
+        self.modules.clear()
+        self.gates.kept.clear()
+
+    def _path(self, name: str) -> str | None:
+        """Where the model has the module; newer transformers leave `text_model.` out."""
+        part, _, path = name.partition(".")
+        for spelled in (path, path.removeprefix("text_model.")):
+            try:
+                found = self.parts[part].get_submodule(spelled)
+            except (KeyError, AttributeError):
+                continue
+            if isinstance(getattr(found, "weight", None), Tensor) or isinstance(found, Module):
+                return spelled
+        return None
+
+    def _module(self, part: str, path: str, name: str) -> Module:
+        if name not in self.modules:
+            self.modules[name] = Module(self.parts[part].get_submodule(path), name, self.gates)
+            _replace(self.parts[part], path, self.modules[name])
+        return self.modules[name]
+
+
+def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(root.get_submodule(parent), name, module)
