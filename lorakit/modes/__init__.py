@@ -6,12 +6,14 @@ A module has `NEEDS_PRIOR` (does it train on class pictures beside the user's?),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from lorakit.adapter import Adapter
+from lorakit.modes._tokens import Learned
 from lorakit.training.loop import Group
 from lorakit.training.variants import Attached
 
@@ -30,16 +32,32 @@ class Trained:
     result      the adapter or, by part and name, the changed tensors of a whole model, as they stand now
     text_until  the text encoders change before this step; 0 where they never do
     after       called after each optimizer step with the rates by group
-    tokens      learned tokens and how many vectors each has
     attached    the branches of adapters, where there are
+    learned     the learned tokens, where there are
+    notes       what people should know before the first step
     """
 
     groups: Sequence[Group]
     result: Callable[[], Result]
     text_until: int = 0
     after: Callable[[int, Mapping[str, float]], None] = rest
-    tokens: Mapping[str, int] = field(default_factory=dict)
     attached: Attached | None = None
+    learned: Learned | None = None
+    notes: Sequence[str] = ()
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Inside the `with` the model is as it was before anything was put into it; one trained whole stays as it is."""
+        with ExitStack() as stack:
+            for part in (self.attached, self.learned):
+                if part is not None:
+                    stack.enter_context(part.bare())
+            yield
+
+    @property
+    def tokens(self) -> Mapping[str, int]:
+        """Learned tokens and how many vectors each has."""
+        return {} if self.learned is None else self.learned.vectors
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

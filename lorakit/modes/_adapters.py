@@ -35,6 +35,7 @@ class Adapters:
     attached: variants.Attached
     groups: list[Group]
     text_until: int
+    notes: tuple[str, ...] = ()
 
     def adapter(self) -> Adapter:
         return Adapter(self.attached.deltas())
@@ -63,8 +64,7 @@ def attach(components: Components, config: TrainConfig, first: int, learns: Call
         )  # fmt: skip
     except ValueError as error:
         raise UsageError(f"--variant {config.variant} --init {config.init}: {error}") from error
-    if config.init_from:
-        attached.load(files.read(Path(config.init_from)).materialised().modules)
+    notes = _loaded(attached, config.init_from) if config.init_from else ()
     last = config.total if config.text_steps is None else min(config.total, first + config.text_steps)
 
     def group(name: str, mine: Callable[[str], bool], peak: float, end: int, when: Callable[[int], bool]) -> Group:
@@ -79,4 +79,19 @@ def attach(components: Components, config: TrainConfig, first: int, learns: Call
     ]
     groups = [one for one in groups if one.parameters]
     text = any(one.name == "text" for one in groups)
-    return Adapters(attached, groups, last if text else 0)
+    return Adapters(attached, groups, last if text else 0, notes)
+
+
+def _loaded(attached: variants.Attached, file: str) -> tuple[str, ...]:
+    """Go on from an adapter file; what of it was cut or is not trained."""
+    done = attached.load(files.read(Path(file)).materialised().modules)
+    lines = [f"goes on from {len(done.errors)} modules of {file}"]
+    cut = {name: error for name, error in done.errors.items() if error > 1e-6}
+    if cut:
+        worst = max(cut, key=lambda name: cut[name])
+        lines.append(f"{len(cut)} of them are of a higher rank and were cut; the worst, {worst}, by {cut[worst]:.2%}")
+    if done.unmatched:
+        lines.append(f"{len(done.unmatched)} modules of {file} are not trained here and are left out: {done.unmatched[0]} ...")
+    if done.untouched:
+        lines.append(f"{len(done.untouched)} trained modules are not in {file} and start anew")
+    return tuple(lines)

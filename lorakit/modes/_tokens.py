@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +21,8 @@ class Learned:
     """The learned tokens of a run, put into the model's text encoders; nothing else of them is a parameter."""
 
     def __init__(self, components: Components, config: TrainConfig) -> None:
+        self.components, self._before = components, components.tokenizers
+        _use(components, copy.deepcopy(self._before))
         self.vectors = dict.fromkeys(config.token, config.vectors)
         self.norm = config.token_norm
         tokenizers, encoders = components.tokenizers, components.text_encoders
@@ -50,10 +55,32 @@ class Learned:
                 now = rows.rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
                 rows.rows.mul_((now + share * (self.norm - now)) / now)
 
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """The untouched text encoders and tokenizers inside the `with`."""
+        components, mine, vectors = self.components, self.components.tokenizers, dict(self.components.vectors)
+        _use(components, copy.deepcopy(self._before))
+        components.vectors.clear()
+        for part, encoder in components.text_encoders.items():
+            encoder.set_input_embeddings(self.rows[part].base)
+        try:
+            yield
+        finally:
+            _use(components, mine)
+            components.vectors.clear()
+            components.vectors.update(vectors)
+            for part, encoder in components.text_encoders.items():
+                encoder.set_input_embeddings(self.rows[part])
+
     def embeddings(self) -> dict[str, dict[str, Tensor]]:
         """Token to its vectors [n, d] by part."""
         by_part = {part: tokens.split_rows(rows.rows.detach(), self.vectors) for part, rows in self.rows.items()}
         return {token: {part: found[token] for part, found in by_part.items()} for token in self.vectors}
+
+
+def _use(components: Components, tokenizers: Mapping[str, Any]) -> None:
+    components.tokenizer = tokenizers["text_encoder"]
+    components.tokenizer_2 = tokenizers.get("text_encoder_2")
 
 
 def _start(tokenizer: object, table: torch.nn.Embedding, text: str, config: TrainConfig, key: str) -> Tensor:

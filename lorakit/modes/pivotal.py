@@ -37,6 +37,7 @@ def begin(components: Components, config: TrainConfig) -> Trained:
         lambda: replace(adapters.adapter(), embeddings=learned.embeddings()),
         until,
         learned.after,
-        learned.vectors,
         adapters.attached,
+        learned,
+        adapters.notes,
     )

@@ -15,5 +15,5 @@ def begin(components: Components, config: TrainConfig) -> Trained:
     learned = Learned(components, config)
     group = learned.group(curve(config, config.lr_token or 0.0, 0, config.total), lambda step: True)
     return Trained(
-        [group], lambda: Adapter({}, embeddings=learned.embeddings()), config.total, learned.after, learned.vectors
+        [group], lambda: Adapter({}, embeddings=learned.embeddings()), config.total, learned.after, learned=learned
     )

@@ -49,5 +49,5 @@ class Texts:
 
     @torch.no_grad()
     def now(self, captions: Sequence[str]) -> Conditioning:
-        """As the text encoders stand at the moment; nothing is kept."""
-        return conditioning_of(self.components, captions)[0]
+        """As the text encoders stand at the moment; kept where they never change."""
+        return self.still(captions) if self.until == 0 else conditioning_of(self.components, captions)[0]

@@ -73,7 +73,11 @@ def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: Worl
         return {"outputs": [], "steps": 0}
     base = _identity.base_hash(components.folder)
     notes = _identity.notes_of(config, life.sources, read.hash, base, read.family)
+    if config.gradient_checkpointing:
+        components.unet.enable_gradient_checkpointing()
     trained = mode.begin(components, config)
+    for line in trained.notes:
+        talk.note(line)
     this = Run(components, config, life, talk, world, read, trained, notes)
     if life.replay:
         return _replay.replay(this, life.replay)

@@ -1,28 +1,41 @@
-"""Pictures of a run as it goes, with fixed seeds: what `sample` would draw with the file of that step."""
+"""Pictures of a run as it goes: those that `lorakit sample PROMPT --lora FILE --seed SEED` would draw with its output."""
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorakit.adapter import Adapter
 from lorakit.data.pngtext import encode
 from lorakit.io.files import write_bytes
-from lorakit.jobs import sample
+from lorakit.jobs import adapters, composed, sample
+from lorakit.jobs.shots import shots_of
 
 if TYPE_CHECKING:
     from lorakit.jobs.train._run import Run
 
-_STEPS, _GUIDANCE = 20, 4.0
+_STEPS, _GUIDANCE, _SCHEDULER = 30, 7.5, "dpm++"  # what `sample` takes where nothing is asked for
 
 
 def draw(run: Run, step: int) -> None:
-    """RUN/previews/step-NNNNNN-K.png for each prompt, all from the run's seed."""
-    life, components = run.life, run.components
+    """RUN/previews/step-NNNNNN-K.png for each prompt, all from the run's seed. The model is as it was before training
+    meanwhile, with the adapter put on as from a file; one that is trained whole draws as it stands."""
+    life, components, result = run.life, run.components, run.trained.result()
     request = sample.Request(
-        list(life.preview_prompts), 1, run.config.seed, "", run.config.model, None, _STEPS, _GUIDANCE, "dpm++", 8
+        list(life.preview_prompts), 1, run.config.seed, "", run.config.model, None, _STEPS, _GUIDANCE, _SCHEDULER, 8
     )
-    how = sample.drawing(components, request)
-    jobs = [(prompt, run.config.seed) for prompt in life.preview_prompts]
-    for i, picture in enumerate(sample.pictures(components, request, how, jobs, run.talk.note)):
-        settings = sample.settings_of(request, how, jobs[i][0], run.config.seed, [])
-        file = life.run_folder / "previews" / f"step-{step:06d}-{i}.png"
-        write_bytes(file, encode(picture, settings))
+    with tempfile.TemporaryDirectory() as home, run.trained.bare():
+        arguments = []
+        if isinstance(result, Adapter):
+            file = Path(home) / f"step-{step:06d}.safetensors"
+            adapters.save(file, result, "kohya", None, run.data.family)
+            arguments = [str(file)]
+        composition = composed.read(arguments)
+        session = sample.Session(components, [composition], lambda text: None)
+        try:
+            for i, one in enumerate(session.draw(shots_of(request, composition))):
+                target = life.run_folder / "previews" / f"step-{step:06d}-{i}.png"
+                write_bytes(target, encode(one.picture, one.settings))
+        finally:
+            session.ensemble.remove()

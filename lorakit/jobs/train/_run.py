@@ -63,12 +63,19 @@ class Run:
         self._started = {n: p.detach().clone() for n, p in trained.parameters.items()} if watched else {}
 
     def fill(self) -> None:
-        """Encode the captions, where they can be known beforehand."""
-        if self.trained.text_until == 0 and self.data.captions is not None:
-            long = self.texts.fill(self.data.captions)
+        """Encode the captions, where they can be known beforehand; what made the caches leaves memory then, unless
+        previews need it."""
+        still = self.trained.text_until == 0 and self.data.captions is not None
+        if still and self.data.captions is not None:
+            others = [*(picture.caption for picture in self.data.held_out), *validation.Drift.PROMPTS]
+            long = self.texts.fill([*self.data.captions, *others])
             if long:
                 most = self.components.tokenizer.model_max_length
                 self.talk.note(f"{len(long)} captions are longer than the {most} tokens the model reads: {long[0]!r}")
+        if not self.life.preview_prompts:
+            self.components.vae.to("meta")  # its config is still asked for
+            for encoder in self.components.text_encoders.values() if still else ():
+                encoder.to("meta")
 
     def steps(self, first: int) -> Iterator[loop.Step]:
         return loop.train(
