@@ -18,6 +18,15 @@ from tests.conftest import picture
 from tests.tiny import make
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads of short operators wait for one another on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def components(tmp_path_factory):
     return load(str(make(tmp_path_factory.mktemp("tiny") / "model")), torch.device("cpu"), torch.float32)
@@ -98,6 +107,13 @@ def test_another_shape_or_encoder_or_mirror_is_another_entry(components, picture
     assert len(flipped.mirrored) == 6 and count(flipped) == (6, 6, 0)
     x = to_tensor(np.asarray(Image.open(pictures / "0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)))[None]
     torch.testing.assert_close(flipped.mirrored[0][0], latent_moments(components, x)[0][0])
+
+
+def test_a_picture_is_decoded_once_for_all_that_is_made_of_it(components, pictures, monkeypatch):
+    real, calls = encoding.load, []
+    monkeypatch.setattr(encoding, "load", lambda file: calls.append(file.name) or real(file))
+    cached = cache_latents(components, measured(read(pictures, "a")), 64, True, lambda *_: None, inpainting=(2, 0))
+    assert sorted(calls) == [f"{i}.png" for i in range(6)] and cached.counts.made > 18
 
 
 def test_two_copies_of_a_picture_are_encoded_once(components, pictures, tmp_path):
