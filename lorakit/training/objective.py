@@ -34,22 +34,22 @@ class _Micro:
     weights: Tensor
 
 
-def _draw(source: Source, batches: Batches, indices: list[int], states: Mapping[str, Tensor], seed: int, step: int, timesteps: int) -> _Micro:  # fmt: skip
+def _draw(source: Source, batches: Batches, indices: list[int], states: Mapping[str, Tensor], seed: int, step: int, timesteps: int) -> list[_Micro]:  # fmt: skip
     """Each place in the batch draws from its own generator, so that batch size and order leave the others alone."""
-    chosen = [indices[i] for i in batches[step]]
-    latents, noise, times, texts = [], [], [], []
+    chosen, drawn = [indices[i] for i in batches[step]], []
     for place, i in enumerate(chosen):
         g = generator(seed, source.name, step, place)
-        times.append(torch.randint(0, timesteps, (1,), generator=g))
+        time = torch.randint(0, timesteps, (1,), generator=g)
         mirror, drop = torch.rand(2, generator=g).tolist()
         mean, spread = source.cached.means[i], source.cached.spreads[i]
         if source.cached.mirrored and mirror < 0.5:
             mean, spread = source.cached.mirrored[i]
-        latents.append(mean + spread * torch.randn(mean.shape, generator=g))
-        noise.append(torch.randn(mean.shape, generator=g))
-        texts.append(states["" if drop < source.caption_dropout else source.cached.captions[i]])
-    weights = torch.full((len(chosen),), source.weight / len(chosen))
-    return _Micro(torch.stack(latents), torch.stack(noise), torch.cat(times), torch.stack(texts), weights)
+        latents = mean + spread * torch.randn(mean.shape, generator=g)
+        noise = torch.randn(mean.shape, generator=g)
+        text = states["" if drop < source.caption_dropout else source.cached.captions[i]]
+        weight = torch.full((1,), source.weight / len(chosen))
+        drawn.append(_Micro(latents[None], noise[None], time, text[None], weight))
+    return drawn
 
 
 def _joined(parts: list[_Micro]) -> list[_Micro]:
@@ -107,8 +107,9 @@ def objective(
 
     def descend(step: int) -> tuple[Tensor, list[Tensor]]:
         drawn = [
-            _draw(s, b, shown, states, seed, step, len(alphas))
+            sample
             for s, b, shown in zip(sources, batches, indices, strict=True)
+            for sample in _draw(s, b, shown, states, seed, step, len(alphas))
         ]
         parts = _chunks(_joined(drawn), pieces)
         done = list(each(one, parts, cores()) if pieces > 1 else map(one, parts))
