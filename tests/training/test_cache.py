@@ -184,7 +184,7 @@ def test_all_pictures_that_cannot_be_used_are_listed(components, pictures):
         fill(components, pictures, None)
     for i in (1, 2):
         picture(seed=i).save(pictures / f"{i}.png")
-    with pytest.raises(InputError, match=r"1 pictures cannot be read: 0\.png \(its mask leaves nothing to learn\)"):
+    with pytest.raises(InputError, match=r"1 picture cannot be read: 0\.png \(its mask leaves nothing to learn\)"):
         fill(components, pictures, None, mask_weight=0.0)
 
 
