@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit.data.buckets import _search, choose
+from lorakit.data.bucket_search import search
+from lorakit.data.buckets import choose
 from lorakit.data.shapes import OVER, covering, cut_off, enlarged, kept, shortfall
 from tests.benchmarks.buckets import mixed, random_aspects, usual
 
@@ -44,7 +45,7 @@ def test_the_search_finds_the_cheapest_of_all_assignments(data):
             total += 0.001 + float(empty[m]) / 4 + float(empty[m]) * left
         return total
 
-    for m, chosen in enumerate(_search(cost, counts, empty, batch)):
+    for m, chosen in enumerate(search(cost, counts, empty, batch)):
         least = min(price(each, m) for each in product(range(shapes), repeat=items))
         assert price(chosen.tolist(), m) <= least + 1e-4
 

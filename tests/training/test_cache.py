@@ -80,6 +80,19 @@ def test_an_edited_picture_is_encoded_again_and_only_that(components, pictures, 
     assert same(after, fill(components, pictures, None))
 
 
+def test_a_tenth_of_the_pictures_edited_is_a_tenth_encoded(components, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(30):
+        picture((32, 32), seed=i).save(folder / f"{i:02}.png")
+    fill(components, folder, tmp_path / "cache", shapes=[(32, 32)] * 30)
+    for i in (4, 17, 29):
+        picture((32, 32), seed=100 + i).save(folder / f"{i:02}.png")
+    again = fill(components, folder, tmp_path / "cache", shapes=[(32, 32)] * 30)
+    assert count(again) == (27, 3, 0)
+    assert same(again, fill(components, folder, None, shapes=[(32, 32)] * 30))
+
+
 def test_a_new_name_or_new_notes_in_the_file_change_nothing(components, pictures, tmp_path):
     fill(components, pictures, tmp_path / "cache")
     (pictures / "3.png").rename(pictures / "9.png")
