@@ -19,6 +19,7 @@ from lorakit.io.files import existing_folder
 _KOHYA = re.compile(r"^(\d+)_(.+)$")
 _TABLE = "metadata.jsonl"
 _LONGEST = 64 << 10  # bytes of a caption file
+_MANY = re.compile(r"(\w+)s( that)? (are|have)\b")
 _DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -57,6 +58,8 @@ class _Faults:
         lines = []
         for kind, names in self._kinds.items():
             what, _, remedy = kind.partition("; ")
+            if len(names) == 1:
+                what = _MANY.sub(lambda m: f"{m[1]}{m[2] or ''} {'is' if m[3] == 'are' else 'has'}", what, count=1)
             shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
             lines.append(f"{what.format(n=len(names))}: {shown}" + (f"; {remedy}" if remedy else ""))
         if lines:
@@ -186,7 +189,7 @@ def read(folder: Path, instance_prompt: str | None, note: Callable[[str], None] 
     if not examples:
         raise _none_found(folder)
     if replaced:
-        note(f"--instance-prompt is given: the captions of {replaced} pictures are not read")
+        note(f"--instance-prompt is given: captions of pictures are not read ({replaced})")
     return examples
 
 
@@ -225,4 +228,4 @@ def unreadable(names: Iterable[str]) -> str:
     """What to say of pictures that cannot be read."""
     bad = sorted(names)
     shown = ", ".join(bad[:3]) + (" ..." if len(bad) > 3 else "")
-    return f"{len(bad)} pictures cannot be read: {shown}\nrun `lorakit ppim`, or remove them"
+    return f"{len(bad)} picture{'s' * (len(bad) != 1)} cannot be read: {shown}\nrun `lorakit ppim`, or remove them"

@@ -3,13 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lorakit.data import masks
-from lorakit.data.dataset import Example
+from lorakit.data.dataset import Example, size_of
 from lorakit.data.images import BadPicture, load
 
 _BITS_APART = 6  # of 64 in the hash, for two pictures to look alike
@@ -64,13 +66,24 @@ def print_of(image: Image.Image, digest: str) -> Print:
     return Print(digest, image.size, int.from_bytes(bits.tobytes(), "big"), small)
 
 
+def _look(file: Path) -> Image.Image:
+    """The picture, whole or reduced. A JPEG is decoded at an eighth, in a fraction of the time, and still to its end."""
+    faults = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # `load` tells them in words
+    if file.is_file():
+        with suppress(*faults), Image.open(file, formats=("JPEG",)) as opened:
+            opened.draft("RGB", (64, 64))
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    return load(file)
+
+
 def _read(example: Example) -> Print | str:
     """Its print, or why it cannot be used."""
     try:
-        image = load(example.file)
+        image = _look(example.file)
+        size = size_of(example.file) or image.size
         if example.mask is not None:
-            masks.of_file(example.mask, image.size)
-        return print_of(image, hashlib.sha256(example.file.read_bytes()).hexdigest())
+            masks.of_file(example.mask, size)
+        return replace(print_of(image, hashlib.sha256(example.file.read_bytes()).hexdigest()), size=size)
     except BadPicture as reason:
         return str(reason)
 

@@ -24,8 +24,8 @@ _HEAD = struct.Struct("<8s32sQII")  # mark, key, length of what follows, its che
 _PIECE = 1 << 20
 
 
-def _sealed(key: bytes, body: bytes) -> bytes:
-    head = _HEAD.pack(_MARK, key, len(body), zlib.crc32(body), 0)[:-4]
+def _sealed(key: bytes, body: bytes, checksum: int) -> bytes:
+    head = _HEAD.pack(_MARK, key, len(body), checksum, 0)[:-4]
     return head + struct.pack("<I", zlib.crc32(head)) + body
 
 
@@ -138,6 +138,7 @@ class Pack:
         text = json.dumps(notes).encode()
         text += b" " * (-(len(text) + 4) % 8)
         body = len(text).to_bytes(4, "little") + text + data
+        checksum = zlib.crc32(body)
         try:
             if self._fd < 0 or not fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_RDWR:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,14 +146,14 @@ class Pack:
             fcntl.flock(self._fd, fcntl.LOCK_EX)  # another run may add to the same file
             try:
                 at = os.lseek(self._fd, 0, os.SEEK_END)
-                left = memoryview(_sealed(key, body))
+                left = memoryview(_sealed(key, body, checksum))
                 while left:
                     left = left[os.write(self._fd, left) :]
             finally:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
         except OSError as error:
             raise StorageError(f"{self.path} could not be written: {error.strerror}") from error
-        self._places[key] = (at + _HEAD.size, len(body), zlib.crc32(body))
+        self._places[key] = (at + _HEAD.size, len(body), checksum)
 
     def sync(self) -> None:
         """To the disk with what was put in."""
@@ -170,8 +171,8 @@ class Pack:
             return False
         with replacing(self.path) as partial, partial.open("wb") as file:
             for key in sorted(kept, key=lambda key: self._places[key]):
-                offset, length, _ = self._places[key]
-                file.write(_sealed(key, bytes(self._read(offset, length))))
+                offset, length, checksum = self._places[key]
+                file.write(_sealed(key, bytes(self._read(offset, length)), checksum))
         self._places.clear()
         self._open(os.O_RDONLY)
         self._scan()

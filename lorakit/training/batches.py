@@ -25,7 +25,7 @@ class Batches:
     size: int
     seed: int
     name: str = "data"
-    mixed: bool = False
+    mixed: bool = True
     pictures: Sequence[int] | None = None
     _epoch: tuple[int, list[list[int]]] = field(default=(-1, []), repr=False)
 
@@ -72,7 +72,8 @@ class Batches:
     @property
     def steps(self) -> int:
         """Steps an epoch."""
-        self._of(0) if self._epoch[0] < 0 else None
+        if self._epoch[0] < 0:
+            self._of(0)
         return len(self._epoch[1])
 
 

@@ -50,10 +50,9 @@ class View:
         what = [self.digest, self.cut.box, self.cut.size, self.cut.pad, self.mirrored, self.mask, encoder, _VERSION]
         return hashlib.sha256(json.dumps(what).encode()).digest()
 
-    def pixels(self) -> Tensor:
-        """[3, h, w] in -1..1."""
-        x = to_tensor(np.asarray(cut(load(self.file), self.cut)))
-        x = x.flip(2) if self.mirrored else x
+    def pixels(self, whole: Tensor) -> Tensor:
+        """What is encoded of the cut picture, [3, h, w] in -1..1."""
+        x = whole.flip(2) if self.mirrored else whole
         return masks.hidden(x, self.drawn()) if self.mask else x
 
 
@@ -97,28 +96,25 @@ class Encoder:
     def all(self, views: Sequence[View], bad: Bad) -> Iterator[Encoded]:
         """Each view that can be read, in any order; the others go to `bad`."""
 
-        def pixels(view: View) -> Tensor | None:
-            try:
-                return view.pixels()
-            except BadPicture as reason:
-                bad.add(view.file, reason)
-                return None
+        groups: dict[tuple[Path, Cut], list[View]] = {}
+        for view in views:
+            groups.setdefault((view.file, view.cut), []).append(view)
 
-        def whole(view: View) -> list[Encoded]:
-            x = pixels(view)
-            return [] if x is None else self._finish([(view, x)], 1)
+        def finished(group: list[View]) -> list[Encoded]:
+            return [done for pair in _pixels(group, bad) for done in self._finish([pair], 1)]
 
         if is_small(self.components):
-            for done in each(whole, views, cores()):
-                yield from done
+            for found in each(finished, groups.values(), cores()):
+                yield from found
             return
         waiting: list[tuple[View, Tensor]] = []
-        views = sorted(views, key=lambda view: view.cut.size)
-        for view, future in zip(views, _ahead(views, pixels, cores(), 2 * cores() + 8), strict=True):
-            if waiting and (view.cut.size != waiting[0][0].cut.size or len(waiting) == self._together(waiting[0][0])):
-                yield from self._finish(waiting, self._together(waiting[0][0]))
-                waiting = []
-            if (x := future.result()) is not None:
+        ordered = sorted(groups.values(), key=lambda group: group[0].cut.size)
+        for future in _ahead(ordered, lambda group: _pixels(group, bad), cores(), 2 * cores() + 8):
+            for view, x in future.result():
+                count = self._together(waiting[0][0]) if waiting else 0
+                if waiting and (view.cut.size != waiting[0][0].cut.size or len(waiting) == count):
+                    yield from self._finish(waiting, count)
+                    waiting = []
                 waiting.append((view, x))
         if waiting:
             yield from self._finish(waiting, self._together(waiting[0][0]))
@@ -136,6 +132,16 @@ class Encoder:
             Encoded(view, key, found or next(made), found is None)
             for (view, _), key, found in zip(pictures, keys, there, strict=True)
         ]
+
+
+def _pixels(group: list[View], bad: Bad) -> list[tuple[View, Tensor]]:
+    """What goes into the encoder for all views of one cut, which is decoded once."""
+    try:
+        image = cut(load(group[0].file), group[0].cut)
+    except BadPicture as reason:
+        bad.add(group[0].file, reason)
+        return []
+    return [(view, view.pixels(to_tensor(np.asarray(image)))) for view in group]
 
 
 def _moments(components: Components, pictures: list[Tensor], count: int) -> list[Moments]:

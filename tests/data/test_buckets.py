@@ -1,10 +1,12 @@
 import time
+from itertools import groupby, product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorakit.data.bucket_search import search
 from lorakit.data.buckets import choose
 from lorakit.data.shapes import OVER, covering, cut_off, enlarged, kept, shortfall
 from tests.benchmarks.buckets import mixed, random_aspects, usual
@@ -24,6 +26,28 @@ def test_what_a_picture_loses_in_a_shape():
     assert shortfall(array((1000, 1000)), array((512, 384)), 512 * 512)[0] == 0.25
     assert shortfall(array((512, 384)), array((512, 384)), 512 * 512)[0] == 0  # it has no more
     assert cut_off(array((400, 300)), array((100, 100)), False)[0] == pytest.approx(0.25 + 10 / 16)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_the_search_finds_the_cheapest_of_all_assignments(data):
+    items, shapes, batch = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
+    numbers = st.floats(0, 1, width=32)
+    cost = np.array(data.draw(st.lists(numbers, min_size=2 * items * shapes, max_size=2 * items * shapes)), np.float32)
+    cost = cost.reshape(2, items, shapes)
+    counts = np.array(data.draw(st.lists(st.integers(1, 5), min_size=items, max_size=items)))
+    empty = np.array([0.0, 0.2], np.float32)
+
+    def price(chosen, m):
+        total = sum(float(cost[m, i, k]) for i, k in enumerate(chosen))
+        for _, run in groupby(range(items), key=lambda i: chosen[i]):
+            left = -sum(int(counts[i]) for i in run) % batch
+            total += 0.001 + float(empty[m]) / 4 + float(empty[m]) * left
+        return total
+
+    for m, chosen in enumerate(search(cost, counts, empty, batch)):
+        least = min(price(each, m) for each in product(range(shapes), repeat=items))
+        assert price(chosen.tolist(), m) <= least + 1e-4
 
 
 def test_covering_takes_the_column_that_gains_most_first_and_leaves_no_row_bare():

@@ -84,7 +84,7 @@ def test_an_instance_prompt_replaces_all_and_says_so(tmp_path):
     put(tmp_path, "b.png")
     notes = []
     assert captions(read(tmp_path, "sks", notes.append)) == {"a.png": ("sks",), "b.png": ("sks",)}
-    assert "captions of 1 pictures" in notes[0]
+    assert "captions of pictures are not read (1)" in notes[0]
 
 
 def test_all_faults_are_told_at_once_by_kind(tmp_path):
@@ -99,6 +99,7 @@ def test_all_faults_are_told_at_once_by_kind(tmp_path):
     lines = str(told.value).splitlines()
     assert len(lines) == 4
     text = "\n".join(lines)
+    assert "1 caption file is not UTF-8" in text and "1 picture has two caption files" in text
     assert "7 pictures have no caption: bare0.png, bare1.png" in text and "..." in text
     assert "latin.txt (byte 3)" in text and "two.png" in text and "long.txt" in text
 

@@ -54,6 +54,18 @@ def test_everything_is_told_at_once_errors_first(tmp_path):
     assert found.alike == ((0, 5), (1, 4)) and found.prints[7] is None
 
 
+def test_a_jpeg_is_looked_at_reduced_upright_and_to_its_end(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture((640, 480)).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    picture((640, 480)).rotate(-90, expand=True).save(tmp_path / "b.png")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    found = lint([example(tmp_path / name) for name in ("a.jpg", "b.png", "cut.jpg")], 64)
+    assert [one and one.size for one in found.prints] == [(480, 640), (480, 640), None]
+    assert found.alike == ((0, 1),) and "cut.jpg (damaged" in str(found.errors[0])
+
+
 def test_a_good_set_has_no_findings(tmp_path):
     for i in range(3):
         picture((128, 128), seed=i).save(tmp_path / f"{i}.png")

@@ -42,7 +42,7 @@ def test_copies_of_a_picture_are_spread_over_the_epoch():
 
 def test_rests_are_joined_in_runs_of_one_class():
     groups = list("aaaabbbcc")
-    batches = Batches(groups, 3, seed=2, mixed=True)
+    batches = Batches(groups, 3, seed=2)
     classes = [[groups[i] for i in batches[step]] for step in range(batches.steps)]
     assert sorted(map(len, classes)) == [3, 3, 3]
     assert sum(len(set(batch)) > 1 for batch in classes) == 1
@@ -51,7 +51,7 @@ def test_rests_are_joined_in_runs_of_one_class():
 @settings(max_examples=80, deadline=None)
 @given(GROUPS, st.integers(1, 12), st.integers(1, 4), st.integers(1, 5))
 def test_the_mean_over_processes_is_the_mean_over_the_batch(groups, size, world, most):
-    batches = Batches(groups, size, seed=3, mixed=True)
+    batches = Batches(groups, size, seed=3)
     for step in range(batches.steps):
         batch = batches[step]
         shares = [parts(batch, groups, most, rank, world) for rank in range(world)]

@@ -18,6 +18,15 @@ from tests.conftest import picture
 from tests.tiny import make
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads of short operators wait for one another on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def components(tmp_path_factory):
     return load(str(make(tmp_path_factory.mktemp("tiny") / "model")), torch.device("cpu"), torch.float32)
@@ -71,6 +80,19 @@ def test_an_edited_picture_is_encoded_again_and_only_that(components, pictures, 
     assert same(after, fill(components, pictures, None))
 
 
+def test_a_tenth_of_the_pictures_edited_is_a_tenth_encoded(components, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(30):
+        picture((32, 32), seed=i).save(folder / f"{i:02}.png")
+    fill(components, folder, tmp_path / "cache", shapes=[(32, 32)] * 30)
+    for i in (4, 17, 29):
+        picture((32, 32), seed=100 + i).save(folder / f"{i:02}.png")
+    again = fill(components, folder, tmp_path / "cache", shapes=[(32, 32)] * 30)
+    assert count(again) == (27, 3, 0)
+    assert same(again, fill(components, folder, None, shapes=[(32, 32)] * 30))
+
+
 def test_a_new_name_or_new_notes_in_the_file_change_nothing(components, pictures, tmp_path):
     fill(components, pictures, tmp_path / "cache")
     (pictures / "3.png").rename(pictures / "9.png")
@@ -98,6 +120,13 @@ def test_another_shape_or_encoder_or_mirror_is_another_entry(components, picture
     assert len(flipped.mirrored) == 6 and count(flipped) == (6, 6, 0)
     x = to_tensor(np.asarray(Image.open(pictures / "0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)))[None]
     torch.testing.assert_close(flipped.mirrored[0][0], latent_moments(components, x)[0][0])
+
+
+def test_a_picture_is_decoded_once_for_all_that_is_made_of_it(components, pictures, monkeypatch):
+    real, calls = encoding.load, []
+    monkeypatch.setattr(encoding, "load", lambda file: calls.append(file.name) or real(file))
+    cached = cache_latents(components, measured(read(pictures, "a")), 64, True, lambda *_: None, inpainting=(2, 0))
+    assert sorted(calls) == [f"{i}.png" for i in range(6)] and cached.counts.made > 18
 
 
 def test_two_copies_of_a_picture_are_encoded_once(components, pictures, tmp_path):
@@ -168,7 +197,7 @@ def test_all_pictures_that_cannot_be_used_are_listed(components, pictures):
         fill(components, pictures, None)
     for i in (1, 2):
         picture(seed=i).save(pictures / f"{i}.png")
-    with pytest.raises(InputError, match=r"1 pictures cannot be read: 0\.png \(its mask leaves nothing to learn\)"):
+    with pytest.raises(InputError, match=r"1 picture cannot be read: 0\.png \(its mask leaves nothing to learn\)"):
         fill(components, pictures, None, mask_weight=0.0)
 
 
