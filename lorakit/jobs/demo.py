@@ -76,9 +76,7 @@ class _Tour:
         config = TrainConfig(
             mode="dreambooth", class_prompt=class_prompt, prior_count=24, steps=self.steps, seed=self.seed
         )
-        life = train.Life(
-            target, self.out / name / "run", "kohya", "auto", "auto", 100, 1, "auto", force=False, dry_run=False
-        )
+        life = train.Life(target, self.out / name / "run", keep=1)
         train.run(data, config, life, train.Talk(self.tick, lambda text: None))
         return target
 

@@ -91,7 +91,9 @@ def _loaded(attached: variants.Attached, file: str) -> tuple[str, ...]:
         worst = max(cut, key=lambda name: cut[name])
         lines.append(f"{len(cut)} of them are of a higher rank and were cut; the worst, {worst}, by {cut[worst]:.2%}")
     if done.unmatched:
-        lines.append(f"{len(done.unmatched)} modules of {file} are not trained here and are left out: {done.unmatched[0]} ...")
+        lines.append(
+            f"{len(done.unmatched)} modules of {file} are not trained here and are left out: {done.unmatched[0]} ..."
+        )
     if done.untouched:
         lines.append(f"{len(done.untouched)} trained modules are not in {file} and start anew")
     return tuple(lines)

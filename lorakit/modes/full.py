@@ -1,6 +1,8 @@
 """Every weight of the UNet and, where asked, of the text encoders; the result is a whole model, which `extract` can
 take apart (Ruiz et al., 2023, as XavierXiao/Dreambooth-Stable-Diffusion does it)."""
 
+from torch import nn
+
 from lorakit.config import TrainConfig
 from lorakit.models.load import Components
 from lorakit.modes import Trained
@@ -18,7 +20,7 @@ def begin(components: Components, config: TrainConfig) -> Trained:
     until = 0
     if config.text_encoder:
         until = min(config.total, config.total if config.text_steps is None else config.text_steps)
-        text = {}
+        text: dict[str, nn.Parameter] = {}
         for part, encoder in components.text_encoders.items():
             encoder.requires_grad_(True)
             text |= {f"{part}.{name}": p for name, p in encoder.named_parameters()}

@@ -11,4 +11,6 @@ ADAPTERS = True
 
 def begin(components: Components, config: TrainConfig) -> Trained:
     adapters = attach(components, config, 0, lambda step: True)
-    return Trained(adapters.groups, adapters.adapter, adapters.text_until, attached=adapters.attached, notes=adapters.notes)
+    return Trained(
+        adapters.groups, adapters.adapter, adapters.text_until, attached=adapters.attached, notes=adapters.notes
+    )

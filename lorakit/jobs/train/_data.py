@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lorakit.config import TrainConfig
 from lorakit.data import buckets, dataset
@@ -42,7 +43,7 @@ class Data:
     held_out: Sequence[HeldOut]
     captions: Sequence[str] | None
     pictures: Mapping[str, Path]
-    table: Sequence[Mapping[str, object]]
+    table: Sequence[Mapping[str, Any]]
     hash: str
     family: str
 

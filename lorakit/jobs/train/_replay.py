@@ -23,15 +23,14 @@ def bundle(run: Run, error: Diverged) -> str:
     listed = checkpoints.listed(run.life.run_folder / "checkpoints")
     good = str(listed[-1][1]) if listed else None
     file = run.life.run_folder / f"replay-{step.number:06d}.json"
+    samples = _samples(run, step)
     told = {
         "lorakit.run": run.notes[RUN], "step": step.number, "checkpoint": good, "loss": _number(float(step.loss)),
-        "grad_norm": _number(float(step.norm)), "samples": _samples(run, step),
+        "grad_norm": _number(float(step.norm)), "samples": samples,
     }  # fmt: skip
     if run.world.main:
         write_text(file, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    bad = [s["picture"] for s in told["samples"] if not isinstance(s["loss"], float)] or [
-        s["picture"] for s in told["samples"]
-    ]
+    bad = [s["picture"] for s in samples if not isinstance(s["loss"], float)] or [s["picture"] for s in samples]
     kept = f"{good} is the last good checkpoint" if good else "there is no checkpoint before it"
     return f"{error} (pictures: {counted(bad)}); try a lower --lr\n{kept}; look at the step again with --replay {file}"
 
