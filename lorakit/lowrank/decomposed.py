@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from lorakit.arrays import Array
+from lorakit.deltas._algebra import doubles
 from lorakit.deltas.low_rank import LowRank
 
 
@@ -20,9 +19,9 @@ class Decomposed:
     slack   by how much, relative to the norm, the error at any rank may exceed the optimum's (a certificate); 0 is exact
     """
 
-    u: Tensor
-    s: Tensor
-    vh: Tensor
+    u: Array
+    s: Array
+    vh: Array
     shape: tuple[int, ...]
     total: float
     floor: float = 0.0
@@ -37,7 +36,7 @@ class Decomposed:
         """The share of the squared norm that the first `rank` triplets hold, 0 to 1; 1 of a delta that is 0."""
         if self.total <= 0:
             return 1.0
-        return min(1.0, float(self.s[:rank].double().square().sum()) / self.total)
+        return min(1.0, float((doubles(self.s[:rank]) ** 2).sum()) / self.total)
 
     def error(self, rank: int) -> float:
         """||delta - the first `rank` triplets|| / ||delta||."""
@@ -46,14 +45,16 @@ class Decomposed:
     def cut(self, rank: int) -> LowRank:
         """The best adapter of this rank, alpha = rank, the singular values shared evenly. Eckart and Young, 1936."""
         k = max(1, min(rank, len(self.s)))
-        root = self.s[:k].sqrt()
+        root = self.s[:k] ** 0.5
         down, up = root[:, None] * self.vh[:k], self.u[:, :k] * root
         ones = (1,) * (len(self.shape) - 2)
-        return LowRank(down.reshape(k, *self.shape[1:]).contiguous(), up.reshape(-1, k, *ones).contiguous(), float(k))
+        return LowRank(down.reshape(k, *self.shape[1:]), up.reshape(-1, k, *ones), float(k))
 
 
-def of_factors(up: Tensor, down: Tensor, shape: tuple[int, ...], floor: float = 0.0) -> Decomposed:
+def of_factors(up: Array, down: Array, shape: tuple[int, ...], floor: float = 0.0) -> Decomposed:
     """All triplets of up [out, r] @ down [r, in*kh*kw], exactly: QR of both factors and one small SVD, in float64."""
+    import torch
+
     from lorakit.lowrank.compress import spectrum
 
     if up.shape[1] == 0:
