@@ -136,6 +136,12 @@ def floats(x: Array) -> Any:
     return x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
 
 
+def on_host(x: Array) -> np.ndarray:
+    """The values as numpy, wherever they are."""
+    values = floats(x)
+    return values.cpu().numpy() if is_torch(values) else values
+
+
 def number(x: Array) -> float:
     """The one value of a scalar, however it is shaped and typed; ValueError where there is not exactly one."""
     if prod(x.shape) != 1:
@@ -148,6 +154,12 @@ def dtype_of(x: Array) -> str:
     if isinstance(x, Stored):
         return x.dtype
     return _OURS[str(x.dtype).removeprefix("torch.")]
+
+
+def spelled(dtype: Any) -> str:
+    """A dtype of torch, its name ("float16"), or safetensors' own, as safetensors spells it."""
+    name = str(dtype).removeprefix("torch.")
+    return _OURS.get(name, name)
 
 
 def nbytes(x: Array) -> int:

@@ -5,17 +5,17 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from lorakit import __version__
 from lorakit.adapter import Adapter
+from lorakit.arrays import cast, spelled
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
 from lorakit.families import table
 from lorakit.formats import files
 from lorakit.formats.adapters._modules import Context
-from lorakit.io import tensors
+from lorakit.io import safetensors
 from lorakit.io.files import existing_file
 from lorakit.io.paths import check_adapters, split
 from lorakit.registry import ADAPTER_FORMATS
@@ -100,14 +100,15 @@ def load(file: Path) -> Adapter:
 
 
 def save(
-    file: Path, adapter: Adapter, file_format: str, dtype: torch.dtype | None = None, family: str | None = None
+    file: Path, adapter: Adapter, file_format: str, dtype: Any = None, family: str | None = None
 ) -> None:
     """Write the adapter whole, with what clients look for in the metadata.
 
     family  of the base model, where it is known by more than the adapter's modules
     """
     if dtype is not None:
-        adapter = adapter.mapped(lambda x: x.to(dtype))
+        kind = spelled(dtype)
+        adapter = adapter.mapped(lambda x: cast(x, kind))
     named = adapter.with_metadata(
         **{
             "ss_network_module": "networks.lora",
@@ -123,7 +124,7 @@ def save(
     )
     if encoded.losses:
         raise InputError(f"{file}: {file_format} files cannot hold all of it: {'; '.join(encoded.losses[:10])}")
-    tensors.save(file, encoded.tensors, encoded.metadata)
+    safetensors.write(file, encoded.tensors, encoded.metadata)
 
 
 def parse_weights(text: str, count: int, option: str) -> list[float]:

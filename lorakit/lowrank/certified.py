@@ -10,7 +10,7 @@ from lorakit.lowrank.decomposed import Decomposed
 from lorakit.lowrank.dense import Dense
 
 _PRECISE = 1e-4  # of the squared norm: remainders below this are worked out by themselves, as differences cancel
-_SIZES = 64
+_SIZES = 32
 _ROUNDING = 1e-6  # of the squared norm: what products in float32 may take from a bound
 
 
@@ -110,8 +110,8 @@ def finished(
         limit = np.maximum(np.minimum(limit, best[: len(sums)] + _ROUNDING * total), sums)
     u, vh = x.upright(left, right)
     found = Certified(u, s.astype(np.float32), vh, shape, total, wanted.floor, best=tuple(limit.tolist()))
-    worst = max((found.excess(rank) for rank in range(1, len(s) + 1)), default=0.0)
-    return replace(found, slack=worst)
+    errors = np.sqrt(np.maximum(0, 1 - np.minimum(sums / total, 1))) - np.sqrt(np.maximum(0, 1 - limit / total))
+    return replace(found, slack=max(0.0, float(errors.max(initial=0.0))))
 
 
 def nothing(x: Dense, shape: tuple[int, ...], wanted: Wanted) -> Certified:

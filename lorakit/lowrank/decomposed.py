@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorakit.arrays import Array
-from lorakit.deltas._algebra import doubles
+from lorakit.arrays import Array, floats
+from lorakit.deltas._algebra import as_type, doubles, lib_of
 from lorakit.deltas.low_rank import LowRank
 
 
@@ -53,11 +53,12 @@ class Decomposed:
 
 def of_factors(up: Array, down: Array, shape: tuple[int, ...], floor: float = 0.0) -> Decomposed:
     """All triplets of up [out, r] @ down [r, in*kh*kw], exactly: QR of both factors and one small SVD, in float64."""
-    import torch
-
-    from lorakit.lowrank.compress import spectrum
-
+    up, down, lib = floats(up), floats(down), lib_of(up)
     if up.shape[1] == 0:
-        return Decomposed(up.float(), torch.zeros(0), down.float(), shape, 0.0, floor)
-    u, s, vh = spectrum(up, down)
-    return Decomposed(u, s, vh, shape, float(s.double().square().sum()), floor)
+        return Decomposed(up, up[0], down, shape, 0.0, floor)
+    q_up, r_up = lib.linalg.qr(doubles(up))
+    q_down, r_down = lib.linalg.qr(doubles(down).T)
+    u, s, vh = lib.linalg.svd(r_up @ r_down.T, full_matrices=False)
+    return Decomposed(
+        as_type(q_up @ u, up), as_type(s, up), as_type(vh @ q_down.T, up), shape, float((s**2).sum()), floor
+    )

@@ -80,6 +80,10 @@ class Dense:
             total += float(np.vdot(rest, rest))
         return total
 
+    def missed(self, up: np.ndarray, down: np.ndarray) -> float:
+        """||delta - up @ down||², up [out, k], down [k, in*kh*kw]."""
+        return self.remainder(down.T, up.T) if self.turned else self.remainder(up, down)
+
     def _squared(self) -> float:
         flat = self.delta.reshape(-1)
         return sum(float(np.dot(x, x)) for x in (flat[at : at + _PIECE] for at in range(0, len(flat), _PIECE)))

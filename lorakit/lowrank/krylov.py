@@ -8,8 +8,9 @@ import numpy as np
 
 from lorakit.lowrank.dense import Dense
 
-_ILL = 1e-6  # least squared pivot, relative, that Cholesky's factor may have in float32
+_ILL = 1e-4  # least squared pivot, relative, that Cholesky's factor of a Gram matrix in float32 may have
 _LOST = 1e-9  # squared size, relative, below which a direction is the rounding of the others
+_ROUND = 4e-6  # how far from orthonormal float32 leaves a basis
 
 
 class Space:
@@ -27,14 +28,18 @@ class Space:
         self.x, self._draw = x, draw
         self.basis = self.image = np.zeros((x.p, 0), np.float32)
         self.rows: list[Any] = []
+        self.probed: np.ndarray | None = None
         self._next = x.through(draw.standard_normal((x.q, width), np.float32))
 
     @property
     def size(self) -> int:
         return self.basis.shape[1]
 
-    def grow(self, width: int) -> bool:
-        """One block more; False where nothing is left to grow by. Directions that were new are joined by random ones."""
+    def grow(self, width: int, probes: np.ndarray | None = None) -> bool:
+        """One block more; False where nothing is left to grow by.
+
+        A block that has fewer directions is filled up at random. `probes` [p, m] go along: A probes is kept.
+        """
         block = self._next
         if block.shape[1] < width:
             more = self._draw.standard_normal((self.x.q, width - block.shape[1]), np.float32)
@@ -42,7 +47,12 @@ class Space:
         block = orthonormal(block, self.basis)
         if not block.shape[1]:
             return False
-        rows, image = self.x.image(block)
+        new = block.shape[1]
+        if probes is not None:
+            rows, image = self.x.image(np.concatenate([block, probes], 1))
+            rows, image, self.probed = rows[:new], image[:, :new], image[:, new:]
+        else:
+            rows, image = self.x.image(block)
         self.rows.append(rows)
         self.basis = np.concatenate([self.basis, block], 1)
         self.image = np.concatenate([self.image, image], 1)
@@ -60,24 +70,23 @@ def orthonormal(y: np.ndarray, beside: np.ndarray) -> np.ndarray:
     Twice is enough (Giraud et al., 2005). By Cholesky's factor of the Gram matrix, all products; where the columns
     nearly depend on one another, by its eigenvectors, which tell how many there are (Stathopoulos and Wu, 2002).
     """
-    size = np.sqrt(np.einsum("ij,ij->j", y, y, dtype="f8"))
-    for _ in range(2):
+    before = np.einsum("ij,ij->j", y, y, dtype="f8")
+    for _ in range(3):
         y = y - beside @ (beside.T @ y)
-        y, size = _parted(y, size)
-        if not y.shape[1]:
-            return y
-    return _parted(y - beside @ (beside.T @ y), size)[0] if size.min() < 0.5 else y
+        gram = (y.T @ y).astype("f8")
+        # A column that is nothing but rounding now must not be blown up to length 1.
+        there = (gram.diagonal() > _LOST * before) & (before > 0)
+        if not there.all():
+            y, gram = y[:, there], gram[np.ix_(there, there)]
+        if not y.shape[1] or np.abs(gram - np.eye(len(gram))).max() < _ROUND:
+            break
+        y = y @ _parting(gram)
+        before = np.ones(y.shape[1])
+    return y
 
 
-def _parted(y: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the columns made orthonormal, 1 for each); `size` [b] is what the columns were before anything was taken away."""
-    gram = y.T.astype("f8") @ y
-    # A column that is nothing but rounding now must not be blown up to length 1.
-    there = (gram.diagonal() > _LOST * size**2) & (size > 0)
-    if not there.all():
-        y, gram = y[:, there], gram[np.ix_(there, there)]
-    if not y.shape[1]:
-        return y, np.ones(0)
+def _parting(gram: np.ndarray) -> np.ndarray:
+    """[b, at most b] by which columns of this Gram matrix become orthonormal, in float32."""
     scale = 1 / np.sqrt(gram.diagonal())
     gram = gram * scale * scale[:, None]
     try:
@@ -88,7 +97,6 @@ def _parted(y: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         turn = np.linalg.inv(factor).T
     else:
         values, vectors = np.linalg.eigh(gram)
-        kept = values > _LOST * values[-1]
+        kept = values > _ILL / 10 * values[-1]
         turn = vectors[:, kept] / np.sqrt(values[kept])
-    turn = (scale[:, None] * turn).astype(np.float32)
-    return y @ turn, np.ones(turn.shape[1])
+    return (scale[:, None] * turn).astype(np.float32)

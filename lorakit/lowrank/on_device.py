@@ -59,6 +59,10 @@ class OnDevice(Dense):
         return x.cpu().numpy()
 
 
+def device(name: str) -> torch.device:
+    return torch.device(name)
+
+
 def difference(tuned: Stored, base: Stored, device: torch.device) -> Tensor | None:
     """tuned - base [n] in float32 on the device; None where they hold the same, ValueError where one is not finite.
 

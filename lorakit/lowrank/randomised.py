@@ -7,7 +7,7 @@ import numpy as np
 from lorakit.lowrank.certified import Certified, Wanted, bounds, finished, nothing
 from lorakit.lowrank.dense import Dense
 from lorakit.lowrank.krylov import Space
-from lorakit.lowrank.outside import outside
+from lorakit.lowrank.outside import PROBES, outside
 
 SHARE = 0.999  # of what the best triplets hold: what is proven before the search ends
 _BLOCKS = 4  # before a proof is tried
@@ -32,18 +32,20 @@ def leading(x: Dense, shape: tuple[int, ...], wanted: Wanted, seed: int = 0) -> 
     if _BLOCKS * width > _WIDEST * x.p:
         return None
     space = Space(x, width, draw)
+    probes = draw.standard_normal((x.p, PROBES), np.float32)
     alive, blocks = True, 0
     while True:
-        for _ in range(_BLOCKS if not blocks else 1):
-            alive = alive and space.grow(width)
-            blocks += 1
+        while alive and blocks < _BLOCKS - 1:
+            alive, blocks = space.grow(width), blocks + 1
+        if alive:  # the first probes go through the delta with the last block
+            alive, blocks = space.grow(width, probes if space.probed is None else None), blocks + 1
         ritz = _Ritz(space)
         found = wanted.count(np.sqrt(ritz.theta), total)
         if not alive:  # the delta has no more than this
             return ritz.finished(found or min(wanted.most, space.size), shape, wanted, ritz.everything(total))
         enough = found is not None and _BLOCKS * _width(found) <= _BLOCKS * width
         if found is not None and enough:
-            best = ritz.proof(found, total, draw)
+            best = ritz.proof(found, total, probes)
             if best is not None:
                 return ritz.finished(found, shape, wanted, best)
             if blocks > _BLOCKS and ritz.theta[found - 1] < _FLAT * ritz.theta[-1]:
@@ -74,7 +76,7 @@ class _Ritz:
         """Bounds that hold whatever is outside."""
         return self.theta.cumsum() + max(0.0, total - float(self.theta.sum()))
 
-    def proof(self, k: int, total: float, draw: np.random.Generator) -> np.ndarray | None:
+    def proof(self, k: int, total: float, probes: np.ndarray) -> np.ndarray | None:
         """Upper bounds of what the best 1 to k triplets hold; None where they do not prove `SHARE`."""
         held = float(self.theta[:k].sum())
         allowed = (1 / SHARE - 1) * held
@@ -83,7 +85,9 @@ class _Ritz:
         least, last = float(self.theta[k - 1]), float(self.theta[-1])
         if self._lost(k, max(last, 0.5 * least)) > allowed:
             return None  # the probes cost as much as a block, and would be in vain
-        for limit in outside(self.space, least, draw, _PRODUCTS):
+        if self.space.probed is None:
+            raise ValueError("the probes have not gone through the delta")
+        for limit in outside(self.space, probes, self.space.probed, least, _PRODUCTS):
             if limit < least or self._lost(k, limit) < allowed:
                 best = bounds(self.theta, self.residual, limit, k)
                 if float(best[-1]) - held <= allowed:

@@ -1,6 +1,7 @@
 """Independent pieces of work on the cores of a CPU."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -29,10 +30,11 @@ def each(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> I
     does not depend on how many threads there are.
     """
 
-    import torch  # not for those who only count cores
+    torch = sys.modules.get("torch")  # who works without it need not load it
 
     def one(item: Item) -> Result:
-        torch.set_num_threads(1)  # OpenMP keeps this by thread
+        if torch is not None:
+            torch.set_num_threads(1)  # OpenMP keeps this by thread
         return work(item)
 
     with ThreadPoolExecutor(max(1, count)) as pool:
