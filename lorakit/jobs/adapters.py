@@ -99,9 +99,7 @@ def load(file: Path) -> Adapter:
     return replace(adapter, modules={name: plain(delta) for name, delta in adapter.modules.items()})
 
 
-def save(
-    file: Path, adapter: Adapter, file_format: str, dtype: Any = None, family: str | None = None
-) -> None:
+def save(file: Path, adapter: Adapter, file_format: str, dtype: Any = None, family: str | None = None) -> None:
     """Write the adapter whole, with what clients look for in the metadata.
 
     family  of the base model, where it is known by more than the adapter's modules

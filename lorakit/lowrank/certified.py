@@ -95,13 +95,12 @@ def finished(
     squares = np.einsum("ij,ij->i", right, right, dtype="f8")
     order = np.argsort(-squares, kind="stable")
     left, right, squares = left[:, order], right[order], squares[order]
-    total = x.squared
-    held = float(squares.sum())
+    s = np.sqrt(squares).astype(np.float32)
+    sums = np.cumsum(s.astype("f8") ** 2)  # of what is written down
+    total, held = x.squared, float(sums[-1])
     if total - held < _PRECISE * total:
         total = held + x.remainder(left, right)
-    s = np.sqrt(squares)
-    right = right / np.maximum(s, np.finfo(np.float32).tiny)[:, None].astype(np.float32)
-    sums = np.cumsum(squares)
+    right = right / np.maximum(s, np.finfo(np.float32).tiny)[:, None]
     if best is None:
         limit = sums
     else:
@@ -109,7 +108,7 @@ def finished(
         limit = np.minimum(total, sums + max(0.0, total - inside))
         limit = np.maximum(np.minimum(limit, best[: len(sums)] + _ROUNDING * total), sums)
     u, vh = x.upright(left, right)
-    found = Certified(u, s.astype(np.float32), vh, shape, total, wanted.floor, best=tuple(limit.tolist()))
+    found = Certified(u, s, vh, shape, total, wanted.floor, best=tuple(limit.tolist()))
     errors = np.sqrt(np.maximum(0, 1 - np.minimum(sums / total, 1))) - np.sqrt(np.maximum(0, 1 - limit / total))
     return replace(found, slack=max(0.0, float(errors.max(initial=0.0))))
 

@@ -29,31 +29,30 @@ def leading(x: Dense, shape: tuple[int, ...], wanted: Wanted, seed: int = 0) -> 
         return nothing(x, shape, wanted)
     draw = np.random.default_rng(seed)
     width = _width(min(wanted.most, _FIRST) if wanted.open else wanted.most)
-    if _BLOCKS * width > _WIDEST * x.p:
+    room = int(_WIDEST * x.p)
+    if _BLOCKS * width > room:
         return None
     space = Space(x, width, draw)
     probes = draw.standard_normal((x.p, PROBES), np.float32)
-    alive, blocks = True, 0
-    while True:
-        while alive and blocks < _BLOCKS - 1:
-            alive, blocks = space.grow(width), blocks + 1
-        if alive:  # the first probes go through the delta with the last block
-            alive, blocks = space.grow(width, probes if space.probed is None else None), blocks + 1
+    alive = all(space.grow(width) for _ in range(_BLOCKS - 1))
+    for step in range(room):  # room for all steps there can be
+        # The probes go through the delta beside the first block that a proof may follow.
+        alive = alive and space.grow(width, None if step else probes)
         ritz = _Ritz(space)
         found = wanted.count(np.sqrt(ritz.theta), total)
         if not alive:  # the delta has no more than this
             return ritz.finished(found or min(wanted.most, space.size), shape, wanted, ritz.everything(total))
-        enough = found is not None and _BLOCKS * _width(found) <= _BLOCKS * width
-        if found is not None and enough:
+        if found is None or _width(found) > width:
+            width = 2 * width
+        else:
             best = ritz.proof(found, total, probes)
             if best is not None:
                 return ritz.finished(found, shape, wanted, best)
-            if blocks > _BLOCKS and ritz.theta[found - 1] < _FLAT * ritz.theta[-1]:
-                return None
-        else:
-            width = 2 * width
-        if space.size + width > _WIDEST * x.p:
-            return None
+            if step and ritz.theta[found - 1] < _FLAT * ritz.theta[-1]:
+                break
+        if space.size + width > room:
+            break
+    return None
 
 
 def _width(k: int) -> int:

@@ -12,8 +12,8 @@ from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, RefusedError, UsageError
 from lorakit.formats import files
-from lorakit.jobs import adapters, extract
-from lorakit.jobs.extract import Choices
+from lorakit.jobs import adapters, extract, extract_models
+from lorakit.jobs.extract_choices import Choices
 from lorakit.lowrank.ranks import Rule
 from lorakit.models.config import folder_of
 from tests import tiny
@@ -49,7 +49,7 @@ def tune(base: Path, target: Path, changes, dtype=None) -> Path:
 def low(base: Path, name: str, rank: int, seed: int = 0) -> torch.Tensor:
     tensors = load_file(base / FILES[name.partition(".")[0]])
     shape = tensors[key_of(tensors, name)].shape
-    return with_values(shape[0], shape[1:].numel(), torch.linspace(2, 1, rank), seed).reshape(shape)
+    return torch.from_numpy(with_values(shape[0], shape[1:].numel(), torch.linspace(2, 1, rank), seed).reshape(shape))
 
 
 def take(tuned, base, output, dtype=torch.float32, report=None, file_format="kohya", **choices):
@@ -113,24 +113,12 @@ def test_a_change_of_rounding_alone_is_no_change(base, tmp_path):
 
 def test_what_is_the_same_costs_no_arithmetic(tuned, base, tmp_path, monkeypatch):
     asked = []
-    solved = extract.solved
-    monkeypatch.setattr(extract, "solved", lambda d, shape, *a, **k: asked.append(shape) or solved(d, shape, *a, **k))
-    monkeypatch.setattr("lorakit.jobs.differences._values", seen := _Seen())
+    solve = extract_models.solve
+    monkeypatch.setattr(extract_models, "solve", lambda name, *more: asked.append(name) or solve(name, *more))
     done, adapter, _ = take(tuned, base, tmp_path / "x.safetensors", parts=("unet",))
-    assert len(asked) == 2 and seen.count == 4  # two weights of either model
+    assert sorted(asked) == [QUERY, CONV]
     assert not any(name.startswith("text_encoder") for name in adapter.modules)
     assert done["layers"] == 2
-
-
-class _Seen:
-    def __init__(self):
-        from lorakit.jobs.differences import _values
-
-        self.count, self.real = 0, _values
-
-    def __call__(self, *arguments):
-        self.count += 1
-        return self.real(*arguments)
 
 
 def test_a_text_encoder_that_is_the_same_has_no_keys(base, changes, tmp_path):
@@ -156,7 +144,7 @@ def test_two_text_encoders_with_joined_weights(tmp_path):
     tiny.single(base, file, "sdxl")
     tensors = load_file(file)
     key = "conditioner.embedders.1.model.transformer.resblocks.1.attn.in_proj_weight"
-    delta = with_values(32, 32, [1.0])
+    delta = torch.from_numpy(with_values(32, 32, [1.0]))
     tensors[key][32:64] += delta
     save_file(tensors, file)
     _, adapter, _ = take(file, base, tmp_path / "x.safetensors", rule=Rule("fixed", 2))
