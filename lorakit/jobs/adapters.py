@@ -5,11 +5,11 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lorakit import __version__
 from lorakit.adapter import Adapter
-from lorakit.arrays import cast, spelled
+from lorakit.arrays import narrowed, type_named
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
 from lorakit.families import table
@@ -19,6 +19,9 @@ from lorakit.io import safetensors
 from lorakit.io.files import existing_file
 from lorakit.io.paths import check_adapters, split
 from lorakit.registry import ADAPTER_FORMATS
+
+if TYPE_CHECKING:
+    import torch
 
 RECIPE_VERSION = 1
 
@@ -31,7 +34,8 @@ class Weighted:
     weight: float
 
     def sha256(self) -> str:
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+        with self.file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_recipe(file: Path) -> list[Weighted]:
@@ -99,14 +103,14 @@ def load(file: Path) -> Adapter:
     return replace(adapter, modules={name: plain(delta) for name, delta in adapter.modules.items()})
 
 
-def save(file: Path, adapter: Adapter, file_format: str, dtype: Any = None, family: str | None = None) -> None:
+def save(
+    file: Path, adapter: Adapter, file_format: str, dtype: "torch.dtype | str | None" = None, family: str | None = None
+) -> None:
     """Write the adapter whole, with what clients look for in the metadata.
 
+    dtype   torch's, or its name, "float16"; the scales that a format asks for are applied before the rounding to it
     family  of the base model, where it is known by more than the adapter's modules
     """
-    if dtype is not None:
-        kind = spelled(dtype)
-        adapter = adapter.mapped(lambda x: cast(x, kind))
     named = adapter.with_metadata(
         **{
             "ss_network_module": "networks.lora",
@@ -122,7 +126,10 @@ def save(file: Path, adapter: Adapter, file_format: str, dtype: Any = None, fami
     )
     if encoded.losses:
         raise InputError(f"{file}: {file_format} files cannot hold all of it: {'; '.join(encoded.losses[:10])}")
-    safetensors.write(file, encoded.tensors, encoded.metadata)
+    tensors = encoded.tensors
+    if dtype is not None:
+        tensors = {key: narrowed(x, type_named(str(dtype))) for key, x in tensors.items()}
+    safetensors.write(file, tensors, encoded.metadata)
 
 
 def parse_weights(text: str, count: int, option: str) -> list[float]:

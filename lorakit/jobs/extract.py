@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import SIZES, spelled
+from lorakit.arrays import SIZES, type_named
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats.adapters._modules import balanced
 from lorakit.io.files import check_target, write_text
@@ -30,12 +30,12 @@ def run(
     for path in (output, report):
         if path is not None:
             check_target(path, force=force)
-    size = SIZES[spelled(dtype)]
+    size = SIZES[type_named(str(dtype))]
     if base is None:
         adapter, found, family, extra = of_adapter(tuned, choices, size, tick)
     else:
         adapter, found, family, extra = between(tuned, base, choices, size, device, tick, note, dry_run)
-    if spelled(dtype) == "F16":
+    if type_named(str(dtype)) == "F16":
         modules = {n: balanced(x) if isinstance(x, LowRank) else x for n, x in adapter.modules.items()}
         adapter = replace(adapter, modules=modules)
     written = [] if dry_run else [str(path) for path in (output, report) if path is not None]

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from lorakit.arrays import Array, floats
-from lorakit.deltas._algebra import as_type, doubles, lib_of
+from lorakit.deltas._algebra import doubles
 from lorakit.deltas.low_rank import LowRank
+from lorakit.lowrank.compress import single, spectrum
 
 
 @dataclass(frozen=True)
 class Decomposed:
     """delta = u * s @ vh + what was not taken.
 
-    u [out, k], s [k] falling, vh [k, in*kh*kw], float32; shape of the weight
+    u [out, k], s [k] falling, vh [k, in*kh*kw], float32, all numpy or all torch; shape of the weight
     total   squared Frobenius norm of the whole delta, so that total - sum(s²) is what the triplets leave
     floor   singular values up to this are rounding noise of the files the delta comes from; 0 where none is known
     slack   by how much, relative to the norm, the error at any rank may exceed the optimum's (a certificate); 0 is exact
     """
 
-    u: Array
-    s: Array
-    vh: Array
+    u: Any
+    s: Any
+    vh: Any
     shape: tuple[int, ...]
     total: float
     floor: float = 0.0
@@ -30,7 +31,7 @@ class Decomposed:
     @property
     def numbers_a_rank(self) -> int:
         """How many numbers one more rank costs: out + in*kh*kw."""
-        return self.u.shape[0] + self.vh.shape[1]
+        return int(self.u.shape[0] + self.vh.shape[1])
 
     def kept(self, rank: int) -> float:
         """The share of the squared norm that the first `rank` triplets hold, 0 to 1; 1 of a delta that is 0."""
@@ -51,14 +52,9 @@ class Decomposed:
         return LowRank(down.reshape(k, *self.shape[1:]), up.reshape(-1, k, *ones), float(k))
 
 
-def of_factors(up: Array, down: Array, shape: tuple[int, ...], floor: float = 0.0) -> Decomposed:
+def of_factors(up: Any, down: Any, shape: tuple[int, ...], floor: float = 0.0) -> Decomposed:
     """All triplets of up [out, r] @ down [r, in*kh*kw], exactly: QR of both factors and one small SVD, in float64."""
-    up, down, lib = floats(up), floats(down), lib_of(up)
     if up.shape[1] == 0:
-        return Decomposed(up, up[0], down, shape, 0.0, floor)
-    q_up, r_up = lib.linalg.qr(doubles(up))
-    q_down, r_down = lib.linalg.qr(doubles(down).T)
-    u, s, vh = lib.linalg.svd(r_up @ r_down.T, full_matrices=False)
-    return Decomposed(
-        as_type(q_up @ u, up), as_type(s, up), as_type(vh @ q_down.T, up), shape, float((s**2).sum()), floor
-    )
+        return Decomposed(single(up), single(up[0]), single(down), shape, 0.0, floor)
+    u, s, vh = spectrum(up, down)
+    return Decomposed(u, s, vh, shape, float((doubles(s) ** 2).sum()), floor)

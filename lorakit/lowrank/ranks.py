@@ -73,8 +73,8 @@ def _values(one: Decomposed) -> Any:
     from lorakit.arrays import is_torch
     from lorakit.deltas._algebra import doubles
 
-    s = doubles(one.s)
-    return s.detach().cpu().numpy() if is_torch(s) else s
+    values = doubles(one.s)
+    return values.cpu().numpy() if is_torch(values) else values
 
 
 def _limit(one: Decomposed, s: Any, rule: Rule) -> int:

@@ -27,14 +27,12 @@ def each(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> I
     """work(item) for each, in order, `count` at a time, each on one thread of its own.
 
     A small model spends more time at the barriers of threaded operators than in arithmetic; and on one thread a result
-    does not depend on how many threads there are.
+    does not depend on how many threads there are. torch is told so where it is in use, and not imported for it.
     """
 
-    torch = sys.modules.get("torch")  # who works without it need not load it
-
     def one(item: Item) -> Result:
-        if torch is not None:
-            torch.set_num_threads(1)  # OpenMP keeps this by thread
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)  # OpenMP keeps this by thread
         return work(item)
 
     with ThreadPoolExecutor(max(1, count)) as pool:
