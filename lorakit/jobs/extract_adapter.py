@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import finite
+from lorakit.arrays import finite, on_host
 from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
@@ -118,7 +118,7 @@ def _reranked(name: str, *, modules: Mapping[str, Delta], choices: Choices) -> T
     low = plain(modules[name])
     if not all(finite(x) for x in (low.down, low.up)):
         raise InputError(f"NaN or infinity in {name}")
-    up, down = low.factors()
+    up, down = (on_host(x) for x in low.factors())  # a pickle holds torch tensors
     found = of_factors(up, down, low.shape)
     rule = choices.rule_of(low.shape)
     if rule.kind == "budget":
