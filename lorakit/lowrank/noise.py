@@ -46,7 +46,7 @@ def floor(tuned: np.ndarray, tuned_dtype: str, base: np.ndarray, base_dtype: str
     if not found:
         return 0.0
     if len(found) == 1 or tuned_dtype != base_dtype:
-        rows, columns = (sum(sums) for sums in zip(*found, strict=True))
+        rows, columns = (np.sum(sums, 0) for sums in zip(*found, strict=True))
         return _MARGIN * edge(rows, columns)
     one = _MARGIN * edge(*found[0])
     both = _MARGIN * edge(found[0][0] + found[1][0], found[0][1] + found[1][1])
