@@ -116,6 +116,8 @@ def make(folder: Path, family: str) -> None:
         part, _, path = name.partition(".")
         parts.setdefault(part, {})[f"{path}.weight"] = (97 * seed, name, shape)
     for model in ("base", "tuned"):
+        (folder / model).mkdir(parents=True, exist_ok=True)
+        (folder / model / "model_index.json").write_text("{}")
         for part, keys in parts.items():
             tensors = {key: Stored("F16", one[2], partial(made, *one, model == "tuned")) for key, one in keys.items()}
             file = "diffusion_pytorch_model" if part == "unet" else "model"
