@@ -7,7 +7,7 @@ gives any of them as numbers to calculate with, in numpy or, for a torch tensor,
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +30,24 @@ _TORCH = {
     "U16": "uint16", "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32",
     "I64": "int64", "U64": "uint64", "F64": "float64",
 }  # fmt: skip
+_COMPARED = 1 << 15  # words at a time
 _OURS = {theirs: ours for ours, theirs in _TORCH.items()}
 
 
 class Stored:
     """A tensor as bytes, little-endian and row by row, read when they are asked for."""
 
-    __slots__ = ("_read", "dtype", "shape")
+    __slots__ = ("_read", "dtype", "part", "shape")
 
-    def __init__(self, dtype: str, shape: tuple[int, ...], read: Callable[[], Any]) -> None:
-        """`read` gives prod(shape) * SIZES[dtype] bytes; it is called at each use, and nothing is kept."""
-        self.dtype, self.shape, self._read = dtype, shape, read
+    def __init__(
+        self, dtype: str, shape: tuple[int, ...], read: Callable[[], Any],
+        part: Callable[[int, int], Any] | None = None,
+    ) -> None:  # fmt: skip
+        """`read` gives prod(shape) * SIZES[dtype] bytes; it is called at each use, and nothing is kept.
+
+        part  gives the bytes from one to another of them, where that is less work than all
+        """
+        self.dtype, self.shape, self._read, self.part = dtype, shape, read, part
 
     def __repr__(self) -> str:
         return f"Stored({self.dtype}, {self.shape})"
@@ -56,6 +63,15 @@ class Stored:
     def raw(self) -> Any:
         """Its bytes."""
         return self._read()
+
+    def pieces(self, size: int) -> Iterator[Any]:
+        """Its bytes, `size` at a time; not all at once where the file lets them be read so."""
+        part = self.part
+        if part is None:
+            whole = memoryview(self.raw()).cast("B")
+            part = lambda begin, end: whole[begin:end]  # noqa: E731
+        for at in range(0, self.nbytes, size):
+            yield part(at, min(at + size, self.nbytes))
 
     def float(self) -> np.ndarray:
         """The values as a float32 array of its own (float64 stays so)."""
@@ -120,6 +136,12 @@ def floats(x: Array) -> Any:
     return x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
 
 
+def on_host(x: Array) -> np.ndarray:
+    """The values as numpy, wherever they are."""
+    values = floats(x)
+    return values.cpu().numpy() if is_torch(values) else values
+
+
 def number(x: Array) -> float:
     """The one value of a scalar, however it is shaped and typed; ValueError where there is not exactly one."""
     if prod(x.shape) != 1:
@@ -131,7 +153,12 @@ def dtype_of(x: Array) -> str:
     """As safetensors spells it: F16, BF16, F32 ..."""
     if isinstance(x, Stored):
         return x.dtype
-    return _OURS[str(x.dtype).removeprefix("torch.")]
+    return type_named(str(x.dtype))
+
+
+def type_named(name: str) -> str:
+    """torch's or numpy's name of a type, "torch.float16" or "float16", as safetensors spells it."""
+    return _OURS[name.removeprefix("torch.")]
 
 
 def nbytes(x: Array) -> int:
@@ -153,11 +180,13 @@ def raw(x: Array) -> Any:
 
 
 def same_bytes(a: Any, b: Any) -> bool:
-    """Whether two buffers hold the same; compared by the word where they can be."""
+    """Whether two buffers hold the same; compared by the word where they can be, to the first piece that differs."""
     x, y = np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)
-    if x.size == y.size and x.size % 8 == 0:
+    if x.size != y.size:
+        return False
+    if x.size % 8 == 0:
         x, y = x.view(np.uint64), y.view(np.uint64)
-    return bool(np.array_equal(x, y))
+    return all(np.array_equal(x[at : at + _COMPARED], y[at : at + _COMPARED]) for at in range(0, x.size, _COMPARED))
 
 
 def cast(x: Array, dtype: str) -> Array:
@@ -186,6 +215,14 @@ def changed(x: Array, dtype: str, change: Callable[[Any], Any]) -> Array:
     if not isinstance(x, Stored):
         return cast(change(floats(x)), dtype)
     return Stored(dtype, x.shape, lambda: raw(cast(change(x.float()), dtype)))
+
+
+def narrowed(x: Array, dtype: str) -> Array:
+    """The array in another float type; single numbers, such as alpha, and integers stay as they are."""
+    kind = dtype_of(x)
+    if x.ndim == 0 or kind == dtype or not (kind[0] == "F" or kind == "BF16"):
+        return x
+    return changed(x, dtype, lambda values: values)
 
 
 _EXPONENT = {"F16": (0x7C00, 10), "BF16": (0x7F80, 7)}  # its bits, and where they begin

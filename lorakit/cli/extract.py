@@ -41,7 +41,7 @@ def extract(
         float | None, typer.Option(metavar="Q", help="Cut the factors' largest values, as sd-scripts does; costs accuracy.")
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast/--exact", help="Sketches, proven to hold 99.95 % of the optimum, where they pay.")
+        bool, typer.Option("--fast/--exact", help="Random subspaces, proven to hold 99.9 % of the optimum, where they pay.")
     ] = True,
     keep_bias: Annotated[bool, typer.Option("--keep-bias", help="Changed biases and norms too.")] = False,
     report: Annotated[
@@ -50,6 +50,7 @@ def extract(
     output: Output = "./extracted.safetensors",
     format: Format = "kohya",
     save_dtype: Annotated[str, typer.Option(metavar="float32|bfloat16|float16", help="Of the file.")] = "float32",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="auto: a GPU where there is one.")] = "auto",
 ) -> None:  # fmt: skip
     """Extract a low-rank adapter: TUNED minus BASE, or the adapter inside a checkpoint."""
     one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)
@@ -77,14 +78,19 @@ def extract(
     for path in (output, report):
         if path is not None:
             check_target(Path(path), force=manner.force)
-    from lorakit.io.tensors import DTYPES
-    from lorakit.jobs.extract import Choices, run
+    from lorakit.runtime.workers import one_thread_each
+
+    one_thread_each()
+    from lorakit.jobs.extract import run
+    from lorakit.jobs.extract_choices import Choices
+    from lorakit.runtime.gpu import cpu_or_cuda
 
     chosen = tuple(part.strip() for part in (parts or "").split(",") if part.strip())
+    where = cpu_or_cuda(device)
     choices = Choices(rule, conv_rank, conv_tucker, target, chosen, clamp_quantile, not fast, keep_bias)
     with progress("extracting") as tick:
         result = run(
-            tuned, Path(output), base=base, choices=choices, file_format=format, dtype=DTYPES[save_dtype],
+            tuned, Path(output), base=base, choices=choices, file_format=format, dtype=save_dtype, device=where,
             report=Path(report) if report else None, force=manner.force, dry_run=manner.dry_run, tick=tick, note=note,
         )  # fmt: skip
     emit(result)

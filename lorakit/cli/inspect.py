@@ -7,7 +7,7 @@ import typer
 
 from lorakit.cli.command import Manner, command
 from lorakit.cli.output import emit, note, report
-from lorakit.errors import InputError
+from lorakit.errors import InputError, UsageError
 
 
 def inspect(
@@ -18,18 +18,39 @@ def inspect(
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare the tensors with the hash that the metadata records.")
     ] = False,
+    similarity: Annotated[
+        bool, typer.Option("--similarity", help="How alike adapters are, by block: which will fight.")
+    ] = False,
+    report_file: Annotated[
+        str | None, typer.Option("--report", metavar="FILE.html", help="A page of the similarities.")
+    ] = None,
 ) -> None:
     """Say what a file is: format, family, ranks, norms by block, tokens, and what each client makes of it."""
+    if report_file is not None and not similarity:
+        raise UsageError("--report is a page of similarities: add --similarity")
+    if similarity and (verify or len(files) < 2):
+        raise UsageError(f"--similarity compares two adapters or more{', and does not verify' if verify else ''}")
     missing = [file for file in files if not Path(file).exists()]
     if missing:
         raise InputError(f"no such file: {', '.join(missing)}")
     from lorakit.runtime.workers import one_thread_each
 
     one_thread_each()
+    paths = [Path(file) for file in files]
+    if similarity:
+        from lorakit.jobs.similarity import run as compared
+        from lorakit.reports.similarity import lines as table
+
+        target = Path(report_file) if report_file is not None else None
+        result = compared(paths, report=target, force=manner.force, note=note)
+        if not manner.json_output:
+            report(table(result["similarity"]))
+        emit(result)
+        return
     from lorakit.jobs.inspect import run
     from lorakit.reports.inspected import lines
 
-    result = run([Path(file) for file in files], verify=verify, note=note)
+    result = run(paths, verify=verify, note=note)
     if not manner.json_output:
         for one in result["files"]:
             report(lines(one, verbose=manner.verbose))

@@ -69,7 +69,8 @@ class OpenFile(Mapping[str, Stored]):
 
     def __getitem__(self, key: str) -> Stored:
         dtype, shape, begin, end = self.header.entries[key]
-        return Stored(dtype, shape, partial(self._descriptor.read, self.header.data_start + begin, end - begin))
+        start, read = self.header.data_start + begin, self._descriptor.read
+        return Stored(dtype, shape, partial(read, start, end - begin), lambda a, b: read(start + a, b - a))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.header.entries)

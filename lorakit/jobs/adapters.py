@@ -3,20 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from lorakit import __version__
 from lorakit.adapter import Adapter
+from lorakit.arrays import narrowed, type_named
 from lorakit.composition import Member
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
 from lorakit.families import table
 from lorakit.formats import files, recipes
 from lorakit.formats.adapters._modules import Context
-from lorakit.io import tensors
+from lorakit.io import safetensors
 from lorakit.io.paths import check_adapters, split
 from lorakit.registry import ADAPTER_FORMATS
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,13 @@ def load(file: Path) -> Adapter:
 
 
 def save(
-    file: Path, adapter: Adapter, file_format: str, dtype: torch.dtype | None = None, family: str | None = None
+    file: Path, adapter: Adapter, file_format: str, dtype: "torch.dtype | str | None" = None, family: str | None = None
 ) -> None:
     """Write the adapter whole, with what clients look for in the metadata.
 
+    dtype   torch's, or its name, "float16"; the scales that a format asks for are applied before the rounding to it
     family  of the base model, where it is known by more than the adapter's modules
     """
-    if dtype is not None:
-        adapter = adapter.mapped(lambda x: x.to(dtype))
     named = adapter.with_metadata(
         **{
             "ss_network_module": "networks.lora",
@@ -111,7 +113,10 @@ def save(
     )
     if encoded.losses:
         raise InputError(f"{file}: {file_format} files cannot hold all of it: {'; '.join(encoded.losses[:10])}")
-    tensors.save(file, encoded.tensors, encoded.metadata)
+    tensors = encoded.tensors
+    if dtype is not None:
+        tensors = {key: narrowed(x, type_named(str(dtype))) for key, x in tensors.items()}
+    safetensors.write(file, tensors, encoded.metadata)
 
 
 def parse_weights(text: str, count: int, option: str) -> list[float]:

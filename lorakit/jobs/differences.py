@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from lorakit.arrays import Stored, same_bytes
+from lorakit.arrays import Stored
 from lorakit.errors import InputError
 from lorakit.families import guess
 from lorakit.formats.layouts import Model, open_model
@@ -42,24 +37,7 @@ class Pair:
     def room(self) -> int:
         """Bytes that working on it takes, about."""
         side = min(self.shape[0], prod(self.shape[1:])) if len(self.shape) > 1 else 0
-        return 16 * prod(self.shape) + 24 * side * side
-
-    def read(self) -> tuple[Tensor, Tensor] | None:
-        """(tuned, base) as the files hold them, in the base's shape; None where their bytes are the same."""
-        ours, theirs = self.tuned.raw(), self.base.raw()
-        if self.tuned.dtype == self.base.dtype and same_bytes(ours, theirs):
-            return None
-        return _values(self.tuned, ours).reshape(self.shape), _values(self.base, theirs).reshape(self.shape)
-
-
-def difference(tuned: Tensor, base: Tensor) -> Tensor | None:
-    """tuned - base in float32; None where that is 0. ValueError where it is not finite."""
-    delta = tuned.float() if tuned.dtype != torch.float32 else tuned.clone()
-    delta -= base if base.dtype != torch.float64 else base.float()  # without a float32 copy of the base
-    low, high = (float(x) for x in delta.aminmax())
-    if not math.isfinite(high - low):
-        raise ValueError("NaN or infinity")
-    return delta if low or high else None
+        return 5 * prod(self.shape) + 24 * side * side
 
 
 @dataclass(frozen=True)
@@ -141,10 +119,6 @@ def _paired(
 def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A 1x1 convolution is the same as a linear layer: SDXL's files have either."""
     return (*shape[:2],) if len(shape) == 4 and shape[2:] == (1, 1) else shape
-
-
-def _values(stored: Stored, data: Any) -> Tensor:
-    return Stored(stored.dtype, stored.shape, lambda: data).tensor()
 
 
 def _x(shape: Iterable[int]) -> str:

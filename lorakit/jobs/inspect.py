@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -160,19 +160,24 @@ def _blocks(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
     blocks: dict[str, list[dict[str, Any]]] = {}
     for one in modules:
         blocks.setdefault(block_of(one["name"]), []).append(one)
+    return [
+        {
+            "block": block, "modules": len(blocks[block]), "norm": math.hypot(*(m["norm"] for m in blocks[block])),
+            "largest": max(blocks[block], key=lambda m: m["norm"])["name"],
+        }
+        for block in in_order(blocks)
+    ]  # fmt: skip
+
+
+def in_order(blocks: Iterable[str]) -> list[str]:
+    """As data goes through the UNet, then the text encoders."""
     order = {way: i for i, way in enumerate(("other", "down", "mid", "up"))}
 
     def place(block: str) -> tuple[bool, int, str]:
         part, _, where = block.partition(" ")
         return part != "unet", order.get(where.partition(".")[0], 9), block
 
-    return [
-        {
-            "block": block, "modules": len(ones), "norm": math.hypot(*(m["norm"] for m in ones)),
-            "largest": max(ones, key=lambda m: m["norm"])["name"],
-        }
-        for block, ones in sorted(blocks.items(), key=lambda item: place(item[0]))
-    ]  # fmt: skip
+    return sorted(blocks, key=place)
 
 
 def _tokens(adapter: Adapter) -> dict[str, dict[str, Any]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from lorakit.lowrank.decomposed import Decomposed
+from lorakit.lowrank.dense import Dense
 
 _PRECISE = 1e-4  # of the squared norm: remainders below this are worked out by themselves, as differences cancel
-_SIZES = 64
+_SIZES = 32
+_ROUNDING = 1e-6  # of the squared norm: what products in float32 may take from a bound
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,14 @@ class Wanted:
     share: float = 1.0
     floor: float = 0.0
 
-    def count(self, s: Tensor, total: float) -> int | None:
+    @property
+    def open(self) -> bool:
+        """Whether the values themselves decide."""
+        return self.share < 1 or bool(self.floor)
+
+    def count(self, s: np.ndarray, total: float) -> int | None:
         """How many of the leading values s [k], falling, that is; None where k are too few to tell."""
-        squares = s.double().square().cumsum(0)
+        squares = np.cumsum(s.astype("f8") ** 2)
         if self.floor and len(s) and float(s[-1]) <= self.floor:
             return max(1, min(self.most, int((s > self.floor).sum())))
         enough = squares >= self.share * total * (1 - 1e-12)
@@ -39,7 +45,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Certified(Decomposed):
-    """Triplets, and at each rank 1 to k an upper bound of the squared norm that any matrix of that rank can hold."""
+    """Triplets in numpy, and at each rank 1 to k an upper bound of the squared norm that any matrix of that rank holds."""
 
     best: tuple[float, ...] = ()
 
@@ -47,7 +53,7 @@ class Certified(Decomposed):
         """At least this share of what the optimum of this rank holds, 0 to 1."""
         if self.total <= 0 or not rank:
             return 1.0
-        return min(1.0, float(self.s[:rank].double().square().sum()) / self.best[min(rank, len(self.best)) - 1])
+        return min(1.0, float((self.s[:rank].astype("f8") ** 2).sum()) / self.best[min(rank, len(self.best)) - 1])
 
     def excess(self, rank: int) -> float:
         """At most by this is the error at this rank, relative to the norm, above the optimum's."""
@@ -57,19 +63,7 @@ class Certified(Decomposed):
         return max(0.0, self.error(rank) - least)
 
 
-def squared(x: Tensor) -> float:
-    """The squared Frobenius norm, of short sums in float32 added in float64."""
-    x = x if x.is_contiguous() else x.T
-    rows = x.reshape(-1, 64) if x.is_contiguous() and x.shape[-1] % 64 == 0 else x
-    return float(torch.linalg.vecdot(rows, rows).double().sum())
-
-
-def lying(delta: Tensor) -> Tensor:
-    """The matrix with its smaller side as rows."""
-    return delta if delta.shape[0] <= delta.shape[1] else delta.T
-
-
-def bounds(theta: Tensor, residual: Tensor, outside: float, k: int) -> Tensor:
+def bounds(theta: np.ndarray, residual: np.ndarray, outside: float, k: int) -> np.ndarray:
     """Upper bounds [k] of the sums of the 1, 2, ... k largest eigenvalues of a symmetric A that is not negative.
 
     theta     [b] falling, the eigenvalues of A on an orthonormal basis Q, float64
@@ -81,54 +75,45 @@ def bounds(theta: Tensor, residual: Tensor, outside: float, k: int) -> Tensor:
     """
     top = float(theta[0])
     if top <= 0:
-        return theta[:k].clamp_min(0).cumsum(0)
-    sizes = torch.logspace(-9, 0.5, _SIZES, dtype=torch.float64, device=theta.device) * top
-    rough = torch.maximum(theta + residual.diagonal() / sizes[:, None], outside + sizes[:, None])[:, :k].sum(1)
+        return np.maximum(theta[:k], 0).cumsum()
+    sizes = np.logspace(-9, 0.5, _SIZES) * top
+    rough = np.maximum(theta + residual.diagonal() / sizes[:, None], outside + sizes[:, None])[:, :k].sum(1)
     t = float(sizes[int(rough.argmin())])
-    values = torch.linalg.eigvalsh(torch.diag(theta) + residual / t).flip(0)[:k]
-    return values.clamp_min(outside + t).cumsum(0)
+    values = np.linalg.eigvalsh(np.diag(theta) + residual / t)[::-1][:k]
+    return np.maximum(values, outside + t).cumsum()
 
 
 def finished(
-    x: Tensor, basis: Tensor, delta: Tensor, shape: tuple[int, ...], wanted: Wanted, total: float, best: Tensor | None
-) -> Certified:
-    """The triplets of x [p, q] on the span of an orthonormal basis [p, b], as many as wanted.
+    x: Dense, left: np.ndarray, right: np.ndarray, inside: float, shape: tuple[int, ...], wanted: Wanted,
+    best: np.ndarray | None,
+) -> Certified:  # fmt: skip
+    """The triplets whose left vectors [p, k] and rows right = left' x [k, q] were found, as many as are wanted.
 
-    x      `lying(delta)`
-    best   upper bounds as `bounds` gives them, at least as many as are taken; None where the basis spans everything
+    inside  the squared norm of x in all of the basis that `left` was found in
+    best    upper bounds as `bounds` gives them, at least k; None where the basis spans everything
     """
-    small = basis.T @ x
-    wide = small.double()
-    theta, vectors = (part.flip(-1) for part in torch.linalg.eigh(wide @ wide.T))
-    s = theta.clamp_min(0).sqrt()
-    k = wanted.count(s, total) or min(wanted.most, len(s))
-    if best is not None:
-        k = min(k, len(best))
-    taken, s = vectors[:, :k].float(), s[:k].float()
-    left, right = basis @ taken, taken.T @ small
-    right /= s.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    squares = s.double().square().cumsum(0)
-    held = float(squares[-1])
+    squares = np.einsum("ij,ij->i", right, right, dtype="f8")
+    order = np.argsort(-squares, kind="stable")
+    left, right, squares = left[:, order], right[order], squares[order]
+    s = np.sqrt(squares).astype(np.float32)
+    sums = np.cumsum(s.astype("f8") ** 2)  # of what is written down
+    total, held = x.squared, float(sums[-1])
     if total - held < _PRECISE * total:
-        total = held + squared(x - (left * s) @ right)
-    limit = torch.full_like(squares, total)
+        total = held + x.remainder(left, right)
+    right = right / np.maximum(s, np.finfo(np.float32).tiny)[:, None]
     if best is None:
-        limit = torch.minimum(limit, squares)
+        limit = sums
     else:
         # What is left of x beyond the basis may all belong to the leading triplets, at worst.
-        limit = torch.minimum(limit, squares + max(0.0, total - float(theta.clamp_min(0).sum())))
-        limit = torch.minimum(limit, best[:k].to(limit.device))
-    limit = torch.maximum(limit, squares)
-    u, vh = (left, right) if delta.shape[0] <= delta.shape[1] else (right.T, left.T)
-    found = Certified(
-        u.contiguous(), s, vh.contiguous(), shape, total, wanted.floor, best=tuple(float(b) for b in limit)
-    )
-    worst = max((found.excess(rank) for rank in range(1, k + 1)), default=0.0)
-    return Certified(found.u, s, found.vh, shape, total, wanted.floor, worst, found.best)
+        limit = np.minimum(total, sums + max(0.0, total - inside))
+        limit = np.maximum(np.minimum(limit, best[: len(sums)] + _ROUNDING * total), sums)
+    u, vh = x.upright(left, right)
+    found = Certified(u, s, vh, shape, total, wanted.floor, best=tuple(limit.tolist()))
+    errors = np.sqrt(np.maximum(0, 1 - np.minimum(sums / total, 1))) - np.sqrt(np.maximum(0, 1 - limit / total))
+    return replace(found, slack=max(0.0, float(errors.max(initial=0.0))))
 
 
-def nothing(delta: Tensor, shape: tuple[int, ...], wanted: Wanted) -> Certified:
+def nothing(x: Dense, shape: tuple[int, ...], wanted: Wanted) -> Certified:
     """Of a delta that is 0."""
-    empty = delta.new_zeros(0, dtype=torch.float32)
-    out, columns = delta.shape
-    return Certified(empty.reshape(out, 0), empty, empty.reshape(0, columns), shape, 0.0, wanted.floor)
+    u, vh = x.upright(np.zeros((x.p, 0), np.float32), np.zeros((0, x.q), np.float32))
+    return Certified(u, np.zeros(0, np.float32), vh, shape, 0.0, wanted.floor)

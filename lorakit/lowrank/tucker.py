@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from lorakit.arrays import Array, on_host
 from lorakit.deltas.tucker import Tucker
 from lorakit.lowrank.certified import Certified, Wanted
-from lorakit.lowrank.gram import by_gram
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Core:
 
     outer: Certified
     inner: Certified
-    core: Tensor
+    core: np.ndarray
 
     @property
     def most(self) -> int:
@@ -31,7 +30,7 @@ class Core:
 
     def kept(self, rank: int) -> float:
         """The share of the squared norm at this rank, 0 to 1."""
-        return min(1.0, float(self.core[:rank, :rank].double().square().sum()) / self.outer.total)
+        return min(1.0, float((self.core[:rank, :rank].astype("f8") ** 2).sum()) / self.outer.total)
 
     def excess(self, rank: int) -> float:
         """At most by this is the error above that of the best Tucker decomposition of this rank, relative to the norm.
@@ -51,24 +50,25 @@ class Core:
     def cut(self, rank: int) -> Tucker:
         """alpha = rank; the core's size shared evenly among the three."""
         core = self.core[:rank, :rank]
-        size = float(core.abs().max()) ** (1 / 3) or 1.0
+        size = float(np.abs(core).max()) ** (1 / 3) or 1.0
         return Tucker(
-            (self.inner.u[:, :rank].T * size)[:, :, None, None].contiguous(),
-            (core / size**2).contiguous(),
-            (self.outer.u[:, :rank] * size)[:, :, None, None].contiguous(),
+            (self.inner.u[:, :rank].T * size)[:, :, None, None],
+            core / size**2,
+            (self.outer.u[:, :rank] * size)[:, :, None, None],
             float(rank),
         )
 
 
-def core_of(delta: Tensor, most: int, solve: Callable[..., Certified] = by_gram) -> Core:
-    """Of a delta [out, in, kh, kw], float32, not 0; `most` is cut to what both sides have."""
-    out, into = delta.shape[:2]
-    shape = tuple(delta.shape)
+def core_of(delta: Array, most: int, solve: Callable[[Array, tuple[int, ...], Wanted], Certified]) -> Core:
+    """Of a delta [out, in, kh, kw], float32, not 0; `most` is cut to what both sides have.
+
+    solve  the triplets of a matrix, given the shape of what it unfolds and what is wanted of them
+    """
+    out, into, *kernel = delta.shape
     wanted = Wanted(min(most, out, into))
-    outer = solve(delta.reshape(out, -1), shape, wanted)
-    turned = delta.transpose(0, 1).reshape(into, -1)
-    inner = solve(turned, (into, out, *shape[2:]), wanted)
+    outer = solve(delta.reshape(out, -1), tuple(delta.shape), wanted)
+    inner = solve(delta.swapaxes(0, 1).reshape(into, -1), (into, out, *kernel), wanted)
     k = min(len(outer.s), len(inner.s))
-    half = (outer.u[:, :k].T @ delta.reshape(out, -1)).reshape(k, into, -1)
-    core = torch.einsum("kix,ij->kjx", half, inner.u[:, :k])
-    return Core(outer, inner, core.reshape(k, k, *shape[2:]))
+    half = (outer.u[:, :k].T @ on_host(delta).reshape(out, -1)).reshape(k, into, -1)
+    core = np.einsum("kix,ij->kjx", half, inner.u[:, :k], optimize=True)
+    return Core(outer, inner, np.ascontiguousarray(core).reshape(k, k, *kernel))

@@ -1,17 +1,19 @@
 """Extraction of rank 32: the arithmetic beside an economy SVD, and the whole program beside reading both files.
 
 python -m tests.benchmarks.extract_speed [sd1|sdxl] [RANK]          one module of each shape, extrapolated to all
-python -m tests.benchmarks.extract_speed [sd1|sdxl] [RANK] program  the program on two checkpoints made for it (8 GB of disk)
+python -m tests.benchmarks.extract_speed [sd1|sdxl] [RANK] program  the program on two models made for it (4 or 14 GB of disk)
 
 The deltas are random: 64 directions with singular values falling as k^-0.7 and a tenth of the energy in white noise, as
 research on fine-tuned models uses. Real ones differ. Peers (sd-scripts, LyCORIS) take a full SVD of every module.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.merge_speed import measured
@@ -29,14 +31,15 @@ def shapes(family: str) -> dict[str, tuple[int, ...]]:
 
 
 def arithmetic(family: str, rank: int) -> None:
-    import torch
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    import numpy as np
 
     from lorakit.lowrank.certified import Wanted
+    from lorakit.lowrank.dense import Dense
     from lorakit.lowrank.gram import by_gram
     from lorakit.lowrank.randomised import leading
     from tests.lowrank.matrices import fine_tuned
 
-    torch.set_num_threads(1)
     counts: dict[tuple[int, ...], int] = {}
     for shape in shapes(family).values():
         flat = (shape[0], shape[1] * (shape[2] * shape[3] if len(shape) == 4 else 1))
@@ -59,13 +62,13 @@ def arithmetic(family: str, rank: int) -> None:
             return found
 
         for _ in range(2 if min(out, into) < 700 else 0):  # what comes first costs more
-            leading(delta, tuple(delta.shape), Wanted(k))
-        found = timed(lambda d=delta, k=k: leading(d, tuple(d.shape), Wanted(k)))
-        exact = timed(lambda d=delta, k=k: by_gram(d, tuple(d.shape), Wanted(k)))
+            leading(Dense(delta), delta.shape, Wanted(k))
+        found = timed(lambda d=delta, k=k: leading(Dense(d), d.shape, Wanted(k)))
+        exact = timed(lambda d=delta, k=k: by_gram(Dense(d), d.shape, Wanted(k)))
         if found is None:
             found, took[0] = exact, took[0] + took[1]  # what could not be proven is done again, exactly
-        s = timed(lambda d=delta: torch.linalg.svd(d, full_matrices=False)[1])
-        worst = min(worst, float(found.s.double().square().sum() / s[:k].double().square().sum()))
+        s = timed(lambda d=delta: np.linalg.svd(d, full_matrices=False)[1])
+        worst = min(worst, float((found.s.astype("f8") ** 2).sum() / (s[:k].astype("f8") ** 2).sum()))
         proven = min(proven, found.of_optimum(k))
         for i, seconds in enumerate(took):
             totals["3x3" if kernel else "linear"][i] += seconds * count
@@ -82,32 +85,44 @@ def arithmetic(family: str, rank: int) -> None:
 
 
 def make(folder: Path, family: str) -> None:
-    """Two checkpoints in float16 that differ in all weights of `shapes`."""
+    """Two models in float16 that differ in all weights of `shapes`; written as they are made, in 300 MB of memory."""
     import numpy as np
-    import torch
 
+    from lorakit.arrays import Stored, raw
     from lorakit.families import FAMILIES
     from lorakit.io import safetensors
-    from tests.lowrank.matrices import fine_tuned
 
-    chosen, files = shapes(family), ({}, {})
-    names = {
-        f"unet.{ours}": f"model.diffusion_model.{theirs}" for ours, theirs in FAMILIES[family].unet.original_names()
-    }
-    prefix = "cond_stage_model.transformer." if family == "sd1" else "conditioner.embedders.0.transformer."
-    draw = np.random.default_rng(0)
-    for name, shape in FAMILIES[family].weights():
-        key = names.get(name, name.replace("text_encoder.", prefix)) + ".weight"
-        if name.startswith("text_encoder_2"):
-            continue  # OpenCLIP's spelling; the figures are of the rest
-        base = (draw.standard_normal(shape, "f4") * 0.03).astype("f2")
-        files[0][key] = files[1][key] = base
-        if name in chosen:
-            delta = fine_tuned(shape[0], int(np.prod(shape[1:])), len(files[0]))
-            delta *= 0.02 * float(torch.from_numpy(base.astype("f4")).norm() / delta.norm())
-            files[1][key] = (base + delta.numpy().reshape(shape)).astype("f2")
-    for file, tensors in zip(("base", "tuned"), files, strict=True):
-        safetensors.write(folder / f"{file}.safetensors", tensors, {}, hashed=False)
+    chosen, pool = shapes(family), np.random.default_rng(0).standard_normal(1 << 25, "f4")
+
+    def numbers(seed: int, count: int) -> np.ndarray:
+        start = seed * 7919 % (len(pool) - count)
+        return pool[start : start + count]
+
+    def made(seed: int, name: str, shape: tuple[int, ...], tuned: bool) -> memoryview:
+        count = int(np.prod(shape))
+        base = (numbers(seed, count) * np.float32(0.03)).astype("f2")
+        if tuned and name in chosen:
+            columns = count // shape[0]
+            up = numbers(seed + 1, shape[0] * 64).reshape(-1, 64) * (np.arange(1, 65) ** -0.7).astype("f4")
+            delta = (up @ numbers(seed + 2, 64 * columns).reshape(64, columns)).reshape(-1)
+            noise = numbers(seed + 3, count)[::-1]
+            delta += noise * np.float32(np.linalg.norm(delta) / np.linalg.norm(noise) / 3)
+            delta *= np.float32(0.02 * 0.03 * count**0.5 / np.linalg.norm(delta))
+            base = (base + delta).astype("f2")
+        return raw(base)
+
+    parts: dict[str, dict[str, tuple[int, str, tuple[int, ...]]]] = {}
+    for seed, (name, shape) in enumerate(FAMILIES[family].weights(), 1):
+        part, _, path = name.partition(".")
+        parts.setdefault(part, {})[f"{path}.weight"] = (97 * seed, name, shape)
+    for model in ("base", "tuned"):
+        (folder / model).mkdir(parents=True, exist_ok=True)
+        (folder / model / "model_index.json").write_text("{}")
+        for part, keys in parts.items():
+            tensors = {key: Stored("F16", one[2], partial(made, *one, model == "tuned")) for key, one in keys.items()}
+            file = "diffusion_pytorch_model" if part == "unet" else "model"
+            (folder / model / part).mkdir(parents=True, exist_ok=True)
+            safetensors.write(folder / model / part / f"{file}.safetensors", tensors, {}, hashed=False)
 
 
 def program(family: str, rank: int) -> None:
@@ -117,29 +132,27 @@ def program(family: str, rank: int) -> None:
         subprocess.run(
             [sys.executable, "-m", "tests.benchmarks.extract_speed", family, str(rank), "make", name], check=True
         )
-        base, tuned = folder / "base.safetensors", folder / "tuned.safetensors"
-        run = [
-            sys.executable,
-            "-m",
-            "lorakit",
-            "extract",
-            str(tuned),
-            "--base",
-            str(base),
-            "-f",
-            "-o",
-            f"{name}/x.safetensors",
-        ]
-        run += ["--rank", str(rank)]
-        print(f"{family}, rank {rank}, two files of {base.stat().st_size / 1e9:.2f} GB in float16")
-        for label, command in (
-            ("cat of both", ["sh", "-c", f"cat {base} {tuned} > /dev/null"]),
-            ("python -c 'import torch'", [sys.executable, "-c", "import torch"]),
-            ("extract, linear", [*run, "--target", "attention+ff"]),
-            ("extract, all", run),
-        ):
-            best = min((measured(command) for _ in range(2)), key=lambda x: x[1])
-            print(f"  {label:26} {best[0]:6.2f} s wall {best[1]:6.2f} s CPU {best[2]:6.0f} MB", flush=True)
+        timed(folder, family, rank)
+
+
+def timed(folder: Path, family: str, rank: int) -> None:
+    base, tuned = folder / "base", folder / "tuned"
+    files = sorted(str(file) for model in (base, tuned) for file in model.rglob("*.safetensors"))
+    size = sum(Path(file).stat().st_size for file in files) / 2
+    out = folder / "x.safetensors"
+    run = [sys.executable, "-m", "lorakit", "extract", str(tuned), "--base", str(base), "-f", "-o", str(out), "-q"]
+    run += ["--rank", str(rank), "--json"]
+    print(f"{family}, rank {rank}, two models of {size / 1e9:.2f} GB in float16")
+    for label, command in (
+        ("cat of both", ["sh", "-c", f"cat {' '.join(files)} > /dev/null"]),
+        ("extract, linear", [*run, "--target", "attention+ff"]),
+        ("extract, all", run),
+    ):
+        best = min((measured(command) for _ in range(2)), key=lambda x: x[1])
+        print(f"  {label:26} {best[0]:6.2f} s wall {best[1]:6.2f} s CPU {best[2]:6.0f} MB", flush=True)
+    found = json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+    print(f"  proven of the best adapter's energy, in every of {found['layers']} modules: at least "
+          f"{found['certificate']['share_of_optimum']:.5f}")  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -149,5 +162,7 @@ if __name__ == "__main__":
             program(which, ranks)
         case ["make", folder]:
             make(Path(folder), which)
+        case ["timed", folder]:
+            timed(Path(folder), which, ranks)
         case _:
             arithmetic(which, ranks)

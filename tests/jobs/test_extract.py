@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,8 @@ from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, RefusedError, UsageError
 from lorakit.formats import files
-from lorakit.jobs import adapters, extract
-from lorakit.jobs.extract import Choices
+from lorakit.jobs import adapters, extract, extract_models
+from lorakit.jobs.extract_choices import Choices
 from lorakit.lowrank.ranks import Rule
 from lorakit.models.config import folder_of
 from tests import tiny
@@ -49,7 +52,7 @@ def tune(base: Path, target: Path, changes, dtype=None) -> Path:
 def low(base: Path, name: str, rank: int, seed: int = 0) -> torch.Tensor:
     tensors = load_file(base / FILES[name.partition(".")[0]])
     shape = tensors[key_of(tensors, name)].shape
-    return with_values(shape[0], shape[1:].numel(), torch.linspace(2, 1, rank), seed).reshape(shape)
+    return torch.from_numpy(with_values(shape[0], shape[1:].numel(), torch.linspace(2, 1, rank), seed).reshape(shape))
 
 
 def take(tuned, base, output, dtype=torch.float32, report=None, file_format="kohya", **choices):
@@ -113,24 +116,12 @@ def test_a_change_of_rounding_alone_is_no_change(base, tmp_path):
 
 def test_what_is_the_same_costs_no_arithmetic(tuned, base, tmp_path, monkeypatch):
     asked = []
-    solved = extract.solved
-    monkeypatch.setattr(extract, "solved", lambda d, shape, *a, **k: asked.append(shape) or solved(d, shape, *a, **k))
-    monkeypatch.setattr("lorakit.jobs.differences._values", seen := _Seen())
+    solve = extract_models.solve
+    monkeypatch.setattr(extract_models, "solve", lambda name, *more: asked.append(name) or solve(name, *more))
     done, adapter, _ = take(tuned, base, tmp_path / "x.safetensors", parts=("unet",))
-    assert len(asked) == 2 and seen.count == 4  # two weights of either model
+    assert sorted(asked) == [QUERY, CONV]
     assert not any(name.startswith("text_encoder") for name in adapter.modules)
     assert done["layers"] == 2
-
-
-class _Seen:
-    def __init__(self):
-        from lorakit.jobs.differences import _values
-
-        self.count, self.real = 0, _values
-
-    def __call__(self, *arguments):
-        self.count += 1
-        return self.real(*arguments)
 
 
 def test_a_text_encoder_that_is_the_same_has_no_keys(base, changes, tmp_path):
@@ -143,11 +134,12 @@ def test_any_two_layouts(tmp_path):
     base = tiny.make(tmp_path / "base", "sd1", layers=2)
     change = {QUERY: low(base, QUERY, 2), TEXT: low(base, TEXT, 2)}
     tuned = tune(base, tmp_path / "tuned", change)
-    single = tiny.single(tuned, tmp_path / "tuned.safetensors", "sd1")
-    _, adapter, notes = take(single, base, tmp_path / "x.safetensors", rule=Rule("fixed", 4))
-    for name, delta in change.items():
-        torch.testing.assert_close(dense(adapter, name), delta, rtol=0, atol=3e-6)
-    assert set(adapter.modules) == set(change) and notes == []
+    singles = [tiny.single(model, tmp_path / f"{model.name}.safetensors", "sd1") for model in (tuned, base)]
+    for ours, theirs in ((singles[0], base), (tuned, singles[1]), (singles[0], singles[1]), (tuned, base)):
+        _, adapter, notes = take(ours, theirs, tmp_path / "x.safetensors", rule=Rule("fixed", 4))
+        for name, delta in change.items():
+            torch.testing.assert_close(dense(adapter, name), delta, rtol=0, atol=3e-6)
+        assert set(adapter.modules) == set(change) and notes == []
 
 
 def test_two_text_encoders_with_joined_weights(tmp_path):
@@ -156,7 +148,7 @@ def test_two_text_encoders_with_joined_weights(tmp_path):
     tiny.single(base, file, "sdxl")
     tensors = load_file(file)
     key = "conditioner.embedders.1.model.transformer.resblocks.1.attn.in_proj_weight"
-    delta = with_values(32, 32, [1.0])
+    delta = torch.from_numpy(with_values(32, 32, [1.0]))
     tensors[key][32:64] += delta
     save_file(tensors, file)
     _, adapter, _ = take(file, base, tmp_path / "x.safetensors", rule=Rule("fixed", 2))
@@ -209,6 +201,32 @@ def test_a_budget_is_kept(tuned, base, tmp_path):
         take(tuned, base, file, rule=Rule("budget", 100))
 
 
+def test_a_budget_is_spent_as_well_as_it_can_be(base, tmp_path):
+    values = {"q": [5.0, 1.0, 0.5, 0.2], "k": [3.0, 2.9, 2.8, 0.1], "v": [0.4, 0.3, 0.2, 0.1]}
+    names = {letter: QUERY.replace("to_q", f"to_{letter}") for letter in values}
+    changes = {names[x]: torch.from_numpy(with_values(32, 32, values[x], ord(x))) for x in values}
+    tuned = tune(base, tmp_path / "tuned", changes)
+    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=Rule("budget", 6000))
+    ranks = {letter: done["ranks"].get(names[letter], 0) for letter in values}
+    assert (tmp_path / "x.safetensors").stat().st_size <= 6000 and 3 <= sum(ranks.values()) < 12
+
+    def held(choice):
+        return sum(sum(v**2 for v in values[x][:rank]) for x, rank in choice.items())
+
+    # As many modules and triplets, which is as many bytes, in every other way.
+    others = (dict(zip(values, one, strict=True)) for one in product(range(5), repeat=3))
+    alike = [
+        one for one in others
+        if sum(one.values()) == sum(ranks.values()) and sum(map(bool, one.values())) == sum(map(bool, ranks.values()))
+    ]  # fmt: skip
+    assert held(ranks) == pytest.approx(max(map(held, alike)))
+
+
+def test_a_cap_and_a_share_go_together(tuned, base, tmp_path):
+    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=Rule("energy", 0.8, 2))
+    assert done["ranks"] == {CONV: 2, QUERY: 2, TEXT: 1}
+
+
 def test_only_what_is_asked_for(tuned, base, tmp_path):
     for more, names in (
         ({"target": "attention"}, {QUERY}),
@@ -246,6 +264,12 @@ def test_bad_pairs_are_refused_by_name(tuned, base, changes, tmp_path):
         take(tuned, base, out, rule=Rule("fixed", 4000))
     with pytest.raises(InputError, match="--target nothing"):
         take(tuned, base, out, target="nothing")
+    text = load_file(base / FILES["text_encoder"])
+    wide = tune(base, tmp_path / "wide", {})
+    key = key_of(text, TEXT)
+    save_file(text | {key: torch.zeros(text[key].shape[0] + 8, text[key].shape[1])}, wide / FILES["text_encoder"])
+    with pytest.raises(InputError, match="differ in shape, first text_encoder"):
+        take(wide, base, out)
     assert not out.exists()
 
 
@@ -327,7 +351,57 @@ def test_an_output_that_exists_stays(adapter_file, tmp_path):
         )  # fmt: skip
 
 
+def test_a_run_that_is_stopped_leaves_the_old_file(tuned, base, tmp_path, monkeypatch):
+    out = tmp_path / "x.safetensors"
+    out.write_bytes(b"old")
+    solve, asked = extract_models.solve, []
+
+    def stopped(name, *more):
+        asked.append(name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return solve(name, *more)
+
+    monkeypatch.setattr(extract_models, "solve", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        take(tuned, base, out)
+    assert out.read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
 # Through the program
+
+
+def test_a_full_disk_leaves_the_old_file(tuned, base, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"old")
+    command = f"ulimit -f 4; exec {sys.executable} -m lorakit extract {tuned} --base {base} -f -o x.safetensors"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 5 and "Traceback" not in done.stderr
+    assert (tmp_path / "x.safetensors").read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_dry_run_writes_nothing(tuned, base, lorakit, tmp_path):
+    done = lorakit("extract", tuned, "--base", base, "--dry-run", "-o", "x.safetensors", "--report", "x.html")
+    assert "would be compared" in done.stderr and done.stdout == "" and not list(tmp_path.iterdir())
+
+
+def test_torch_is_not_needed(tuned, base, tmp_path):
+    code = (
+        "import sys; from lorakit.cli import _run; "
+        f"assert _run(['extract', {str(tuned)!r}, '--base', {str(base)!r}, '-o', 'x.safetensors', '--device', 'cpu']) == 0; "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["x.safetensors", "False"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_finds_the_same(tuned, base, json_of):
+    here = json_of("extract", tuned, "--base", base, "--device", "cpu", "-o", "a.safetensors")
+    there = json_of("extract", tuned, "--base", base, "--device", "cuda", "-o", "b.safetensors")
+    assert here["ranks"] == there["ranks"]
+    assert here["energy_kept"]["mean"] == pytest.approx(there["energy_kept"]["mean"], rel=1e-5)
 
 
 def test_the_program_on_the_built_in_model(json_of, lorakit, tmp_path):
@@ -354,7 +428,8 @@ def test_the_program_on_the_built_in_model(json_of, lorakit, tmp_path):
     [
         ["--rank", "0"], ["--rank", "energy:2"], ["--energy", "0"], ["--energy", "0.9", "--budget", "1MB"],
         ["--clamp-quantile", "1.5", "--base", "tiny"], ["--keep-bias"], ["--exact"], ["--target", "("],
-        ["--budget", "1MB", "--rank", "4"], ["--budget", "x"],
+        ["--budget", "1MB", "--rank", "4"], ["--budget", "x"], ["--device", "mps", "--base", "tiny"],
+        ["--device", "gpu", "--base", "tiny"], ["--device", "cuda:99", "--base", "tiny"],
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused(wrong, tmp_path):

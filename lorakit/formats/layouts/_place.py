@@ -49,7 +49,7 @@ class Place:
         if self.rule.transposed:
             whole = turned(whole)
         if self.rule.point:
-            whole = Stored(whole.dtype, whole.shape[:2], whole.raw)
+            whole = Stored(whole.dtype, whole.shape[:2], whole.raw, whole.part)
         return whole
 
 
@@ -61,7 +61,11 @@ def stored(x: Array) -> Stored:
 def rows(x: Stored, begin: int, end: int) -> Stored:
     """Some rows of a tensor."""
     row = SIZES[x.dtype] * prod(x.shape[1:])
-    return Stored(x.dtype, (end - begin, *x.shape[1:]), lambda: memoryview(x.raw())[begin * row : end * row])
+    first, last, part = begin * row, end * row, x.part
+    if part is None:
+        return Stored(x.dtype, (end - begin, *x.shape[1:]), lambda: memoryview(x.raw())[first:last])
+    shape = (end - begin, *x.shape[1:])
+    return Stored(x.dtype, shape, lambda: part(first, last), lambda a, b: part(first + a, first + b))
 
 
 def turned(x: Stored) -> Stored:
