@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-
 # Up to this many numbers in a weight, adding the delta to it costs less than the branch's five products and passes
 # (measured on a CPU, forward and backward).
 SMALL = 2**14
