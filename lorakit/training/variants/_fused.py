@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+# Up to this many numbers in a weight, adding the delta to it costs less than the branch's five products and passes
+# (measured on a CPU, forward and backward).
+SMALL = 2**14
+
 
 class _Beside(torch.autograd.Function):
     """The branch's thin products are added into the large ones' results: nothing of their size is made besides.
@@ -47,6 +51,8 @@ def linear(
 
     x [b, .., in], weight [out, in], down [r, in], up [out, r]; gives [b, .., out]. mask [b, r] multiplies x @ downᵀ.
     """
+    if mask is None and weight.numel() <= SMALL and x.device.type == "cpu" and x.dtype == torch.float32:
+        return functional.linear(x, torch.addmm(weight, up, down, alpha=scale), bias)
     if mask is not None:  # to [r, n]
         tokens = x.numel() // (x.shape[0] * x.shape[-1])
         mask = mask.T.unsqueeze(2).expand(-1, -1, tokens).reshape(mask.shape[1], -1).to(x.dtype)
