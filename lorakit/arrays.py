@@ -131,7 +131,12 @@ def dtype_of(x: Array) -> str:
     """As safetensors spells it: F16, BF16, F32 ..."""
     if isinstance(x, Stored):
         return x.dtype
-    return _OURS[str(x.dtype).removeprefix("torch.")]
+    return type_named(str(x.dtype))
+
+
+def type_named(name: str) -> str:
+    """torch's or numpy's name of a type, "torch.float16" or "float16", as safetensors spells it."""
+    return _OURS[name.removeprefix("torch.")]
 
 
 def nbytes(x: Array) -> int:
@@ -186,6 +191,14 @@ def changed(x: Array, dtype: str, change: Callable[[Any], Any]) -> Array:
     if not isinstance(x, Stored):
         return cast(change(floats(x)), dtype)
     return Stored(dtype, x.shape, lambda: raw(cast(change(x.float()), dtype)))
+
+
+def narrowed(x: Array, dtype: str) -> Array:
+    """The array in another float type; single numbers, such as alpha, and integers stay as they are."""
+    kind = dtype_of(x)
+    if x.ndim == 0 or kind == dtype or not (kind[0] == "F" or kind == "BF16"):
+        return x
+    return changed(x, dtype, lambda values: values)
 
 
 _EXPONENT = {"F16": (0x7C00, 10), "BF16": (0x7F80, 7)}  # its bits, and where they begin

@@ -5,20 +5,23 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from lorakit import __version__
 from lorakit.adapter import Adapter
+from lorakit.arrays import narrowed, type_named
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
 from lorakit.families import table
 from lorakit.formats import files
 from lorakit.formats.adapters._modules import Context
-from lorakit.io import tensors
+from lorakit.io import safetensors
 from lorakit.io.files import existing_file
 from lorakit.io.paths import check_adapters, split
 from lorakit.registry import ADAPTER_FORMATS
+
+if TYPE_CHECKING:
+    import torch
 
 RECIPE_VERSION = 1
 
@@ -31,7 +34,8 @@ class Weighted:
     weight: float
 
     def sha256(self) -> str:
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+        with self.file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_recipe(file: Path) -> list[Weighted]:
@@ -100,14 +104,13 @@ def load(file: Path) -> Adapter:
 
 
 def save(
-    file: Path, adapter: Adapter, file_format: str, dtype: torch.dtype | None = None, family: str | None = None
+    file: Path, adapter: Adapter, file_format: str, dtype: "torch.dtype | str | None" = None, family: str | None = None
 ) -> None:
     """Write the adapter whole, with what clients look for in the metadata.
 
+    dtype   torch's, or its name, "float16"; the scales that a format asks for are applied before the rounding to it
     family  of the base model, where it is known by more than the adapter's modules
     """
-    if dtype is not None:
-        adapter = adapter.mapped(lambda x: x.to(dtype))
     named = adapter.with_metadata(
         **{
             "ss_network_module": "networks.lora",
@@ -123,7 +126,10 @@ def save(
     )
     if encoded.losses:
         raise InputError(f"{file}: {file_format} files cannot hold all of it: {'; '.join(encoded.losses[:10])}")
-    tensors.save(file, encoded.tensors, encoded.metadata)
+    tensors = encoded.tensors
+    if dtype is not None:
+        tensors = {key: narrowed(x, type_named(str(dtype))) for key, x in tensors.items()}
+    safetensors.write(file, tensors, encoded.metadata)
 
 
 def parse_weights(text: str, count: int, option: str) -> list[float]:

@@ -70,7 +70,11 @@ def numerical_rank(s: Any, largest: float | None = None, sides: int = 1, single:
 
 
 def _values(one: Decomposed) -> Any:
-    return one.s.detach().double().cpu().numpy()
+    from lorakit.arrays import is_torch
+    from lorakit.deltas._algebra import doubles
+
+    values = doubles(one.s)
+    return values.cpu().numpy() if is_torch(values) else values
 
 
 def _limit(one: Decomposed, s: Any, rule: Rule) -> int:

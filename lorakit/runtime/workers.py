@@ -1,6 +1,7 @@
 """Independent pieces of work on the cores of a CPU."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -26,13 +27,12 @@ def each(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> I
     """work(item) for each, in order, `count` at a time, each on one thread of its own.
 
     A small model spends more time at the barriers of threaded operators than in arithmetic; and on one thread a result
-    does not depend on how many threads there are.
+    does not depend on how many threads there are. torch is told so where it is in use, and not imported for it.
     """
 
-    import torch  # not for those who only count cores
-
     def one(item: Item) -> Result:
-        torch.set_num_threads(1)  # OpenMP keeps this by thread
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)  # OpenMP keeps this by thread
         return work(item)
 
     with ThreadPoolExecutor(max(1, count)) as pool:
