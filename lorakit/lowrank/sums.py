@@ -16,6 +16,8 @@ _TINY = 1e-7  # of what the terms are made of: below this a sum's singular value
 _SQUARED = 1e-3  # of the largest singular value; those above come out of squares with 10 digits
 _WIDE = 256  # a side from which squares and a few vectors are less work than a whole decomposition
 
+_HUGE = 1e30  # float32 ends at 3e38
+
 Found = tuple[np.ndarray, np.ndarray, np.ndarray, float]
 
 
@@ -115,6 +117,8 @@ def _by_gram(up: np.ndarray, down: np.ndarray, grams: tuple[np.ndarray, np.ndarr
         for gram, side in zip(grams, (left, right), strict=True)
     )
     if _EPS32 * (lost / total) ** 0.5 > _BENIGN * len(s) ** 0.5:
+        return None
+    if max(abs(left).max(), abs(right).max()) > _HUGE:
         return None
     short = s[:k].astype("f4")
     # So that what is left is known to 1e-8.
