@@ -122,7 +122,8 @@ def _cancels(
     left: float, up: np.ndarray, down: np.ndarray, deltas: Sequence[LowRank | None], weights: Sequence[float]
 ) -> bool:
     """Whether the norm that is left of a sum of terms is their rounding."""
-    if left > _SUSPECT * float((np.linalg.norm(up, axis=0) * np.linalg.norm(down, axis=1)).max()):
+    sizes = np.einsum("or,or->r", up, up) * np.einsum("ri,ri->r", down, down)
+    if left > _SUSPECT * float(sizes.max()) ** 0.5:
         return False
     terms = (abs(w) * gram_norm(*d.factors()) for d, w in zip(deltas, weights, strict=True) if d is not None and w)
     return left <= _ZERO * max(terms, default=0.0)

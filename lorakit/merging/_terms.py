@@ -28,10 +28,16 @@ def stacked(found: Sequence[tuple[int, np.ndarray, np.ndarray, float]], deltas: 
     if not found:
         up, down = next(delta for delta in deltas if delta is not None).flat()
         return up[:, :0], down[:0]
-    roots = [abs(weight) ** 0.5 for *_, weight in found]
-    ups = [up * (weight / root) for (_, up, _, weight), root in zip(found, roots, strict=True)]
-    downs = [down * root for (_, _, down, _), root in zip(found, roots, strict=True)]
-    return np.concatenate(ups, 1), np.concatenate(downs, 0)
+    width = sum(up.shape[1] for _, up, _, _ in found)
+    ups = np.empty((found[0][1].shape[0], width), np.result_type(*(up for _, up, _, _ in found)))
+    downs = np.empty((width, found[0][2].shape[1]), np.result_type(*(down for _, _, down, _ in found)))
+    at = 0
+    for _, up, down, weight in found:
+        end, root = at + up.shape[1], abs(weight) ** 0.5
+        np.multiply(up, weight / root, out=ups[:, at:end])
+        np.multiply(down, root, out=downs[at:end])
+        at = end
+    return ups, downs
 
 
 def dense(deltas: Sequence[LowRank | None], weights: Sequence[float]) -> list[tuple[int, np.ndarray, float]]:
