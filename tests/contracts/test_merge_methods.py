@@ -103,7 +103,9 @@ def test_a_density_of_0_or_above_1_is_refused(method):
 @methods
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_the_type_and_the_shape_of_the_factors_are_kept(method, dtype):
-    deltas = [low((4, 5, 3, 3), 1, dtype=dtype), None, low((4, 5, 3, 3), 2, rank=3, dtype=dtype)][: 3 if method != "slerp" else 1]
+    deltas = [low((4, 5, 3, 3), 1, dtype=dtype), None, low((4, 5, 3, 3), 2, rank=3, dtype=dtype)][
+        : 3 if method != "slerp" else 1
+    ]
     deltas += [low((4, 5, 3, 3), 3, dtype=dtype)] if method == "slerp" else []
     found = MERGE_METHODS[method].merge(deltas, [0.5] * len(deltas), **settings(method, len(deltas)))
     parts = found if isinstance(found, tuple) else (found,)

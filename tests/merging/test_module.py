@@ -127,7 +127,10 @@ def test_the_triplets_of_a_dense_delta_are_the_optimum(out, fan_in, most, seed):
 def test_triplets_of_factors_are_theirs_however_bad_the_factors(out, fan_in, rank, power, seed):
     draw = np.random.default_rng(seed)
     scales = (10.0 ** np.linspace(0, power, rank)).astype("f4")
-    up, down = draw.standard_normal((out, rank), "f4") * scales, draw.standard_normal((rank, fan_in), "f4") / scales[:, None]
+    up, down = (
+        draw.standard_normal((out, rank), "f4") * scales,
+        draw.standard_normal((rank, fan_in), "f4") / scales[:, None],
+    )
     found = decompose(up, down, (out, fan_in))
     wanted = up.astype("f8") @ down.astype("f8")
     assert relative((found.u.astype("f8") * found.s) @ found.vh.astype("f8"), wanted) < 2e-6
