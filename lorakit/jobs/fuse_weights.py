@@ -18,7 +18,7 @@ from lorakit.errors import NumericError
 from lorakit.formats.layouts._place import rows
 from lorakit.merging._operands import as_numpy
 
-_PIECE = 2 << 20  # numbers worked on at a time
+_PIECE = 1 << 17  # numbers worked on at a time: what they take fits into a core's cache
 
 
 @dataclass

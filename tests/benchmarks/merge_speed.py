@@ -56,7 +56,7 @@ def checkpoint(path: Path) -> None:
 
     draw, tensors = np.random.default_rng(9), {}
     names = {f"unet.{a}": f"model.diffusion_model.{b}" for a, b in FAMILIES["sd1"].unet.original_names()}
-    shapes = dict(FAMILIES["sd1"].weights()) | {"pad": (83_653_863,)}
+    shapes = dict(FAMILIES["sd1"].weights()) | {f"vae.{i}": (512, 512, 3, 3) for i in range(35)}
     shapes["text_encoder.text_model.embeddings.token_embedding"] = (49408, 768)
     for name, shape in shapes.items():
         key = names.get(name, name.replace("text_encoder.", "cond_stage_model.transformer."))

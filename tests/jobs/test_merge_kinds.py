@@ -1,6 +1,8 @@
 """merge of deltas that are not low rank, or depend on the base model's weights, on the built-in model."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -222,3 +224,22 @@ def test_the_report_names_every_module(two, tmp_path, into):
     if into is None:
         assert sum("rank    2" in line for line in done["said"]) == 5
         assert "polyline" in text or "<path" in text
+
+
+def test_a_killed_merge_leaves_the_old_output_and_nothing_beside_it(two):
+    odd, other, output = two
+    write(odd, plain())
+    write(other, plain())
+    output.write_bytes(b"old")
+    code = f"""
+import os, signal
+from pathlib import Path
+from lorakit.jobs import merge
+def tick(done, of):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+merge.run([{str(odd)!r}, {str(other)!r}], Path({str(output)!r}), alpha=0.5, weights=None, method="linear", rank=None,
+    file_format="kohya", dtype="float32", force=True, dry_run=False, tick=tick, note=print)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert output.read_bytes() == b"old" and len(list(output.parent.iterdir())) == 3
