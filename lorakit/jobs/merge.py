@@ -158,7 +158,7 @@ def _cut(
     tick: Tick, note: Note,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The outputs as adapters of a rank, written as such or into a model."""
-    base = _base(choices.base if into is None else into.model, plan.how.sources, note)
+    base = _base(choices, into, plan.how.sources, note)
     keep = Scratch(plan.outputs[0]).keep
     cut = Cut(plan.how, rank, base, keep, dtype == "float16", choices.report is not None)
     table = _worked(cut, plan.names, tick)
@@ -200,8 +200,7 @@ def _collapsed(
     done = into.write(replace(plan.rest[i], modules=joined), path, choices.allow_unmatched, force, tick, note)
     norms = done.pop("norms")
     if choices.report is not None:
-        shapes = {name: delta.shape for name, delta in joined.items() if delta.shape is not None}
-        page = merge_figures.page_of_model(norms, done["retained_by_module"], shapes, f"{path.name}: what was merged")
+        page = merge_figures.page_of_model(joined, norms, done["retained_by_module"], f"{path.name}: what was merged")
         write_text(choices.report, page)
     return {
         "output": str(path), "weights": list(row), "layers": len(norms), "error": 0.0, "errors": {}, "energy": {},
@@ -238,14 +237,15 @@ def _rows(
     return [row]
 
 
-def _base(model: str | None, sources: Sequence[Source], note: Note) -> Mapping[str, Any]:
+def _base(choices: Choices, into: Into | None, sources: Sequence[Source], note: Note) -> Mapping[str, Stored]:
     """The base weights that deltas depend on."""
     needy = {name: d.kind for source in sources for name, d in source.adapter.modules.items() if d.needs_base}
-    if model is None or not needy:
-        if model is not None:
-            note(f"nothing in the adapters depends on the weights of {model}")
-        return {}
-    return weights_of(model, needy, " and ".join(sorted(set(needy.values()))))
+    model = choices.base if into is None else into.model
+    if model is not None and needy:
+        return weights_of(model, needy, " and ".join(sorted(set(needy.values()))))
+    if choices.base is not None:
+        note(f"--base {choices.base} is not needed: nothing in the adapters depends on its weights")
+    return {}
 
 
 def _worked(cut: Cut, names: Sequence[str], tick: Tick) -> dict[str, list[Made]]:

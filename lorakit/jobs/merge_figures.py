@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorakit.deltas._base import Delta
 from lorakit.jobs.merge_modules import How
 from lorakit.jobs.merged_metadata import merged as merged_metadata
 from lorakit.lowrank.ranks import Rule
@@ -72,15 +73,18 @@ def page(found: Mapping[str, Made], shapes: Mapping[str, tuple[int, ...]], title
     return spectra.page(rows, title)
 
 
-def page_of_model(norms: Mapping[str, float], retained: Mapping[str, float], shapes: Mapping[str, tuple[int, ...]], title: str) -> str:  # fmt: skip
+def page_of_model(
+    joined: Mapping[str, Delta], norms: Mapping[str, float], retained: Mapping[str, float], title: str
+) -> str:
     """The same of deltas that went into a model: what of each is in the weights after rounding."""
     from lorakit.reports import spectra
 
-    rows = [
-        spectra.Spectrum(name, shapes[name], min(shapes[name][:2]), norm, retained.get(name, 1.0), 0.0, ())
-        for name, norm in norms.items()
-        if name in shapes
-    ]
+    rows = []
+    for name, norm in norms.items():
+        shape = joined[name].shape if name in joined else None
+        if shape is not None:
+            rank = joined[name].rank or min(shape[:2])
+            rows.append(spectra.Spectrum(name, shape, rank, norm, retained.get(name, 1.0), 0.0, ()))
     return spectra.page(rows, title)
 
 
