@@ -70,3 +70,16 @@ def test_one_number_of_any_shape(x):
 def test_more_than_one_number_is_no_number():
     with pytest.raises(ValueError, match="one number"):
         number(np.ones(2))
+
+
+def test_every_half_and_what_lies_around_every_midpoint_is_rounded_as_numpy_does():
+    halves = ALL.view("<f2").astype("f4")
+    halves = np.sort(halves[np.isfinite(halves)])
+    middles = ((halves[1:].astype("f8") + halves[:-1]) / 2).astype("f4")
+    around = [np.nextafter(middles, np.float32(side)) for side in (-np.inf, np.inf)]
+    for values in (halves, middles, *around, np.float32([65519.99, -65519.99, 0.0, -0.0])):
+        parts = np.array_split(values, 7)  # of which the outer ones hold what overflows
+        with np.errstate(over="ignore"):
+            wanted = [part.astype("<f2").view("<u2") for part in parts]
+        for part, want in zip(parts, wanted, strict=True):
+            np.testing.assert_array_equal(np.frombuffer(raw(cast(part, "F16")), "<u2"), want)

@@ -54,6 +54,12 @@ def merge(
     allow_unmatched: Annotated[
         bool, typer.Option("--allow-unmatched", help="List what matches nothing, and go on.")
     ] = False,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="For DoRA, GLoRA, OFT and others that depend on its weights.")
+    ] = None,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE.html", help="A page with a heat map and the singular values.")
+    ] = None,
     output: Output = "./merged.safetensors",
     format: Format = "kohya",
     save_dtype: Annotated[
@@ -80,6 +86,8 @@ def merge(
     one_of("--save-dtype", save_dtype or "float32", ("float32", "bfloat16", "float16"))
     if into is None and (stochastic_rounding or tokenizer is not None):
         raise UsageError("--stochastic-rounding and --tokenizer are for --into MODEL")
+    if into is not None and base is not None:
+        raise UsageError("--base and --into: the model that the sum goes into is the base; leave --base out")
     recipe = len(adapters) == 1 and adapters[0].partition(".toml")[1] != ""
     if len(adapters) < 2 and not recipe and into is None:
         raise UsageError("merge needs two adapters or more")
@@ -100,9 +108,12 @@ def merge(
     from lorakit.io.paths import check_adapters
 
     check_adapters(adapters)
-    if not alphas and into is None:
-        check_target(Path(output), force=manner.force)
-    from lorakit.io.tensors import DTYPES
+    for path in (report, None if alphas or into is not None else output):
+        if path is not None:
+            check_target(Path(path), force=manner.force)
+    from lorakit.runtime.workers import one_thread_each
+
+    one_thread_each()
     from lorakit.jobs.merge import Choices, Into, run
 
     target = None
@@ -113,12 +124,12 @@ def merge(
     settings = {"density": density, "spread": spread, "conflict": conflict, "seed": seed}
     choices = Choices(
         {name: value for name, value in settings.items() if value is not None}, part_weights or (),
-        block_weights or (), alphas, rename_token or (), allow_unmatched,
+        block_weights or (), alphas, rename_token or (), allow_unmatched, base, Path(report) if report else None,
     )  # fmt: skip
     with progress("merging") as tick:
         result = run(
             adapters, Path(output), alpha=alpha, weights=weights, method=method, rank=rule, file_format=format,
-            dtype=DTYPES[save_dtype or "float32"], force=manner.force, dry_run=manner.dry_run, tick=tick, note=note,
+            dtype=save_dtype or "float32", force=manner.force, dry_run=manner.dry_run, tick=tick, note=note,
             choices=choices, into=target,
         )  # fmt: skip
     emit(result)

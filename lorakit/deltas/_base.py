@@ -64,6 +64,10 @@ class Delta:
         dense = up @ down
         return dense if self.shape is None else dense.reshape(self.shape)
 
+    def product(self, base: Array | None = None) -> tuple[Array, Array] | Array:
+        """The delta in the form that is less work: its factors, or dense."""
+        return self.factors(base) if self.narrow else self.delta(base)
+
     def norm(self, base: Array | None = None) -> float:
         """The Frobenius norm, without forming the delta where that is less work; NeedsBase as `delta`."""
         if self.narrow:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from math import prod
@@ -145,8 +146,8 @@ def _pieces(tensors: Mapping[str, Array], entries: Mapping[str, Entry], bad: lis
     """
     small: list[Any] = []
     held = 0
-    for name, (dtype, _, begin, end) in entries.items():
-        data = memoryview(raw(tensors[name]))
+    for name, data in _read_ahead(tensors, entries):
+        dtype, _, begin, end = entries[name]
         if len(data) != end - begin:
             raise ValueError(f"{name} has {len(data)} bytes, not {end - begin}")
         for at in range(0, len(data), _PIECE):
@@ -162,6 +163,31 @@ def _pieces(tensors: Mapping[str, Array], entries: Mapping[str, Entry], bad: lis
                 small, held = [], 0
     if small and not bad:
         yield b"".join(small)
+
+
+def _read_ahead(tensors: Mapping[str, Array], entries: Mapping[str, Entry]) -> Iterator[tuple[str, memoryview]]:
+    """Each tensor's bytes in order; while one is written the next, where it is a large one, is read or worked out."""
+    names = iter(entries)
+    with ThreadPoolExecutor(1, "read ahead") as pool:
+
+        def begun() -> tuple[str, Callable[[], memoryview]] | None:
+            name = next(names, None)
+            if name is None:
+                return None
+            read = partial(_raw, tensors[name])
+            if entries[name][3] - entries[name][2] < _PIECE:
+                return name, read  # a thread would cost more than it saves
+            return name, pool.submit(read).result
+
+        coming = begun()
+        while coming is not None:
+            name, data = coming[0], coming[1]()
+            coming = begun()
+            yield name, data
+
+
+def _raw(x: Array) -> memoryview:
+    return memoryview(raw(x))
 
 
 @contextmanager

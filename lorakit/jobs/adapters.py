@@ -41,6 +41,10 @@ class Weighted:
         for name, delta in adapter.modules.items():
             factor = self.member.factor(name)
             if factor not in (0, 1):
+                if not delta.exact:
+                    raise InputError(
+                        f"{self.file}: {name} is a {delta.kind} delta, which a recipe cannot weigh by itself"
+                    )
                 low = plain(delta)
                 delta = replace(low, alpha=low.alpha * factor)
             if factor:

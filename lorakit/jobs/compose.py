@@ -109,8 +109,6 @@ def _put(file: Path, image: Any) -> None:
 
 def _baked(composition: Composition, output: Path, wanted: Wanted, force: bool, note: Note) -> dict[str, Any]:
     """One adapter, exactly: the sum of the deltas at their weights."""
-    import torch
-
     from lorakit.jobs import adapters, merge
 
     for member in composition.members:
@@ -119,7 +117,7 @@ def _baked(composition: Composition, output: Path, wanted: Wanted, force: bool, 
     given = [adapters.Weighted(member.path, member.weight, member) for member in composition.members]
     done = merge.run(
         given, output, alpha=None, weights=None, method="linear", rank=None, file_format=wanted.file_format,
-        dtype=torch.float32, force=force, dry_run=False, tick=lambda done, of: None, note=note,
+        dtype="float32", force=force, dry_run=False, tick=lambda done, of: None, note=note,
     )  # fmt: skip
     return {key: done[key] for key in ("layers", "ranks", "error")}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import Array, changed, dtype_of, finite, raw, same_bytes
+from lorakit.arrays import Array, dtype_of, finite, narrowed, raw, same_bytes
 from lorakit.deltas._base import Delta, relative_error
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, UsageError
@@ -20,6 +20,7 @@ from lorakit.formats.adapters._modules import Context, Encoded, balanced
 from lorakit.formats.clients import coverages
 from lorakit.io import pickles, safetensors
 from lorakit.io.files import check_target, replacing, replacing_folder
+from lorakit.jobs.base_weights import weights_of
 from lorakit.lowrank.approximate import as_low_rank
 from lorakit.lowrank.compare import aligned_error
 from lorakit.registry import ADAPTER_FORMATS
@@ -129,7 +130,8 @@ def _plain(
             f"--approximate: {odd[without[0]].kind} deltas depend on the base weights ({len(without)} modules, first "
             f"{without[0]}); give the model with --base"
         )
-    weights = _weights_of(base, odd) if base is not None else {}
+    needy = {name: delta.kind for name, delta in odd.items() if delta.needs_base}
+    weights = weights_of(base, needy, " and ".join(sorted(set(needy.values())))) if base is not None and needy else {}
     modules, errors = dict[str, Delta](adapter.modules), dict[str, float]()
     for name, delta in odd.items():
         if approximate == "exact" and not delta.exact:
@@ -137,28 +139,8 @@ def _plain(
         rank = approximate if isinstance(approximate, int) else None
         if delta.shape is not None and len(delta.shape) == 1:
             continue  # a norm has no low-rank form: the format's losses name it
-        weight = weights.get(name)
-        if delta.needs_base and weight is None:
-            raise InputError(f"{base}: has no weight for {name}, which this {delta.kind} delta depends on")
-        modules[name], errors[name] = as_low_rank(delta, rank, weight)
+        modules[name], errors[name] = as_low_rank(delta, rank, weights.get(name))
     return replace(adapter, modules=modules), errors
-
-
-def _weights_of(model: str, names: Mapping[str, Any]) -> dict[str, Array]:
-    """The base weights of the named modules, read when used."""
-    from lorakit.models.config import folder_of, weight_files
-
-    folder = folder_of(model)
-    parts = tuple(sorted({name.partition(".")[0] for name in names}))
-    found = {}
-    for part, file in weight_files(folder, parts):
-        for key, array in safetensors.open_file(file, "model weights").items():
-            from lorakit.targets import canonical
-
-            name = canonical(f"{part}.{key.removesuffix('.weight')}")
-            if key.endswith(".weight") and name in names:
-                found[name] = array
-    return found
 
 
 def _ready(adapter: Adapter, dtype: str | None) -> Adapter:
@@ -228,13 +210,11 @@ def _check_same(source: Path, copy: Path) -> None:
 
 
 def _write(output: Path, encoded: Encoded, dtype: str | None) -> None:
-    def narrowed(tensors: Mapping[str, Array]) -> dict[str, Array]:
-        if dtype is None:
-            return dict(tensors)
-        return {key: _cast(x, dtype) for key, x in tensors.items()}
+    def typed(tensors: Mapping[str, Array]) -> dict[str, Array]:
+        return {key: x if dtype is None else narrowed(x, dtype) for key, x in tensors.items()}
 
     if not encoded.folder:
-        safetensors.write(output, narrowed(encoded.tensors), encoded.metadata)
+        safetensors.write(output, typed(encoded.tensors), encoded.metadata)
         return
     with replacing_folder(output) as folder:
         for path, content in encoded.folder.items():
@@ -243,15 +223,7 @@ def _write(output: Path, encoded: Encoded, dtype: str | None) -> None:
             if isinstance(content, str):
                 file.write_text(content, encoding="utf-8")
             else:
-                safetensors.write(file, narrowed(content[0]), content[1])
-
-
-def _cast(x: Array, dtype: str) -> Array:
-    """Factors in another type; single numbers, such as alpha, stay float32."""
-    kind = dtype_of(x)
-    if x.ndim == 0 or kind == dtype or not (kind[0] == "F" or kind == "BF16"):
-        return x
-    return changed(x, dtype, lambda values: values)
+                safetensors.write(file, typed(content[0]), content[1])
 
 
 def _compare(

@@ -133,7 +133,7 @@ def run(
     merged = out / "merged.safetensors"
     merge.run(
         [str(path) for path, _ in learnt], merged, alpha=None, weights="0.8,0.8", method="linear", rank=None,
-        file_format="kohya", dtype=merge.torch.float32, force=True, dry_run=False, tick=lambda done, total: None, note=note,
+        file_format="kohya", dtype="float32", force=True, dry_run=False, tick=lambda done, total: None, note=note,
     )  # fmt: skip
     tour.page.heading("both adapters merged into one, each at 0.8")
     tour.draw("merged", [prompt for _, prompt in learnt], [str(merged)])

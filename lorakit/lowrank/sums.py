@@ -1,9 +1,10 @@
-"""The singular triplets of a sum of low-rank terms, fast where the numbers are benign and in float64 where not."""
+"""The singular triplets of a sum of low-rank terms in numpy, fast where the numbers are benign, in float64 where not."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
+
+import numpy as np
 
 from lorakit.lowrank.compress import spectrum
 from lorakit.lowrank.decomposed import Decomposed
@@ -12,25 +13,37 @@ _EPS32 = 2.0**-23
 _BENIGN = 1e-6  # the relative error that float32 may add
 _MORE = 16  # vectors beyond those asked for
 _TINY = 1e-7  # of what the terms are made of: below this a sum's singular values are the terms' own rounding
+_SQUARED = 1e-3  # of the largest singular value; those above come out of squares with 10 digits
+_WIDE = 256  # a side from which squares and a few vectors are less work than a whole decomposition
+
+_HUGE = 1e30  # float32 ends at 3e38
+
+Found = tuple[np.ndarray, np.ndarray, np.ndarray, float]
 
 
-def decompose(up: Tensor, down: Tensor, shape: tuple[int, ...], most: int | None = None) -> Decomposed:
+def decompose(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...], most: int | None = None) -> Decomposed:
     """The triplets of up [out, r] @ down [r, in*kh*kw], the best `most` of them or all; exact up to 1e-6 of the norm.
 
     Gram matrices in float64 are factorized by Cholesky, and the vectors are products of the factors in float32: a
     third of the work of orthogonal bases (Yamamoto et al., 2015). What that may cost is known beforehand, and where the
-    factors depend on one another, or terms cancel, the bases are made by Householder's QR in float64.
+    factors depend on one another, or terms cancel, the bases are made by Householder's QR in float64. Factors that are
+    wider than the delta is are multiplied out, in float64 too.
     """
-    wide_up, wide_down = up.double(), down.double()
+    wide_up, wide_down = up.astype("f8", copy=False), down.astype("f8", copy=False)
     grams = wide_up.T @ wide_up, wide_down @ wide_down.T
     # What the r terms of rank 1 would come to if they were orthogonal.
     amount = float((grams[0].diagonal() * grams[1].diagonal()).sum()) ** 0.5
     if not amount:
         return _empty(up, down, shape)
-    found = _by_gram(up, down, grams, most) if up.shape[1] <= min(up.shape[0], down.shape[1]) else None
+    small = min(up.shape[0], down.shape[1])
+    if up.shape[1] > small >= _WIDE:
+        whole = of_dense(wide_up @ wide_down, shape, most)
+        found: Found | None = (whole.u, whole.s, whole.vh, whole.total)
+    else:
+        found = _by_gram(up, down, grams, most) if up.shape[1] <= small else None
     if found is None:
         u, s, vh = spectrum(up, down)
-        found = u, s, vh, float(s.double().square().sum())
+        found = u, s, vh, float((s.astype("f8") ** 2).sum())
     u, s, vh, total = found
     real = int((s > _TINY * amount).sum())
     if not real:
@@ -39,25 +52,19 @@ def decompose(up: Tensor, down: Tensor, shape: tuple[int, ...], most: int | None
     return Decomposed(u[:, :k], s[:k], vh[:k], shape, total)
 
 
-def independent(up: Tensor, down: Tensor) -> bool:
+def independent(up: np.ndarray, down: np.ndarray) -> bool:
     """Whether up @ down has the rank its factors have, by a margin."""
     if not 0 < up.shape[1] <= min(up.shape[0], down.shape[1]):
         return False
-    return all(_cholesky(side.T @ side) is not None for side in (up.double(), down.double().T))
+    return all(_cholesky(side.T @ side) is not None for side in (up.astype("f8"), down.astype("f8").T))
 
 
-def norm(up: Tensor, down: Tensor) -> float:
-    """||up @ down||."""
-    up, down = up.double(), down.double()
-    return max(0.0, float(((up.T @ up) * (down @ down.T)).sum())) ** 0.5
+def _empty(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...]) -> Decomposed:
+    return Decomposed(up[:, :0].astype("f4"), np.zeros(0, "f4"), down[:0].astype("f4"), shape, 0.0)
 
 
-def _empty(up: Tensor, down: Tensor, shape: tuple[int, ...]) -> Decomposed:
-    return Decomposed(up[:, :0].float(), torch.zeros(0), down[:0].float(), shape, 0.0)
-
-
-def of_dense(delta: Tensor, shape: tuple[int, ...], most: int | None = None) -> Decomposed:
-    """The triplets of a dense delta [out, in*kh*kw], the best `most` of them or all.
+def of_dense(delta: np.ndarray, shape: tuple[int, ...], most: int | None = None) -> Decomposed:
+    """The triplets of a dense delta [out, in*kh*kw], the best `most` of them or all, worked out in its own type.
 
     A few of many come from the Gram matrix of the smaller side and a Rayleigh-Ritz step, which makes up for what
     squaring loses.
@@ -65,49 +72,72 @@ def of_dense(delta: Tensor, shape: tuple[int, ...], most: int | None = None) -> 
     small = min(delta.shape)
     k = min(most or small, small)
     if 3 * (k + _MORE) >= small:
-        u, s, vh = torch.linalg.svd(delta.float(), full_matrices=False)
-        total = float(s.double().square().sum())
-        return Decomposed(u[:, :k], s[:k], vh[:k], shape, total)
+        u, s, vh = np.linalg.svd(delta, full_matrices=False)
+        return _single(u[:, :k], s[:k], vh[:k], shape, float((s.astype("f8") ** 2).sum()))
     x = delta if delta.shape[0] == small else delta.T
-    vectors = torch.linalg.eigh(x @ x.T)[1][:, -(k + _MORE) :]
-    q, r = torch.linalg.qr((vectors.T @ x).T)
-    a, s, bh = torch.linalg.svd(r.T)
+    vectors = np.linalg.eigh(x @ x.T)[1][:, -(k + _MORE) :]
+    q, r = np.linalg.qr((vectors.T @ x).T)
+    a, s, bh = np.linalg.svd(r.T)
     u, vh = (vectors @ a)[:, :k], bh[:k] @ q.T
     if x is not delta:
         u, vh = vh.T, u.T
-    total = max(float(delta.double().square().sum()), float(s[:k].double().square().sum()))
-    return Decomposed(u.float().contiguous(), s[:k].float(), vh.float().contiguous(), shape, total)
+    held = float((s[:k].astype("f8") ** 2).sum())
+    whole = sum(float((delta[i : i + 256].astype("f8") ** 2).sum()) for i in range(0, len(delta), 256))
+    return _single(u, s[:k], vh, shape, max(whole, held))
 
 
-def _cholesky(gram: Tensor) -> Tensor | None:
+def _single(u: Any, s: Any, vh: Any, shape: tuple[int, ...], total: float) -> Decomposed:
+    u, s, vh = (x.astype("f4", copy=False) for x in (u, s, vh))
+    return Decomposed(u, s, vh, shape, total)
+
+
+def _cholesky(gram: np.ndarray) -> np.ndarray | None:
     """The lower factor; None where a column is, but for a ten-thousandth, a combination of those before it."""
-    lower, failed = torch.linalg.cholesky_ex(gram)
-    if int(failed) or bool((lower.diagonal() ** 2 <= 1e-8 * gram.diagonal()).any()):
+    try:
+        lower = np.linalg.cholesky(gram)
+    except np.linalg.LinAlgError:
         return None
-    return lower
+    return None if (lower.diagonal() ** 2 <= 1e-8 * gram.diagonal()).any() else lower
 
 
-def _by_gram(
-    up: Tensor, down: Tensor, grams: tuple[Tensor, Tensor], most: int | None
-) -> tuple[Tensor, Tensor, Tensor, float] | None:
+def _by_gram(up: np.ndarray, down: np.ndarray, grams: tuple[np.ndarray, np.ndarray], most: int | None) -> Found | None:
     """(u, s, vh, total) by Cholesky; None where float32 is not good enough."""
     lower_up, lower_down = _cholesky(grams[0]), _cholesky(grams[1])
     if lower_up is None or lower_down is None:
         return None
-    a, s, bh = torch.linalg.svd(lower_up.T @ lower_down)
-    total = float(s.square().sum())
-    k = min(most or len(s), len(s))
-    if not float(s[k - 1]):
+    found = _core(lower_up.T @ lower_down, most)
+    if found is None:
         return None
+    a, s, b, k = found
+    total = float((s * s).sum())
     # u = up @ lower_up^-T @ a; a column's error is what cancels in it.
-    left = torch.linalg.solve_triangular(lower_up.T, a[:, :k], upper=True)
-    right = torch.linalg.solve_triangular(lower_down.T, bh[:k].T, upper=True)
+    left, right = np.linalg.solve(lower_up.T, a), np.linalg.solve(lower_down.T, b)
     lost = sum(
-        float(((gram.diagonal().sqrt() @ side.abs()) * s[:k]).square().sum())
+        float((((gram.diagonal() ** 0.5 @ abs(side)) * s[:k]) ** 2).sum())
         for gram, side in zip(grams, (left, right), strict=True)
     )
     if _EPS32 * (lost / total) ** 0.5 > _BENIGN * len(s) ** 0.5:
         return None
-    short = s[:k].float()
-    total = float(short.double().square().sum() + s[k:].square().sum())  # so that what is left is known to 1e-8
-    return up @ left.to(up), short, right.T.to(down) @ down, total
+    if max(abs(left).max(), abs(right).max()) > _HUGE:
+        return None
+    short = s[:k].astype("f4")
+    # So that what is left is known to 1e-8.
+    total = float((short.astype("f8") ** 2).sum() + (s[k:] ** 2).sum())
+    return up @ left.astype(up.dtype), short, right.T.astype(down.dtype) @ down, total
+
+
+def _core(core: np.ndarray, most: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
+    """(a [r, k], all s [r] falling, b [r, k], k) of a small square matrix; None where one that is asked for is 0.
+
+    Eigenvectors of its square, two thirds of the work, where the values asked for are not so small that squares lose
+    them.
+    """
+    k = min(most or len(core), len(core))
+    values, vectors = np.linalg.eigh(core @ core.T)
+    values = values[::-1]
+    if values[k - 1] > _SQUARED**2 * values[0]:
+        a = vectors[:, ::-1][:, :k]
+        s = np.sqrt(np.maximum(values, 0.0))
+        return a, s, (core.T @ a) / s[:k], k
+    a, s, bh = np.linalg.svd(core)
+    return (a[:, :k], s, bh[:k].T, k) if s[k - 1] else None

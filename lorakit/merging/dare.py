@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.merging._terms import check_share, dense, nothing
@@ -13,8 +12,8 @@ from lorakit.merging._terms import check_share, dense, nothing
 
 def merge(
     deltas: Sequence[LowRank | None], weights: Sequence[float], *, density: float = 0.5,
-    generators: Sequence[torch.Generator],
-) -> Tensor:  # fmt: skip
+    generators: Sequence[np.random.Generator],
+) -> np.ndarray:  # fmt: skip
     """density: the chance of an entry to stay; it is divided by it, so that the expected delta is the whole one."""
     check_share(density)
     result = nothing(deltas)
@@ -23,6 +22,6 @@ def merge(
     return result
 
 
-def dropped(delta: Tensor, keep: float | Tensor, generator: torch.Generator) -> Tensor:
+def dropped(delta: np.ndarray, keep: float | np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """delta / keep with chance `keep`, else 0; by entry, or all the same."""
-    return delta / keep * (torch.rand(delta.shape, generator=generator) < keep)
+    return delta / keep * (generator.random(delta.shape, np.float32) < keep)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.merging._terms import check_share, dense, nothing
@@ -15,8 +14,8 @@ from lorakit.merging.ties import elected
 
 def merge(
     deltas: Sequence[LowRank | None], weights: Sequence[float], *, density: float = 0.5,
-    generators: Sequence[torch.Generator],
-) -> Tensor:  # fmt: skip
+    generators: Sequence[np.random.Generator],
+) -> np.ndarray:  # fmt: skip
     """density: the chance of an entry to stay, as in `dare`; the mean is taken as in `ties`."""
     check_share(density)
     kept = [weight * dropped(delta, density, generators[i]) for i, delta, weight in dense(deltas, weights)]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.merging._terms import check_share, dense, nothing
@@ -15,8 +14,8 @@ from lorakit.merging.ties import elected
 
 def merge(
     deltas: Sequence[LowRank | None], weights: Sequence[float], *, density: float = 0.5, spread: float = 0.2,
-    generators: Sequence[torch.Generator],
-) -> Tensor:  # fmt: skip
+    generators: Sequence[np.random.Generator],
+) -> np.ndarray:  # fmt: skip
     """The larger an entry within its row, the likelier it stays; each is divided by its own chance.
 
     density     the mean chance to stay
@@ -34,11 +33,12 @@ def merge(
     return elected(kept, nothing(deltas))
 
 
-def _chances(delta: Tensor, density: float, spread: float) -> Tensor:
+def _chances(delta: np.ndarray, density: float, spread: float) -> np.ndarray:
     """density - spread / 2 for a row's smallest entry, density + spread / 2 for its largest, evenly between."""
     width = delta.shape[1]
-    places = torch.linspace(density - spread / 2, density + spread / 2, width, dtype=delta.dtype)
+    places = np.linspace(density - spread / 2, density + spread / 2, width).astype(delta.dtype)
     if width == 1:
-        places = torch.full((1,), density, dtype=delta.dtype)
-    order = delta.abs().argsort(dim=1, stable=True)
-    return torch.empty_like(delta).scatter_(1, order, places.expand_as(delta))
+        places = np.full(1, density, delta.dtype)
+    chances = np.empty_like(delta)
+    np.put_along_axis(chances, abs(delta).argsort(axis=1, kind="stable"), np.broadcast_to(places, delta.shape), axis=1)
+    return chances

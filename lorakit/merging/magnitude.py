@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.merging._terms import check_share, dense, nothing
 
 
-def merge(deltas: Sequence[LowRank | None], weights: Sequence[float], *, density: float = 0.5) -> Tensor:
+def merge(deltas: Sequence[LowRank | None], weights: Sequence[float], *, density: float = 0.5) -> np.ndarray:
     """density: the share of entries that each delta keeps, by absolute value, in this module."""
     check_share(density)
     result = nothing(deltas)
@@ -19,10 +19,10 @@ def merge(deltas: Sequence[LowRank | None], weights: Sequence[float], *, density
     return result
 
 
-def trimmed(delta: Tensor, density: float) -> Tensor:
+def trimmed(delta: np.ndarray, density: float) -> np.ndarray:
     """The delta with all but the round(density * n), at least 1, largest entries set to 0."""
-    drop = delta.numel() - max(1, round(density * delta.numel()))
+    drop = delta.size - max(1, round(density * delta.size))
     if drop == 0:
         return delta
-    size = delta.abs()
-    return delta * (size > size.flatten().kthvalue(drop).values)
+    size = abs(delta)
+    return delta * (size > np.partition(size, drop - 1, axis=None)[drop - 1])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.lowrank.compress import spectrum
@@ -20,25 +19,25 @@ def merge(deltas: Sequence[LowRank | None], weights: Sequence[float]) -> Factors
     What the later adapters would do to inputs that an earlier one reads, or write where it writes, is taken out of
     them: the first is kept exactly, and the order matters. Exactly low rank. An adapter at weight 0 cleans nothing.
     """
-    columns: list[Tensor] = []
-    rows: list[Tensor] = []
+    columns: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
     cleaned = []
     for i, up, down, weight in terms(deltas, weights):
         u, s, vh = spectrum(up, down)
         real = s > _ZERO * s[:1]
         cleaned.append((i, _without(up, columns), _without(down.T, rows).T, weight))
-        columns.append(u[:, real].to(up))
-        rows.append(vh[real].T.to(down))
+        columns.append(u[:, real])
+        rows.append(vh[real].T)
     return stacked(cleaned, deltas)
 
 
-def _without(x: Tensor, bases: list[Tensor]) -> Tensor:
+def _without(x: np.ndarray, bases: list[np.ndarray]) -> np.ndarray:
     """x [n, r] less what lies in the span of all bases [n, k]."""
     if not bases or not sum(basis.shape[1] for basis in bases):
         return x
-    q, s, _ = torch.linalg.svd(torch.cat(bases, 1).double(), full_matrices=False)
+    q, s, _ = np.linalg.svd(np.concatenate(bases, 1).astype("f8"), full_matrices=False)
     q = q[:, s > _ZERO * s[0]]
-    rest = x.double()
+    rest = x.astype("f8")
     for _ in range(2):  # once more for what rounding left
         rest = rest - q @ (q.T @ rest)
-    return rest.to(x)
+    return rest.astype(x.dtype)

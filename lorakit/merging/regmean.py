@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.merging._terms import Factors, stacked, terms
@@ -24,18 +24,19 @@ def merge(deltas: Sequence[LowRank | None], weights: Sequence[float]) -> Factors
     found = terms(deltas, weights)
     if len(found) < 2:
         return stacked(found, deltas)
-    downs = torch.cat([down for _, _, down, _ in found], 0)
-    q, values, _ = torch.linalg.svd(downs.T.double(), full_matrices=False)
+    downs = np.concatenate([down for _, _, down, _ in found], 0)
+    q, values, _ = np.linalg.svd(downs.T.astype("f8"), full_matrices=False)
     q = q[:, values > 1e-9 * values[0]]  # the rows of all deltas, [in, k]
     targets, moments = [], []
     for i, up, down, scaled in found:
         weight = abs(weights[i])
-        inner = down.double() @ q * scaled  # w Δ = up @ inner @ qᵀ
-        moment = inner.T @ (up.T.double() @ up.double()) @ inner
-        moment = moment * (weight / moment.trace().clamp(min=1e-300))
+        inner = down.astype("f8") @ q * scaled  # w Δ = up @ inner @ qᵀ
+        moment = inner.T @ (up.T.astype("f8") @ up.astype("f8")) @ inner
+        moment = moment * (weight / max(float(moment.trace()), 1e-300))
         targets.append(inner @ moment)
         moments.append(moment)
-    eigenvalues, vectors = torch.linalg.eigh(torch.stack(moments).sum(0))
+    eigenvalues, vectors = np.linalg.eigh(np.sum(moments, 0))
     kept = eigenvalues > _ZERO * eigenvalues[-1]
     inverse = (vectors[:, kept] / eigenvalues[kept]) @ vectors[:, kept].T
-    return torch.cat([up for _, up, _, _ in found], 1), (torch.cat(targets, 0) @ inverse @ q.T).to(downs)
+    ups = np.concatenate([up for _, up, _, _ in found], 1)
+    return ups, (np.concatenate(targets, 0) @ inverse @ q.T).astype(downs.dtype)

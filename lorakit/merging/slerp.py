@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torch import Tensor
+import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.merging._terms import Factors, stacked, terms
@@ -49,6 +49,7 @@ def merge(deltas: Sequence[LowRank | None], weights: Sequence[float]) -> Factors
     )
 
 
-def _inner(up_a: Tensor, down_a: Tensor, up_b: Tensor, down_b: Tensor) -> float:
+def _inner(up_a: np.ndarray, down_a: np.ndarray, up_b: np.ndarray, down_b: np.ndarray) -> float:
     """The Frobenius inner product of two products."""
-    return float(((up_a.T.double() @ up_b.double()) * (down_a.double() @ down_b.T.double())).sum())
+    up_a, down_a, up_b, down_b = (x.astype("f8", copy=False) for x in (up_a, down_a, up_b, down_b))
+    return float(((up_a.T @ up_b) * (down_a @ down_b.T)).sum())

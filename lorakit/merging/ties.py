@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.merging._terms import check_share, dense, nothing
 from lorakit.merging.magnitude import trimmed
 
 
-def merge(deltas: Sequence[LowRank | None], weights: Sequence[float], *, density: float = 0.5) -> Tensor:
+def merge(deltas: Sequence[LowRank | None], weights: Sequence[float], *, density: float = 0.5) -> np.ndarray:
     """Each entry is the mean of those weighted deltas that have the sign of their sum there, among those not trimmed.
 
     density     the share of entries that each delta keeps, by absolute value, in this module (the paper: 0.2, of the
@@ -24,13 +23,13 @@ def merge(deltas: Sequence[LowRank | None], weights: Sequence[float], *, density
     return elected([weight * trimmed(delta, density) for _, delta, weight in dense(deltas, weights)], nothing(deltas))
 
 
-def elected(kept: Sequence[Tensor], zero: Tensor) -> Tensor:
+def elected(kept: Sequence[np.ndarray], zero: np.ndarray) -> np.ndarray:
     """The disjoint mean: of the entries whose sign is that of the sum, over the deltas that have one."""
-    sign, total, count = torch.zeros_like(zero), torch.zeros_like(zero), torch.zeros_like(zero)
+    sign, total, count = zero.copy(), zero.copy(), zero.copy()
     for delta in kept:
         sign += delta
     for delta in kept:
-        agrees = delta.sign() * sign.sign() > 0
+        agrees = np.sign(delta) * np.sign(sign) > 0
         total += delta * agrees
         count += agrees
-    return total / count.clamp(min=1)
+    return total / np.maximum(count, 1)

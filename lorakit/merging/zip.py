@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.merging._terms import Factors, stacked, terms
@@ -26,16 +26,17 @@ def merge(deltas: Sequence[LowRank | None], weights: Sequence[float], *, conflic
     if len(found) < 2:
         return stacked(found, deltas)
     count, width = len(found), found[0][2].shape[1]
-    gram = torch.empty(width, count, count, dtype=torch.float64)
+    gram = np.empty((width, count, count))
     for a, (_, up_a, down_a, _) in enumerate(found):
         for b, (_, up_b, down_b, _) in enumerate(found[: a + 1]):
-            inner = (down_a.double() * (up_a.T.double() @ up_b.double() @ down_b.double())).sum(0)
+            wide = [x.astype("f8", copy=False) for x in (up_a, down_a, up_b, down_b)]
+            inner = (wide[1] * (wide[0].T @ wide[2] @ wide[3])).sum(0)
             gram[:, a, b] = gram[:, b, a] = inner
-    norms = gram.diagonal(dim1=1, dim2=2)
-    squared = gram**2 / (norms[:, :, None] * norms[:, None, :]).clamp(min=1e-300)
-    overlap = conflict * squared * (1 - torch.eye(count, dtype=torch.float64)) + torch.eye(count, dtype=torch.float64)
+    norms = gram.diagonal(axis1=1, axis2=2)
+    squared = gram**2 / np.maximum(norms[:, :, None] * norms[:, None, :], 1e-300)
+    overlap = conflict * squared * (1 - np.eye(count)) + np.eye(count)
     # The squares of a matrix of cosines make one without negative eigenvalues (Schur), so this has none below
     # 1 - conflict.
-    m = torch.linalg.solve(overlap, torch.ones(width, count, 1, dtype=torch.float64))[:, :, 0]
-    scaled = [(i, up, (down * m[:, k]).to(down), weight) for k, (i, up, down, weight) in enumerate(found)]
+    m = np.linalg.solve(overlap, np.ones((width, count, 1)))[:, :, 0]
+    scaled = [(i, up, (down * m[:, k]).astype(down.dtype), weight) for k, (i, up, down, weight) in enumerate(found)]
     return stacked(scaled, deltas)

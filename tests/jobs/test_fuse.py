@@ -17,7 +17,7 @@ from lorakit.deltas.full import Full
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, NumericError, RefusedError, UnavailableError
 from lorakit.formats.layouts import open_model
-from lorakit.jobs import fuse as job
+from lorakit.jobs import fuse_weights as job
 from lorakit.jobs.fuse import fuse
 from tests import tiny
 

@@ -1,0 +1,25 @@
+"""The weights of a base model that deltas depend on, read one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lorakit.arrays import Stored
+from lorakit.errors import InputError
+
+
+def weights_of(model: str, names: Iterable[str], kind: str) -> dict[str, Stored]:
+    """Module to its weight, read when it is used; the model is a folder, a single file, built in or on the hub.
+
+    InputError names the modules that the model lacks; `kind` says of what they are.
+    """
+    from lorakit.formats.layouts import open_model
+    from lorakit.models.config import folder_of
+
+    arrays = open_model(model, folder_of).arrays
+    wanted = sorted(names)
+    missing = [name for name in wanted if f"{name}.weight" not in arrays]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise InputError(f"{model} has no weight for {', '.join(missing[:5])}{more}, which {kind} deltas depend on")
+    return {name: arrays[f"{name}.weight"] for name in wanted}
