@@ -2,7 +2,6 @@ import torch
 
 from lorakit.diffusion.loss import min_snr_weight, target
 from lorakit.diffusion.noise import add_noise, normal
-from lorakit.training.batches import Batches
 from lorakit.training.rates import rate
 
 
@@ -24,16 +23,6 @@ def test_min_snr_weights_are_the_papers():
     a = torch.tensor([0.5, 0.9])  # SNR 1 and 9
     torch.testing.assert_close(min_snr_weight(a, 5.0, "epsilon"), torch.tensor([1.0, 5 / 9]))
     torch.testing.assert_close(min_snr_weight(a, 5.0, "v_prediction"), torch.tensor([0.5, 0.5]))
-
-
-def test_an_epoch_shows_every_picture_once_in_one_shape_a_batch():
-    groups = ["wide"] * 5 + ["tall"] * 3
-    batches = Batches(groups, 2, seed=0)
-    epoch = [batches[i] for i in range(5)]
-    assert sorted(i for batch in epoch for i in batch) == list(range(8))
-    assert all(len({groups[i] for i in batch}) == 1 for batch in epoch)
-    assert [batches[i] for i in range(5, 10)] != epoch
-    assert Batches(groups, 2, seed=0)[7] == batches[7]
 
 
 def test_the_rate_rises_and_falls():

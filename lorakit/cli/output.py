@@ -99,14 +99,16 @@ def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _lines(label: str) -> Callable[[int, int], None]:
-    started = last = time.monotonic()
+    last = time.monotonic()
+    begun: tuple[float, int] | None = None
 
     def tick(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, begun
         now = time.monotonic()
-        if now - last >= 10 and 0 < done < total:
+        begun = begun or (now, done)  # what came before the first piece was done is start-up, and no rate
+        if now - last >= 10 and begun[1] < done < total:
             last = now
-            left = (now - started) / done * (total - done)
+            left = (now - begun[0]) / (done - begun[1]) * (total - done)
             print(f"{label} {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
 
     return tick

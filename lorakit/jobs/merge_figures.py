@@ -83,7 +83,7 @@ def page_of_model(
     for name, norm in norms.items():
         shape = joined[name].shape if name in joined else None
         if shape is not None:
-            rank = joined[name].rank or min(shape[:2])
+            rank = 1 if len(shape) == 1 else joined[name].rank or min(shape[:2])
             rows.append(spectra.Spectrum(name, shape, rank, norm, retained.get(name, 1.0), 0.0, ()))
     return spectra.page(rows, title)
 
