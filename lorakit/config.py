@@ -31,7 +31,6 @@ class TrainConfig:
     prior_dir: Annotated[str | None, "Class pictures; missing ones are drawn first."] = None
     prior_count: Annotated[int, "How many class pictures."] = 100
     prior_weight: Annotated[float, "Weight of the class loss."] = 1.0
-    prior_cache: Annotated[bool, "Keep the untouched model's answers and train the prior on them."] = False
     token: Annotated[list[str], "Placeholder token to learn, such as <s1>; repeatable."] = field(default_factory=list)
     init_token: Annotated[list[str], "Words that a token starts from; one for all, or one for each."] = field(
         default_factory=list

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,10 +15,12 @@ from PIL import Image
 from lorakit.config import TrainConfig
 from lorakit.errors import InputError, LorakitError, NumericError, RefusedError, Stopped, UsageError
 from lorakit.formats import files
+from lorakit.formats.layouts import open_model
 from lorakit.io import tensors as io
 from lorakit.jobs.train import Life, Talk, run
 from lorakit.training import checkpoints
 from tests.conftest import picture
+from tests.tiny import make
 
 # Everything that has a state: averages, validation, tokens, two groups of adapters.
 MODES = {
@@ -270,3 +273,26 @@ def test_previews_are_what_sample_draws_with_the_file(mode, data, tmp_path, lora
     lorakit("sample", prompt, "--lora", output, "--seed", 0, "-o", "again.png")
     with Image.open(drawn[-1]) as preview, Image.open(tmp_path / "again.png") as again:
         assert preview.tobytes() == again.tobytes()
+
+
+@pytest.mark.slow
+def test_a_whole_model_is_a_folder_or_one_file_of_the_same_weights(data, tmp_path):
+    """The file's weights are the folder's to a rounding of float32."""
+    base = make(tmp_path / "base", "sd1", layers=2)
+    config = {
+        "mode": "full",
+        "text_encoder": True,
+        "steps": 1,
+        "model": str(base),
+        "lr": 1e-3,
+        "lr_text": 1e-3,
+        "size": 64,
+    }
+    train(data, tmp_path / "folder", **config)
+    train(data, tmp_path / "one.safetensors", **config)
+    folder, one = (open_model(str(tmp_path / name)).arrays for name in ("folder", "one.safetensors"))
+    before = open_model(str(base)).arrays
+    moved = [name for name in before if not np.array_equal(before[name].float(), folder[name].float())]
+    assert any(name.startswith("text_encoder.") for name in moved) and any(name.startswith("unet.") for name in moved)
+    for name in moved:
+        np.testing.assert_allclose(one[name].float(), folder[name].float(), rtol=0, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,7 +166,12 @@ class Run:
                 self.state.best = {_BEST: now, "step": torch.tensor(step)}
                 self._write_best(step, verdict.mean)
         best = int(self.state.best["step"])
-        said = f"{verdict.above:+.5f} ± {verdict.half_width:.5f}" if step != best or verdict.half_width else "the best"
+        said = (
+            f"{verdict.above:+.5f} ± {verdict.half_width:.5f}"
+            if math.isfinite(verdict.half_width)
+            else f"{verdict.above:+.5f}, of one picture"
+        )
+        said = said if math.isfinite(verdict.above) else "the first"
         self.talk.note(f"step {step}: held-out loss {verdict.mean:.5f} ({said}), drift {drift:.4f}")
         waited = (step - best) // max(1, self.life.validate_every)
         stop = bool(self.life.early_stop) and waited >= self.life.early_stop and verdict.surely_worse
@@ -211,6 +217,6 @@ class Run:
                     life.output, result, self.file_format, life.save_dtype, self.notes, self.data.family, self.talk.note
                 )
             else:
-                _write.write_model(life.output, result, self.components, json.dumps(self.notes, indent=1))
+                _write.write_model(life.output, result, self.components, life.save_dtype, self.notes, self.talk.note)
         best = life.run_folder / "best.safetensors"
         return [life.output, best] if self.state.best and best.is_file() else [life.output]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,15 +13,20 @@ from torch import Tensor
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import floats
-from lorakit.deltas._base import relative_error
+from lorakit.deltas._base import Delta, relative_error
+from lorakit.deltas.full import Full
 from lorakit.errors import LorakitError, NumericError
 from lorakit.formats import files
 from lorakit.formats.clients import coverage
+from lorakit.formats.layouts import open_model
 from lorakit.io.files import replacing_folder, write_text
 from lorakit.io.tensors import DTYPES
 from lorakit.jobs import adapters
+from lorakit.jobs.fuse import fuse, is_folder
 from lorakit.jobs.train._identity import counted
+from lorakit.models.config import folder_of
 from lorakit.models.load import Components
+from lorakit.targets import canonical
 
 # What rounding to a number format may take of a delta, relative to its norm.
 _ROUNDING = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
@@ -97,14 +104,54 @@ def _difference(x: Tensor, y: Tensor) -> float:
     return float((a - b).norm() / a.norm().clamp(min=1e-30)) if a.shape == b.shape else float("inf")
 
 
-def write_model(output: Path, changed: Mapping[str, Tensor], components: Components, notes: str) -> None:
-    """A diffusers folder with the trained parts in it, all else copied."""
+def write_model(
+    output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
+    note: Callable[[str], None],
+) -> None:  # fmt: skip
+    """The whole model with the trained parts in it, all else as it is: a diffusers folder, or one file."""
     if not all(tensor.isfinite().all() for tensor in changed.values()):
         raise NumericError(f"{output}: NaN or infinity in the trained weights; nothing was written")
+    if is_folder(output) and components.folder.is_dir():
+        _write_folder(output, changed, components, dtype, notes)
+    else:
+        _write_other(output, changed, components, dtype, notes, note)
+
+
+def _write_folder(
+    output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str]
+) -> None:
     parts = sorted({name.partition(".")[0] for name in changed})
     with replacing_folder(output) as partial:
         left_out = shutil.ignore_patterns(*parts, "*.py", "__pycache__", "build")
         shutil.copytree(components.folder, partial, dirs_exist_ok=True, ignore=left_out)
         for part in parts:
-            components.parts[part].save_pretrained(partial / part)
-        write_text(partial / "lorakit.json", notes)
+            trained = copy.deepcopy(components.parts[part]) if dtype != "float32" else components.parts[part]
+            trained.to(DTYPES[dtype]).save_pretrained(partial / part)
+        write_text(partial / "lorakit.json", json.dumps(dict(notes), indent=1))
+
+
+def _write_other(
+    output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
+    note: Callable[[str], None],
+) -> None:  # fmt: skip
+    """By the way of a merge into a model: what each parameter has gained is added to it."""
+    base = open_model(str(components.folder), folder_of)
+    modules: dict[str, Delta] = {}
+    biases = {}
+    for spelled, x in changed.items():
+        name = canonical(spelled)
+        module, _, kind = name.rpartition(".")
+        gained = x.detach().float().cpu().numpy() - base.arrays[name].float()
+        if kind == "bias":
+            biases[module] = gained
+        else:
+            modules[module] = Full(gained)
+    fuse(
+        Adapter(modules, biases=biases),
+        str(components.folder),
+        output,
+        dtype=dtype,
+        force=True,
+        metadata=notes,
+        note=note,
+    )
