@@ -18,11 +18,12 @@ from lorakit.jobs.train import _previews, _write
 from lorakit.jobs.train._data import Data
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._watch import Watch, final_loss
-from lorakit.models.load import Components
+from lorakit.models.load import Components, is_small
 from lorakit.modes import Trained
 from lorakit.registry import TRACKERS
 from lorakit.runtime.world import World
 from lorakit.training import checkpoints, loop, optimizers, validation
+from lorakit.training.compiled import compile_blocks
 from lorakit.training.ema import Ema
 from lorakit.training.gradients import Scaler
 from lorakit.training.objective import Objective
@@ -93,6 +94,8 @@ class Run:
         """Steps from `first` on; the number of the last, and the seconds spent."""
         life, config = self.life, self.config
         self.fill()
+        if config.compile:
+            self._compile()
         if self.data.held_out and life.validate_every:
             with self.untrained():
                 self._drift = validation.Drift(self.components, self.texts.now, config.seed)
@@ -115,6 +118,13 @@ class Run:
         finally:
             for tracker in trackers:
                 tracker.close()
+
+    def _compile(self) -> None:
+        if is_small(self.components):
+            self.talk.note("--compile: the model is too small to gain by it; going on without it")
+            return
+        active = [p for group in self.trained.groups if group.learns(0) for p in group.parameters.values()]
+        compile_blocks(self.components.unet, lambda: float(self.objective(0, active).loss), self.talk.note)
 
     @contextmanager
     def weights(self) -> Iterator[None]:
