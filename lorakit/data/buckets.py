@@ -120,7 +120,9 @@ def choose(
         raise ValueError(f"{len(sizes)} pictures need as many repeats, each at least 1")
     if not len(sizes):
         return Buckets((), (), (), (), (), batch_size, area)
-    table = np.array(sizes, np.float64)
+    own_sizes = table = np.array(sizes, np.float64)
+    if upscale:  # then every picture can show as many pixels as a shape has
+        table = table * np.maximum(1, np.sqrt(area / table.prod(1, keepdims=True)))
     shapes = candidates(table, area, multiple, upscale)
     found = assign(table, times, shapes, area, batch_size, keep, upscale)
     own = shapes[found]
@@ -128,6 +130,6 @@ def choose(
         Bucket((int(shapes[k][0]), int(shapes[k][1])), tuple(np.flatnonzero(found == k).tolist()))
         for k in np.unique(found)
     ]
-    grown = np.flatnonzero(enlarged(table, own) > 1).tolist()
+    grown = np.flatnonzero(enlarged(own_sizes, own) > 1).tolist()
     share, pixels = kept(table, own).tolist(), (1 - shortfall(table, own, area)).tolist()
     return Buckets(tuple(buckets), tuple(share), tuple(pixels), tuple(grown), tuple(times.tolist()), batch_size, area)

@@ -134,3 +134,9 @@ def test_5000_pictures_take_less_than_a_second():
     figures = choose(sizes, 1024 * 1024, 64, 8).summary()
     assert time.thread_time() - started < 2  # on a loaded machine; a half to one by itself
     assert figures["kept"] >= 0.97 and figures["pass_fill"] >= 0.95
+
+
+def test_pictures_that_may_grow_get_shapes_of_the_area_asked_for():
+    found = choose([(64, 64), (64, 64), (100, 60)], 256 * 256, 32, 2, upscale=True)
+    assert all(w * h >= 0.85 * 256 * 256 for w, h in found.shapes()) and len(found.enlarged) == 3
+    assert choose([(64, 64)], 256 * 256, 32, 2).shapes() == [(64, 64)]
