@@ -28,6 +28,7 @@ from lorakit.models.sample import Acting, Forward
 from lorakit.targets import canonical
 
 Note = Callable[[str], None]
+Variant = tuple[str, tuple[float, ...]]  # words of the adapters that act, their weights in the text encoders
 
 
 @dataclass(frozen=True)
@@ -250,9 +251,7 @@ class Ensemble:
             made.append(forwards)
         return Acting(self.stack.gates, made)
 
-    def _variant(
-        self, composition: Composition, own: Sequence[float], weights: tuple[float, ...]
-    ) -> tuple[str, tuple[float, ...]]:
+    def _variant(self, composition: Composition, own: Sequence[float], weights: tuple[float, ...]) -> Variant:
         """What the prompt's states depend on: words of the adapters that act, and the weights in the text encoders."""
         words = [m.prompt for m, weight in zip(composition.members, own, strict=True) if m.prompt and weight]
         texts = tuple(weight if i in self.texts else 0.0 for i, weight in enumerate(weights))
@@ -260,9 +259,10 @@ class Ensemble:
 
     def told(
         self, acting: Acting | None, prompt: str, negative: str, reading: Reading
-    ) -> tuple[Mapping[Hashable, Conditioning], Mapping[Hashable, Conditioning]]:
+    ) -> tuple[Mapping[Variant | None, Conditioning], Mapping[Variant | None, Conditioning]]:
         """The conditionings of a prompt and a negative prompt by variant, of one length; each is encoded once."""
-        variants = {one.variant for step in acting.steps for one in step} if acting else {None}
+        steps: Sequence[Sequence[Any]] = acting.steps if acting else [[Forward()]]
+        variants: set[Variant | None] = {one.variant for step in steps for one in step}
         texts = {v: ", ".join(part for part in (prompt, v[0] if v else "") if part) for v in variants}
         count = max(length(self.components, text, reading) for text in {*texts.values(), negative})
         told, without = {}, {}

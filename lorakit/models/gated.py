@@ -141,11 +141,11 @@ class Module(nn.Module):
             tokens = x.numel() // x.shape[1] // prod(self.base.stride)
         return uses * tokens * rank * (out + width) <= (rank + _WRITTEN) * out * width
 
-    def _gate(self, live: Sequence[float] | Sequence[Tensor]) -> Tensor:
-        """The weight of each rank of the stack, [R]."""
+    def _gate(self, live: Sequence[Any]) -> Tensor:
+        """The weight of each rank of the stack, [R]; `live` holds numbers, or tensors with a gradient."""
         weight = self.base.weight
         if isinstance(live[0], Tensor):
-            return torch.stack([live[i] for i in self.rows]).to(weight)  # type: ignore[arg-type]
+            return torch.stack([live[i] for i in self.rows]).to(weight)
         return torch.tensor([live[i] for i in self.rows], dtype=weight.dtype, device=weight.device)
 
     def _beside(self, x: Tensor, gate: Tensor, bias: Tensor | None) -> Tensor:
