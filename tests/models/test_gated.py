@@ -75,7 +75,22 @@ def test_the_answer_is_that_of_the_weights_plus_the_weighted_deltas(both, uses):
         for _ in range(2):
             for got, expected in zip(answers(net), answers(wanted), strict=True):
                 torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
-    assert stack.gates.kept.built == (3 if uses > 1 else 0)
+    assert (
+        stack.gates.kept.built == {1e-9: 0, 1.0: 2 * 2, 30.0: 3}[uses]
+    )  # nothing; two modules' deltas, the third apart; weights
+
+
+@torch.no_grad()
+def test_without_room_for_deltas_the_products_are_made_anew(both):
+    net, adapters = both
+    stack = stacked(net, adapters, limit=0)
+    with stack.gates.at((0.7, -0.4)):
+        one = answers(net)
+    assert stack.gates.kept.built == 0
+    stack.remove()
+    stack = stacked(net, adapters)
+    with stack.gates.at((0.7, -0.4)):
+        torch.testing.assert_close(answers(net), one)
 
 
 @torch.no_grad()
