@@ -113,6 +113,8 @@ def changed(composition: Composition, changes: Changes) -> Composition:
 
 
 def _which(who: str, members: Sequence[Member], option: str) -> int:
+    if not members:
+        raise UsageError(f"{option}: there is no adapter to change; give one with --lora or --recipe")
     names = [member.name for member in members]
     if who in names:
         return names.index(who)

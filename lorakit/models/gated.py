@@ -31,6 +31,7 @@ from lorakit.runtime.weights import Kept
 # and read. Products of thin factors and of whole weights run at one speed (two cores of an EPYC: 60 GF either way), so
 # that all else is counted in multiplications.
 _WRITTEN = 32
+_GATES = 256  # rows of weights remembered in a module
 _ADDED = 8  # what a number of a kept delta costs to add
 Learned = Callable[[int, str], Tensor]
 
@@ -93,6 +94,7 @@ class Module(nn.Module):
         self.rows: list[int] = []  # of the stack: which term each rank is of
         self.down: Tensor | None = None  # [R, in * kernel], in the weight's dtype
         self.up: Tensor | None = None  # [out, R], scales and factors in it
+        self._gates: dict[tuple[float, ...], Tensor] = {}
         self.dense = False
         self.light = False  # whole deltas of the stack are kept: another set of weights is a few additions
         self.train(base.training)
@@ -151,7 +153,13 @@ class Module(nn.Module):
         weight = self.base.weight
         if isinstance(live[0], Tensor):
             return torch.stack([live[i] for i in self.rows]).to(weight)
-        return torch.tensor([live[i] for i in self.rows], dtype=weight.dtype, device=weight.device)
+        key = tuple(live)
+        if key not in self._gates:  # made once: each is a copy to the device
+            if len(self._gates) >= _GATES:
+                self._gates.clear()
+            row = torch.tensor([live[i] for i in self.rows], dtype=weight.dtype, device=weight.device)
+            self._gates[key] = row
+        return self._gates[key]
 
     def _beside(self, x: Tensor, gate: Tensor, bias: Tensor | None) -> Tensor:
         base: Any = self.base
