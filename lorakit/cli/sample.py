@@ -71,10 +71,10 @@ def sample(
     ] = False,
     vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Large pictures in little memory.")] = False,
     schedule: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=CURVE", help="An adapter's weight over the denoising.")
+        list[str] | None, typer.Option(metavar="[NAME=]CURVE", help="An adapter's weight over the denoising.")
     ] = None,
     block_weights: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=BLOCK=W,...", help="Or NAME=PRESET, or NAME=1,0,...")
+        list[str] | None, typer.Option(metavar="[NAME=]BLOCK=W,...", help="Or NAME=PRESET, or NAME=1,0,...")
     ] = None,
     part_weights: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]PART=W", help="unet, text_encoder, text_encoder_2.")

@@ -15,7 +15,7 @@ from torch import Tensor
 from lorakit.adapter import Adapter
 from lorakit.arrays import floats
 from lorakit.composition import Composition, Member, curve, passes, uses
-from lorakit.composition.module_weights import number, pairs, which
+from lorakit.composition.module_weights import block_name, number, pairs, which
 from lorakit.errors import InputError, UsageError
 from lorakit.formats import files, recipes
 from lorakit.io.paths import check_adapters, split
@@ -33,7 +33,8 @@ Variant = tuple[str, tuple[float, ...]]  # words of the adapters that act, their
 
 @dataclass(frozen=True)
 class Changes:
-    """What options say of a composition's adapters, each `NAME=...`; NAME is the adapter's name, file or number."""
+    """What options say of a composition's adapters, each `NAME=...`; NAME is the adapter's name, file or number. Schedules
+    and blocks without a name are every adapter's."""
 
     schedules: Sequence[str] = ()
     blocks: Sequence[str] = ()
@@ -81,19 +82,25 @@ def _named(members: Sequence[Member]) -> tuple[Member, ...]:
 def changed(composition: Composition, changes: Changes) -> Composition:
     members = list(composition.members)
 
-    def each(texts: Iterable[str], option: str, change: Callable[[Member, str], Member]) -> None:
+    def each(texts: Iterable[str], option: str, change: Callable[[Member, str], Member], all_of: bool = False) -> None:
         for text in texts:
             who, equals, rest = text.partition("=")
-            if not equals:
+            if all_of and (not equals or _is_block(who)):
+                chosen, rest = list(range(len(members))), text
+            elif equals:
+                chosen = [_which(who, members, f"{option} {text}")]
+            else:
                 raise UsageError(f"{option} {text}: expected NAME=...")
-            at = _which(who, members, f"{option} {text}")
             try:
-                members[at] = change(members[at], rest)
+                for at in chosen:
+                    members[at] = change(members[at], rest)
             except ValueError as error:
                 raise UsageError(f"{option} {text}: {error}") from None
 
-    each(changes.schedules, "--schedule", lambda m, text: replace(m, curve=curve.read(text)))
-    each(changes.blocks, "--block-weights", lambda m, text: replace(m, blocks={**m.blocks, **_blocks(text)}))
+    each(changes.schedules, "--schedule", lambda m, text: replace(m, curve=curve.read(text)), all_of=True)
+    each(
+        changes.blocks, "--block-weights", lambda m, text: replace(m, blocks={**m.blocks, **_blocks(text)}), all_of=True
+    )
     each(changes.layers, "--layer-weights", lambda m, text: replace(m, layers=(_layer(text), *m.layers)))
     each(changes.regions, "--region", _with_region)
     each(changes.prompts, "--words", lambda m, text: replace(m, prompt=text))
@@ -119,6 +126,13 @@ def _which(who: str, members: Sequence[Member], option: str) -> int:
     if who in names:
         return names.index(who)
     return which(who, [member.path for member in members], option)
+
+
+def _is_block(name: str) -> bool:
+    try:
+        return bool(block_name(name))
+    except ValueError:
+        return False
 
 
 def _blocks(text: str) -> dict[str, float]:

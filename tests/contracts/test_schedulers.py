@@ -29,7 +29,7 @@ def picture(seed: int, **more) -> Picture:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_draws_the_same_finite_picture_twice(components, name):
-    how = Drawing((64, 64), 4, 2.0, name)
+    how = Drawing((32, 32), 4, 2.0, name)
     first, second = (denoise(components, [picture(7)], how) for _ in range(2))
     assert torch.equal(first, second) and first.isfinite().all()
     assert not torch.equal(first, denoise(components, [picture(8)], how))
@@ -37,18 +37,18 @@ def test_every_scheduler_draws_the_same_finite_picture_twice(components, name):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_little_strength_stays_near_the_picture_and_a_mask_keeps_it(components, name):
-    start = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(3))
-    mask = torch.zeros(1, 16, 16)
-    mask[:, :, :8] = 1
+    start = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))
+    mask = torch.zeros(1, 8, 8)
+    mask[:, :, :4] = 1
     far, near = (
-        (denoise(components, [picture(1, start=start)], Drawing((64, 64), 10, 1.0, name, strength=s))[0] - start)
+        (denoise(components, [picture(1, start=start)], Drawing((32, 32), 10, 1.0, name, strength=s))[0] - start)
         .abs()
         .mean()
         for s in (1.0, 0.2)
     )
     assert near < far
-    kept = denoise(components, [picture(1, start=start, mask=mask)], Drawing((64, 64), 4, 2.0, name))[0]
-    assert torch.equal(kept[:, :, 8:], start[:, :, 8:]) and not torch.equal(kept[:, :, :8], start[:, :, :8])
+    kept = denoise(components, [picture(1, start=start, mask=mask)], Drawing((32, 32), 4, 2.0, name))[0]
+    assert torch.equal(kept[:, :, 4:], start[:, :, 4:]) and not torch.equal(kept[:, :, :4], start[:, :, :4])
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def members(components, tmp_path_factory):
 @pytest.mark.parametrize("way", COMPOSINGS.names())
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_composition_draws_the_same_finite_picture_twice(components, members, name, way):
-    how, composition = Drawing((64, 64), 3, 2.0, name), Composition(members, way)
+    how, composition = Drawing((32, 32), 2, 2.0, name), Composition(members, way)
     ensemble = Ensemble(components, [composition], lambda text: None)
     acting = ensemble.acting(composition, steps_done(components, how), how.size)
     told, negative = ensemble.told(acting, "a cat", "", Reading())
@@ -81,9 +81,9 @@ def test_every_composition_draws_the_same_finite_picture_twice(components, membe
 def test_guidance_one_equals_no_guidance_in_half_the_work(components):
     seen = []
     hook = components.unet.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    denoise(components, [picture(0)], Drawing((64, 64), 2, 1.0, "ddim"))
-    denoise(components, [picture(0)], Drawing((64, 64), 2, 3.0, "ddim"))
-    denoise(components, [picture(0)], Drawing((64, 64), 4, 3.0, "ddim", guidance_until=0.5))
-    denoise(components, [picture(0)], Drawing((64, 64), 3, 3.0, "ddim", guidance_curve=curve.read("1@0,1@0.5,2@1")))
+    denoise(components, [picture(0)], Drawing((32, 32), 2, 1.0, "ddim"))
+    denoise(components, [picture(0)], Drawing((32, 32), 2, 3.0, "ddim"))
+    denoise(components, [picture(0)], Drawing((32, 32), 4, 3.0, "ddim", guidance_until=0.5))
+    denoise(components, [picture(0)], Drawing((32, 32), 3, 3.0, "ddim", guidance_curve=curve.read("1@0,1@0.5,2@1")))
     hook.remove()
     assert seen == [1, 1, 2, 2, 2, 2, 1, 1, 1, 1, 2]

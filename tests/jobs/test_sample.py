@@ -66,6 +66,7 @@ def test_a_constant_schedule_is_the_constant_weight_and_others_are_not(program, 
     assert (constant == drawn(program, tmp_path, "b", "--lora", "a.safetensors", "--schedule", "a=0.5@0,0.5@1")).all()
     never = drawn(program, tmp_path, "c", "--lora", "a.safetensors", "--schedule", "a=0*t")
     assert (never == drawn(program, tmp_path, "plain")).all()
+    assert (never == drawn(program, tmp_path, "e", "--lora", "a.safetensors", "--schedule", "0@0,0@1")).all()
     first = drawn(program, tmp_path, "d", "--lora", "a.safetensors:0.5", "--schedule", "1=1@0,0@0.5:step")
     assert not (first == constant).all() and not (first == never).all()
 
