@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,22 +82,7 @@ def _named(members: Sequence[Member]) -> tuple[Member, ...]:
 
 def changed(composition: Composition, changes: Changes) -> Composition:
     members = list(composition.members)
-
-    def each(texts: Iterable[str], option: str, change: Callable[[Member, str], Member], all_of: bool = False) -> None:
-        for text in texts:
-            who, equals, rest = text.partition("=")
-            if all_of and (not equals or _is_block(who)):
-                chosen, rest = list(range(len(members))), text
-            elif equals:
-                chosen = [_which(who, members, f"{option} {text}")]
-            else:
-                raise UsageError(f"{option} {text}: expected NAME=...")
-            try:
-                for at in chosen:
-                    members[at] = change(members[at], rest)
-            except ValueError as error:
-                raise UsageError(f"{option} {text}: {error}") from None
-
+    each = partial(_each, members)
     each(changes.schedules, "--schedule", lambda m, text: replace(m, curve=curve.read(text)), all_of=True)
     each(
         changes.blocks, "--block-weights", lambda m, text: replace(m, blocks={**m.blocks, **_blocks(text)}), all_of=True
@@ -117,6 +103,29 @@ def changed(composition: Composition, changes: Changes) -> Composition:
         members = [replace(member, free=False) for member in members]
     way, settings = recipes.checked_way(way, settings)
     return Composition(tuple(members), way, settings)
+
+
+def _each(
+    members: list[Member],
+    texts: Iterable[str],
+    option: str,
+    change: Callable[[Member, str], Member],
+    all_of: bool = False,
+) -> None:
+    """Change the member that each text names; with `all_of` one without a name changes every member."""
+    for text in texts:
+        who, equals, rest = text.partition("=")
+        if all_of and (not equals or _is_block(who)):
+            chosen, rest = list(range(len(members))), text
+        elif equals:
+            chosen = [_which(who, members, f"{option} {text}")]
+        else:
+            raise UsageError(f"{option} {text}: expected NAME=...")
+        try:
+            for at in chosen:
+                members[at] = change(members[at], rest)
+        except ValueError as error:
+            raise UsageError(f"{option} {text}: {error}") from None
 
 
 def _which(who: str, members: Sequence[Member], option: str) -> int:

@@ -155,7 +155,7 @@ def lesson(tmp_path_factory):
 
 def test_learning_turns_noise_off_and_says_what_it_gained(program, tmp_path, lesson):
     done = program("compose", lesson / "good0.safetensors", lesson / "noise.safetensors", "--learn", lesson / "data", "--learn-draws", 2,
-                   "--learn-steps", 20, "--learn-rate", "0.15", "-o", "r.toml", "--json")  # fmt: skip
+                   "--learn-steps", 14, "--learn-rate", "0.2", "-o", "r.toml", "--json")  # fmt: skip
     good, noise = (one["weight"] for one in done.json["adapters"])
     assert abs(noise) < 0.1 and good > 0.5
     assert done.json["held_out_after"] < done.json["held_out_before"] and done.json["numbers"] == 2
