@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,40 @@ def lorakit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def json_of(lorakit: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
     def run(*arguments: object) -> dict[str, Any]:
         return json.loads(lorakit(*arguments, "--json").stdout)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Done:
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.stdout)
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run a command in `tmp_path` in this process, which need not load torch anew; `status` is what it must exit with."""
+    import torch
+
+    from lorakit.cli import _run
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, status: int = 0) -> Done:
+        threads = torch.get_num_threads()
+        capfd.readouterr()
+        try:
+            code = _run([str(a) for a in arguments])
+        finally:
+            torch.set_num_threads(threads)
+        done = Done(*capfd.readouterr())
+        assert code == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
 
     return run
 

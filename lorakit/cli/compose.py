@@ -17,11 +17,11 @@ def compose(
     output: Output = "./recipe.toml",
     schedule: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=CURVE", help="Weight over the denoising: 0@0,1@0.4,0.2@1, or an expression of t."),
+        typer.Option(metavar="[NAME=]CURVE", help="Weight over the denoising: 0@0,1@0.4,0.2@1, or an expression of t."),
     ] = None,
     block_weights: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=BLOCK=W,...", help="down=0,mid=0.5,up.1=1; or NAME=PRESET, or NAME=1,0,..."),
+        typer.Option(metavar="[NAME=]BLOCK=W,...", help="down=0,mid=0.5,up.1=1; or NAME=PRESET, or NAME=1,0,..."),
     ] = None,
     layer_weights: Annotated[
         list[str] | None, typer.Option(metavar="NAME=REGEX=W", help="By names of modules; repeatable.")

@@ -21,8 +21,11 @@ Named = "NAME=..."
 def sample(
     manner: Manner,
     ctx: typer.Context,
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROMPT]", help="What to draw; (word:1.2) weighs.")
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="[PROMPT]", help="What to draw; (word:1.2) weighs a word.")
+    ] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(hidden=True, metavar="[AXIS]...", help="Further axes of --grid.")
     ] = None,
     lora: Annotated[
         list[str] | None, typer.Option(metavar="PATH[:WEIGHT]", help="Adapter or recipe; repeatable.")
@@ -53,8 +56,9 @@ def sample(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
     image: Annotated[str | None, typer.Option(metavar="PICTURE", help="Start from this picture.")] = None,
     strength: Annotated[
-        float, typer.Option(min=0, max=1, help="How much of the denoising is done on --image; with --mask 1.")
-    ] = 0.6,
+        float | None,
+        typer.Option(min=0, max=1, help="How much of the denoising is done on --image. [default: 0.6; with --mask 1]"),
+    ] = None,
     mask: Annotated[
         str | None, typer.Option(metavar="PICTURE", help="Draw anew what is white, keep what is black.")
     ] = None,
@@ -67,10 +71,10 @@ def sample(
     ] = False,
     vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Large pictures in little memory.")] = False,
     schedule: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=CURVE", help="An adapter's weight over the denoising.")
+        list[str] | None, typer.Option(metavar="[NAME=]CURVE", help="An adapter's weight over the denoising.")
     ] = None,
     block_weights: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=BLOCK=W,...", help="Or NAME=PRESET, or NAME=1,0,...")
+        list[str] | None, typer.Option(metavar="[NAME=]BLOCK=W,...", help="Or NAME=PRESET, or NAME=1,0,...")
     ] = None,
     part_weights: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]PART=W", help="unet, text_encoder, text_encoder_2.")
@@ -95,7 +99,7 @@ def sample(
     dtype: str = "auto",
 ) -> None:
     """Draw pictures, with adapters. Picture i depends on seed+i alone."""
-    given, axes = _split(words or [], grid or [])
+    given, axes = _split([word for word in (prompt, *(more or ())) if word is not None], grid or [])
     one_of("--scheduler", scheduler, tuple(SCHEDULERS))
     asked = size_of(size)
     sources = sum(x is not None for x in (given, prompts, source))
@@ -110,7 +114,7 @@ def sample(
     request = Request(
         [given or ""], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, guidance_schedule,
         guidance_until, guidance_rescale, plain_prompts, cut_prompts, clip_skip, _path(image),
-        1.0 if mask and not _said(ctx, "strength") else strength, _path(mask), hires, hires_strength,
+        _strength(strength, image, mask), _path(mask), hires, hires_strength,
     )  # fmt: skip
     found = read_axes(axes)
     from lorakit.jobs.composed import Changes
@@ -139,6 +143,12 @@ def sample(
             composition=composition,
         )  # fmt: skip
     emit(result)
+
+
+def _strength(given: float | None, image: str | None, mask: str | None) -> float:
+    if image is None:
+        return 1.0
+    return given if given is not None else 0.6 if mask is None else 1.0
 
 
 def _path(text: str | None) -> Path | None:

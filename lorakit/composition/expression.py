@@ -45,7 +45,7 @@ def parse(text: str) -> Callable[[float], float]:
 
 
 def _compiled(node: ast.AST) -> Callable[[float], float]:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         number = float(node.value)
         return lambda t: number
     if isinstance(node, ast.Name):

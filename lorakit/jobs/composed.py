@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from lorakit.adapter import Adapter
 from lorakit.arrays import floats
 from lorakit.composition import Composition, Member, curve, passes, uses
-from lorakit.composition.module_weights import number, pairs, which
+from lorakit.composition.module_weights import block_name, number, pairs, which
 from lorakit.errors import InputError, UsageError
 from lorakit.formats import files, recipes
 from lorakit.io.paths import check_adapters, split
@@ -28,11 +29,13 @@ from lorakit.models.sample import Acting, Forward
 from lorakit.targets import canonical
 
 Note = Callable[[str], None]
+Variant = tuple[str, tuple[float, ...]]  # words of the adapters that act, their weights in the text encoders
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What options say of a composition's adapters, each `NAME=...`; NAME is the adapter's name, file or number."""
+    """What options say of a composition's adapters, each `NAME=...`; NAME is the adapter's name, file or number. Schedules
+    and blocks without a name are every adapter's."""
 
     schedules: Sequence[str] = ()
     blocks: Sequence[str] = ()
@@ -79,20 +82,11 @@ def _named(members: Sequence[Member]) -> tuple[Member, ...]:
 
 def changed(composition: Composition, changes: Changes) -> Composition:
     members = list(composition.members)
-
-    def each(texts: Iterable[str], option: str, change: Callable[[Member, str], Member]) -> None:
-        for text in texts:
-            who, equals, rest = text.partition("=")
-            if not equals:
-                raise UsageError(f"{option} {text}: expected NAME=...")
-            at = _which(who, members, f"{option} {text}")
-            try:
-                members[at] = change(members[at], rest)
-            except ValueError as error:
-                raise UsageError(f"{option} {text}: {error}") from None
-
-    each(changes.schedules, "--schedule", lambda m, text: replace(m, curve=curve.read(text)))
-    each(changes.blocks, "--block-weights", lambda m, text: replace(m, blocks={**m.blocks, **_blocks(text)}))
+    each = partial(_each, members)
+    each(changes.schedules, "--schedule", lambda m, text: replace(m, curve=curve.read(text)), all_of=True)
+    each(
+        changes.blocks, "--block-weights", lambda m, text: replace(m, blocks={**m.blocks, **_blocks(text)}), all_of=True
+    )
     each(changes.layers, "--layer-weights", lambda m, text: replace(m, layers=(_layer(text), *m.layers)))
     each(changes.regions, "--region", _with_region)
     each(changes.prompts, "--words", lambda m, text: replace(m, prompt=text))
@@ -111,11 +105,43 @@ def changed(composition: Composition, changes: Changes) -> Composition:
     return Composition(tuple(members), way, settings)
 
 
+def _each(
+    members: list[Member],
+    texts: Iterable[str],
+    option: str,
+    change: Callable[[Member, str], Member],
+    all_of: bool = False,
+) -> None:
+    """Change the member that each text names; with `all_of` one without a name changes every member."""
+    for text in texts:
+        who, equals, rest = text.partition("=")
+        if all_of and (not equals or _is_block(who)):
+            chosen, rest = list(range(len(members))), text
+        elif equals:
+            chosen = [_which(who, members, f"{option} {text}")]
+        else:
+            raise UsageError(f"{option} {text}: expected NAME=...")
+        try:
+            for at in chosen:
+                members[at] = change(members[at], rest)
+        except ValueError as error:
+            raise UsageError(f"{option} {text}: {error}") from None
+
+
 def _which(who: str, members: Sequence[Member], option: str) -> int:
+    if not members:
+        raise UsageError(f"{option}: there is no adapter to change; give one with --lora or --recipe")
     names = [member.name for member in members]
     if who in names:
         return names.index(who)
     return which(who, [member.path for member in members], option)
+
+
+def _is_block(name: str) -> bool:
+    try:
+        return bool(block_name(name))
+    except ValueError:
+        return False
 
 
 def _blocks(text: str) -> dict[str, float]:
@@ -250,9 +276,7 @@ class Ensemble:
             made.append(forwards)
         return Acting(self.stack.gates, made)
 
-    def _variant(
-        self, composition: Composition, own: Sequence[float], weights: tuple[float, ...]
-    ) -> tuple[str, tuple[float, ...]]:
+    def _variant(self, composition: Composition, own: Sequence[float], weights: tuple[float, ...]) -> Variant:
         """What the prompt's states depend on: words of the adapters that act, and the weights in the text encoders."""
         words = [m.prompt for m, weight in zip(composition.members, own, strict=True) if m.prompt and weight]
         texts = tuple(weight if i in self.texts else 0.0 for i, weight in enumerate(weights))
@@ -260,9 +284,10 @@ class Ensemble:
 
     def told(
         self, acting: Acting | None, prompt: str, negative: str, reading: Reading
-    ) -> tuple[Mapping[Hashable, Conditioning], Mapping[Hashable, Conditioning]]:
+    ) -> tuple[Mapping[Variant | None, Conditioning], Mapping[Variant | None, Conditioning]]:
         """The conditionings of a prompt and a negative prompt by variant, of one length; each is encoded once."""
-        variants = {one.variant for step in acting.steps for one in step} if acting else {None}
+        steps: Sequence[Sequence[Any]] = acting.steps if acting else [[Forward()]]
+        variants: set[Variant | None] = {one.variant for step in steps for one in step}
         texts = {v: ", ".join(part for part in (prompt, v[0] if v else "") if part) for v in variants}
         count = max(length(self.components, text, reading) for text in {*texts.values(), negative})
         told, without = {}, {}

@@ -220,49 +220,73 @@ def _noised(
     )  # fmt: skip
 
 
-def _pieces(held: _Set, count: int = 8) -> list[tuple[int, Tensor]]:
+def _pieces(held: _Set, per: str, count: int = 8) -> list[tuple[int, Tensor]]:
     """(band, indices) of pieces that go through together: the weights are one set in each."""
-    bands = (held.fractions * BANDS).long().clamp(0, BANDS - 1)
+    bands = (held.fractions * BANDS).long().clamp(0, BANDS - 1) if per == "band" else torch.zeros(len(held.times))
     return [
         (band, piece) for band in range(BANDS) for piece in (bands == band).nonzero()[:, 0].split(count) if len(piece)
     ]
 
 
-def _told(
-    components: Components, ensemble: Ensemble, captions: Sequence[str], weight: Callable[[int, str], Tensor]
-) -> Conditioning:
-    """The captions' states; with a gradient where adapters reach the text encoders."""
-    distinct = sorted(set(captions))
-    with ensemble.stack.gates.at((), learned=weight):
-        made = {text: encode(components, text, Reading(plain=True, cut=True)) for text in distinct}
-    return Conditioning.cat([made[text] for text in captions]).sized((components.size, components.size))
+class _Errors:
+    """Mean squared errors of a set's pieces. Captions are encoded once for each band; where adapters reach the text
+    encoders, what the pieces ask of the states is gathered, and goes back through the encoders in the end."""
 
+    def __init__(self, components: Components, ensemble: Ensemble, gates: _Gates, held: _Set) -> None:
+        self.components, self.ensemble, self.gates, self.held = components, ensemble, gates, held
+        self._made: dict[int, tuple[list[str], Conditioning, Conditioning]] = {}
 
-def _errors(components: Components, ensemble: Ensemble, gates: _Gates, held: _Set, band: int, piece: Tensor) -> Tensor:
-    """The sum of a piece's mean squared errors."""
-    weight = gates.at(band)
-    told = _told(components, ensemble, [held.captions[i] for i in piece.tolist()], weight)
-    inpaint = None
-    if components.inpaints:
-        mean, _ = latent_moments(components, torch.zeros(1, 3, components.size, components.size))
-        inpaint = torch.cat([torch.ones(1, 1, *mean.shape[2:]), mean], 1).expand(len(piece), -1, -1, -1)
-    with ensemble.stack.gates.at((), learned=weight):
-        said = predict(components, held.noisy[piece], held.times[piece].to(components.device), told, inpaint)
-    return (said.float() - held.wanted[piece].to(components.device)).square().mean((1, 2, 3)).sum()
+    def sum(self, band: int, piece: Tensor) -> Tensor:
+        """The sum over a piece."""
+        held, components = self.held, self.components
+        distinct, _, told = self._told(band)
+        told = told[[distinct.index(held.captions[i]) for i in piece.tolist()]]
+        with self.ensemble.stack.gates.at((), learned=self.gates.at(band)):
+            said = predict(
+                components, held.noisy[piece], held.times[piece].to(components.device),
+                told.sized((components.size, components.size)), self._inpaint(len(piece)),
+            )  # fmt: skip
+        return (said.float() - held.wanted[piece].to(components.device)).square().mean((1, 2, 3)).sum()
+
+    def through_text(self) -> None:
+        """Gradients of the states into the gates of the text encoders."""
+        for _, whole, leaf in self._made.values():
+            for x, y in ((whole.states, leaf.states), (whole.pooled, leaf.pooled)):
+                if x is not None and y is not None and x.requires_grad and y.grad is not None:
+                    x.backward(y.grad, retain_graph=True)
+
+    def _told(self, band: int) -> tuple[list[str], Conditioning, Conditioning]:
+        if band not in self._made:
+            distinct = sorted(set(self.held.captions))
+            with self.ensemble.stack.gates.at((), learned=self.gates.at(band)):
+                rows = [encode(self.components, text, Reading(plain=True, cut=True)) for text in distinct]
+            whole = Conditioning.cat(rows)
+            learnt = whole.states.requires_grad
+            pooled = None if whole.pooled is None else whole.pooled.detach().requires_grad_(learnt)
+            leaf = Conditioning(whole.states.detach().requires_grad_(learnt), pooled)
+            self._made[band] = distinct, whole, leaf
+        return self._made[band]
+
+    def _inpaint(self, count: int) -> Tensor | None:
+        if not self.components.inpaints:
+            return None
+        mean, _ = latent_moments(self.components, torch.zeros(1, 3, self.components.size, self.components.size))
+        return torch.cat([torch.ones(1, 1, *mean.shape[2:]), mean], 1).expand(count, -1, -1, -1)
 
 
 def _descend(components: Components, ensemble: Ensemble, gates: _Gates, train: _Set, scale: float) -> float:
     """Gradients of the mean loss and the pull towards 1; gives the loss without the pull."""
-    total = 0.0
-    for band, piece in _pieces(train):
-        loss = _errors(components, ensemble, gates, train, band, piece) / len(train.times)
+    errors, total = _Errors(components, ensemble, gates, train), 0.0
+    for band, piece in _pieces(train, gates.per):
+        loss = errors.sum(band, piece) / len(train.times)
         loss.backward()
         total += loss.item()
+    errors.through_text()
     (_PULL * scale * (gates.values - 1).square().mean()).backward()
     return total
 
 
 @torch.no_grad()
 def _loss(components: Components, ensemble: Ensemble, gates: _Gates, held: _Set) -> Tensor:
-    parts = [_errors(components, ensemble, gates, held, band, piece) for band, piece in _pieces(held)]
-    return torch.stack(parts).sum() / len(held.times)
+    errors = _Errors(components, ensemble, gates, held)
+    return torch.stack([errors.sum(band, piece) for band, piece in _pieces(held, gates.per)]).sum() / len(held.times)

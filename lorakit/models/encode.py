@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorakit.errors import NumericError
+from lorakit.errors import NumericError, UsageError
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import Components, is_small
 from lorakit.models.tokens import spelled
@@ -72,7 +72,7 @@ def encode_ids(components: Components, ids: Sequence[Tensor], clip_skip: int = 1
 
 def _hidden(done: Any, from_end: int, encoder: Any) -> Tensor:
     if from_end > len(done.hidden_states):
-        raise ValueError(f"clip skip goes to {len(done.hidden_states) - 1} in a text encoder of so many layers")
+        raise UsageError(f"clip skip {from_end}: the model's text encoder has {len(done.hidden_states) - 1} layers")
     return done.hidden_states[-from_end]
 
 
@@ -80,9 +80,8 @@ def zeros(components: Components, chunks: int = 1) -> Conditioning:
     """The empty prompt of a model that was trained with zeros for it."""
     sizes = {part: int(encoder.config.hidden_size) for part, encoder in components.text_encoders.items()}
     length = components.tokenizer.model_max_length * chunks
-    place = {"device": components.device, "dtype": components.dtype}
-    pooled = torch.zeros((1, components.text_encoder_2.config.projection_dim)).to(**place)
-    return Conditioning(torch.zeros((1, length, sum(sizes.values()))).to(**place), pooled)
+    states = torch.zeros((1, length, sum(sizes.values())), device=components.device, dtype=components.dtype)
+    return Conditioning(states, states.new_zeros((1, int(components.text_encoder_2.config.projection_dim))))
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:
@@ -105,7 +104,11 @@ def to_pictures(components: Components, latents: Tensor) -> np.ndarray:
     for latent in latents:
         z = (latent / components.vae.config.scaling_factor)[None].to(components.device, components.vae.dtype)
         x = components.vae.decode(z).sample[0].float()
+        if not x.isfinite().all() and components.vae.dtype != torch.float32:
+            components.vae.to(torch.float32)  # the autoencoder is what overflows half precision first
+            x = components.vae.decode(z.float()).sample[0].float()
         if not x.isfinite().all():
-            raise NumericError("the picture came out as NaN or infinity; try --dtype float32")
+            kind = str(components.dtype).removeprefix("torch.")
+            raise NumericError(f"the autoencoder, in float32, gave NaN or infinity for latents made in {kind}")
         out.append(((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
     return np.stack(out)

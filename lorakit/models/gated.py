@@ -31,6 +31,8 @@ from lorakit.runtime.weights import Kept
 # and read. Products of thin factors and of whole weights run at one speed (two cores of an EPYC: 60 GF either way), so
 # that all else is counted in multiplications.
 _WRITTEN = 32
+_GATES = 256  # rows of weights remembered in a module
+_ADDED = 8  # what a number of a kept delta costs to add
 Learned = Callable[[int, str], Tensor]
 
 
@@ -77,6 +79,7 @@ class _Term:
     factor: float
     delta: Delta | None = None
     bias: Tensor | None = None
+    stacked: bool = False
 
 
 class Module(nn.Module):
@@ -91,7 +94,9 @@ class Module(nn.Module):
         self.rows: list[int] = []  # of the stack: which term each rank is of
         self.down: Tensor | None = None  # [R, in * kernel], in the weight's dtype
         self.up: Tensor | None = None  # [out, R], scales and factors in it
+        self._gates: dict[tuple[float, ...], Tensor] = {}
         self.dense = False
+        self.light = False  # whole deltas of the stack are kept: another set of weights is a few additions
         self.train(base.training)
 
     def add(self, adapter: int, factor: float, delta: Delta | None, bias: Tensor | None) -> None:
@@ -109,6 +114,7 @@ class Module(nn.Module):
             self.up = up if self.up is None else torch.cat([self.up, up], 1)
             self.down = down if self.down is None else torch.cat([self.down, down])
             self.rows += [len(self.terms)] * down.shape[0]
+            term.stacked = True
         elif delta is not None:
             if delta.shape is not None and prod(delta.shape) != weight.numel():
                 raise ValueError(f"it is {delta.shape}, the model's {tuple(weight.shape)}")
@@ -139,14 +145,21 @@ class Module(nn.Module):
         tokens = x.numel() // x.shape[-1]
         if isinstance(self.base, nn.Conv2d):
             tokens = x.numel() // x.shape[1] // prod(self.base.stride)
-        return uses * tokens * rank * (out + width) <= (rank + _WRITTEN) * out * width
+        made = _ADDED * len(self.terms) if self.light else rank
+        return uses * tokens * rank * (out + width) <= (made + _WRITTEN) * out * width
 
-    def _gate(self, live: Sequence[float] | Sequence[Tensor]) -> Tensor:
-        """The weight of each rank of the stack, [R]."""
+    def _gate(self, live: Sequence[Any]) -> Tensor:
+        """The weight of each rank of the stack, [R]; `live` holds numbers, or tensors with a gradient."""
         weight = self.base.weight
         if isinstance(live[0], Tensor):
-            return torch.stack([live[i] for i in self.rows]).to(weight)  # type: ignore[arg-type]
-        return torch.tensor([live[i] for i in self.rows], dtype=weight.dtype, device=weight.device)
+            return torch.stack([live[i] for i in self.rows]).to(weight)
+        key = tuple(live)
+        if key not in self._gates:  # made once: each is a copy to the device
+            if len(self._gates) >= _GATES:
+                self._gates.clear()
+            row = torch.tensor([live[i] for i in self.rows], dtype=weight.dtype, device=weight.device)
+            self._gates[key] = row
+        return self._gates[key]
 
     def _beside(self, x: Tensor, gate: Tensor, bias: Tensor | None) -> Tensor:
         base: Any = self.base
@@ -195,6 +208,8 @@ class Module(nn.Module):
         """
         base: Tensor = self.base.weight
         whole = base.float()
+        if self.light and keep:
+            return self._added(live, whole).to(base.dtype)
         if self.up is not None and self.down is not None:
             gated = self.up.float() * self._gate(live).float()
             whole = torch.addmm(whole.flatten(1), gated, self.down.float()).view(base.shape)
@@ -204,6 +219,22 @@ class Module(nn.Module):
                 dense = self.gates.kept.get((self.name, "delta", i), make) if keep else make()
                 whole = whole + dense * (weight * term.factor)
         return whole.to(base.dtype)
+
+    def _added(self, live: Sequence[float], whole: Tensor) -> Tensor:
+        """The same from the kept deltas of the stack, which are worked out once."""
+        copied = False
+        for i, weight in enumerate(live):
+            if weight and self.terms[i].stacked:
+                delta = self.gates.kept.get((self.name, "delta", i), partial(self._stacked_delta, i))
+                whole = whole.add_(delta, alpha=weight) if copied else torch.add(whole, delta, alpha=weight)
+                copied = True
+        return whole
+
+    def _stacked_delta(self, i: int) -> Tensor:
+        """The delta that term i has in the stack, float32."""
+        assert self.up is not None and self.down is not None
+        mine = [k for k, term in enumerate(self.rows) if term == i]
+        return (self.up[:, mine].float() @ self.down[mine].float()).view(self.base.weight.shape)
 
     def _dense_delta(self, term: _Term) -> Tensor:
         base, delta = self.base.weight, term.delta
@@ -226,8 +257,8 @@ class Stack:
     """The adapters put beside the modules of `parts`; `remove` takes all off and leaves the model bit for bit as it was."""
 
     def __init__(self, parts: Mapping[str, nn.Module], limit: int | None = None) -> None:
-        """limit    bytes of composed weights to keep; by default one copy of the weights that are adapted, and 64 MB
-        where that is less"""
+        """limit    bytes of weights to keep; by default one copy of the weights that are adapted, and 64 MB where that is
+        less. Where the deltas of all adapters fit into half of it, they are kept too."""
         self.parts, self.gates, self._limit = dict(parts), Gates(1 << 62), limit
         self.modules: dict[str, Module] = {}
 
@@ -261,6 +292,9 @@ class Stack:
         """Bound what is kept, when all adapters are on."""
         copy = sum(m.base.weight.numel() * m.base.weight.element_size() for m in self.modules.values())
         self.gates.kept.limit = max(copy, 64 << 20) if self._limit is None else self._limit
+        deltas = sum(4 * m.base.weight.numel() * sum(t.stacked for t in m.terms) for m in self.modules.values())
+        for module in self.modules.values():
+            module.light = not module.dense and 2 * (deltas + copy) <= self.gates.kept.limit
         self.copy_bytes = copy
 
     @property

@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lorakit.adapter import Adapter
-from lorakit.deltas.low_rank import LowRank, plain
+from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError
 
 # Up to this many numbers in a weight, adding the delta to it costs less than a branch beside it: thin products and
@@ -65,51 +63,6 @@ def _adapted(root: nn.Module, path: str) -> Adapted:
         _replace(root, path, module)
         module.train(base.training)
     return module
-
-
-def _like(factor: Tensor, ndim: int) -> Tensor:
-    """A linear factor for a 1x1 convolution, or the other way round."""
-    if factor.ndim == ndim:
-        return factor
-    return factor[..., None, None] if ndim == 4 else factor.flatten(1)
-
-
-@dataclass(frozen=True)
-class Applied:
-    """How many modules of each part an adapter reached."""
-
-    counts: Mapping[str, int]
-    unmatched: tuple[str, ...]
-
-
-def apply(parts: Mapping[str, nn.Module], adapter: Adapter, weight: float, source: str) -> Applied:
-    """Put `adapter` beside the modules of `parts` at `weight`; 0 leaves the model as it is, to the bit.
-
-    InputError where a module has another shape, or nothing matches at all.
-    """
-    counts, unmatched, wrong = dict.fromkeys(parts, 0), [], []
-    for name, delta in adapter.modules.items():
-        low = plain(delta)
-        part, _, path = name.partition(".")
-        try:
-            target: Any = parts[part].get_submodule(path)
-        except (KeyError, AttributeError):
-            unmatched.append(name)
-            continue
-        base = target.base if isinstance(target, Adapted) else target
-        shape = tuple(base.weight.shape)
-        if low.shape[:2] != shape[:2] or len(low.up.flatten(1)) != shape[0]:
-            wrong.append(f"{name} is {low.shape[:2]}, the model's {shape[:2]}")
-            continue
-        counts[part] += 1
-        if weight != 0:
-            ndim = base.weight.ndim
-            _adapted(parts[part], path).add(_like(low.down, ndim), _like(low.up, ndim), low.scale * weight)
-    if wrong:
-        raise InputError(f"{source} was made for another base model: {wrong[0]}" + f" ({len(wrong)} such)")
-    if not any(counts.values()):
-        raise InputError(f"{source} has no effect: none of its {len(adapter.modules)} modules is in the model")
-    return Applied(counts, tuple(unmatched))
 
 
 def remove(parts: Iterable[nn.Module]) -> None:

@@ -123,7 +123,7 @@ def load(
     quiet_libraries()
     arrays = model.arrays
     try:
-        parts = {part: _part(part, about, arrays, device, dtype) for part in ("unet", "vae", *texts)}
+        parts = {part: _part(part, about, arrays, device, dtype, note) for part in ("unet", "vae", *texts)}
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{about.place} is not a whole Stable Diffusion model: {str(error).splitlines()[0]}"
@@ -156,8 +156,9 @@ def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Pa
 
 
 def _part(
-    part: str, about: Described, arrays: Mapping[str, Stored], device: torch.device, dtype: torch.dtype
-) -> nn.Module:
+    part: str, about: Described, arrays: Mapping[str, Stored], device: torch.device, dtype: torch.dtype,
+    note: Callable[[str], None],
+) -> nn.Module:  # fmt: skip
     """One part of the model from its config and the file's tensors; nothing is allocated twice."""
     config = about.configs[f"{part}/config.json"]
     if part == "vae" and config.get("force_upcast") and dtype == torch.float16:
@@ -173,11 +174,14 @@ def _part(
         if name not in held:
             missing.append(name)
             continue
+        held.remove(name)
         tensor = arrays[name].tensor()
         tensors[key] = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(f"it has no {', '.join(missing[:3])}{more}")
+    if held:
+        note(f"{about.place}: {len(held)} tensors are no parameters of its {part}, first {min(held)}")
     module.load_state_dict(tensors, assign=True)
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta:  # positions of a text encoder: no file holds them

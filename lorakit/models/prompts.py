@@ -135,7 +135,11 @@ def encode(components: Components, prompt: str, reading: Reading, count: int = 1
     if any(weight != 1 for one in by_part for weights in one.weights for weight in weights):
         empty = encode_ids(components, _rows(components, [], 0), reading.clip_skip).states
         sizes = [encoder.config.hidden_size for encoder in components.text_encoders.values()]
-        weighed = [empty + (one.states - empty) * _spread(by_part, i, sizes, one.states) for i, one in enumerate(parts)]
+        weighed = []
+        for i, one in enumerate(parts):
+            weights = _spread(by_part, i, sizes, one.states)
+            moved = empty + (one.states - empty) * weights
+            weighed.append(torch.where(weights == 1, one.states, moved))  # to the bit
         return Conditioning(torch.cat(weighed, 1), parts[0].pooled)
     return Conditioning(torch.cat([one.states for one in parts], 1), parts[0].pooled)
 

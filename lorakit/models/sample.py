@@ -82,8 +82,8 @@ class Picture:
     """
 
     seed: int
-    told: Mapping[Hashable, Conditioning]
-    negative: Mapping[Hashable, Conditioning]
+    told: Mapping[Any, Conditioning]
+    negative: Mapping[Any, Conditioning]
     start: Tensor | None = None
     mask: Tensor | None = None
     masked: Tensor | None = None

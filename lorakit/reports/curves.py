@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -24,7 +25,9 @@ def plot(
     """
     values = [v for curve in curves.values() for v in curve] or [0.0]
     low, high = min(0.0, *values), max(0.0, *values)
-    high = high if high > low else low + 1.0
+    step = _round_step(high - low or 1.0)
+    low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    high = high if high > low else low + step
     width, height = size[0] * _FINE, size[1] * _FINE
     font, large = ImageFont.load_default(14 * _FINE), ImageFont.load_default(17 * _FINE)
     legend = max((int(font.getlength(name)) for name in curves), default=0)
@@ -37,8 +40,8 @@ def plot(
     def y_of(value: float) -> float:
         return box[3] - (value - low) / (high - low) * (box[3] - box[1])
 
-    for i in range(5):
-        value = low + (high - low) * i / 4
+    for i in range(round((high - low) / step) + 1):
+        value = low + step * i
         pen.line((box[0], y_of(value), box[2], y_of(value)), _LINE, _FINE)
         text = f"{value:.3g}"
         pen.text((box[0] - 8 * _FINE - font.getlength(text), y_of(value) - 9 * _FINE), text, _SOFT, font)
@@ -54,6 +57,12 @@ def plot(
         pen.rectangle((box[2] + 18 * _FINE, y + 5 * _FINE, box[2] + 30 * _FINE, y + 13 * _FINE), colour)
         pen.text((box[2] + 36 * _FINE, y), (wrapped(name, legend - 40 * _FINE, font) or [""])[0], _INK, font)
     return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _round_step(span: float) -> float:
+    """1, 2 or 5 times a power of ten, three to seven of which make the span."""
+    power = 10.0 ** math.floor(math.log10(span / 3))
+    return max(k * power for k in (1, 2, 5) if k * power <= span / 3 * 1.0001)
 
 
 def _draw(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file, save_file
 
 from lorakit.errors import InputError, UnavailableError
 from lorakit.models.conditioning import Conditioning
@@ -86,6 +87,19 @@ def test_a_model_that_is_not_whole_is_named(tmp_path):
     (folder / "vae" / "config.json").unlink()
     with pytest.raises(InputError, match="has no vae"):
         load(str(folder), CPU, torch.float32)
+
+
+def test_tensors_that_are_missing_or_of_no_use_are_named(tmp_path):
+    file = make(tmp_path / "model") / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, "nowhere.weight": torch.zeros(1)}, file)
+    said = []
+    load(str(tmp_path / "model"), CPU, torch.float32, note=said.append)
+    assert len(said) == 1 and "unet.nowhere.weight" in said[0]
+    del tensors["conv_in.bias"]
+    save_file(tensors, file)
+    with pytest.raises(InputError, match=r"it has no unet\.conv_in\.bias"):
+        load(str(tmp_path / "model"), CPU, torch.float32)
 
 
 def test_conditionings_are_cut_and_joined():
