@@ -17,7 +17,6 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
 from lorakit.diffusion.noise import normal
-from lorakit.models import inject
 from lorakit.registry import TRAINABLE
 from lorakit.training.variants import attach, targets
 
@@ -81,7 +80,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dtype = getattr(torch, given.dtype)
     base = network(dtype)
-    paths = inject.targets(base, given.target)
+    paths = [t.name.removeprefix("unet.") for t in targets({"unet": base}, given.target, [], given.rank, None)]
     ways: dict[str, Way] = {"frozen": Frozen(copy.deepcopy(base)), "frozen again": Frozen(copy.deepcopy(base))}
     ways |= {name: ours(copy.deepcopy(base), given.target, given.rank, name) for name in TRAINABLE.names()}
     ways["PEFT's lora"] = peft(copy.deepcopy(base), paths, given.rank)

@@ -8,12 +8,13 @@ from diffusers import StableDiffusionPipeline
 from lorakit.adapter import Adapter
 from lorakit.diffusion.noise import generator
 from lorakit.jobs import adapters
-from lorakit.models import inject
 from lorakit.models.config import folder_of
 from lorakit.models.encode import conditioning_of, to_pictures
 from lorakit.models.gated import Stack
 from lorakit.models.load import load
 from lorakit.models.sample import Acting, Drawing, Forward, Picture, denoise, make_scheduler
+from lorakit.training import variants
+from lorakit.training.variants import lora
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +24,13 @@ def components():
 
 def trained(components) -> Adapter:
     draw = torch.Generator().manual_seed(0)
-    paths = inject.targets(components.unet, "all")
-    parameters = inject.start(components.unet, paths, 4, 2.0, lambda shape, name: torch.randn(shape, generator=draw))
-    for name, p in parameters.items():
+    targets = variants.targets({"unet": components.unet}, "all", [], 4, 2.0)
+    attached = variants.attach(targets, lora, lambda shape, name: torch.randn(shape, generator=draw))
+    for name, p in attached.parameters.items():
         if name.endswith(".up"):
             p.data.normal_(0, 0.05, generator=draw)
-    adapter = Adapter(inject.collect(parameters, 0.5))
-    inject.remove([components.unet])
-    return adapter
+    attached.detach()
+    return Adapter(attached.deltas())
 
 
 @pytest.mark.parametrize("file_format", ["kohya", "diffusers"])
