@@ -10,7 +10,7 @@ ROWS = (
     {"errors", "registry", "config", "schedulers"},
     {"adapter", "arrays", "deltas", "families", "targets", "lowrank", "merging", "diffusion"},
     {"io", "formats", "data", "runtime", "reports"},
-    {"models", "captioners", "training", "modes"},
+    {"models", "captioners", "masks", "training", "modes"},
     {"jobs"},
     {"cli"},
 )

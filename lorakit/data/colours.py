@@ -36,7 +36,7 @@ def flat(image: Image.Image, background: tuple[int, int, int], note: Note) -> Im
     image = image.convert("RGBA")
     if image.getextrema()[3][0] == 255:
         return image.convert("RGB")
-    note("transparent, laid on " + ("white" if background == WHITE else "#%02x%02x%02x" % background))
+    note("transparent, laid on " + ("white" if background == WHITE else f"#{bytes(background).hex()}"))
     return Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image).convert("RGB")
 
 

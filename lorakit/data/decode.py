@@ -140,5 +140,5 @@ def decode(
         raise BadPicture(what_is(data)) from error
     except MemoryError as error:
         raise BadPicture("needs more memory than one picture may take") from error
-    except Exception as error:  # noqa: BLE001  fuzzed files make decoders raise a dozen kinds; each is the file's fault
+    except Exception as error:  # fuzzed files make decoders raise a dozen kinds; each is the file's fault
         raise BadPicture(f"damaged: {str(error) or type(error).__name__}") from error

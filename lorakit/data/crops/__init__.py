@@ -19,7 +19,7 @@ class View:
     image    RGB, upright
     source   its full size (width, height), in which boxes count
     target   the size it is drawn at
-    seed     hex digits made of the file's bytes
+    seed     made of the file's bytes and --seed
     """
 
     image: Image.Image

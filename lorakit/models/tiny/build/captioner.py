@@ -17,7 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
-    BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor, BlipTextConfig,
+    BertTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipImageProcessor,
+    BlipProcessor,
+    BlipTextConfig,
     BlipVisionConfig,
 )  # fmt: skip
 
@@ -165,7 +170,9 @@ def train(pictures: render.Pictures, work: Path, recipe: Recipe) -> None:
         for part, name in ((trial, "trial"), (averaged, "averaged"), (optimizer, "optimizer")):
             part.load_state_dict(state[name])
     size = sum(p.numel() for p in trial.blip.parameters())
-    print(f"{len(shown)} pictures, {len(kept)} kept back, {len(words)} words, {size / 1e6:.2f} M parameters", flush=True)
+    print(
+        f"{len(shown)} pictures, {len(kept)} kept back, {len(words)} words, {size / 1e6:.2f} M parameters", flush=True
+    )
     started, average = time.monotonic(), 0.0
     for step, places in _batches(len(shown), recipe, first):
         part = [shown[i] for i in places]
