@@ -18,5 +18,6 @@ def clean(caption: str) -> str:
 def replace(caption: str, pairs: Sequence[tuple[str, str]]) -> str:
     """Whole words or phrases by others, in the order given, whatever their case."""
     for old, new in pairs:
-        caption = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _, new=new: new, caption, flags=re.IGNORECASE)
+        plain = new.replace("\\", r"\\")
+        caption = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", plain, caption, flags=re.IGNORECASE)
     return " ".join(caption.split())

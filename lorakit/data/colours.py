@@ -34,7 +34,7 @@ def flat(image: Image.Image, background: tuple[int, int, int], note: Note) -> Im
     if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
         return image
     image = image.convert("RGBA")
-    if image.getextrema()[3][0] == 255:
+    if image.getchannel("A").getextrema()[0] == 255:
         return image.convert("RGB")
     note("transparent, laid on " + ("white" if background == WHITE else f"#{bytes(background).hex()}"))
     return Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image).convert("RGB")

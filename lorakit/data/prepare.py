@@ -83,7 +83,7 @@ def _check(source: tuple[int, int], wanted: Wanted) -> None:
 def varied(cut: Cut, wanted: Wanted, seed: str, copy: int) -> tuple[Cut, list[dict[str, Any]], list[str]]:
     """The cut of copy number `copy` (0 is the plain one), its augmentations with all their numbers, and remarks."""
     done: list[dict[str, Any]] = []
-    remarks = []
+    remarks: list[str] = []
     if copy == 0 and wanted.copies > 1:
         return cut, done, remarks
     for name in sorted(wanted.augments):

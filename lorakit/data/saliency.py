@@ -31,7 +31,7 @@ def salience(image: Image.Image) -> np.ndarray:
     detail = _blur(detail, 3)
     h, w = grey.shape
     y, x = np.mgrid[:h, :w]
-    pull = np.exp(-(((x + 0.5) / w - 0.5) ** 2 + ((y + 0.5) / h - 0.5) ** 2) / (2 * 0.35**2))
+    pull = np.exp(-(((x + 0.5) / w - 0.5) ** 2 + ((y + 0.5) / h - 0.5) ** 2) / (2 * 0.3**2))
     map_ = _blur(distance / (distance.mean() + 1e-6), 2) ** 2 * (0.3 + detail / (detail.mean() + 1e-6)) * pull + 1e-6
     return (map_ / map_.sum()).astype(np.float32)
 

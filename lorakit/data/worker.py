@@ -67,7 +67,7 @@ def main() -> None:
     setup = json.loads(sys.stdin.buffer.readline())
     from lorakit.data.prepare import Wanted
 
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in setup["wanted"].items()}
+    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in setup["wanted"].items()}
     wanted = Wanted(**fields)
     raw, data = (Path(os.fsdecode(bytes.fromhex(setup[key]))) for key in ("raw", "data"))
     limit(wanted.max_pixels)

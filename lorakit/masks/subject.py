@@ -33,8 +33,7 @@ def load(how: How) -> Make:
 def grabcut(picture: Image.Image) -> Image.Image:
     """Rother et al., 2004: two mixtures of colours, foreground and background, started from the salience map, and the
     cheapest border between them. What stands out most is surely subject, the picture's border surely not."""
-    import cv2
-
+    cv2 = need_opencv("--mask subject")
     scale = min(1.0, _SIDE / max(picture.size))
     small = picture.resize((max(8, round(picture.width * scale)), max(8, round(picture.height * scale))))
     map_ = Image.fromarray(salience(picture)).resize(small.size, Image.Resampling.BILINEAR)

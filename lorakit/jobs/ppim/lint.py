@@ -20,6 +20,10 @@ class Lint:
     cut_off: float
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
@@ -61,18 +65,22 @@ def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], sett
                 seen[kind].append(name)
         for note in row["notes"]:
             kinds.setdefault(note, []).append(name)
-    lines = [f"{len(names)} pictures, {note}: {_some(names)}" for note, names in sorted(kinds.items())]
+    lines = [f"{_count(len(names), 'picture')}: {note} ({_some(names)})" for note, names in sorted(kinds.items())]
     lines += [f"{len(seen['empty'])} of {count} captions are empty: {_some(seen['empty'])}"] * bool(seen["empty"])
     lines += [
         f"{len(seen['tokenless'])} of {count} captions lack the token '{settings.token}': {_some(seen['tokenless'])}"
     ] * bool(seen["tokenless"])
     lines += [
-        f"{len(seen['much'])} pictures lose more than {_MUCH:.0%}: {_some(seen['much'])}; --crop bucket keeps more"
+        f"{_count(len(seen['much']), 'picture')} cut by more than {_MUCH:.0%}: {_some(seen['much'])}; --crop bucket keeps more"
     ] * (bool(seen["much"]))
     lonely = sorted(size for size, times in sizes.items() if times == 1)
     if settings.crop == "bucket" and lonely and len(sizes) > 1:
-        lines.append(f"{len(lonely)} buckets hold one picture, which trains in batches of one: {_some(lonely)}")
+        lines.append(
+            f"{_count(len(lonely), 'bucket')} with one picture alone, which trains in batches of one: {_some(lonely)}"
+        )
     if settings.copies > 1:
-        lines.append(f"each picture has {settings.copies - 1} changed copies; --validation-split would share them out")
+        lines.append(
+            f"each picture has {settings.copies - 1} changed copies: a --validation-split of this set would show training what it is tested on"
+        )
     lines += [f"the same picture in two splits: {line}" for line in leaks(records)]
     return Lint(lines, dict(sorted(sizes.items())), cut_off / max(1, count))

@@ -43,7 +43,7 @@ def _known(record: dict[str, Any], source: Source, mark: str) -> bool:
 
 
 def _request(source: Source, record: dict[str, Any], mark: str) -> dict[str, Any]:
-    request = {"path": os.fsencode(source.path).hex(), "name": source.name}
+    request: dict[str, Any] = {"path": os.fsencode(source.path).hex(), "name": source.name}
     if _known(record, source, mark):
         request["known"] = record.get("sha256")
         request["files"] = {row["file_name"]: row["file_sha256"] for row in record.get("rows", ())}

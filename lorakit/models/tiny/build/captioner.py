@@ -167,8 +167,9 @@ def train(pictures: render.Pictures, work: Path, recipe: Recipe) -> None:
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
         first = state["step"]
-        for part, name in ((trial, "trial"), (averaged, "averaged"), (optimizer, "optimizer")):
-            part.load_state_dict(state[name])
+        trial.load_state_dict(state["trial"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
     size = sum(p.numel() for p in trial.blip.parameters())
     print(
         f"{len(shown)} pictures, {len(kept)} kept back, {len(words)} words, {size / 1e6:.2f} M parameters", flush=True
@@ -196,7 +197,8 @@ def train(pictures: render.Pictures, work: Path, recipe: Recipe) -> None:
             took = time.monotonic() - started
             speed = (step + 1 - first) * recipe.batch / took
             print(f"captioner {step + 1}/{recipe.steps}: loss {average:.3f}, {took:.0f} s, {speed:.0f}/s", flush=True)
-    blip, out = averaged.module.blip.half().eval(), work / "captioner"
+    blip: Any = averaged.get_submodule("module.blip").half().eval()
+    out = work / "captioner"
     blip.save_pretrained(out)
     speak.save_pretrained(out)
     blip = BlipForConditionalGeneration.from_pretrained(out, dtype=torch.float32).eval()
