@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -84,6 +85,29 @@ def _orientation(opened: Image.Image) -> int:
         return 1
 
 
+def check_png(data: bytes) -> None:
+    """Every chunk against its checksum, which Pillow does not do for the pixels; BadPicture names the chunk."""
+    at = 8
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        end = at + 8 + length
+        if end + 4 > len(data):
+            return  # cut off: the decoder says so
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise BadPicture(f"damaged: the checksum of its {data[at + 4 : at + 8].decode('latin-1')!r} part is wrong")
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at = end + 4
+
+
+def _check_size(decoded: tuple[int, int], full: tuple[int, int], most_pixels: int) -> None:
+    """Before anything of that size is allocated."""
+    if decoded[0] * decoded[1] > most_pixels:
+        raise BadPicture(
+            f"{full[0]}x{full[1]} has more pixels than --max-pixels {most_pixels}; raise it if this is no bomb"
+        )
+
+
 class _Opened(NamedTuple):
     image: Image.Image
     size: tuple[int, int]
@@ -94,18 +118,17 @@ class _Opened(NamedTuple):
 def _open(
     opened: Image.Image, scale_of: ScaleOf | None, most_pixels: int, first_frame: bool, notes: list[str]
 ) -> _Opened:
-    frames = getattr(opened, "n_frames", 1)
     kind = "JPEG" if opened.format == "MPO" else str(opened.format)
+    if kind != "JPEG":
+        _check_size(opened.size, opened.size, most_pixels)
+    frames = getattr(opened, "n_frames", 1)
     if frames > 1 and kind in ("GIF", "WEBP", "PNG") and not first_frame:
         raise BadPicture(f"animated, {frames} frames; --first-frame takes the first")
     orientation = _orientation(opened)
     full = opened.size[::-1] if 5 <= orientation <= 8 else opened.size
     if kind == "JPEG" and scale_of is not None and (k := reduction(scale_of(full))) > 1:
         opened.draft(None, (-(-opened.width // k), -(-opened.height // k)))
-    if opened.width * opened.height > most_pixels:
-        raise BadPicture(
-            f"{full[0]}x{full[1]} has more pixels than --max-pixels {most_pixels}; raise it if this is no bomb"
-        )
+    _check_size(opened.size, full, most_pixels)
     if frames > 1 and kind == "TIFF":
         notes.append(f"the first of {frames} pages")
     opened.load()
@@ -128,6 +151,8 @@ def decode(
     if not data:
         raise BadPicture("empty file")
     notes: list[str] = []
+    if data.startswith(b"\x89PNG"):
+        check_png(data)
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as file:
             warnings.simplefilter("ignore")

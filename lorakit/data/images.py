@@ -122,7 +122,15 @@ def cut(
         drawn = ImageOps.pad(ImageOps.contain(part, how.size, Image.Resampling.LANCZOS), how.size, color=background)
     elif (right - left, bottom - top) == how.size:
         drawn = image.crop((round(left), round(top), round(right), round(bottom)))
-    elif source or how.angle:
+    elif how.angle:  # nothing beyond the box may come in: out there the turned picture has black corners
+        inside = (
+            math.ceil(left),
+            math.ceil(top),
+            max(math.ceil(left) + 1, int(right)),
+            max(math.ceil(top) + 1, int(bottom)),
+        )
+        drawn = image.crop(inside).resize(how.size, Image.Resampling.LANCZOS)
+    elif source:
         drawn = image.resize(how.size, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
     else:
         drawn = image.crop(how.box).resize(how.size, Image.Resampling.LANCZOS)

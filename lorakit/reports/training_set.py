@@ -27,6 +27,12 @@ class Found(Protocol):
     def cut_off(self) -> float: ...
 
 
+def _say(text: str) -> str:
+    """Text from outside as data: no markup, control characters spelt out."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return html.escape(plain, quote=True)
+
+
 def _mask_uri(file: Path) -> str:
     """A mask as a small picture that darkens what training leaves out."""
     try:
@@ -65,7 +71,7 @@ def _original(record: dict[str, Any]) -> str:
 def _drawn(data: Path, row: dict[str, Any]) -> str:
     mask = f'<img class="mask" src="{_mask_uri(data / row["mask"])}" alt="">' if "mask" in row else ""
     small = " small" if max(row["size"]) <= 128 else ""
-    name, thumb = html.escape(row["file_name"], quote=True), row.get("thumb", "")
+    name, thumb = _say(row["file_name"]), row.get("thumb", "")
     return (
         f'<a class="drawn{small}" href="{_link(row["file_name"])}" title="{name}" tabindex="-1">'
         f'<img src="{thumb}" alt="{name}">{mask}</a>'
@@ -73,7 +79,7 @@ def _drawn(data: Path, row: dict[str, Any]) -> str:
 
 
 def _link(name: str) -> str:
-    return html.escape(quote(f"./{name}"), quote=True)
+    return _say(quote(f"./{name}"))
 
 
 def _figures(row: dict[str, Any]) -> str:
@@ -93,25 +99,25 @@ def _figures(row: dict[str, Any]) -> str:
 def _card(data: Path, record: dict[str, Any]) -> str:
     rows = record.get("rows", ())
     verdict = "duplicate" if "duplicate_of" in record else "rejected" if "reason" in record else "taken"
-    lines = [f'<b class="verdict">{verdict}</b> <span class="name">{html.escape(record["source"])}</span>']
+    lines = [f'<b class="verdict">{verdict}</b> <span class="name">{_say(record["source"])}</span>']
     reason = record.get("reason") or (
         f"{record['duplicate_how']} {record['duplicate_of']}" if "duplicate_of" in record else ""
     )
     if reason:
-        lines.append(f'<p class="reason">{html.escape(reason)}</p>')
+        lines.append(f'<p class="reason">{_say(reason)}</p>')
     if rows:
         text = rows[0]["text"]
         hand = " <i>(by hand)</i>" if rows[0].get("by_hand") else ""
-        lines.append(f'<p class="caption">{html.escape(text) or "<i>no caption</i>"}{hand}</p>')
-        lines.append(f'<p class="figures">{html.escape(_figures(rows[0]))}</p>')
+        lines.append(f'<p class="caption">{_say(text) or "<i>no caption</i>"}{hand}</p>')
+        lines.append(f'<p class="figures">{_say(_figures(rows[0]))}</p>')
         if why := rows[0].get("crop_why"):
-            lines.append(f'<p class="figures">{html.escape(rows[0]["crop"])}: {html.escape(why)}</p>')
+            lines.append(f'<p class="figures">{_say(rows[0]["crop"])}: {_say(why)}</p>')
         for row in rows:
             for one in row["augmentations"]:
                 what = ", ".join(f"{key} {value:g}" for key, value in one.items() if key != "name")
-                lines.append(f'<p class="figures">{html.escape(row["file_name"])}: {one["name"]} ({what})</p>')
+                lines.append(f'<p class="figures">{_say(row["file_name"])}: {one["name"]} ({what})</p>')
     notes = [*record.get("notes", ()), *record.get("caption_notes", ()), *(n for row in rows for n in row["notes"])]
-    lines += [f'<p class="note">{html.escape(note)}</p>' for note in dict.fromkeys(notes)]
+    lines += [f'<p class="note">{_say(note)}</p>' for note in dict.fromkeys(notes)]
     size = "{}x{}".format(*rows[0]["size"]) if rows else ""
     return (
         f'<figure tabindex="0" data-verdict="{verdict}" data-size="{size}"><div class="pictures">{_original(record)}'
@@ -144,7 +150,7 @@ def _head(out: TextIO, counts: dict[str, int], found: Found, raw: Path) -> None:
     out.write(
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>ppim: training set</title><style>{_STYLE}</style></head><body><header><h1>Training set</h1>"
-        f'<p>{sum(counts.values())} pictures from <span class="name">{html.escape(raw.name)}</span>; '
+        f'<p>{sum(counts.values())} pictures from <span class="name">{_say(raw.name)}</span>; '
         f"{found.cut_off:.0%} of a picture is cut off on average.</p>"
         f'<nav><button data-verdict="" aria-pressed="true">all</button>{buttons}'
         '<input id="find" type="search" placeholder="name or caption  ( / )" aria-label="find">'
@@ -153,7 +159,7 @@ def _head(out: TextIO, counts: dict[str, int], found: Found, raw: Path) -> None:
     )
     out.write(_histogram(found.sizes))
     if found.lines:
-        items = "".join(f"<li>{html.escape(line)}</li>" for line in found.lines)
+        items = "".join(f"<li>{_say(line)}</li>" for line in found.lines)
         out.write(f'<section><h2>Worth a look</h2><ul class="lint">{items}</ul></section>')
 
 
@@ -177,7 +183,7 @@ def write(data: Path, records: Iterable[dict[str, Any]], raw: Path, found: Found
         left = sum(counts.values()) - len(cards)
         if left:
             out.write(f"<p>{left} more pictures are not shown here; metadata.jsonl has all that were taken.</p><ul>")
-            out.writelines(f"<li>{html.escape(line)}</li>" for line in more)
+            out.writelines(f"<li>{_say(line)}</li>" for line in more)
             out.write("</ul>")
         out.write(f"<script>{_SCRIPT}</script></body></html>\n")
 

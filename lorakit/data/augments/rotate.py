@@ -18,6 +18,6 @@ def cut(cut: Cut, parameters: dict[str, float]) -> Cut:
     w, h = right - left, bottom - top
     sine, cosine = abs(math.sin(math.radians(parameters["angle"]))), math.cos(math.radians(parameters["angle"]))
     share = min(w / (w * cosine + h * sine), h / (w * sine + h * cosine))
-    dx, dy = math.ceil(w * (1 - share) / 2), math.ceil(h * (1 - share) / 2)
+    dx, dy = math.ceil(w * (1 - share) / 2) + 1, math.ceil(h * (1 - share) / 2) + 1  # one for the filter
     box = (left + dx, top + dy, max(left + dx + 1, right - dx), max(top + dy + 1, bottom - dy))
     return dataclasses.replace(cut, box=box, angle=cut.angle + parameters["angle"])
