@@ -158,7 +158,9 @@ def decode(
             warnings.simplefilter("ignore")
             opened = _open(file, scale_of, most_pixels, first_frame, notes)
         image = flat(eight_bits(opened.image, notes.append), background, notes.append)
-        return Decoded(to_srgb(image, opened.profile, notes.append), opened.size, opened.format, notes)
+        image = to_srgb(image, opened.profile, notes.append)
+        image.info.clear()  # place, camera and owner are nobody's business, and Pillow would write some of it again
+        return Decoded(image, opened.size, opened.format, notes)
     except BadPicture:
         raise
     except UnidentifiedImageError as error:
