@@ -39,6 +39,8 @@ def load(how: How) -> Captions:
             raise ValueError(f"it is of the kind '{model_type}', not one of {', '.join(kinds)}")
         processor: Any = AutoProcessor.from_pretrained(folder)
         model = kinds[model_type].from_pretrained(folder, use_safetensors=True, dtype=kind).to(where).eval()
+    if where.type == "cpu" and model.num_parameters() < 50e6:
+        torch.set_num_threads(1)  # operators this short only wait for one another
 
     @torch.inference_mode()
     def captions(shown: Sequence[Shown]) -> list[Text]:

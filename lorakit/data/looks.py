@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 _SIDE = 8  # of the tiny picture
-_MOST_BITS = 6  # of 64 that may differ
+_MOST_BITS = 4  # of 64 that may differ
 _MOST_DIFFERENCE = 6.0  # of the tiny pictures, root mean square, 0..255
 
 
@@ -45,7 +45,7 @@ def alike(a: Look, b: Look) -> bool:
 
 @dataclass
 class Index:
-    """Looks to compare new ones with. Two hashes that differ in at most six bits agree in one of seven bands."""
+    """Looks to compare new ones with. Two hashes that differ in at most four bits agree in one of five bands."""
 
     def __post_init__(self) -> None:
         self._bands: dict[tuple[int, int], list[int]] = {}

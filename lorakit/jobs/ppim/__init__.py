@@ -46,8 +46,8 @@ def rows(given: list[Source], manifest: Manifest) -> Iterator[dict[str, Any]]:
             yield {key: value for key, value in whole.items() if key not in _PRIVATE}
 
 
-def _prune(data: Path, gone: set[str], manifest: Manifest, prune: bool, note: Note) -> None:
-    files = [row for key in sorted(gone) for row in manifest.get(key).get("rows", ())]
+def _prune(data: Path, gone: list[str], manifest: Manifest, prune: bool, note: Note) -> None:
+    files = [row for key in gone for row in manifest.get(key).get("rows", ())]
     if not files:
         return
     if not prune:
@@ -112,7 +112,8 @@ def _fill(
         by_hand += edit(given, data, manifest, note)
     if by_hand:
         note(f"{by_hand} captions were written by hand and stay; --force makes them anew")
-    _prune(data, manifest.sources() - set(keys), manifest, settings.prune, note)
+    gone = sorted(manifest.sources() - set(keys))
+    _prune(data, gone, manifest, settings.prune, note)
     rejected, duplicates = _tell(raw, given, manifest, note)
     written = 0
     with replacing(data / "metadata.jsonl") as partial, partial.open("w", encoding="utf-8") as out:
@@ -128,7 +129,7 @@ def _fill(
         from lorakit.reports.contact import write as write_sheet
 
         outputs.append(str(write_sheet(data, rows(given, manifest))))
-    manifest.finish(keys)
+    manifest.finish(keys if settings.prune else sorted([*keys, *gone]))
     if not written:
         first = rejected[0] if rejected else {"file": str(raw), "reason": "duplicates"}
         raise InputError(

@@ -71,7 +71,8 @@ class Manifest:
         return (self.get(source) for source in sources)
 
     def finish(self, sources: Iterable[str]) -> None:
-        """Write `.manifest.jsonl` of these sources, in this order; the journal goes."""
+        """Write `.manifest.jsonl` of these sources, in this order; the journal goes. Sources that are gone stay in it
+        until --prune, which must know what was made of them."""
         with replacing(self._folder / FILE) as partial, partial.open("wb") as out:
             for record in self.records(sources):
                 out.write(json.dumps(record, ensure_ascii=False, sort_keys=True).encode() + b"\n")
