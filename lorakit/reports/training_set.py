@@ -57,7 +57,7 @@ def _original(record: dict[str, Any]) -> str:
     for row in record.get("rows", ()):
         left, top, right, bottom = row["crop_box"]
         turn = sum(a.get("angle", 0) for a in row["augmentations"])
-        about = f' transform="rotate({-turn} {(left + right) / 2} {(top + bottom) / 2})"' if turn else ""
+        about = f' transform="rotate({turn} {(left + right) / 2} {(top + bottom) / 2})"' if turn else ""
         outside = f"M0 0H{width}V{height}H0ZM{left} {top}V{bottom}H{right}V{top}Z"
         if len(record["rows"]) == 1 and not turn:
             shapes.append(f'<path class="out" d="{outside}"/>')
@@ -113,9 +113,12 @@ def _card(data: Path, record: dict[str, Any]) -> str:
         if why := rows[0].get("crop_why"):
             lines.append(f'<p class="figures">{_say(rows[0]["crop"])}: {_say(why)}</p>')
         for row in rows:
-            for one in row["augmentations"]:
-                what = ", ".join(f"{key} {value:g}" for key, value in one.items() if key != "name")
-                lines.append(f'<p class="figures">{_say(row["file_name"])}: {one["name"]} ({what})</p>')
+            changes = [
+                f"{one['name']} ({', '.join(f'{key} {value:g}' for key, value in one.items() if key != 'name')})"
+                for one in row["augmentations"]
+            ]
+            if changes:
+                lines.append(f'<p class="figures">{_say(row["file_name"])}: {_say(", ".join(changes))}</p>')
     notes = [*record.get("notes", ()), *record.get("caption_notes", ()), *(n for row in rows for n in row["notes"])]
     lines += [f'<p class="note">{_say(note)}</p>' for note in dict.fromkeys(notes)]
     size = "{}x{}".format(*rows[0]["size"]) if rows else ""
@@ -206,14 +209,14 @@ input{min-width:15em}:focus-visible{outline:2px solid var(--accent);outline-offs
 .shape i{display:block;border:1.5px solid var(--soft);border-radius:2px}.label{width:6.5em}.track{flex:1;height:8px}
 .track i{display:block;height:100%;background:var(--accent);border-radius:4px;min-width:3px}
 .lint{margin:0;padding-left:1.2em;overflow-wrap:anywhere}
-main{display:grid;grid-template-columns:repeat(auto-fill,minmax(21em,1fr));gap:.9em}main h2{grid-column:1/-1;margin:.6em 0 0}
+main{display:grid;grid-template-columns:repeat(auto-fill,minmax(21em,1fr));gap:.9em;align-items:start}main h2{grid-column:1/-1;margin:.6em 0 0}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.7em;scroll-margin:9em}
 figure[hidden]{display:none}.pictures{display:flex;flex-wrap:wrap;gap:.5em;align-items:flex-start}
 .pictures>*{flex:1 1 45%;min-width:0;max-width:calc(50% - .25em)}
 svg{width:100%;max-height:230px;display:block;border-radius:4px}
 rect{fill:none;stroke:#fff;stroke-width:3px;vector-effect:non-scaling-stroke;
 filter:drop-shadow(0 0 1px #000)}.out{fill:#0009;fill-rule:evenodd}
-.drawn{position:relative;display:block}.drawn img{width:100%;display:block;border-radius:4px}
+.drawn{position:relative;display:block}.drawn img{width:100%;max-height:230px;object-fit:contain;object-position:0 0;display:block;border-radius:4px}
 .small img:not(.mask){image-rendering:pixelated}.mask{position:absolute;inset:0;height:100%;opacity:.75}
 body.nomasks .mask{display:none}.none{padding:2em 0;text-align:center;color:var(--soft);border:1px dashed var(--line);
 border-radius:4px;max-width:100%;flex-basis:100%}

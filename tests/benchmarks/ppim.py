@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +105,8 @@ def main() -> None:
             times: dict[str, list[float]] = {"plain": [], "ours": []}
             for _ in range(options.repeats):  # in turns, so that both see the same machine
                 for name, work in (
-                    ("plain", lambda: plain(files, folder, options.size, image_format)),
-                    ("ours", lambda: ours(files, folder, wanted)),
+                    ("plain", partial(plain, files, folder, options.size, image_format)),
+                    ("ours", partial(ours, files, folder, wanted)),
                 ):
                     start = cpu()
                     work()

@@ -80,7 +80,7 @@ def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], sett
         )
     if settings.copies > 1:
         lines.append(
-            f"each picture has {settings.copies - 1} changed copies: a --validation-split of this set would show training what it is tested on"
+            "the changed copies of a picture belong together: a --validation-split of this set would test on what was trained"
         )
     lines += [f"the same picture in two splits: {line}" for line in leaks(records)]
     return Lint(lines, dict(sorted(sizes.items())), cut_off / max(1, count))

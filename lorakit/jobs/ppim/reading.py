@@ -121,7 +121,7 @@ def _doubles(given: list[Source], manifest: Manifest) -> dict[str, tuple[str, st
     first: dict[str, str] = {}
     looks: dict[str, Look] = {}
     found = {}
-    for source in given:
+    for source in sorted(given, key=lambda s: (len(s.key), s.key)):  # copies have the longer names: "dog (1).jpg"
         record = manifest.get(source.key)
         if "reason" in record or "look" not in record:
             continue
@@ -132,7 +132,7 @@ def _doubles(given: list[Source], manifest: Manifest) -> dict[str, tuple[str, st
         looks[source.key] = Look(int(record["look"], 16), base64.b85decode(record["colours"]))
         size[source.key] = record["source_size"][0] * record["source_size"][1]
     index, kept = Index(), []
-    for key in sorted(looks, key=lambda k: (-size[k], k)):
+    for key in sorted(looks, key=lambda k: (-size[k], len(k), k)):
         number = index.find(looks[key])
         if number is None:
             index.add(looks[key])
@@ -145,7 +145,7 @@ def _doubles(given: list[Source], manifest: Manifest) -> dict[str, tuple[str, st
 def settle(given: list[Source], data: Path, settings: Settings, manifest: Manifest) -> list[Source]:
     """Mark the duplicates, whichever order the pictures were read in; gives those that are taken but not yet written.
 
-    Of pictures with the same bytes the first by name stays, of those that look alike the largest.
+    Of pictures with the same bytes the one with the shortest name stays, of those that look alike the largest.
     """
     doubles = _doubles(given, manifest) if settings.dedup else {}
     lacking = []
