@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def answer(request: dict[str, Any], raw: Path, data: Path, wanted: Any) -> dict[
         return {"storage": str(error)}
     except MemoryError:
         return {"reason": "needs more memory than one picture may take"}
+    except Exception:  # noqa: BLE001  a bug of ours: it must not look like a fault of the picture
+        return {"bug": traceback.format_exc()}
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -210,3 +211,36 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
         tracemalloc.stop()
         manifest.close()
     assert (used[1] - used[0]) / 500 < 4000  # bytes a picture: 400 MB for 100,000
+
+
+def test_a_full_disk_ends_the_run_and_what_is_done_stays(json_of, tmp_path):
+    (tmp_path / "raw").mkdir()
+    picture((300, 300), seed=1).save(tmp_path / "raw" / "a.png")
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "raw" / "b.png")
+
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # a write beyond fails as on a full disk
+
+    command = [sys.executable, "-m", "lorakit", "ppim", "raw", "data", "--size", "256"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=full, check=False)
+    assert done.returncode == 5 and "b.png could not be written" in done.stderr
+    assert (tmp_path / "data" / "a.png").is_file() and not (tmp_path / "data" / "b.png").exists()
+    assert json_of("ppim", "raw", "data", "--size", "256")["prepared"] == 1
+
+
+def test_a_caption_that_cannot_be_read_leaves_its_picture_out(json_of, raw, tmp_path):
+    (raw / "ant.txt").write_text("an ant")
+    (raw / "bee.txt").write_bytes("eine Hummel, müde".encode("cp1252"))
+    done = json_of("ppim", raw, "data", "--caption", "keep")
+    assert "byte 14" in done["rejected"][0]["reason"] and done["written"] == 3
+    assert not (tmp_path / "data" / "bee.png").exists()
+    (raw / "bee.txt").write_text("eine Hummel, müde", encoding="utf-8")
+    assert json_of("ppim", raw, "data", "--caption", "keep")["written"] == 4
+
+
+def test_the_same_picture_in_two_splits_is_named_as_a_leak(json_of, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "raw" / split).mkdir(parents=True)
+        picture((90, 90)).save(tmp_path / "raw" / split / "x.png")
+    assert any("two splits" in line for line in json_of("ppim", "raw", "data")["lint"])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lorakit.data.faces import need_opencv
 from lorakit.data.images import SUFFIXES
 from lorakit.errors import InputError, RefusedError
 from lorakit.io.files import check_target, existing_folder, replacing
@@ -79,6 +80,8 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Prepare RAW into DATA. A folder that is there and is not ours is refused unless forced."""
     _check(raw, data, force)
+    if settings.crop == "face":
+        need_opencv("--crop face")
     given = reading.sources(raw)
     if not given:
         raise InputError(f"{raw}: no pictures below it ({', '.join(sorted(s[1:] for s in SUFFIXES))})")

@@ -79,6 +79,8 @@ def read(
             source = at_work.pop(key)
             if "storage" in answer:
                 raise StorageError(answer["storage"])
+            if "bug" in answer:
+                raise RuntimeError(f"while {key} was prepared: {answer['bug']}")
             if not answer.get("same"):
                 fresh += 1
                 old = manifest.get(key)
