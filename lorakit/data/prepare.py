@@ -122,9 +122,11 @@ def _row(
         how = Cut(box, (box[2] - box[0], box[3] - box[1]), False, how.angle, how.mirrored)
     picture = draw(found, how, augmentations, wanted.background)
     file = f"{name}{f'+{copy}' if copy else ''}.{wanted.image_format}"
+    judged = quality.figures(picture)
+    if copy == 0 and judged["sharpness"] < wanted.min_sharpness:
+        raise BadPicture(f"sharpness {judged['sharpness']:g} is below --min-sharpness {wanted.min_sharpness:g}")
     encoded = encode(picture, wanted.image_format)
     write_bytes(data / file, encoded)
-    judged = quality.figures(picture)
     row: dict[str, Any] = {
         "file_name": file, "text": "", "source_size": list(found.size), "crop_box": list(how.box),
         "size": list(placed.cut.size), "crop": wanted.crop, "cut_off": _cut_off(placed.cut, found.size),
@@ -169,21 +171,18 @@ def prepare(
             most_pixels=wanted.max_pixels, first_frame=wanted.first_frame,
         )  # fmt: skip
         record |= {"format": found.format, "source_size": list(found.size), "notes": list(found.notes)}
+        small = found.image.reduce(max(1, min(found.image.size) // thumbs.SIDE))  # for all that needs no detail
         if thumb:
-            record["thumb"] = thumbs.data_uri(found.image)
+            record["thumb"] = thumbs.data_uri(small)
         _check(found.size, wanted)
         placed = CROPS[wanted.crop].place(
             View(found.image, found.size, target(found.size, wanted), f"{wanted.seed}/{digest}")
         )
-        seen = look(found.image)
+        seen = look(small)
         record |= {"look": f"{seen.bits:016x}", "colours": base64.b85encode(seen.colours).decode()}
         suffix = file.suffix.lower()
         if suffix not in _MIMES.get(found.format, (f".{found.format.lower()}",)):
             record["notes"].append(f"named {suffix}, but is {found.format}")
-        plain = quality.figures(cut(found.image, placed.cut, wanted.background, found.size))
-        if plain["sharpness"] < wanted.min_sharpness:
-            record["quality"] = plain
-            raise BadPicture(f"sharpness {plain['sharpness']:g} is below --min-sharpness {wanted.min_sharpness:g}")
         record["rows"] = [_row(found, placed, wanted, name, digest, copy, data, thumb) for copy in range(wanted.copies)]
     except BadPicture as reason:
         record["reason"] = str(reason)

@@ -45,11 +45,16 @@ def photographs(folder: Path, photos: Path | None, count: int) -> list[Path]:
 
 
 def plain(files: list[Path], out: Path, size: int, image_format: str) -> None:
-    """What the examples of diffusers and their like do, and a fair form of it."""
+    """What the peers' loops do: the whole picture upright and in RGB, its shorter side to `size`, the middle, a file."""
     for file in files:
         with Image.open(file) as opened:
             picture = ImageOps.exif_transpose(opened).convert("RGB")
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+        share = size / min(picture.size)
+        picture = picture.resize(
+            (round(picture.width * share), round(picture.height * share)), Image.Resampling.LANCZOS
+        )
+        left, top = (picture.width - size) // 2, (picture.height - size) // 2
+        picture = picture.crop((left, top, left + size, top + size))
         picture.save(out / f"{file.stem}.{image_format}", **({"quality": 95} if image_format == "jpg" else {}))
 
 
