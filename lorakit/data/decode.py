@@ -154,9 +154,10 @@ def decode(
     if data.startswith(b"\x89PNG"):
         check_png(data)
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as file:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            opened = _open(file, scale_of, most_pixels, first_frame, notes)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+                opened = _open(file, scale_of, most_pixels, first_frame, notes)
         image = flat(eight_bits(opened.image, notes.append), background, notes.append)
         image = to_srgb(image, opened.profile, notes.append)
         image.info.clear()  # place, camera and owner are nobody's business, and Pillow would write some of it again

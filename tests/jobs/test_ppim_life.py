@@ -63,8 +63,8 @@ def test_damage_to_what_was_written_is_mended(json_of, raw, tmp_path):
 def test_a_killed_run_goes_on_to_the_same_bytes(lorakit, json_of, tmp_path):
     raw = tmp_path / "many"
     raw.mkdir()
-    for number in range(24):
-        picture((900, 700), seed=number).save(raw / f"{number:02d}.png", compress_level=1)
+    for number in range(14):
+        picture((600, 500), seed=number).save(raw / f"{number:02d}.png", compress_level=1)
     command = [sys.executable, "-m", "lorakit", "ppim", "many", "killed", "--workers", "1"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     journal, started = tmp_path / "killed" / ".manifest.journal", time.monotonic()
@@ -74,14 +74,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(lorakit, json_of, tmp_path):
     process.kill()
     process.wait()
     assert not (tmp_path / "killed" / "metadata.jsonl").exists()
-    assert json_of("ppim", raw, "killed")["prepared"] <= 21
+    assert json_of("ppim", raw, "killed")["prepared"] <= 11
     lorakit("ppim", raw, "whole")
     assert snapshot(tmp_path / "killed") == snapshot(tmp_path / "whole")
 
 
 def test_an_interrupt_ends_with_130_and_no_worker_stays(tmp_path):
     (tmp_path / "raw").mkdir()
-    for number in range(30):
+    for number in range(16):
         picture((900, 700), seed=number).save(tmp_path / "raw" / f"{number:02d}.png", compress_level=1)
     command = [sys.executable, "-m", "lorakit", "ppim", "raw", "data", "--workers", "1"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)

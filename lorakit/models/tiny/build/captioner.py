@@ -37,9 +37,10 @@ PAD, CLS, SEP = 0, 2, 3
 
 @dataclass(frozen=True)
 class Recipe:
-    steps: int = 2600
+    steps: int = 3300
     batch: int = 32
     rate: float = 1.5e-3
+    wide: float = 0.75  # share of the steps on widely moved and scaled views; then as pictures usually come
     naming: float = 0.5  # weight of naming the concept from the pooled picture, a head that is thrown away
     ema: float = 0.997
     save_every: int = 100
@@ -111,12 +112,13 @@ class Trial(nn.Module):
         return spoken.loss + weight * functional.cross_entropy(self.naming(seen.pooler_output), labels)
 
 
-def views(pictures: render.Pictures, which: list[int], draw: random.Random) -> tuple[Tensor, list[str]]:
+def views(pictures: render.Pictures, which: list[int], wide: bool, draw: random.Random) -> tuple[Tensor, list[str]]:
     """Moved, scaled, faintly recoloured views [n, 3, 64, 64] in -1..1, and the colour each lies on."""
     count = len(which)
     names, colours = render.random_backgrounds(count, 0.5, draw)
-    scale = torch.tensor([draw.uniform(0.72, 1.0) for _ in range(count)])
-    shift = torch.tensor([[draw.uniform(-0.1, 0.1) for _ in "xy"] for _ in range(count)])
+    least, most, far = (0.72, 1.0, 0.1) if wide else (0.78, 0.96, 0.05)
+    scale = torch.tensor([draw.uniform(least, most) for _ in range(count)])
+    shift = torch.tensor([[draw.uniform(-far, far) for _ in "xy"] for _ in range(count)])
     x = render.place(render.premultiplied(pictures, which), colours, scale, shift)
     gain = torch.tensor([draw.uniform(0.9, 1.1) for _ in range(count)])[:, None, None, None]
     blurred = torch.tensor([draw.random() < 0.25 for _ in range(count)])[:, None, None, None]
@@ -177,7 +179,7 @@ def train(pictures: render.Pictures, work: Path, recipe: Recipe) -> None:
     started, average = time.monotonic(), 0.0
     for step, places in _batches(len(shown), recipe, first):
         part = [shown[i] for i in places]
-        x, colours = views(pictures, part, random.Random(f"captioner/step/{step}"))
+        x, colours = views(pictures, part, step < recipe.wide * recipe.steps, random.Random(f"captioner/step/{step}"))
         said = [caption(*pairs[i], colour) for i, colour in zip(part, colours, strict=True)]
         ids = speak.tokenizer(said, padding=True, return_tensors="pt").input_ids
         labels = torch.tensor([codes.index(pictures.concepts[i].code) for i in part])
