@@ -2,7 +2,8 @@
 
 A captioner defines `load(how) -> captions`, where `captions(shown) -> list[Text]` says one caption a picture, in order;
 what it loads is imported there. `LIGHT = True` says that a caption costs next to nothing and may depend on more than the
-picture: it is made anew in every run. Others are made once for a picture; `identity(how)` names what they depend on.
+picture: it is made anew in every run. Others are made once for a picture; `identity(how)` says what they depend on, and
+`name_of(how)` which model they ask.
 """
 
 from collections.abc import Callable, Sequence

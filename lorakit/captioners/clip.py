@@ -33,8 +33,12 @@ def _file(how: How) -> Path:
     return Path(how.vocabulary) if how.vocabulary else _OWN
 
 
+def name_of(how: How) -> str:
+    return how.model or CLIP
+
+
 def identity(how: How) -> list[Any]:
-    return [how.model or CLIP, vocabulary(_file(how)), how.dtype]
+    return [name_of(how), vocabulary(_file(how)), how.dtype]
 
 
 def _count(name: str) -> int:
@@ -47,7 +51,7 @@ def load(how: How) -> Captions:
     from lorakit.runtime.device import pick_device, pick_dtype
 
     groups = vocabulary(_file(how))
-    folder = folder_of(how.model or CLIP, "--caption-model")
+    folder = folder_of(name_of(how), "--caption-model")
     where = pick_device(how.device)
     kind = pick_dtype(how.dtype, where)
     with whole(folder, "--caption-model", "CLIP model"):

@@ -54,8 +54,12 @@ def read_tags(file: Path) -> list[Tag]:
     return [Tag(name if name in _FACES else name.replace("_", " "), category) for name, category in rows]
 
 
+def name_of(how: How) -> str:
+    return how.model or WD
+
+
 def identity(how: How) -> list[Any]:
-    return [how.model or WD, how.threshold, how.dtype]
+    return [name_of(how), how.threshold, how.dtype]
 
 
 def chosen(tags: Sequence[Tag], likely: Sequence[float], threshold: float) -> str:
@@ -73,7 +77,7 @@ def load(how: How) -> Captions:
     from lorakit.models.fetch import folder_of, whole
     from lorakit.runtime.device import pick_device, pick_dtype
 
-    folder = folder_of(how.model or WD, "--caption-model")
+    folder = folder_of(name_of(how), "--caption-model")
     where = pick_device(how.device)
     kind = pick_dtype(how.dtype, where)
     tags = read_tags(folder / "selected_tags.csv")

@@ -121,10 +121,9 @@ def ppim(
         "upscale_model": upscale_model, "device": device, "dtype": dtype, "batch_size": batch_size, "workers": workers,
         "prune": prune, "contact_sheet": contact_sheet, "edit": edit,
     }  # fmt: skip
-    from lorakit.jobs.ppim import Settings, run
-    from lorakit.models.config import native_size
+    from lorakit.jobs.ppim import Settings, native, run
 
-    side, multiple = native_size(model)
+    side, multiple = native(model)
     settings = Settings(size=asked or (side, side), multiple=multiple, **options)
     with progress("preparing") as tick:
         result = run(

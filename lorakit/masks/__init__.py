@@ -20,3 +20,8 @@ class How:
     model: str = ""
     device: str = "auto"
     dtype: str = "auto"
+
+    @property
+    def by_words(self) -> bool:
+        """Is the subject told by words, to a model?"""
+        return bool(self.prompt or self.model)

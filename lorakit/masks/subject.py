@@ -14,11 +14,11 @@ _SIDE = 256  # GrabCut works at this longer side; the mask's edge is soft anyway
 
 
 def identity(how: How) -> list[str]:
-    return ["clipseg", how.prompt, how.model or CLIPSEG] if how.prompt or how.model else ["grabcut", "1"]
+    return ["clipseg", how.prompt, how.model or CLIPSEG] if how.by_words else ["grabcut", "1"]
 
 
 def load(how: How) -> Make:
-    if how.prompt or how.model:
+    if how.by_words:
         from lorakit.models.clipseg import load as load_clipseg
 
         return load_clipseg(how.model or CLIPSEG, how.prompt, how.device, how.dtype)

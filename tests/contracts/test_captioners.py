@@ -99,3 +99,21 @@ def test_a_sidecar_in_another_coding_too_long_or_in_two_minds_is_refused(tmp_pat
     (tmp_path / "x.txt").write_text("long " * 20000)
     with pytest.raises(BadCaption, match="100000 bytes"):
         keep([Shown(file, file)])
+
+
+def test_the_built_in_blip_names_subjects_of_its_domain(tmp_path):
+    from PIL import Image
+
+    from lorakit.models.config import folder_of
+
+    files = []
+    for file in sorted((folder_of("tiny") / "subjects").glob("*.png")):
+        with Image.open(file) as opened:
+            subject = opened.convert("RGBA").resize((60, 60))
+        square = Image.new("RGBA", (64, 64), "white")
+        square.alpha_composite(subject, (2, 2))
+        square.convert("RGB").save(tmp_path / file.name)
+        files.append(Shown(file, tmp_path / file.name))
+    said = CAPTIONERS["blip"].load(How(device="cpu"))(files)
+    right = [one.source.stem.partition("-")[0] in text.text for one, text in zip(files, said, strict=True)]
+    assert sum(right) >= 3, [text.text for text in said]

@@ -10,13 +10,14 @@ from lorakit.data.images import SUFFIXES
 from lorakit.errors import InputError, RefusedError
 from lorakit.io.files import check_target, existing_folder, replacing
 from lorakit.jobs.ppim import finishing, lint, reading
+from lorakit.jobs.ppim.manifest import FILE as MANIFEST
 from lorakit.jobs.ppim.manifest import JOURNAL, Manifest
 from lorakit.jobs.ppim.reading import Source
-from lorakit.jobs.ppim.settings import Settings
+from lorakit.jobs.ppim.settings import Settings, native
 from lorakit.reports import training_set
 from lorakit.runtime.locks import held
 
-__all__ = ["Settings", "run"]
+__all__ = ["Settings", "native", "run"]
 Note = Callable[[str], None]
 Tick = Callable[[int, int], None]
 _PRIVATE = ("file_sha256", "mask_mark", "mask_sha256", "thumb")
@@ -88,6 +89,8 @@ def run(
     if dry_run:
         note(f"{len(given)} pictures would be prepared into {data}")
         return {"outputs": [], "read": len(given), "written": 0, "rejected": [], "duplicates": 0}
+    if not any((data / name).is_file() for name in (MANIFEST, JOURNAL)):  # else all may be there already
+        finishing.need(settings)
     with held(data):
         manifest = Manifest(data)
         try:

@@ -13,6 +13,7 @@ from lorakit.captioners import BadCaption, Shown, Text
 from lorakit.data import quality, thumbs
 from lorakit.data.caption_rules import clean, replace
 from lorakit.data.captions import fill
+from lorakit.data.faces import need_opencv
 from lorakit.data.prepare import encode
 from lorakit.io.files import write_bytes, write_text
 from lorakit.jobs.ppim.manifest import Manifest
@@ -21,6 +22,30 @@ from lorakit.jobs.ppim.settings import Settings, marked
 from lorakit.registry import CAPTIONERS, MASKS
 
 Tick = Callable[[int, int], None]
+
+
+def need(settings: Settings) -> None:
+    """Before any work: is what the finishing asks for to be had? UnavailableError or UsageError where it is not."""
+    from lorakit.models.fetch import folder_of
+
+    part, how = CAPTIONERS[settings.caption], caption_how(settings)
+    if not getattr(part, "LIGHT", False):
+        folder_of(part.name_of(how), "--caption-model")
+    if settings.mask == "subject" and mask_how(settings).by_words:
+        folder_of(settings.mask_model or MASKS["subject"].CLIPSEG, "--mask-model")
+    elif settings.mask != "none":
+        need_opencv(f"--mask {settings.mask}")
+
+
+def caption_how(settings: Settings) -> captioners.How:
+    return captioners.How(
+        settings.caption_model, settings.base_model, settings.device, settings.dtype, settings.caption_vocabulary,
+        settings.caption_threshold, settings.caption_encoding,
+    )  # fmt: skip
+
+
+def mask_how(settings: Settings) -> masks.How:
+    return masks.How(settings.mask_prompt, settings.mask_model, settings.device, settings.dtype)
 
 
 def _taken(given: Iterable[Source], manifest: Manifest) -> Iterator[tuple[Source, dict[str, Any]]]:
@@ -73,7 +98,7 @@ def _mask_is_whole(data: Path, row: dict[str, Any], mark: str) -> bool:
 
 def cover(given: list[Source], data: Path, settings: Settings, manifest: Manifest, tick: Tick) -> None:
     """A mask beside each picture, or none where none is asked for."""
-    how = masks.How(settings.mask_prompt, settings.mask_model, settings.device, settings.dtype)
+    how = mask_how(settings)
     mark = marked([settings.mask, MASKS[settings.mask].identity(how)]) if settings.mask != "none" else ""
     todo = []
     for source, record in _taken(given, manifest):
@@ -124,10 +149,7 @@ class Captioning:
 
     def __init__(self, raw: Path, data: Path, settings: Settings, manifest: Manifest, force: bool) -> None:
         self.raw, self.data, self.settings, self.manifest, self.force = raw, data, settings, manifest, force
-        self.how = captioners.How(
-            settings.caption_model, settings.base_model, settings.device, settings.dtype, settings.caption_vocabulary,
-            settings.caption_threshold, settings.caption_encoding,
-        )  # fmt: skip
+        self.how = caption_how(settings)
         self.part = CAPTIONERS[settings.caption]
         self.light = getattr(self.part, "LIGHT", False)
         self.mark = settings.caption if self.light else marked([settings.caption, self.part.identity(self.how)])

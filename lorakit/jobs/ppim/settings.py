@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from lorakit.data.decode import MOST_PIXELS
 from lorakit.data.prepare import Wanted
+from lorakit.models.config import native_size
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,15 @@ class Settings:
         """Short hex of all that a written picture depends on."""
         whole = {**asdict(self.wanted()), "upscale_model": self.upscale_model if self.upscale != "none" else ""}
         return marked(whole)
+
+
+# (side, multiple of sides) of the models that everyone trains: preparing pictures for them needs no hub.
+_NATIVE = {"sd15": (512, 64), "sd21": (768, 64), "sdxl": (1024, 64)}
+
+
+def native(model: str) -> tuple[int, int]:
+    """(side in pixels that a base model draws, what its sides are multiples of)."""
+    return _NATIVE[model] if model in _NATIVE else native_size(model)
 
 
 def marked(value: object) -> str:
