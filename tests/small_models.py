@@ -1,12 +1,23 @@
 """Random models of the classes that captioners, masks and enlargers load, made on the spot in folders."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from lorakit.models.config import folder_of
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for one another's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _tokenizer(folder: Path) -> object:

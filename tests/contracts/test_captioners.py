@@ -8,6 +8,12 @@ from tests import small_models
 from tests.conftest import picture
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with small_models.one_thread():
+        yield
+
+
 @pytest.fixture(scope="module")
 def how(tmp_path_factory):
     """For each captioner that asks a model: a random one of the right classes."""

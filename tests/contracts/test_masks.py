@@ -8,6 +8,12 @@ from lorakit.registry import MASKS
 from tests import small_models
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with small_models.one_thread():
+        yield
+
+
 @pytest.fixture(scope="module")
 def subject() -> Image.Image:
     picture = Image.fromarray(np.random.default_rng(0).integers(100, 130, (96, 128, 3), dtype=np.uint8))

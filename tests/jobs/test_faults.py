@@ -27,7 +27,7 @@ from tests.conftest import picture
         (["sample", "x", "--scheduler", "eular"], "did you mean 'euler'"),
         (["sample", "x", "--size", "65"], "multiples"),
         (["sample", "x", "--model", "sdxl"], "not built yet"),
-        (["ppim", "raw", "data", "--crop", "smart"], "not built yet"),
+        (["ppim", "raw", "data", "--crop", "smrt"], "did you mean 'smart'"),
     ],
 )
 def test_a_wrong_command_line_is_one_clear_sentence(lorakit, arguments, says):

@@ -137,6 +137,9 @@ def test_captions_written_by_hand_stay_until_forced(lorakit, raw, tmp_path):
     said = lorakit("ppim", raw, "data", "--caption", "filename", "--token", "sks").stderr
     assert "1 captions were written by hand" in said
     assert [row["text"] for row in rows(tmp_path / "data")] == ["sks ant", "sks bee", "my own words", "sks dog"]
+    picture((99, 90), seed=8).save(raw / "bee.png")  # a new picture and a new template at once are no edit
+    lorakit("ppim", raw, "data", "--caption", "filename", "--token", "zwx")
+    assert [row["text"] for row in rows(tmp_path / "data")] == ["zwx ant", "zwx bee", "my own words", "zwx dog"]
     lorakit("ppim", raw, "data", "--caption", "filename", "--token", "sks", "--force")
     assert (tmp_path / "data" / "cat.txt").read_text() == "sks cat\n"
 

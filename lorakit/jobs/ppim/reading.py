@@ -92,11 +92,11 @@ def read(
 
 
 def _carried(answer: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
-    """The new record with the captions that people wrote into the old one's files, as long as the picture is the same."""
-    by_hand = {row["file_name"]: row for row in old.get("rows", ()) if row.get("by_hand")}
+    """The new record with the old one's captions, by which an edited file is told from one that we wrote."""
+    before = {row["file_name"]: row for row in old.get("rows", ())}
     for row in answer.get("rows", ()):
-        if row["file_name"] in by_hand:
-            row |= {"text": by_hand[row["file_name"]]["text"], "by_hand": True}
+        if row["file_name"] in before:
+            row |= {key: value for key, value in before[row["file_name"]].items() if key in ("text", "by_hand")}
     return answer
 
 

@@ -37,7 +37,7 @@ PAD, CLS, SEP = 0, 2, 3
 
 @dataclass(frozen=True)
 class Recipe:
-    steps: int = 3800
+    steps: int = 3500
     batch: int = 32
     rate: float = 1.5e-3
     wide: float = 0.75  # share of the steps on widely moved and scaled views; then as pictures usually come
