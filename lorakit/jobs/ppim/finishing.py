@@ -205,7 +205,7 @@ class Captioning:
             before = [dict(row) for row in record["rows"]]
             for row in record["rows"]:
                 by_hand += self._settle(row, self._text(text.text))
-            noted = record.get("caption_notes", [])
+            noted = record.get("caption_notes")
             record["caption_notes"] = list(text.notes)
             if record["rows"] != before or noted != record["caption_notes"]:
                 self.manifest.put(source.key, record)
