@@ -21,7 +21,7 @@ ROWS = (
         "diffusion",
     },
     {"io", "formats", "data", "runtime", "reports"},
-    {"models", "captioners", "training", "modes"},
+    {"models", "captioners", "masks", "training", "modes"},
     {"jobs"},
     {"cli"},
 )

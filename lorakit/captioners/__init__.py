@@ -1,1 +1,39 @@
-"""Captioners, one module each: `caption(picture) -> str` for the file of a source picture."""
+"""Captioners, one module each.
+
+A captioner defines `load(how) -> captions`, where `captions(shown) -> list[Text]` says one caption a picture, in order;
+what it loads is imported there. `LIGHT = True` says that a caption costs next to nothing and may depend on more than the
+picture: it is made anew in every run. Others are made once for a picture; `identity(how)` says what they depend on, and
+`name_of(how)` which model they ask.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorakit.data.caption_files import BadCaption, Text
+
+__all__ = ["BadCaption", "Captions", "How", "Shown", "Text"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture: its source file, and what was prepared from it. Models look at the latter, which is known to be whole."""
+
+    source: Path
+    picture: Path
+
+
+@dataclass(frozen=True)
+class How:
+    """What captioners may be told. `model` is "" where none is named; `base` is the base model that is trained for."""
+
+    model: str = ""
+    base: str = "tiny"
+    device: str = "auto"
+    dtype: str = "auto"
+    vocabulary: str = ""
+    threshold: float = 0.35
+    encoding: str = ""
+
+
+Captions = Callable[[Sequence[Shown]], list[Text]]

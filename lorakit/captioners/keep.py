@@ -1,9 +1,10 @@
 """The text beside the source picture, carried over."""
 
-from pathlib import Path
+from lorakit.captioners import Captions, How
+from lorakit.data.caption_files import beside
 
-from lorakit.data.captions import sidecar
+LIGHT = True
 
 
-def caption(picture: Path) -> str:
-    return sidecar(picture) or ""
+def load(how: How) -> Captions:
+    return lambda shown: [beside(one.source, how.encoding) for one in shown]

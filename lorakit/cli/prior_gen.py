@@ -8,13 +8,33 @@ import typer
 from lorakit.cli.command import Manner, command
 from lorakit.cli.options import Model, Seed, one_of, size_of
 from lorakit.cli.output import emit, note, progress
+from lorakit.errors import UsageError
 from lorakit.schedulers import SCHEDULERS
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--prompts {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
+    prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not prompts:
+        raise UsageError(f"--prompts {file} has no prompts; write one a line")
+    return prompts
 
 
 def prior_gen(
     manner: Manner,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='The class, such as "a photo of a dog".')],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the class pictures.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help='The class, such as "a photo of a dog"; not with --from.')
+    ],
+    out: Annotated[str | None, typer.Argument(metavar="OUT", help="Folder of the class pictures.")] = None,
+    prompts: Annotated[str | None, typer.Option(metavar="FILE", help="More prompts, one a line, in turn.")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="DATA", help="Class prompts from the captions of a training set.")
+    ] = None,
+    token: Annotated[str, typer.Option(help="The word for the subject, taken out of the captions of --from.")] = "",
+    class_word: Annotated[str, typer.Option(help="The word that takes the token's place.")] = "",
     model: Model = "tiny",
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many; missing ones are made.")] = 100,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
@@ -30,16 +50,35 @@ def prior_gen(
     """Draw class pictures for prior preservation; picture i depends on seed+i alone."""
     one_of("--scheduler", scheduler, tuple(SCHEDULERS))
     asked = size_of(size)
+    wanted = [prompt]
+    if from_ is not None and out is None:
+        out, wanted = prompt, []
+    if out is None:
+        raise UsageError('prior-gen needs a prompt and a folder: lorakit prior-gen "a photo of a dog" OUT')
+    if any(not text.strip() for text in wanted):
+        raise UsageError("prior-gen: the prompt is empty")
+    wanted += _lines(prompts) if prompts else []
+    if class_word and not token:
+        raise UsageError("--class-word needs --token: the word whose place it takes")
     from lorakit.jobs import prior_gen as job
     from lorakit.jobs import sample
+    from lorakit.runtime.ranks import rank
 
-    request = sample.Request([prompt], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size)
-    components = sample.load_model(model, device, dtype, note)
-    with progress("drawing") as tick:
+    turn = rank()
+    say = note if turn.first else lambda text: None
+    if from_ is not None:
+        wanted += job.class_prompts(Path(from_), token, class_word, say)
+        say(f"{len(wanted)} prompts: {', '.join(wanted[:3])}{' ...' if len(wanted) > 3 else ''}")
+    wanted = list(dict.fromkeys(wanted))
+    request = sample.Request(wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size)
+    components = sample.load_model(model, turn.device(device), dtype, say)
+    with progress("drawing" if turn.first else "") as tick:
         result = job.run(
-            request, Path(out), components, force=manner.force, dry_run=manner.dry_run, tick=tick, note=note
-        )
-    emit(result)
+            request, Path(out), components, force=manner.force, dry_run=manner.dry_run,
+            tick=tick if turn.first else lambda done, total: None, note=say, turn=turn,
+        )  # fmt: skip
+    if turn.first:
+        emit(result)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,22 +1,21 @@
 """Pictures as they should be seen: upright, sRGB, 8 bits, nothing hidden; and cut to size."""
 
-import io
-import warnings
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
+
+from lorakit.data.colours import WHITE
+from lorakit.data.decode import BadPicture, decode
+from lorakit.errors import InputError
+from lorakit.io.files import open_to_read
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+_MOST_BYTES = 1 << 30
 _MOST_PIXELS = 200_000_000
-
-Image.MAX_IMAGE_PIXELS = None  # checked below, as an error and not a warning
-
-
-class BadPicture(Exception):
-    """Why a picture cannot be used, in a few words."""
 
 
 def find(folder: Path) -> list[Path]:
@@ -28,76 +27,62 @@ def find(folder: Path) -> list[Path]:
     )
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit and float greys scaled to 8 bits, not clipped."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    if image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535 if values.max() > 255 else 255 if values.max() > 1 else 1
-        return Image.fromarray((np.nan_to_num(values) / top * 255).clip(0, 255).round().astype(np.uint8))
-    return image
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    if not profile:
-        return image
+def read_file(file: Path) -> bytes:
+    """The bytes of a regular file; BadPicture for what is none, cannot be read or is over 1 GiB."""
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if image.mode not in ("RGB", "CMYK", "L"):
-            image = image.convert("RGB")
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
-    except (ImageCms.PyCMSError, OSError):
-        return image  # a broken profile: the numbers as they are
+        handle = open_to_read(file, "a picture")
+    except InputError as error:
+        raise BadPicture("not a regular file" if file.exists() else str(error.__cause__ or "no such file")) from error
+    with open(handle, "rb") as opened:
+        size = os.fstat(handle).st_size
+        if size > _MOST_BYTES:
+            raise BadPicture(f"{size / 1e9:.1f} GB are too much for one picture")
+        try:
+            return opened.read()
+        except OSError as error:
+            raise BadPicture(f"cannot be read: {error.strerror}") from error
 
 
-def load(file: Path, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+def load(file: Path, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """An upright RGB picture. BadPicture, with the reason, for anything that cannot be read whole."""
-    if not file.is_file():
-        raise BadPicture("not a regular file")
-    if file.stat().st_size == 0:
-        raise BadPicture("empty file")
-    try:
-        with warnings.catch_warnings(), Image.open(file, formats=_FORMATS) as opened:
-            warnings.simplefilter("ignore")
-            if opened.width * opened.height > _MOST_PIXELS:
-                raise BadPicture(f"{opened.width}x{opened.height} is too large")
-            frames = getattr(opened, "n_frames", 1)
-            if frames > 1 and opened.format in ("GIF", "WEBP"):
-                raise BadPicture(f"animated, {frames} frames")
-            opened.load()
-            profile = opened.info.get("icc_profile")
-            image = ImageOps.exif_transpose(opened)
-    except BadPicture:
-        raise
-    except UnidentifiedImageError as error:
-        raise BadPicture("not a picture that can be read") from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError) as error:
-        raise BadPicture(f"damaged: {str(error) or type(error).__name__}") from error
-    image = _eight_bits(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        under = Image.new("RGBA", image.size, (*background, 255))
-        return Image.alpha_composite(under, image).convert("RGB")
-    return _to_srgb(image, profile).convert("RGB")
+    return decode(read_file(file), background=background, most_pixels=_MOST_PIXELS).image
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A crop in source pixels (left, top, right, bottom) and the size it is drawn at; `pad` fits the whole in."""
+    """A part of a picture and how it is drawn.
+
+    box        in source pixels: left, top, right, bottom
+    size       of what is drawn: width, height
+    pad        the whole box is fitted in, on plain borders
+    angle      degrees counter-clockwise that the picture is turned about the box's middle
+    mirrored   left and right change places, last
+    """
 
     box: tuple[int, int, int, int]
     size: tuple[int, int]
     pad: bool = False
+    angle: float = 0.0
+    mirrored: bool = False
+
+    @property
+    def scale(self) -> float:
+        """Source pixels along one drawn pixel: below 1 the picture is enlarged."""
+        across, down = (self.box[2] - self.box[0]) / self.size[0], (self.box[3] - self.box[1]) / self.size[1]
+        return max(across, down) if self.pad else min(across, down)
 
 
 def centre(source: tuple[int, int], size: tuple[int, int]) -> Cut:
     """The largest middle part of `source` that has the shape of `size`; both (width, height)."""
-    width, height = source
-    scale = min(width / size[0], height / size[1])
-    w, h = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    left, top = (width - w) // 2, (height - h) // 2
+    w, h = largest(source, size)
+    left, top = (source[0] - w) // 2, (source[1] - h) // 2
     return Cut((left, top, left + w, top + h), size)
+
+
+def largest(source: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """The largest (width, height) within `source` that has the shape of `size`."""
+    scale = min(source[0] / size[0], source[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def bucket_sizes(size: int, multiple: int) -> list[tuple[int, int]]:
@@ -110,17 +95,56 @@ def bucket_sizes(size: int, multiple: int) -> list[tuple[int, int]]:
     return sorted(sizes)
 
 
+def bucket_of(source: tuple[int, int], size: int, multiple: int) -> tuple[int, int]:
+    """The bucket whose shape is nearest to that of `source`."""
+    ratio = source[0] / source[1]
+    return min(bucket_sizes(size, multiple), key=lambda s: (abs(np.log(s[0] / s[1] / ratio)), s))
+
+
 def bucket(source: tuple[int, int], size: int, multiple: int) -> Cut:
     """The bucket that cuts least off, and the middle part that fits it."""
-    ratio = source[0] / source[1]
-    best = min(bucket_sizes(size, multiple), key=lambda s: (abs(np.log(s[0] / s[1] / ratio)), s))
-    return centre(source, best)
+    return centre(source, bucket_of(source, size, multiple))
 
 
-def cut(image: Image.Image, how: Cut, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """The part of the picture at its size, by Lanczos."""
-    part = image.crop(how.box)
-    if not how.pad:
-        return part if part.size == how.size else part.resize(how.size, Image.Resampling.LANCZOS)
-    whole = ImageOps.contain(part, how.size, Image.Resampling.LANCZOS)
-    return ImageOps.pad(whole, how.size, color=background)
+def cut(
+    image: Image.Image, how: Cut, background: tuple[int, int, int] = WHITE, source: tuple[int, int] | None = None
+) -> Image.Image:
+    """The part of the picture at its size, by Lanczos.
+
+    source   the full size that the box counts in, where `image` was decoded smaller
+    """
+    across, down = (image.width / source[0], image.height / source[1]) if source else (1.0, 1.0)
+    left, top, right, bottom = (b * s for b, s in zip(how.box, (across, down, across, down), strict=True))
+    if how.angle:
+        image, (left, top, right, bottom) = _turned(image, (left, top, right, bottom), how.angle)
+    if how.pad:
+        part = image.crop((round(left), round(top), round(right), round(bottom)))
+        drawn = ImageOps.pad(ImageOps.contain(part, how.size, Image.Resampling.LANCZOS), how.size, color=background)
+    elif (right - left, bottom - top) == how.size:
+        drawn = image.crop((round(left), round(top), round(right), round(bottom)))
+    elif how.angle:  # nothing beyond the box may come in: out there the turned picture has black corners
+        inside = (
+            math.ceil(left),
+            math.ceil(top),
+            max(math.ceil(left) + 1, int(right)),
+            max(math.ceil(top) + 1, int(bottom)),
+        )
+        drawn = image.crop(inside).resize(how.size, Image.Resampling.LANCZOS)
+    elif source:
+        drawn = image.resize(how.size, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+    else:
+        drawn = image.crop(how.box).resize(how.size, Image.Resampling.LANCZOS)
+    return ImageOps.mirror(drawn) if how.mirrored else drawn
+
+
+def _turned(
+    image: Image.Image, box: tuple[float, float, float, float], angle: float
+) -> tuple[Image.Image, tuple[float, float, float, float]]:
+    """What is around the box, turned about the box's middle, and where the box is in it."""
+    left, top, right, bottom = box
+    x, y, reach = (left + right) / 2, (top + bottom) / 2, math.hypot(right - left, bottom - top) / 2 + 4
+    corner = max(0, math.floor(x - reach)), max(0, math.floor(y - reach))
+    part = image.crop((*corner, min(image.width, math.ceil(x + reach)), min(image.height, math.ceil(y + reach))))
+    middle = x - corner[0], y - corner[1]
+    turned = part.rotate(angle, Image.Resampling.BICUBIC, center=middle)
+    return turned, (left - corner[0], top - corner[1], right - corner[0], bottom - corner[1])

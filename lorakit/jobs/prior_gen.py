@@ -1,69 +1,256 @@
 """Class pictures for prior preservation: only missing ones are drawn, each from seed + i alone."""
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lorakit.data import pngtext
-from lorakit.errors import RefusedError
+import numpy as np
+from PIL import Image
+
+from lorakit.data import dataset, pngtext, quality
+from lorakit.data.looks import Look, look
+from lorakit.errors import InputError, RefusedError
 from lorakit.io.files import check_target, write_bytes, write_text
 from lorakit.jobs.sample import Request, drawing, pictures, settings_of
 from lorakit.models.load import Components
+from lorakit.models.sample import Drawing
+from lorakit.runtime.locks import held
+from lorakit.runtime.ranks import Rank, rank
+
+Tick = Callable[[int, int], None]
+Note = Callable[[str], None]
+_STRIDE = 1_000_003  # to the next seed of the same picture: far from the seeds of all others
+_TRIES = 3
+_SAME_BITS, _SAME_COLOURS = 2, 1.5  # of two pictures a person would call equal; see data/looks
 
 
-def missing(folder: Path, wanted: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
-    """Numbers of the pictures that are not there, and of those that are there but were made otherwise."""
-    absent, other = [], []
-    for i, settings in enumerate(wanted):
-        file = folder / f"{i:05d}.png"
-        if not file.exists():
-            absent.append(i)
-        elif pngtext.read(file) != settings:
-            other.append(i)
-    return absent, other
+class Slots:
+    """The wanted pictures: number i is drawn of prompt i modulo their count, from seed + i."""
+
+    def __init__(self, request: Request, how: Drawing, output: Path) -> None:
+        self.request, self.how, self.output = request, how, output
+
+    def file(self, i: int) -> Path:
+        return self.output / f"{i:05d}.png"
+
+    def prompt(self, i: int) -> str:
+        return self.request.prompts[i % len(self.request.prompts)]
+
+    def settings(self, i: int, attempt: int = 0) -> dict[str, Any]:
+        seed = self.request.seed + i + attempt * _STRIDE
+        return settings_of(self.request, self.how, self.prompt(i), seed, [])
+
+    def attempt(self, i: int) -> int | None:
+        """Which attempt at picture i the file there is, None where it was made otherwise or is damaged."""
+        found = pngtext.read(self.file(i))
+        return next((k for k in range(_TRIES + 1) if found == self.settings(i, k)), None)
+
+    def missing(self) -> tuple[list[int], list[int]]:
+        """Numbers of the pictures that are not there, and of those that are there but were made otherwise."""
+        absent, other = [], []
+        for i in range(self.request.count):
+            if not self.file(i).exists():
+                absent.append(i)
+            elif self.attempt(i) is None:
+                other.append(i)
+        return absent, other
+
+    def write(self, i: int, attempt: int, picture: np.ndarray) -> None:
+        write_text(self.file(i).with_suffix(".txt"), self.prompt(i) + "\n")
+        write_bytes(self.file(i), pngtext.encode(picture, self.settings(i, attempt)))  # last: what is there is whole
+
+
+def is_blank(picture: np.ndarray) -> bool:
+    """Black, or any one colour: what a decoder makes of NaN, and safety filters of what they refuse."""
+    return float(picture.std()) < 1.5
+
+
+def _nearly_equal(a: Look, b: Look) -> bool:
+    if (a.bits ^ b.bits).bit_count() > _SAME_BITS:
+        return False
+    one, other = (np.frombuffer(x.colours, np.uint8).astype(np.float32) for x in (a, b))
+    return float(np.sqrt(np.square(one - other).mean())) <= _SAME_COLOURS
+
+
+def _draw(components: Components, slots: Slots, todo: Sequence[int], attempt: int, tick: Tick, note: Note) -> None:
+    """Draw these pictures at their `attempt` and write them."""
+    jobs = [(slots.prompt(i), slots.request.seed + i + attempt * _STRIDE) for i in todo]
+    for done, picture in enumerate(pictures(components, slots.request, slots.how, jobs, note) if jobs else ()):
+        slots.write(todo[done], attempt, picture)
+        tick(done + 1, len(todo))
+
+
+def _fault(picture: Image.Image, seen: Look, before: Sequence[Look]) -> str:
+    """Why this picture is no use beside those before it; "" where it is."""
+    if is_blank(np.asarray(picture)):
+        return "blank"
+    twin = next((j for j, other in enumerate(before) if _nearly_equal(other, seen)), None)
+    return "" if twin is None else f"nearly equal to {twin:05d}.png"
+
+
+def _redraw(components: Components, slots: Slots, tick: Tick, note: Note) -> list[dict[str, Any]]:
+    """Draw blank pictures and later ones of nearly equal pairs again, from their next seeds; lists what was done.
+
+    It looks at all pictures in order, so that the outcome is the same however they were shared out or cut off.
+    """
+    looks: list[Look] = []
+    redrawn = []
+    for i in range(slots.request.count):
+        attempt, reason = slots.attempt(i) or 0, ""
+        while True:
+            with Image.open(slots.file(i), formats=("PNG",)) as opened:
+                picture = opened.convert("RGB")
+            seen = look(picture)
+            fault = _fault(picture, seen, looks)
+            reason = reason or fault
+            if not fault or attempt == _TRIES:
+                break
+            attempt += 1
+            _draw(components, slots, [i], attempt, tick, note)
+        looks.append(seen)
+        if fault:
+            note(f"{slots.file(i)}: {fault}, after {_TRIES} other seeds too")
+        if attempt:
+            seed = slots.settings(i, attempt)["seed"]
+            redrawn.append({"file": slots.file(i).name, "seed": seed, "reason": reason or "redrawn in an earlier run"})
+    return redrawn
+
+
+def class_prompts(data: Path, token: str, word: str, note: Note = lambda text: None) -> list[str]:
+    """Class prompts from the captions of a training set: the token taken out, or the class word in its place.
+
+    "a photo of a sks dog on grass" gives "a photo of a dog on grass". Each once, in the order of the pictures.
+    """
+    found: dict[str, None] = {}
+    for example in dataset.read(data, None, note):
+        caption = f" {example.caption} "
+        if token:
+            caption = caption.replace(f" {token} ", f" {word} ").replace(f" {token},", f" {word},")
+        text = " ".join(caption.split()).replace(" ,", ",").strip(" ,")
+        if text:
+            found[text] = None
+    if not found:
+        raise InputError(f"--from {data}: its captions hold nothing but the token; name its class with --class-word")
+    return list(found)
+
+
+def _row(slots: Slots, i: int) -> dict[str, Any]:
+    file = slots.file(i)
+    encoded = file.read_bytes()
+    with Image.open(file, formats=("PNG",)) as opened:
+        picture = opened.convert("RGB")
+    return {
+        "file_name": file.name, "text": slots.prompt(i), "seed": slots.settings(i, slots.attempt(i) or 0)["seed"],
+        "source": "prior-gen", "sha256": hashlib.sha256(encoded).hexdigest(), "size": list(picture.size),
+        "quality": quality.figures(picture), "verdict": "taken",
+    }  # fmt: skip
 
 
 def run(
-    request: Request,
-    output: Path,
-    components: Components,
-    *,
-    force: bool,
-    dry_run: bool,
-    tick: Callable[[int, int], None],
-    note: Callable[[str], None],
-) -> dict[str, Any]:
-    """`count` pictures of the class into a folder. Pictures of other settings are refused, or with force drawn anew."""
+    request: Request, output: Path, components: Components,
+    *, force: bool, dry_run: bool, tick: Tick, note: Note, turn: Rank | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """`count` pictures of the prompts into a folder. Pictures of other settings are refused, or with force drawn anew.
+
+    turn   of several processes over one folder, each draws its own and the first finishes the set; by default as the
+           environment says
+    """
+    turn = turn or rank()
     check_target(output, force=True, folder=True)
-    how, prompt = drawing(components, request), request.prompts[0]
-    wanted = [settings_of(request, how, prompt, request.seed + i, []) for i in range(request.count)]
-    todo, other = missing(output, wanted)
+    slots = Slots(request, drawing(components, request), output)
+    absent, other = slots.missing()
     if other and not force:
         raise RefusedError(
             f"{output} holds {len(other)} pictures made with other settings, such as {other[0]:05d}.png; "
             "choose another folder or draw them anew with --force"
         )
-    todo = sorted(todo + other)
+    todo = sorted(absent + other)
     if dry_run:
         note(f"{len(todo)} pictures would be drawn into {output}")
-        return {"outputs": [], "made": 0, "kept": request.count - len(todo)}
-    jobs = [(prompt, request.seed + i) for i in todo]
-    for done, picture in enumerate(pictures(components, request, how, jobs, note) if jobs else ()):
-        i = todo[done]
-        write_text(output / f"{i:05d}.txt", prompt + "\n")
-        write_bytes(output / f"{i:05d}.png", pngtext.encode(picture, wanted[i]))  # last: what is there is whole
-        tick(done + 1, len(todo))
-    names = [output / f"{i:05d}.png" for i in range(request.count)]
-    rows = [
-        {
-            "file_name": file.name,
-            "text": prompt,
-            "seed": request.seed + i,
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        }
-        for i, file in enumerate(names)
-    ]
+        return {"outputs": [], "made": 0, "kept": request.count - len(todo), "redrawn": []}
+    with held(output, ".lock" if turn.first else f".lock.{turn.number}"):
+        mine = [i for i in todo if turn.mine(i)]
+        _draw(components, slots, mine, 0, tick, note)
+        if not turn.first:
+            return {"outputs": [str(slots.file(i)) for i in mine], "made": len(mine), "kept": 0, "redrawn": []}
+        return _finish(components, slots, todo, turn, tick, note)
+
+
+def _finish(
+    components: Components, slots: Slots, todo: list[int], turn: Rank, tick: Tick, note: Note
+) -> dict[str, Any]:
+    """What the first process does when its own pictures are drawn: wait for the others, and see that all is there."""
+    output, count = slots.output, slots.request.count
+    with ExitStack() as others:
+        for number in range(1, turn.world):
+            others.enter_context(held(output, f".lock.{number}", wait=True))
+            (output / f".lock.{number}").unlink(missing_ok=True)
+        left = [i for i in todo if slots.attempt(i) is None]  # of a process that died
+        _draw(components, slots, left, 0, tick, note)
+        redrawn = _redraw(components, slots, tick, note)
+    for one in redrawn:
+        note(f"{output / one['file']} was drawn from seed {one['seed']}: the first try was {one['reason']}")
+    rows = [_row(slots, i) for i in range(count)]
     write_text(output / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return {"outputs": [str(name) for name in names], "made": len(todo), "kept": request.count - len(todo)}
+    return {
+        "outputs": [str(slots.file(i)) for i in range(count)], "made": len(todo), "kept": count - len(todo),
+        "redrawn": redrawn,
+    }  # fmt: skip
+
+
+def cache_folder() -> Path:
+    """Where lorakit keeps what it can make again: $XDG_CACHE_HOME/lorakit, marked as a cache for backup programs."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorakit"
+    tag = home / "CACHEDIR.TAG"
+    if not tag.is_file():
+        write_text(tag, "Signature: 8a477f597d28d172789f06886806bc55\n# made by lorakit; it can be deleted\n")
+    return home
+
+
+def weights_key(folder: Path) -> str:
+    """A fingerprint of a model folder's weights: names, sizes, and 64 stretches of 64 KiB of each file."""
+    whole = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        size = file.stat().st_size
+        whole.update(f"{file.relative_to(folder)}\0{size}\n".encode())
+        with file.open("rb") as opened:
+            for part in range(64):
+                opened.seek(part * size // 64)
+                whole.update(opened.read(65536))
+    return whole.hexdigest()
+
+
+def prior_set(
+    request: Request, components: Components, *, tick: Tick, note: Note, cache: Path | None = None
+) -> Path:  # fmt: skip
+    """The folder of these class pictures in the cache, filled where it lacks some; for `train --mode dreambooth`.
+
+    Its name is made of all that a picture depends on but its number: model weights, prompts, negative prompt, steps,
+    guidance, scheduler, size, seed, dtype and kind of device. A larger count goes on where a smaller one ended; who
+    asks for the same set at the same time waits.
+    """
+    how = drawing(components, request)
+    key: dict[str, Any] = {
+        "weights": weights_key(components.folder), "prompts": list(request.prompts), "how": dataclasses.asdict(how),
+        "negative": request.negative, "seed": request.seed, "dtype": str(components.dtype),
+        "device": components.device.type,
+    }  # fmt: skip
+    del key["how"]["batch_size"]
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+    home = cache or cache_folder() / "prior"
+    folder = home / name
+    # Pictures carry the model's name as it was called; in the cache the weights are the name.
+    request = dataclasses.replace(request, model=f"weights {key['weights'][:16]}")
+    with held(home, f".{name}.lock", wait=True):
+        held_now, _ = Slots(request, how, folder).missing()
+        if held_now:
+            note(f"drawing {len(held_now)} class pictures into {folder}")
+            run(request, folder, components, force=True, dry_run=False, tick=tick, note=note, turn=Rank())
+        else:
+            note(f"the class pictures are there already: {folder}")
+    return folder

@@ -9,16 +9,19 @@ from lorakit.errors import RefusedError, StorageError
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold `folder`/.lock for this process; RefusedError where another holds it. The kernel frees it at any death."""
+def held(folder: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[None]:
+    """Hold `folder`/`name` for this process; where another holds it, RefusedError, or with `wait` until it is free.
+
+    The kernel frees it at any death.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
+        handle = (folder / name).open("w")
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             raise RefusedError(
                 f"another lorakit run is at work in {folder}; wait for it or choose another output"

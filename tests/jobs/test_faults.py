@@ -26,7 +26,7 @@ from tests.conftest import picture
         (["sample"], "PROMPT"),
         (["sample", "x", "--scheduler", "eular"], "did you mean 'euler'"),
         (["sample", "x", "--size", "65"], "multiples"),
-        (["ppim", "raw", "data", "--crop", "smart"], "not built yet"),
+        (["ppim", "raw", "data", "--crop", "smrt"], "did you mean 'smart'"),
     ],
 )
 def test_a_wrong_command_line_is_one_clear_sentence(lorakit, arguments, says):

@@ -61,6 +61,29 @@ def measure(model: Path, pictures: Pictures) -> dict[str, object]:
     return {"psnr": psnr, "accuracy": evaluate.judge(components, pictures)}
 
 
+def _captioner(figures: Path) -> list[str]:
+    """What the small BLIP beside the model was measured at, where there is one."""
+    if not figures.is_file():
+        return []
+    shares = json.loads(figures.read_text(encoding="utf-8"))
+    return [
+        "## Captioner",
+        "",
+        "`captioner/` is a BLIP of 2.9 M parameters in float16 for `ppim --caption blip`: 64x64 pictures to",
+        '"a 3d emoji of a tiger face on a blue background". It knows the concepts above and those below. Made by',
+        "`python -m lorakit.models.tiny.build.captioner WORK`. Shares of plain pictures on blue that it names rightly;",
+        "those kept back are known to it in other styles only:",
+        "",
+        "| pictures | concept | style | colour | all of it |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {name} | {s['concept']:.1%} | {s['style']:.1%} | {s['colour']:.1%} | {s['whole']:.1%} |"
+            for name, s in shares.items()
+        ),
+        "",
+    ]
+
+
 def write(model: Path, pictures: Pictures, figures: dict[str, object]) -> None:
     """README.md of the model folder."""
     which = pictures.where(styles=TRAIN_STYLES, trained=True)
@@ -92,6 +115,7 @@ def write(model: Path, pictures: Pictures, figures: dict[str, object]) -> None:
         "| --- | --- | --- |",
         *(f"| {name} | {one:.1%} | {five:.1%} |" for name, (one, five) in shares.items()),
         "",
+        *_captioner(model / "captioner" / "figures.json"),
         "## Never trained on",
         "",
         f"In any style: {', '.join(sorted(HELD_OUT))}.",

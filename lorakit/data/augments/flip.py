@@ -1,0 +1,14 @@
+"""Left and right change places, in half of the copies."""
+
+import dataclasses
+import random
+
+from lorakit.data.images import Cut
+
+
+def draw(chance: random.Random) -> dict[str, float]:
+    return {"mirrored": int(chance.random() < 0.5)}
+
+
+def cut(cut: Cut, parameters: dict[str, float]) -> Cut:
+    return dataclasses.replace(cut, mirrored=cut.mirrored != bool(parameters["mirrored"]))

@@ -1,0 +1,12 @@
+"""The middle, at that size of about the same number of pixels whose shape cuts least off."""
+
+from lorakit.data.crops import Placed, View
+from lorakit.data.images import bucket_of, centre
+
+
+def target(source: tuple[int, int], size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    return bucket_of(source, size[0], multiple)
+
+
+def place(view: View) -> Placed:
+    return Placed(centre(view.source, view.target))

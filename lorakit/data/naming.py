@@ -1,0 +1,41 @@
+"""Names of the files that are written, from the paths of their sources: plain, and each its own."""
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Sequence
+
+_PLAIN = frozenset("._- ()&',@=")  # beside letters and digits; `+` is kept for copies
+_LONGEST = 160  # bytes, so that suffixes and temporary names still fit into 255
+
+
+def shown(path: str) -> str:
+    """A path as text that can be written as UTF-8: bytes that are none are spelt as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def plain(path: str) -> str:
+    """The stem of an output: the path below RAW with dashes for slashes, and without what shells or systems choke on."""
+    stem, _ = os.path.splitext(shown(path))
+    text = unicodedata.normalize("NFC", stem.replace("/", "-"))
+    text = "".join(c if c.isalnum() or c in _PLAIN else "_" for c in text).strip(" ")
+    text = text.encode("utf-8")[:_LONGEST].decode("utf-8", "ignore")
+    if text[:1] in ("-", ".", ""):
+        text = f"_{text[1:]}"
+    return f"{text[:-5]}_mask" if text.lower().endswith(".mask") else text.rstrip(". ") or "_"
+
+
+def names(paths: Sequence[str]) -> list[str]:
+    """An output stem for each path; where some agree (also but for case), the suffix tells them apart, else a hash."""
+
+    def told_apart(stems: list[str], more: list[str]) -> list[str]:
+        folded = [stem.casefold() for stem in stems]
+        counts: dict[str, int] = {}
+        for stem in folded:
+            counts[stem] = counts.get(stem, 0) + 1
+        return [s if counts[f] == 1 else f"{s}-{m}" for s, f, m in zip(stems, folded, more, strict=True)]
+
+    stems = [plain(path) for path in paths]
+    suffixes = [plain(os.path.splitext(path)[1].lstrip(".").lower() or "x") for path in paths]
+    hashes = [hashlib.sha256(os.fsencode(path)).hexdigest()[:8] for path in paths]
+    return told_apart(told_apart(stems, suffixes), hashes)

@@ -1,0 +1,68 @@
+"""What lies in a folder of raw pictures: those to read, and those to name and pass by."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from lorakit.data.images import SUFFIXES
+
+# Pictures that are not read: each is named, so that nobody wonders where it went.
+_OTHERS = {
+    ".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".svg": "SVG",
+    ".psd": "Photoshop", ".eps": "EPS", ".ps": "PostScript", ".pdf": "PDF", ".dng": "DNG", ".cr2": "CR2", ".cr3": "CR3",
+    ".nef": "NEF", ".arw": "ARW", ".orf": "ORF", ".rw2": "RW2", ".raf": "RAF", ".tga": "TGA", ".exr": "EXR",
+    ".ppm": "PPM", ".ico": "ICO",
+}  # fmt: skip
+
+
+class Found(NamedTuple):
+    """A picture file below the folder; `problem` says why it is not even opened."""
+
+    path: str
+    problem: str = ""
+
+
+def _trouble(entry: os.DirEntry[str], suffix: str) -> str:
+    try:
+        if entry.is_dir():
+            return "a folder"
+        if not os.path.exists(entry.path):
+            return "a link that leads nowhere"
+        if not entry.is_file():
+            return "a pipe, socket or device, not a file"
+    except OSError as error:
+        return f"{error.strerror}" if error.errno != 40 else "a link that leads to itself"
+    return f"{_OTHERS[suffix]} is not read; convert it to PNG or JPEG" if suffix in _OTHERS else ""
+
+
+def walk(folder: Path) -> Iterator[Found]:
+    """Pictures below `folder`, paths relative to it, in no order; hidden names are left out.
+
+    Linked folders are followed, each real folder once, so that a loop of links ends.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        try:
+            with os.scandir(folder / below) as entries:
+                status = os.stat(folder / below)
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                found = sorted(entries, key=lambda e: e.name)
+        except OSError as error:
+            yield Found(below or ".", f"the folder cannot be read: {error.strerror}")
+            continue
+        for entry in found:
+            if entry.name.startswith("."):
+                continue
+            path, suffix = os.path.join(below, entry.name), os.path.splitext(entry.name)[1].lower()
+            trouble = _trouble(entry, suffix)
+            if trouble == "a folder" and suffix not in SUFFIXES:
+                waiting.append(path)
+            elif suffix in SUFFIXES or suffix in _OTHERS:
+                yield Found(path, trouble)
+                if trouble == "a folder":
+                    waiting.append(path)

@@ -1,0 +1,64 @@
+"""All captions in one text file, in the editor of the user's choice, and back."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from lorakit.data.caption_files import one_line
+from lorakit.errors import InputError, UsageError
+from lorakit.io.files import write_text
+from lorakit.jobs.ppim.manifest import Manifest
+from lorakit.jobs.ppim.reading import Source
+
+_HEAD = """# One picture a line: its name, a tab, its caption. Change the captions, save and close.
+# An empty caption is kept empty. Lines that begin with # are not read. To change nothing, close without saving.
+"""
+
+
+def parse(text: str, known: dict[str, str]) -> dict[str, str]:
+    """Captions by picture, of a file as `edit` writes it. InputError lists all lines that cannot be read."""
+    found: dict[str, str] = {}
+    wrong = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("#") or not line.strip():
+            continue
+        name, tab, caption = line.partition("\t")
+        if not tab or name not in known or name in found:
+            why = "no tab" if not tab else "twice" if name in found else "no such picture"
+            wrong.append(f"line {number} ({why}): {line[:40]}")
+        else:
+            found[name] = one_line(caption).text
+    if wrong:
+        raise InputError("captions.edit.txt: " + "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""))  # fmt: skip
+    return found
+
+
+def edit(given: list[Source], data: Path, manifest: Manifest, note: Any) -> int:
+    """Gives how many captions were changed. A file that cannot be read stays, and the next --edit opens it again."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    if not editor:
+        raise UsageError("--edit opens the editor that $VISUAL or $EDITOR names; set one, such as EDITOR=nano")
+    known = {row["file_name"]: row["text"] for s in given for row in manifest.get(s.key).get("rows", ())}
+    file = data / "captions.edit.txt"
+    if not file.is_file():
+        write_text(file, _HEAD + "".join(f"{name}\t{text}\n" for name, text in known.items()))
+    done = subprocess.run([*shlex.split(editor), str(file)], check=False)
+    if done.returncode:
+        raise UsageError(f"the editor '{editor}' ended with status {done.returncode}; nothing was changed")
+    found = parse(file.read_text(encoding="utf-8-sig"), known)
+    changed = 0
+    for source in given:
+        record = manifest.get(source.key)
+        for row in record.get("rows", ()):
+            text = found.get(row["file_name"], row["text"])
+            if text == row["text"]:
+                continue
+            changed += 1
+            row |= {"text": text, "by_hand": True}
+            write_text((data / row["file_name"]).with_suffix(".txt"), text + "\n" if text else "")
+            manifest.put(source.key, record)
+    file.unlink()
+    note(f"{changed} captions were changed")
+    return changed

@@ -1,0 +1,86 @@
+"""A finished set looked at as training will see it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lorakit.jobs.ppim.settings import Settings
+
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "eval"})
+_MUCH = 0.35  # share of a picture cut off that deserves a line
+
+
+@dataclass(frozen=True)
+class Lint:
+    """`lines` for people, and the figures of the report: pictures by drawn size, mean share cut off."""
+
+    lines: list[str]
+    sizes: dict[str, int]
+    cut_off: float
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _split(source: str) -> str:
+    first = source.partition("/")[0].lower()
+    return first if "/" in source and first in _SPLITS else ""
+
+
+def leaks(records: Iterable[dict[str, Any]]) -> list[str]:
+    """Pictures that stand in one split of RAW and again in another."""
+    return [
+        f"{record['source']} {record['duplicate_how']} {record['duplicate_of']}"
+        for record in records
+        if "duplicate_of" in record
+        and _split(record["source"]) != _split(record["duplicate_of"])
+        and (_split(record["source"]) or _split(record["duplicate_of"]))
+    ]
+
+
+def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], settings: Settings) -> Lint:
+    """Buckets, what is cut off, captions, copies and leaks, in a line each where there is something to say."""
+    sizes: Counter[str] = Counter()
+    kinds: dict[str, list[str]] = {}
+    seen: dict[str, list[str]] = {"empty": [], "tokenless": [], "much": []}
+    texts: Counter[str] = Counter()
+    cut_off, count = 0.0, 0
+    for row in rows:
+        count += 1
+        name = row["file_name"]
+        sizes["{}x{}".format(*row["size"])] += 1
+        cut_off += row["cut_off"]
+        texts[row["text"]] += 1
+        for kind, hit in (
+            ("empty", not row["text"]), ("much", row["cut_off"] > _MUCH),
+            ("tokenless", bool(settings.token and row["text"]) and settings.token not in row["text"]),
+        ):  # fmt: skip
+            if hit and len(seen[kind]) < 1000:
+                seen[kind].append(name)
+        for note in row["notes"]:
+            kinds.setdefault(note, []).append(name)
+    lines = [f"{_count(len(names), 'picture')}: {note} ({_some(names)})" for note, names in sorted(kinds.items())]
+    lines += [f"{len(seen['empty'])} of {count} captions are empty: {_some(seen['empty'])}"] * bool(seen["empty"])
+    lines += [
+        f"{len(seen['tokenless'])} of {count} captions lack the token '{settings.token}': {_some(seen['tokenless'])}"
+    ] * bool(seen["tokenless"])
+    lines += [
+        f"{_count(len(seen['much']), 'picture')} cut by more than {_MUCH:.0%}: {_some(seen['much'])}; --crop bucket keeps more"
+    ] * (bool(seen["much"]))
+    lonely = sorted(size for size, times in sizes.items() if times == 1)
+    if settings.crop == "bucket" and lonely and len(sizes) > 1:
+        lines.append(
+            f"{_count(len(lonely), 'bucket')} with one picture alone, which trains in batches of one: {_some(lonely)}"
+        )
+    if settings.copies > 1:
+        lines.append(
+            "the changed copies of a picture belong together: a --validation-split of this set would test on what was trained"
+        )
+    lines += [f"the same picture in two splits: {line}" for line in leaks(records)]
+    return Lint(lines, dict(sorted(sizes.items())), cut_off / max(1, count))

@@ -1,0 +1,61 @@
+import json
+import os
+
+import pytest
+
+from lorakit.data.decode import BadPicture, Decoded, decode
+from tests import hostile
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("hostile")
+    os.chdir(folder)
+    reasons = hostile.make(folder / "raw")
+    before = sorted((e.name, e.lstat().st_mtime_ns) for e in (folder / "raw").iterdir())
+    done = subprocess.run(
+        [sys.executable, "-m", "lorakit", "ppim", "raw", "data", "--json", "--caption", "filename"],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    return folder, reasons, before, done
+
+
+def test_each_bad_file_is_named_with_its_reason_and_the_rest_goes_on(outcome):
+    _, reasons, _, done = outcome
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    result = json.loads(done.stdout)
+    said = {os.path.basename(r["file"]): r["reason"] for r in result["rejected"]}
+    assert said.keys() == reasons.keys()
+    assert [(name, said[name]) for name, part in reasons.items() if part not in said[name]] == []
+    assert result["written"] == len(hostile.good_files()) + 1
+
+
+def test_raw_is_left_alone(outcome):
+    folder, _, before, _ = outcome
+    assert before == sorted((e.name, e.lstat().st_mtime_ns) for e in (folder / "raw").iterdir())
+
+
+def test_what_is_said_and_written_is_plain_text(outcome):
+    folder, _, _, done = outcome
+    assert "\x1b" not in done.stdout + done.stderr
+    page = (folder / "data" / "report.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page and "\x1b" not in page
+    names = [json.loads(line)["file_name"] for line in (folder / "data" / "metadata.jsonl").read_text().splitlines()]
+    assert len({name.casefold() for name in names}) == len(names)
+    assert all(name[0] not in "-." and name.isprintable() and not name.endswith(".mask.png") for name in names)
+    captions = (file.read_text(encoding="utf-8") for file in (folder / "data").glob("*.txt"))
+    assert all(text.strip().isprintable() for text in captions)
+
+
+def test_fuzzed_files_are_read_or_refused_and_nothing_else():
+    outcomes = set()
+    for data in hostile.fuzzed(250).values():
+        try:
+            outcomes.add(type(decode(data, most_pixels=1_000_000)))
+        except BadPicture as reason:
+            assert str(reason)
+            outcomes.add(BadPicture)
+    assert outcomes == {Decoded, BadPicture}
