@@ -62,22 +62,22 @@ def prior_gen(
         raise UsageError("--class-word needs --token: the word whose place it takes")
     from lorakit.jobs import prior_gen as job
     from lorakit.jobs import sample
-    from lorakit.runtime.ranks import rank
+    from lorakit.runtime.world import place
 
-    turn = rank()
-    say = note if turn.first else lambda text: None
+    turn = place()
+    say = note if turn.main else lambda text: None
     if from_ is not None:
         wanted += job.class_prompts(Path(from_), token, class_word, say)
         say(f"{len(wanted)} prompts: {', '.join(wanted[:3])}{' ...' if len(wanted) > 3 else ''}")
     wanted = list(dict.fromkeys(wanted))
     request = sample.Request(wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size)
     components = sample.load_model(model, turn.device(device), dtype, say)
-    with progress("drawing" if turn.first else "") as tick:
+    with progress("drawing" if turn.main else "") as tick:
         result = job.run(
             request, Path(out), components, force=manner.force, dry_run=manner.dry_run,
-            tick=tick if turn.first else lambda done, total: None, note=say, turn=turn,
+            tick=tick if turn.main else lambda done, total: None, note=say, turn=turn,
         )  # fmt: skip
-    if turn.first:
+    if turn.main:
         emit(result)
 
 

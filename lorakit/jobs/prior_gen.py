@@ -20,7 +20,7 @@ from lorakit.jobs.sample import Request, drawing, pictures, settings_of
 from lorakit.models.load import Components
 from lorakit.models.sample import Drawing
 from lorakit.runtime.locks import held
-from lorakit.runtime.ranks import Rank, rank
+from lorakit.runtime.world import World, place
 
 Tick = Callable[[int, int], None]
 Note = Callable[[str], None]
@@ -153,14 +153,14 @@ def _row(slots: Slots, i: int) -> dict[str, Any]:
 
 def run(
     request: Request, output: Path, components: Components,
-    *, force: bool, dry_run: bool, tick: Tick, note: Note, turn: Rank | None = None,
+    *, force: bool, dry_run: bool, tick: Tick, note: Note, turn: World | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """`count` pictures of the prompts into a folder. Pictures of other settings are refused, or with force drawn anew.
 
     turn   of several processes over one folder, each draws its own and the first finishes the set; by default as the
            environment says
     """
-    turn = turn or rank()
+    turn = turn or place()
     check_target(output, force=True, folder=True)
     slots = Slots(request, drawing(components, request), output)
     absent, other = slots.missing()
@@ -173,21 +173,21 @@ def run(
     if dry_run:
         note(f"{len(todo)} pictures would be drawn into {output}")
         return {"outputs": [], "made": 0, "kept": request.count - len(todo), "redrawn": []}
-    with held(output, ".lock" if turn.first else f".lock.{turn.number}"):
+    with held(output, ".lock" if turn.main else f".lock.{turn.rank}"):
         mine = [i for i in todo if turn.mine(i)]
         _draw(components, slots, mine, 0, tick, note)
-        if not turn.first:
+        if not turn.main:
             return {"outputs": [str(slots.file(i)) for i in mine], "made": len(mine), "kept": 0, "redrawn": []}
         return _finish(components, slots, todo, turn, tick, note)
 
 
 def _finish(
-    components: Components, slots: Slots, todo: list[int], turn: Rank, tick: Tick, note: Note
+    components: Components, slots: Slots, todo: list[int], turn: World, tick: Tick, note: Note
 ) -> dict[str, Any]:
     """What the first process does when its own pictures are drawn: wait for the others, and see that all is there."""
     output, count = slots.output, slots.request.count
     with ExitStack() as others:
-        for number in range(1, turn.world):
+        for number in range(1, turn.size):
             others.enter_context(held(output, f".lock.{number}", wait=True))
             (output / f".lock.{number}").unlink(missing_ok=True)
         left = [i for i in todo if slots.attempt(i) is None]  # of a process that died
@@ -250,7 +250,7 @@ def prior_set(
         held_now, _ = Slots(request, how, folder).missing()
         if held_now:
             note(f"drawing {len(held_now)} class pictures into {folder}")
-            run(request, folder, components, force=True, dry_run=False, tick=tick, note=note, turn=Rank())
+            run(request, folder, components, force=True, dry_run=False, tick=tick, note=note, turn=World())
         else:
             note(f"the class pictures are there already: {folder}")
     return folder

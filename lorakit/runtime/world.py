@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, distributed
+from typing import TYPE_CHECKING
 
 from lorakit.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,19 @@ class World:
     def main(self) -> bool:
         return self.rank == 0
 
+    def mine(self, i: int) -> bool:
+        """Is piece of work number i this process's turn?"""
+        return i % self.size == self.rank
+
+    def device(self, asked: str) -> str:
+        """`auto` and `cuda` on one of several GPUs are this process's own."""
+        if asked not in ("auto", "cuda") or self.size == 1:
+            return asked
+        import torch
+
+        count = torch.cuda.device_count()
+        return f"cuda:{self.local % count}" if count else asked
+
     def share(self, items: Sequence[object]) -> range:
         """The places among `items` that fall to this process: every size-th from its rank on."""
         return range(self.rank, len(items), self.size)
@@ -33,6 +48,9 @@ class World:
         """Each tensor becomes its sum over the processes; in one message for each dtype."""
         if self.size == 1:
             return
+        import torch
+        from torch import distributed
+
         for dtype in {x.dtype for x in tensors}:
             mine = [x for x in tensors if x.dtype == dtype]
             flat = torch.cat([x.reshape(-1) for x in mine])
@@ -44,6 +62,9 @@ class World:
         """The greatest of the processes' numbers: a signal that reached one stops all at the same step."""
         if self.size == 1:
             return number
+        import torch
+        from torch import distributed
+
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
         found = torch.tensor([number], device=device)
         distributed.all_reduce(found, distributed.ReduceOp.MAX)
@@ -52,6 +73,8 @@ class World:
     def wait(self) -> None:
         """Until all processes have come here."""
         if self.size > 1:
+            from torch import distributed
+
             distributed.barrier()
 
     @contextmanager
@@ -81,6 +104,9 @@ def joined(device: torch.device) -> Iterator[World]:
     if world.size == 1:
         yield world
         return
+    import torch
+    from torch import distributed
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -13,7 +13,7 @@ from lorakit.errors import InputError, RefusedError
 from lorakit.jobs import prior_gen
 from lorakit.jobs.sample import Request
 from lorakit.models.load import load
-from lorakit.runtime.ranks import Rank
+from lorakit.runtime.world import World
 from tests import tiny
 
 QUIET = {"tick": lambda done, total: None, "note": lambda text: None}
@@ -65,14 +65,14 @@ def test_only_missing_pictures_are_made_to_the_same_bytes(components, request_, 
 def test_two_processes_share_the_work_and_make_the_same_bytes(components, request_, tmp_path):
     run(request_, tmp_path / "one", components)
     with ThreadPoolExecutor(2) as both:  # a lock of the kernel's belongs to the open file: threads will do
-        made = list(both.map(lambda n: run(request_, tmp_path / "two", components, turn=Rank(n, 2)), (0, 1)))
+        made = list(both.map(lambda n: run(request_, tmp_path / "two", components, turn=World(n, 2)), (0, 1)))
     assert made[0]["made"] == 5 and made[1]["outputs"] == [str(tmp_path / "two" / f"0000{i}.png") for i in (1, 3)]
     assert snapshot(tmp_path / "two") == snapshot(tmp_path / "one")
 
 
 def test_the_first_process_draws_what_a_dead_one_left(components, request_, tmp_path):
     run(request_, tmp_path / "one", components)
-    run(request_, tmp_path / "alone", components, turn=Rank(0, 2))
+    run(request_, tmp_path / "alone", components, turn=World(0, 2))
     assert snapshot(tmp_path / "alone") == snapshot(tmp_path / "one")
 
 
@@ -120,9 +120,9 @@ def test_class_prompts_are_the_captions_without_the_token(tmp_path, dataset):
 
 
 def test_ranks_come_from_the_environment(monkeypatch):
-    from lorakit.runtime.ranks import rank
+    from lorakit.runtime.world import place
 
-    assert rank() == Rank(0, 1, 0)
+    assert place() == World(0, 1, 0)
     for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert rank() == Rank(3, 4, 1) and not rank().first and rank().mine(7) and not rank().mine(8)
+    assert place() == World(3, 4, 1) and not place().main and place().mine(7) and not place().mine(8)

@@ -58,8 +58,7 @@ def check(config: TrainConfig, life: Life) -> None:
 
 
 def _device(life: Life, world: World) -> torch.device:
-    device = pick_device(life.device)
-    return torch.device("cuda", world.local) if device.type == "cuda" and world.size > 1 else device
+    return pick_device(world.device(life.device))
 
 
 def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: World) -> dict[str, Any] | None:

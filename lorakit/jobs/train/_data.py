@@ -59,7 +59,7 @@ def read_data(
     prompt = config.instance_prompt or (" ".join(config.token) if config.template != "none" else None)
     examples = dataset.measured(dataset.read(folder, prompt, talk.note))
     examples, held = _checked(folder, examples, config, size, talk)
-    prior = _prior(components, config, life, talk, world) if needs_prior else []
+    prior = _prior(components, config, talk, world) if needs_prior else []
     batch = (config.batch_size or 1) * config.accumulate * world.size
     cache = life.run_folder / "cache"
 
@@ -151,15 +151,28 @@ def _family(components: Components) -> str:
     return guess(shapes).family or "sd1"
 
 
-def _prior(components: Components, config: TrainConfig, life: Life, talk: Talk, world: World) -> list[Example]:
-    """The class pictures; missing ones are drawn first, with the untouched base model."""
+def _prior(components: Components, config: TrainConfig, talk: Talk, world: World) -> list[Example]:
+    """The class pictures: of --prior-dir, or of the cache, where any run that wants the same ones finds them. Missing ones
+    are drawn first, with the untouched base model."""
     if not config.class_prompt:
         raise UsageError(f'--mode {config.mode} needs --class-prompt, such as "a photo of a dog"')
-    folder = Path(config.prior_dir) if config.prior_dir else life.run_folder / "prior"
-    if not folder.is_dir() or len(dataset.find(folder)) < config.prior_count:
-        request = sample.Request(
-            [config.class_prompt], config.prior_count, config.seed, "", config.model, None, 20, 4.0, "dpm++", 8
-        )
-        with world.main_first():
-            prior_gen.run(request, folder, components, force=False, dry_run=False, tick=talk.tick, note=talk.note)
+    request = sample.Request(
+        [config.class_prompt], config.prior_count, config.seed, "", config.model, None, 20, 4.0, "dpm++", 8
+    )
+    with world.main_first():
+        if config.prior_dir is None:
+            folder = prior_gen.prior_set(request, components, tick=talk.tick, note=talk.note)
+        else:
+            folder = Path(config.prior_dir)
+            if not folder.is_dir() or len(dataset.find(folder)) < config.prior_count:
+                prior_gen.run(
+                    request,
+                    folder,
+                    components,
+                    force=False,
+                    dry_run=False,
+                    tick=talk.tick,
+                    note=talk.note,
+                    turn=World(),
+                )
     return dataset.measured(dataset.read(folder, config.class_prompt))[: config.prior_count]
