@@ -64,7 +64,7 @@ class TrainConfig:
     init: Annotated[str, "How factors start: gaussian, kaiming or pissa."] = "gaussian"
     init_from: Annotated[str | None, "Adapter to go on from, in any format."] = None
     block_rank: Annotated[
-        list[str], "PATTERN=RANK[:ALPHA] or PATTERN=off; the first that matches a module wins; repeatable."
+        list[str], "PATTERN=RANK[:ALPHA][@RATE] or PATTERN=off; the first that matches a module wins; repeatable."
     ] = field(default_factory=list)
     lora_plus: Annotated[float, "Rate of the up factors over that of the down factors (LoRA+)."] = 1.0
 

@@ -21,11 +21,7 @@ def conditioning_of(
 
     clip_skip   as the webuis count: 1 takes the layer the model was made with, 2 the one before it, and so on
     """
-    rows, cut = token_ids(components, prompts), set[int]()
-    written = [spelled(prompt, components.vectors) for prompt in prompts]
-    for tokenizer in components.tokenizers.values():
-        lengths = [len(ids) for ids in tokenizer(written).input_ids]
-        cut |= {i for i, n in enumerate(lengths) if n > tokenizer.model_max_length}
+    rows = token_ids(components, prompts)
 
     # One prompt at a time: a state must not depend on its neighbours in the batch, to the bit.
     @torch.no_grad()
@@ -35,7 +31,16 @@ def conditioning_of(
         return encode_ids(components, [ids[i : i + 1] for ids in rows], clip_skip)
 
     found = each(encode, range(len(prompts)), cores()) if is_small(components) else map(encode, range(len(prompts)))
-    return Conditioning.cat(list(found)), [prompts[i] for i in sorted(cut)]
+    return Conditioning.cat(list(found)), too_long(components, prompts)
+
+
+def too_long(components: Components, prompts: Sequence[str]) -> list[str]:
+    """The prompts of more tokens than a text encoder of the model reads."""
+    written = [spelled(prompt, components.vectors) for prompt in prompts]
+    cut = set[int]()
+    for tokenizer in components.tokenizers.values():
+        cut |= {i for i, ids in enumerate(tokenizer(written).input_ids) if len(ids) > tokenizer.model_max_length}
+    return [prompts[i] for i in sorted(cut)]
 
 
 def text_states(components: Components, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:

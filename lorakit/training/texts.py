@@ -1,24 +1,35 @@
-"""Captions to what the denoiser is told: from a table while the text encoders stand still, by a forward with gradient
+"""Captions to what the denoiser is told: from a cache while the text encoders stand still, by a forward with gradient
 while they learn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from threading import Lock
 
 import torch
+from torch import Tensor
 
 from lorakit.models.conditioning import Conditioning
-from lorakit.models.encode import conditioning_of, encode_ids, token_ids
+from lorakit.models.encode import conditioning_of, encode_ids, token_ids, too_long
 from lorakit.models.load import Components
+from lorakit.training.fingerprint import weights_hash
+from lorakit.training.text_cache import TextCache
 
 
 class Texts:
-    """texts(step, captions): the conditioning, without sizes; with a gradient before step `until`."""
+    """texts(step, captions): the conditioning, without sizes; with a gradient before step `until`.
 
-    def __init__(self, components: Components, until: int = 0) -> None:
+    folder  keeps what text encoders that never learn make of captions, from run to run
+    """
+
+    def __init__(self, components: Components, until: int = 0, folder: Path | None = None) -> None:
         self.components, self.until = components, until
-        self._table: dict[str, Conditioning] = {}
+        name = ""
+        if until == 0 and folder is not None:
+            words = [str(sorted(tokenizer.get_vocab().items())) for tokenizer in components.tokenizers.values()]
+            name = weights_hash(components.text_encoders.values(), components.zero_empty, *words)
+        self._cache = TextCache(self._encode, name, folder if name else None)
         self._lock = Lock()
 
     def __call__(self, step: int, captions: Sequence[str]) -> Conditioning:
@@ -33,21 +44,25 @@ class Texts:
         return told
 
     def still(self, captions: Sequence[str]) -> Conditioning:
-        """Each encoded once by text encoders that do not change any more."""
+        """Each encoded once by text encoders that do not change any more; float32 on the CPU."""
         with self._lock:
-            self.fill(captions)
-        return Conditioning.cat([self._table[caption] for caption in captions])
+            found = self._cache.of(captions)
+        states = torch.stack([tensors["states"] for tensors in found])
+        pooled = torch.stack([tensors["pooled"] for tensors in found]) if "pooled" in found[0] else None
+        return Conditioning(states, pooled)
 
     def fill(self, captions: Sequence[str]) -> list[str]:
-        """Encode what the table lacks; gives the captions longer than the model reads."""
-        new = sorted(set(captions) - self._table.keys())
-        if not new:
-            return []
-        told, cut = conditioning_of(self.components, new)
-        self._table |= {caption: told[i].to(dtype=torch.float32) for i, caption in enumerate(new)}
-        return cut
+        """Encode what the cache lacks; gives the captions longer than the model reads."""
+        with self._lock:
+            self._cache.of(sorted(set(captions)))
+        return too_long(self.components, sorted(set(captions)))
 
     @torch.no_grad()
     def now(self, captions: Sequence[str]) -> Conditioning:
         """As the text encoders stand at the moment; kept where they never change."""
         return self.still(captions) if self.until == 0 else conditioning_of(self.components, captions)[0]
+
+    def _encode(self, captions: Sequence[str]) -> list[Mapping[str, Tensor]]:
+        told, _ = conditioning_of(self.components, captions)
+        fields = {"states": told.states} | ({} if told.pooled is None else {"pooled": told.pooled})
+        return [{name: x[i] for name, x in fields.items()} for i in range(len(captions))]

@@ -52,6 +52,25 @@ def test_one_step_changes_what_the_mode_trains_and_nothing_else(name, family, tm
         assert {key.partition(".")[0] for key in moved} == set(components.parts) and len(result) == len(start)
 
 
+def test_an_inpainting_model_learns_to_fill_in(tmp_path):
+    """Its UNet takes a mask and the latents of what it leaves: other masks, another loss."""
+    components = load(str(make(tmp_path / "model", inputs=9)), torch.device("cpu"), torch.float32)
+    config = TrainConfig(batch_size=2, steps=1).suited()
+    trained = MODES["lora"].begin(components, config)
+    picture = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def loss(mask: torch.Tensor) -> float:
+        hidden = [[(mask, picture * (1 - mask), torch.zeros_like(picture))]] * 2
+        cached = Cached([picture] * 2, [picture * 0] * 2, [], ["", ""], [1, 1], ["x", "y"], hidden=hidden)
+        objective = Objective(
+            components, [Source("data", cached, [("a",), ("b",)], 2)], Texts(components), config, World(),
+            precision("float32", components.device, whole=False), attached=trained.attached,
+        )  # fmt: skip
+        return float(objective(0, list(trained.parameters.values())).loss)
+
+    assert loss(torch.ones(1, 16, 16)) == loss(torch.ones(1, 16, 16)) != loss(torch.zeros(1, 16, 16))
+
+
 def _weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Of a part, the table of words under its own name, whatever stands beside it."""
     return {key.replace("token_embedding.base", "token_embedding"): x.clone() for key, x in module.state_dict().items()}

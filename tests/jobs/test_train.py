@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lorakit.config import TrainConfig
-from lorakit.errors import InputError, LorakitError, NumericError, RefusedError, Stopped, UsageError
+from lorakit.errors import InputError, LorakitError, NumericError, RefusedError, ResourceError, Stopped, UsageError
 from lorakit.formats import files
 from lorakit.formats.layouts import open_model
 from lorakit.io import tensors as io
@@ -296,3 +296,89 @@ def test_a_whole_model_is_a_folder_or_one_file_of_the_same_weights(data, tmp_pat
     assert any(name.startswith("text_encoder.") for name in moved) and any(name.startswith("unet.") for name in moved)
     for name in moved:
         np.testing.assert_allclose(one[name].float(), folder[name].float(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_a_config_that_makes_it_again(data, tmp_path, lorakit):
+    (tmp_path / "mine.toml").write_text("[train]\nrank = 3\nsteps = 3\n")
+    options = [data, "--config", "mine.toml", "--batch-size", 2, "--text-encoder", "-o", "first.safetensors"]
+    lorakit("train", *options)
+    lorakit("train", data, "--config", "first.safetensors", "-o", "again.safetensors")
+    assert (tmp_path / "first.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+    written = (tmp_path / "again.run/config.toml").read_text()
+    assert "rank = 3  # file" in written and "batch-size = 2  # option" in written and "lr = 0.002  # model" in written
+    lorakit("train", data, "--config", "again.run/config.toml", "-o", "third.safetensors")
+    assert io.read(tmp_path / "third.safetensors")[0].keys() == io.read(tmp_path / "first.safetensors")[0].keys()
+    assert "no config in its metadata" in lorakit("train", data, "--config", _plain(tmp_path), status=2).stderr
+
+
+def _plain(folder: Path) -> Path:
+    io.save(folder / "plain.safetensors", {"x": torch.ones(1)}, {})
+    return folder / "plain.safetensors"
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_the_numbers_of_every_step(data, tmp_path):
+    pytest.importorskip("tensorboard")
+    train(data, tmp_path / "x.safetensors", steps=2, life={"track": ["tensorboard"]})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "x.run/tensorboard"))
+    events.Reload()
+    rows = [json.loads(line) for line in (tmp_path / "x.run/log.jsonl").read_text().splitlines()]
+    assert [e.step for e in events.Scalars("loss")] == [1, 2]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx([row["loss"] for row in rows])
+    assert "lr/unet" in events.Tags()["scalars"]
+
+
+@pytest.mark.slow
+def test_wandb_works_offline(data, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(data, tmp_path / "x.safetensors", steps=2, life={"track": ["wandb"]})
+    assert list((tmp_path / "x.run/wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_out_of_memory_tells_what_would_help(data, tmp_path, monkeypatch):
+    from lorakit.training.objective import Objective
+
+    def none_left(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Objective, "_descend", none_left)
+    with pytest.raises(ResourceError, match="out of memory") as raised:
+        train(data, tmp_path / "x.safetensors")
+    assert "--gradient-checkpointing" in str(raised.value) and "--batch-size 1 --accumulate 2" in str(raised.value)
+    assert raised.value.exit_status == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [{"gradient_checkpointing": True}, {"dropout": 0.3}, {"batch_size": 1, "accumulate": 2}]
+)
+def test_what_saves_memory_leaves_the_losses_alone(more, data, tmp_path):
+    """Checkpointing and smaller batches are the same arithmetic; dropout is drawn by sample, so batches do not matter."""
+    base = {"dropout": 0.3} if "dropout" in more else {}
+    train(data, tmp_path / "a.safetensors", steps=2, **base)
+    train(data, tmp_path / "b.safetensors", steps=2, **{**more, **({"gradient_checkpointing": True} if base else {})})
+    rows = [
+        [json.loads(line)["loss"] for line in (tmp_path / f"{name}.run/log.jsonl").read_text().splitlines()]
+        for name in "ab"
+    ]
+    assert rows[0] == pytest.approx(rows[1], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_mask_of_ones_is_no_mask_and_another_one_counts(data, tmp_path):
+    train(data, tmp_path / "none.safetensors", steps=2)
+    for i in range(4):
+        Image.new("L", (64, 64), 255).save(data / f"{i}.mask.png")
+    train(data, tmp_path / "ones.safetensors", steps=2)
+    half = Image.new("L", (64, 64), 0)
+    half.paste(255, (0, 0, 32, 64))
+    half.save(data / "0.mask.png")
+    train(data, tmp_path / "half.safetensors", steps=2)
+    none, ones, left = ((tmp_path / f"{name}.safetensors") for name in ("none", "ones", "half"))
+    assert {k: x.tolist() for k, x in io.read(none)[0].items()} == {k: x.tolist() for k, x in io.read(ones)[0].items()}
+    assert {k: x.tolist() for k, x in io.read(left)[0].items()} != {k: x.tolist() for k, x in io.read(ones)[0].items()}

@@ -129,7 +129,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_with_the_nearest(parts):
 
 def test_rules_are_read():
     assert parse("down=4") == Rule("down", 4) and parse(r"a=b\.c=4:2.5") == Rule(r"a=b\.c", 4, 2.5)
-    assert parse("mid=off") == Rule("mid", on=False)
+    assert parse("mid=off") == Rule("mid", on=False) and parse("a=4:2@0.5") == Rule("a", 4, 2.0, 0.5)
     for bad in ("down", "down=", "=4", "down=0", "down=x", "down=4:", "down=4:0", "down=4:nan"):
         if bad == "down=4:":
             assert parse(bad) == Rule("down", 4)

@@ -52,7 +52,7 @@ class Run:
         how = precision(life.dtype, components.device, config.mode == "full")
         self.scaler = Scaler() if how.scaled else None
         self.state = State(trained.parameters, self.optimizer, self.ema, self.scaler, fixed)
-        self.texts = Texts(components, trained.text_until)
+        self.texts = Texts(components, trained.text_until, life.run_folder / "cache")
         try:
             self.objective = Objective(
                 components, data.sources, self.texts, config, world, how, attached=trained.attached, scaler=self.scaler

@@ -119,15 +119,20 @@ def _near(pattern: str, names: Mapping[str, Any]) -> str:
 
 
 def parse(text: str) -> Rule:
-    """`PATTERN=RANK`, `PATTERN=RANK:ALPHA`, `PATTERN=off`; UsageError for anything else."""
+    """`PATTERN=RANK`, `PATTERN=RANK:ALPHA`, either with `@RATE`, or `PATTERN=off`; UsageError for anything else."""
     pattern, _, value = text.rpartition("=")
     if pattern and value == "off":
         return Rule(pattern, on=False)
-    rank, _, alpha = value.partition(":")
+    sizes, at, rate = value.partition("@")
+    rank, _, alpha = sizes.partition(":")
     try:
-        rule = Rule(pattern, int(rank), float(alpha) if alpha else None)
+        rule = Rule(pattern, int(rank), float(alpha) if alpha else None, float(rate) if at else None)
     except ValueError:
         rule = Rule("", 0)
-    if not pattern or (rule.rank or 0) < 1 or not 0 < (1.0 if rule.alpha is None else rule.alpha) < float("inf"):
-        raise UsageError(f"'{text}': expected PATTERN=RANK, PATTERN=RANK:ALPHA or PATTERN=off, such as down_blocks=4")
+    numbers = [number for number in (rule.alpha, rule.rate) if number is not None]
+    if not pattern or (rule.rank or 0) < 1 or not all(0 < number < float("inf") for number in numbers):
+        raise UsageError(
+            f"'{text}': expected PATTERN=RANK, PATTERN=RANK:ALPHA, with @FACTOR for its learning rate, or PATTERN=off, such "
+            "as down_blocks=4"
+        )
     return rule
