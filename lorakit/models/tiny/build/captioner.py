@@ -37,7 +37,7 @@ PAD, CLS, SEP = 0, 2, 3
 
 @dataclass(frozen=True)
 class Recipe:
-    steps: int = 3500
+    steps: int = 3800
     batch: int = 32
     rate: float = 1.5e-3
     wide: float = 0.75  # share of the steps on widely moved and scaled views; then as pictures usually come
@@ -165,7 +165,11 @@ def train(pictures: render.Pictures, work: Path, recipe: Recipe) -> None:
         trial, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema)
     )
     optimizer = torch.optim.AdamW(trial.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.02)
-    curve, first, checkpoint = parallel.Curve(recipe.rate, recipe.steps), 0, work / "captioner.checkpoint"
+    curve, first, checkpoint = (
+        parallel.Curve(recipe.rate, recipe.steps, flat=recipe.wide),
+        0,
+        work / "captioner.checkpoint",
+    )
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
         first = state["step"]
