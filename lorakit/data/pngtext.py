@@ -24,7 +24,7 @@ _LORA = re.compile(r"\s*<lora:([^:>]+):([-+.\d]+)>")
 
 def parameters(settings: Mapping[str, Any]) -> str:
     """As the webuis write it: prompt, negative prompt, then one line of comma-separated fields."""
-    lines = [settings["prompt"] + "".join(f" <lora:{x['name']}:{x['weight']:g}>" for x in settings.get("loras", ()))]
+    lines = [settings["prompt"]]
     if settings.get("negative"):
         lines.append(f"Negative prompt: {settings['negative']}")
     width, height = settings["size"]
@@ -41,6 +41,7 @@ def parameters(settings: Mapping[str, Any]) -> str:
     if settings.get("strength", 1) != 1:
         fields["Denoising strength"] = settings["strength"]
     if settings.get("loras"):
+        fields["Lora weights"] = '"' + ", ".join(f"{x['name']}: {x['weight']:g}" for x in settings["loras"]) + '"'
         fields["Lora hashes"] = '"' + ", ".join(f"{x['name']}: {x['sha256'][:12]}" for x in settings["loras"]) + '"'
     fields["Version"] = f"lorakit {settings['version']}"
     lines.append(", ".join(f"{key}: {value}" for key, value in fields.items()))

@@ -126,7 +126,7 @@ def _learnt(
     composition: Composition, wanted: Wanted, result: dict[str, Any], tick: Callable[[int, int], None], note: Note
 ) -> tuple[Composition, dict[str, str]]:
     from lorakit.jobs.learn import learn
-    from lorakit.jobs.sample import load_model
+    from lorakit.jobs.session import load_model
 
     assert wanted.learn is not None
     components = load_model(wanted.model, wanted.device, wanted.dtype, note)

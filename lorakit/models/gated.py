@@ -1,7 +1,8 @@
 """Many adapters beside a model, their weights chosen anew at every step; the base weights are never touched.
 
 Every adapted module has two ways to answer. Apart: y = base(x) + up (gate * (down x)), all low-rank adapters stacked into
-one pair of factors. Composed: the module's weight plus the weighted deltas, made once for a set of weights and kept.
+one pair of factors. Composed: the module's weight plus the weighted deltas, made once for a set of weights and kept; where
+there is room the deltas are kept as well, and a set is a few additions.
 Which is less work depends on the module's shape, the rank, how many tokens go through it and how often the set comes
 back; `Module._apart` weighs them with what was measured. It depends on nothing else: the same command gives the same bytes.
 """
@@ -118,7 +119,8 @@ class Module(nn.Module):
         elif delta is not None:
             if delta.shape is not None and prod(delta.shape) != weight.numel():
                 raise ValueError(f"it is {delta.shape}, the model's {tuple(weight.shape)}")
-            term.delta, self.dense = delta, True
+            term.delta = delta.mapped(lambda x: x.to(weight.device) if isinstance(x, Tensor) else x)
+            self.dense = True
             if delta.shape is None:
                 self._dense_delta(term)  # says whether it fits
         self.terms.append(term)

@@ -1,0 +1,245 @@
+"""A model with adapters that draws pictures: what `sample`, `prior-gen` and the previews of `train` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lorakit import __version__
+from lorakit.composition import Composition
+from lorakit.errors import InputError, UsageError
+from lorakit.formats import recipes
+from lorakit.jobs import composed
+from lorakit.jobs.shots import Request, Shot
+from lorakit.models.encode import latent_moments, to_tensor
+from lorakit.models.load import Components, is_small, load
+from lorakit.models.prompts import Reading, lost
+from lorakit.models.sample import Acting, Drawing, Picture, draw_pictures, steps_done
+from lorakit.runtime.device import pick_device, pick_dtype
+
+Note = Callable[[str], None]
+
+
+def load_model(name: str, device: str, dtype: str, note: Note, tokenizer: Path | None = None) -> Components:
+    """The base model on the chosen device; the built-in one is said."""
+    if name == "tiny":
+        note("using the built-in model 'tiny' (64x64 emoji); choose another with --model")
+    where = pick_device(device)
+    components = load(name, where, pick_dtype(dtype, where), tokenizer=tokenizer, note=note)
+    if is_small(components):
+        torch.set_num_threads(1)  # `each` uses the cores; operators this short only wait for one another
+    return components
+
+
+def drawing(components: Components, request: Request) -> Drawing:
+    """How a request is drawn; UsageError for a size that the model cannot draw."""
+    size = request.size or (components.size, components.size)
+    if size[0] % components.multiple or size[1] % components.multiple or min(size) < components.multiple:
+        raise UsageError(f"--size {size[0]}x{size[1]}: sides must be multiples of {components.multiple} for this model")
+    return Drawing(
+        size, request.steps, request.guidance, request.scheduler, request.batch_size, request.rescale, request.curve(),
+        request.guidance_until, request.strength if request.image else 1.0,
+    )  # fmt: skip
+
+
+def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a drawn picture was made from, for its PNG text; what stands at its default is left out."""
+    found = {
+        "prompt": prompt, "negative": request.negative, "seed": seed, "steps": how.steps, "guidance": how.guidance,
+        "scheduler": how.scheduler, "size": list(how.size), "model": request.model, "loras": loras,
+        "version": __version__,
+    }  # fmt: skip
+    for name in _OPTIONAL:
+        value = getattr(request, name)
+        if value != getattr(_PLAIN, name):
+            found[name] = str(value) if isinstance(value, Path) else value
+    return found
+
+
+_OPTIONAL = (
+    "guidance_schedule", "guidance_until", "rescale", "plain", "cut", "clip_skip", "image", "strength", "mask", "hires",
+    "hires_strength",
+)  # fmt: skip
+_PLAIN = Request([], 1, 0, "", "", None, 1, 1.0, "", 1)
+
+
+def pictures(
+    components: Components, request: Request, how: Drawing, jobs: Sequence[tuple[str, int]], note: Note
+) -> Iterator[np.ndarray]:
+    """uint8 pictures for (prompt, seed) pairs, without adapters; each distinct prompt is encoded once."""
+    session = Session(components, [Composition()], note)
+    shots = [Shot(replace(request, size=how.size), prompt, seed) for prompt, seed in jobs]
+    return (one.picture for one in session.draw(shots))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture [h, w, 3] uint8, what it was made from, and, where asked for, stages of the denoising."""
+
+    shot: Shot
+    picture: np.ndarray
+    settings: dict[str, Any]
+    stages: tuple[tuple[int, np.ndarray], ...] = ()
+
+
+class Session:
+    """A model with the adapters of some compositions, which draws shots."""
+
+    def __init__(
+        self, components: Components, compositions: Sequence[Composition], note: Note, limit: int | None = None
+    ) -> None:
+        self.components, self.note = components, note
+        self.ensemble = composed.Ensemble(components, compositions, note, limit)
+        self._acting: dict[Any, tuple[Composition, Acting | None]] = {}
+        self._said: set[str] = set()
+        self._starts: dict[Any, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+        self._hashes: dict[Path, str] = {}
+
+    def draw(self, shots: Iterable[Shot], stages: bool = False) -> Iterator[Drawn]:
+        """The shots in order; those in a row that are drawn alike go through together.
+
+        stages    with each picture what the model took it for along the way
+        """
+        for _, group in groupby(shots, key=lambda shot: (self._how(shot), id(shot.composition), shot.request.image)):
+            alike = list(group)
+            if stages:
+                yield from (self._with_stages(shot) for shot in alike)
+            else:
+                made = self._drawn(alike)
+                yield from (Drawn(s, x, self.settings(s)) for s, x in zip(alike, made, strict=True))
+
+    def settings(self, shot: Shot) -> dict[str, Any]:
+        how = self._how(shot)
+        found = settings_of(shot.request, how, shot.prompt, shot.seed, self.loras(shot.composition))
+        if shot.composition.members:
+            found["recipe"] = recipes.write(self._hashed(shot.composition), Path())
+        return found
+
+    def _hashed(self, composition: Composition) -> Composition:
+        for member in composition.members:
+            if member.path not in self._hashes:
+                self._hashes[member.path] = recipes.sha256_of(member.path)
+        return replace(composition, members=tuple(replace(m, sha256=self._hashes[m.path]) for m in composition.members))
+
+    def loras(self, composition: Composition) -> list[dict[str, Any]]:
+        """What a picture's text says of the adapters."""
+        return [
+            {"name": m.name, "weight": m.weight, "sha256": m.sha256, "applied": self.ensemble.counts(m)}
+            for m in self._hashed(composition).members
+        ]
+
+    def _how(self, shot: Shot) -> Drawing:
+        return drawing(self.components, shot.request)
+
+    def _drawn(self, shots: Sequence[Shot], watch: Any = None) -> Iterator[np.ndarray]:
+        """Of shots that are drawn alike."""
+        request, how = shots[0].request, self._how(shots[0])
+        acting = self._acts(shots[0].composition, how)
+        asked = [self._asked(shot, how, acting) for shot in shots]
+        made = draw_pictures(self.components, asked, how, acting, watch)
+        if request.hires > 1:
+            made = self._again(shots, made, how)
+        for picture in made:
+            yield self._pasted(request, picture)
+
+    def _acts(self, composition: Composition, how: Drawing) -> Acting | None:
+        key = (id(composition), how.steps, how.scheduler, how.strength, how.size)
+        if key not in self._acting:
+            steps = steps_done(self.components, how)
+            self._acting[key] = composition, self.ensemble.acting(composition, steps, how.size)
+        return self._acting[key][1]
+
+    def _asked(self, shot: Shot, how: Drawing, acting: Acting | None) -> Picture:
+        request = shot.request
+        reading = Reading(request.plain, request.cut, request.clip_skip)
+        told, negative = self.ensemble.told(acting, shot.prompt, request.negative, reading)
+        if request.cut and shot.prompt not in self._said:
+            self._said.add(shot.prompt)
+            if left := lost(self.components, shot.prompt, reading):
+                self.note(f"the prompt is longer than the model reads; left out: {left!r}")
+        if request.image is None:
+            return Picture(shot.seed, told, negative)
+        start, mask, masked = self._start(request, how.size)
+        return Picture(shot.seed, told, negative, start, mask, masked)
+
+    def _start(self, request: Request, size: tuple[int, int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Latents of the picture to start from, the mask in their size, and the latents of what it leaves."""
+        key = (request.image, request.mask, size)
+        if key not in self._starts:
+            assert request.image is not None
+            x = to_tensor(_opened(request.image, "--image", "RGB", size))[None]
+            start = latent_moments(self.components, x)[0][0]
+            mask = masked = None
+            if request.mask is not None:
+                factor = self.components.vae_factor
+                cover = torch.tensor(_mask(request.mask, size)).float() / 255
+                mask = torch.nn.functional.max_pool2d(cover[None, None], factor)[0]
+                if self.components.inpaints:
+                    masked = latent_moments(self.components, x * (cover < 0.5))[0][0]
+            elif self.components.inpaints:
+                raise UsageError("--image with an inpainting model needs a --mask of what is to be drawn")
+            self._starts[key] = start, mask, masked
+        return self._starts[key]
+
+    def _pasted(self, request: Request, picture: np.ndarray) -> np.ndarray:
+        """Outside the mask the picture stays as it was, byte for byte."""
+        if request.mask is None or request.image is None:
+            return picture
+        size = (picture.shape[1], picture.shape[0])
+        cover = _mask(request.mask, size)[..., None].astype(np.float32) / 255
+        old = _opened(request.image, "--image", "RGB", size)
+        return (picture * cover + old * (1 - cover)).round().astype(np.uint8)
+
+    def _again(self, shots: Sequence[Shot], first: Iterable[np.ndarray], how: Drawing) -> Iterator[np.ndarray]:
+        """The pictures drawn larger, from themselves."""
+        request, multiple = shots[0].request, self.components.multiple
+        width, height = (round(side * request.hires / multiple) * multiple for side in how.size)
+        large = replace(how, size=(width, height), strength=request.hires_strength, purpose="hires")
+        acting = self._acts(shots[0].composition, large)
+        asked = []
+        for shot, picture in zip(shots, first, strict=True):
+            bigger = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+            start = latent_moments(self.components, to_tensor(np.asarray(bigger))[None])[0][0]
+            asked.append(replace(self._asked(shot, large, acting), start=start, mask=None, masked=None))
+        return draw_pictures(self.components, asked, large, acting)
+
+    def _with_stages(self, shot: Shot) -> Drawn:
+        from lorakit.models.encode import to_pictures
+
+        seen: list[tuple[int, Tensor]] = []
+        (picture,) = self._drawn([shot], lambda step, steps, latents: seen.append((step + 1, latents[:1].clone())))
+        chosen = [seen[round(i * (len(seen) - 1) / max(1, min(8, len(seen)) - 1))] for i in range(min(8, len(seen)))]
+        stages = tuple((step, to_pictures(self.components, latents)[0]) for step, latents in chosen)
+        return Drawn(shot, picture, self.settings(shot), stages)
+
+
+def _opened(file: Path, option: str, mode: str, size: tuple[int, int]) -> np.ndarray:
+    """A picture upright, cut to the shape in its middle, and scaled to `size`."""
+    from lorakit.data.images import BadPicture, centre, cut
+    from lorakit.data.images import load as open_picture
+
+    try:
+        if mode == "RGB":
+            return np.asarray(cut(image := open_picture(file), centre(image.size, size)))
+        with Image.open(file) as mask:
+            return np.asarray(mask.convert("L"))
+    except (BadPicture, OSError, ValueError) as error:
+        raise InputError(f"{option} {file}: not a picture to be read: {error}") from error
+
+
+def _mask(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """A mask [h, w], 255 where it is drawn anew, of the picture's shape."""
+    found = Image.fromarray(_opened(file, "--mask", "L", size))
+    if abs(found.width / found.height - size[0] / size[1]) > 0.01:
+        raise InputError(
+            f"--mask {file} is {found.width}x{found.height}, the picture {size[0]}x{size[1]}: another shape"
+        )
+    return np.asarray(found.resize(size, Image.Resampling.BILINEAR) if found.size != size else found)
