@@ -109,6 +109,7 @@ def test_a_held_out_subject_is_learnt(run, home, plain, gallery):
     assert before < 0.3 and after > 0.8 and ranks == [1, 1, 1, 1]
 
 
+@pytest.mark.thorough
 def test_prior_preservation_keeps_the_class(run, home, plain, preserved, gallery):
     draw(run, CLASS, "class-plain", "--lora", plain)
     draw(run, CLASS, "class-kept", "--lora", preserved)
@@ -118,6 +119,7 @@ def test_prior_preservation_keeps_the_class(run, home, plain, preserved, gallery
     assert kept <= leaked - 0.5
 
 
+@pytest.mark.thorough
 def test_a_merged_adapter_shows_both(run, home, preserved, data, gallery):
     prompt, plain = "a noto emoji of a sks fruit", "a noto emoji of a fruit"
     run(
@@ -141,6 +143,7 @@ def test_a_merged_adapter_shows_both(run, home, preserved, data, gallery):
     assert fox > 0.6 and berry > 0.6 and sorted(fox_ranks)[1] <= 3 and sorted(berry_ranks)[1] <= 3
 
 
+@pytest.mark.thorough
 def test_extraction_keeps_what_full_training_learnt(run, home, data, gallery):
     run("train", "fox", "-o", "tuned", "--mode", "full")
     done = run("extract", "tuned", "--base", "tiny", "--rank", 16, "-o", "extracted.safetensors")

@@ -9,13 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from lorakit.cli.command import Manner, command, sources
-from lorakit.cli.options import ADAPTER_FILES, one_of
+from lorakit.cli.options import ADAPTER_FILES, PLANNED_FILES, one_of
 from lorakit.cli.output import emit, note, progress, report
 from lorakit.config import TrainConfig
 from lorakit.errors import UsageError
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
-
-_FILES = (*ADAPTER_FILES, "lorakit")
 
 
 def _options() -> list[inspect.Parameter]:
@@ -43,7 +41,7 @@ def train(
         str | None,
         typer.Option("--output", "-o", help="Default ./lora.safetensors, ./embedding.safetensors or ./model."),
     ] = None,
-    format: Annotated[str, typer.Option(metavar="|".join(_FILES), help="File format of the adapter.")] = "kohya",
+    format: Annotated[str, typer.Option(metavar="|".join(ADAPTER_FILES), help="File format of the adapter.")] = "kohya",
     save_dtype: Annotated[
         str, typer.Option(metavar="float32|float16|bfloat16", help="Numbers of the output.")
     ] = "float32",
@@ -67,7 +65,7 @@ def train(
 ) -> None:
     """Train an adapter, new words, or a whole model on a folder of pictures."""
     one_of("--mode", options["mode"], tuple(MODES.names()))
-    one_of("--format", format, _FILES)
+    one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)
     one_of("--save-dtype", save_dtype, ("float32", "float16", "bfloat16"))
     one_of("--variant", options["variant"], tuple(TRAINABLE.names()))
     if ":" not in options["optimizer"]:

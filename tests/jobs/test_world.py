@@ -77,7 +77,7 @@ def test_two_processes_give_the_losses_of_one_with_twice_the_batch(data, tmp_pat
 
 
 def test_a_signal_to_one_stops_both_at_one_step_and_both_go_on(data, tmp_path):
-    options = [data, "--steps", 30, "--batch-size", 1, "--checkpoint-every", 50, "-o", "x.safetensors"]
+    options = [data, "--steps", 12, "--batch-size", 1, "--checkpoint-every", 50, "-o", "x.safetensors"]
     both = start(tmp_path, 2, *options)
     log, deadline = tmp_path / "x.run/log.jsonl", time.monotonic() + 120
     while not (log.exists() and log.stat().st_size):
@@ -87,4 +87,4 @@ def test_a_signal_to_one_stops_both_at_one_step_and_both_go_on(data, tmp_path):
     finish(both, 143)
     (saved,) = (tmp_path / "x.run/checkpoints").iterdir()
     said = finish(start(tmp_path, 2, *options))
-    assert json.loads(said[0])["resumed_from"].endswith(saved.name) and len(losses(tmp_path / "x.run")) == 30
+    assert json.loads(said[0])["resumed_from"].endswith(saved.name) and len(losses(tmp_path / "x.run")) == 12

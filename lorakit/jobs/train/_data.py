@@ -45,7 +45,7 @@ class Data:
     pictures: Mapping[str, Path]
     table: Sequence[Mapping[str, Any]]
     hash: str
-    family: str
+    family: str | None
 
 
 def read_data(
@@ -142,13 +142,14 @@ def _captions(sources: Sequence[Source], config: TrainConfig) -> list[str] | Non
     return sorted(found)
 
 
-def _family(components: Components) -> str:
+def _family(components: Components) -> str | None:
+    """None where no table has such shapes: adapters are written by the names of their modules then."""
     shapes = {
         f"unet.{name.removesuffix('.weight')}": tuple(p.shape)
         for name, p in components.unet.named_parameters()
         if name.endswith("attn2.to_k.weight")
     }
-    return guess(shapes).family or "sd1"
+    return guess(shapes).family
 
 
 def _prior(components: Components, config: TrainConfig, talk: Talk, world: World) -> list[Example]:

@@ -15,6 +15,7 @@ from lorakit.models.config import is_checkpoint, weight_files
 
 CONFIG, SOURCES, DATA, BASE, RUN = (f"lorakit.{key}" for key in ("config", "sources", "data", "base", "run"))
 _PIECE = 1 << 20
+_BASES = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}  # as kohya calls them
 
 
 def data_hash(examples: Iterable[Example]) -> str:
@@ -44,7 +45,9 @@ def file_hash(file: Path) -> str:
     return digest.hexdigest()
 
 
-def notes_of(config: TrainConfig, sources: Mapping[str, str], data: str, base: str, family: str) -> dict[str, str]:
+def notes_of(
+    config: TrainConfig, sources: Mapping[str, str], data: str, base: str, family: str | None
+) -> dict[str, str]:
     """Metadata that every file of the run carries; `ss_*` is what kohya's tools look for."""
     text = json.dumps(config.values(), sort_keys=True)
     return {
@@ -53,9 +56,7 @@ def notes_of(config: TrainConfig, sources: Mapping[str, str], data: str, base: s
         DATA: data,
         BASE: base,
         RUN: hashlib.sha256(f"{text}\0{data}\0{base}\0{__version__}".encode()).hexdigest()[:16],
-        "ss_base_model_version": {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}.get(
-            family, f"lorakit_{family}"
-        ),
+        "ss_base_model_version": _BASES.get(family or "", f"lorakit_{family or 'model'}"),
         "ss_sd_model_name": Path(config.model).name,
         "ss_sd_model_hash": base,
         "ss_network_dim": str(config.rank),

@@ -36,7 +36,7 @@ _READERS = {"kohya": ("diffusers", "sd-scripts"), "diffusers": ("diffusers",)}
 
 
 def write_adapter(
-    file: Path, adapter: Adapter, file_format: str, dtype: str, notes: Mapping[str, str], family: str,
+    file: Path, adapter: Adapter, file_format: str, dtype: str, notes: Mapping[str, str], family: str | None,
     note: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Write, and read back: NumericError for an adapter without effect, LorakitError where a module that was trained
