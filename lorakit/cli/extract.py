@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import ADAPTER_FILES, PLANNED_FILES, Format, Output, one_of
+from lorakit.cli.options import ADAPTER_FILES, Format, Output, one_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 
@@ -53,7 +53,7 @@ def extract(
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="auto: a GPU where there is one.")] = "auto",
 ) -> None:  # fmt: skip
     """Extract a low-rank adapter: TUNED minus BASE, or the adapter inside a checkpoint."""
-    one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)
+    one_of("--format", format, ADAPTER_FILES)
     one_of("--save-dtype", save_dtype, ("float32", "bfloat16", "float16"))
     rule = _rule(rank, energy, max_rank, budget)
     if clamp_quantile is not None and not 0 < clamp_quantile <= 1:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import ADAPTER_FILES, PLANNED_FILES, Format, Output, one_of
+from lorakit.cli.options import ADAPTER_FILES, Format, Output, one_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.registry import MERGE_METHODS
@@ -82,7 +82,7 @@ def merge(
     from lorakit.composition.module_weights import read_blocks, read_parts
 
     MERGE_METHODS.check(method)
-    one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)
+    one_of("--format", format, ADAPTER_FILES)
     one_of("--save-dtype", save_dtype or "float32", ("float32", "bfloat16", "float16"))
     if into is None and (stochastic_rounding or tokenizer is not None):
         raise UsageError("--stochastic-rounding and --tokenizer are for --into MODEL")

@@ -18,18 +18,16 @@ Model = Annotated[
 Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Where to write.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the factors.")]
-Format = Annotated[str, typer.Option(metavar="kohya|diffusers", help="File format of the adapter.")]
-ADAPTER_FILES, PLANNED_FILES = ("kohya", "diffusers"), ("lorakit",)
+Format = Annotated[str, typer.Option(metavar="kohya|diffusers|lorakit", help="File format of the adapter.")]
+ADAPTER_FILES = ("kohya", "diffusers", "lorakit")
 
 
-def one_of(name: str, value: str, known: tuple[str, ...], planned: tuple[str, ...] = ()) -> str:
-    """`value` if it is known; an error that says whether it is unknown or not built yet."""
+def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    """`value` if it is known, else an error with the nearest."""
     from lorakit.registry import nearest
 
     if value in known:
         return value
-    if value in planned:
-        raise UsageError(f"{name} {value} is not built yet in this version (there are: {', '.join(known)})")
     raise UsageError(f"{name}: no '{value}'{nearest(value, known)} (there are: {', '.join(known)})")
 
 

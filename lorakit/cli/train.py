@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lorakit.cli.command import Manner, command, sources
-from lorakit.cli.options import ADAPTER_FILES, PLANNED_FILES, one_of
+from lorakit.cli.options import ADAPTER_FILES, one_of
 from lorakit.cli.output import emit, note, progress, report
 from lorakit.config import TrainConfig
 from lorakit.errors import UsageError
@@ -65,7 +65,7 @@ def train(
 ) -> None:
     """Train an adapter, new words, or a whole model on a folder of pictures."""
     one_of("--mode", options["mode"], tuple(MODES.names()))
-    one_of("--format", format, ADAPTER_FILES, PLANNED_FILES)
+    one_of("--format", format, ADAPTER_FILES)
     one_of("--save-dtype", save_dtype, ("float32", "float16", "bfloat16"))
     one_of("--variant", options["variant"], tuple(TRAINABLE.names()))
     if ":" not in options["optimizer"]:

@@ -382,3 +382,13 @@ def test_a_mask_of_ones_is_no_mask_and_another_one_counts(data, tmp_path):
     none, ones, left = ((tmp_path / f"{name}.safetensors") for name in ("none", "ones", "half"))
     assert {k: x.tolist() for k, x in io.read(none)[0].items()} == {k: x.tolist() for k, x in io.read(ones)[0].items()}
     assert {k: x.tolist() for k, x in io.read(left)[0].items()} != {k: x.tolist() for k, x in io.read(ones)[0].items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", ["kohya", "diffusers", "lorakit"])
+def test_one_file_of_every_format_holds_it_all(file_format, data, tmp_path):
+    train(data, tmp_path / "x.safetensors", **MODES["pivotal"], steps=1, life={"file_format": file_format})
+    adapter = files.read(tmp_path / "x.safetensors")
+    assert adapter.format == file_format and set(adapter.embeddings) == {"<s1>"}
+    assert {name.partition(".")[0] for name in adapter.modules} == {"unet", "text_encoder"}
+    assert adapter.metadata["lorakit.config"] and adapter.metadata["ss_steps"] == "3"

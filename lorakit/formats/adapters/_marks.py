@@ -57,7 +57,7 @@ def _are_tokens(shapes: Shapes, metadata: Mapping[str, str]) -> bool:
 
 MARKS: dict[str, Callable[[Shapes, Mapping[str, str]], bool]] = {
     "kohya": _any(lambda key: key.startswith(PREFIXES)),
-    "lorakit": lambda shapes, metadata: "lorakit.checkpoint" in metadata,
+    "lorakit": lambda shapes, metadata: "lorakit.checkpoint" in metadata or "lorakit.format" in metadata,
     "cloneofsimo": _any(lambda key: _SAFELORA.fullmatch(key) or _FLAT.fullmatch(key)),
     "peft": _any(lambda key: "base_model.model." in key),
     "lycoris": _any(lambda key: key.startswith("lycoris_")),

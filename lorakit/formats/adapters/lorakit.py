@@ -1,7 +1,8 @@
-"""Our own training checkpoints: `parameter/<module>.<name>` beside the optimizer's state.
+"""Our own files: `<module>.<ending>` by the names of the model's modules, every kind and alpha as it is; and training
+checkpoints, `parameter/<module>.<name>` beside the optimizer's state.
 
-The metadata says the variant, the scale of the deltas (and those that differ, by module), and how many vectors each
-learned token has.
+A checkpoint's metadata says the variant, the scale of the deltas (and those that differ, by module), and how many
+vectors each learned token has.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
+from lorakit import deltas
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array, floats
-from lorakit.families import Shape
-from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._modules import Groups, build
+from lorakit.families import FAMILIES, Shape
+from lorakit.formats.adapters import _bundle, _marks
+from lorakit.formats.adapters._modules import Context, Encoded, Groups, build
+from lorakit.registry import DELTA_KINDS
 
+FORMAT, _BIAS = "lorakit.format", "diff_b"
 _PARAMETER, _FIXED, _TOKENS = "parameter/", "fixed/", "tokens."
 _ENDINGS = {"down": "lora_down.weight", "up": "lora_up.weight", "magnitude": "dora_scale"}
 _FULL = "lorakit.checkpoint: a checkpoint of full training, with no adapter in it"
@@ -28,6 +33,41 @@ def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
 
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
+    return _checkpoint(tensors, metadata) if "lorakit.checkpoint" in metadata else _file(tensors, metadata)
+
+
+def encode(adapter: Adapter, context: Context) -> Encoded:
+    """Nothing is folded, renamed or left out."""
+    tensors: dict[str, Array] = {}
+    for module, delta in adapter.modules.items():
+        tensors |= {f"{module}.{ending}": array for ending, array in deltas.write(delta).items()}
+    tensors |= {f"{module}.{_BIAS}": bias for module, bias in adapter.biases.items()}
+    metadata = {**adapter.metadata, FORMAT: "1"}
+    if context.family is not None:
+        metadata.setdefault("modelspec.architecture", f"{FAMILIES[context.family].architecture}/lora")
+    return Encoded({**tensors, **_bundle.write(adapter.embeddings), **adapter.unknown}, metadata)
+
+
+@cache
+def _endings() -> tuple[str, ...]:
+    """Of all kinds of delta, the longest first: `lora_down.weight` before `weight`."""
+    found = {ending for name in DELTA_KINDS.names() for ending in DELTA_KINDS[name].SUFFIXES}
+    return tuple(sorted(found | {_BIAS}, key=lambda ending: (-len(ending), ending)))
+
+
+def _file(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
+    groups = Groups()
+    for key, array in tensors.items():
+        ending = next((one for one in _endings() if key.endswith(f".{one}")), None)
+        if ending is None:
+            groups.unknown[key] = array
+        else:
+            groups.add(key.removesuffix(f".{ending}"), ending, key, array)
+    said = {key: value for key, value in metadata.items() if key != FORMAT}  # of this file, not of the adapter
+    return build(groups, lambda module: module, said, "lorakit")
+
+
+def _checkpoint(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
     """What `lorakit train` would write from it. The optimizer's state is not of the adapter."""
     groups = Groups()
     head = {"loha": "hada_", "lokr": "lokr_"}.get(metadata.get("lorakit.variant", ""))
