@@ -72,6 +72,8 @@ def train(
         one_of("--optimizer", options["optimizer"], tuple(OPTIMIZERS.names()))
     tracked = [one_of("--track", name, ("none", *TRACKERS.names())) for name in track or ()]
     config = TrainConfig(**{name: [] if value is None and name in _LISTS else value for name, value in options.items()})
+    if format == "diffusers" and (config.mode == "pivotal" or len(config.token) > 1):
+        raise UsageError("--format diffusers holds no learned tokens beside an adapter; use kohya or lorakit")
     if (validate_every or early_stop) and not config.validation_split:
         raise UsageError("--validate-every needs pictures to hold out, such as --validation-split 0.1")
     if preview_every and not preview_prompt:

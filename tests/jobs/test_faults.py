@@ -19,6 +19,7 @@ from tests.conftest import picture
         (["train", "--rnak", "4"], "--rank"),
         (["train", "--rank", "0"], "--rank"),
         (["train", "--mode", "pivotal"], "needs --token"),
+        (["train", "--mode", "pivotal", "--token", "<s1>", "--format", "diffusers"], "use kohya or lorakit"),
         (["train", "--mode", "lroa"], "did you mean 'lora'"),
         (["train", "--set", "rnak=4"], "did you mean 'rank'"),
         (["merge", "a.safetensors"], "two adapters"),

@@ -385,7 +385,7 @@ def test_a_mask_of_ones_is_no_mask_and_another_one_counts(data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file_format", ["kohya", "diffusers", "lorakit"])
+@pytest.mark.parametrize("file_format", ["kohya", "lorakit"])
 def test_one_file_of_every_format_holds_it_all(file_format, data, tmp_path):
     train(data, tmp_path / "x.safetensors", **MODES["pivotal"], steps=1, life={"file_format": file_format})
     adapter = files.read(tmp_path / "x.safetensors")
