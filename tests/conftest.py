@@ -11,6 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+_LONGEST = ("test_subject.py", "test_train.py", "test_faults.py", "test_world.py", "test_kills.py", "test_demo.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
 
 @pytest.fixture
 def lorakit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 HEAVY = ["torch", "numpy", "PIL", "diffusers", "transformers", "safetensors", "accelerate", "rich"]
 
 
 def loaded_after(code: str) -> set[str]:
     report = f"{code}\nimport sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
+    home = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", report], cwd=home, capture_output=True, text=True, check=True)
     return set(done.stdout.split()) & set(HEAVY)
 
 
