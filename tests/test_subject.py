@@ -90,7 +90,7 @@ def data(run, home) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(run, data) -> Path:
-    run("train", "fox", "-o", "plain.safetensors")
+    run("train", "fox", "-o", "plain.safetensors", "--steps", 200, "--batch-size", 4)
     return data / "plain.safetensors"
 
 

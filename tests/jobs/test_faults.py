@@ -109,8 +109,8 @@ def _wait_for(file: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130)])
+@pytest.mark.thorough
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_stopped_run_goes_on_to_the_same_bytes(lorakit, dataset, tmp_path, number, status):
     options = ["--steps", 24, "--batch-size", 2, "--checkpoint-every", 4]
     lorakit("train", dataset, "-o", "whole.safetensors", *options)

@@ -76,6 +76,7 @@ def test_two_processes_give_the_losses_of_one_with_twice_the_batch(data, tmp_pat
     assert max(relative_error(one[name], two[name]) for name in one) < 1e-3
 
 
+@pytest.mark.thorough
 def test_a_signal_to_one_stops_both_at_one_step_and_both_go_on(data, tmp_path):
     options = [data, "--steps", 12, "--batch-size", 1, "--checkpoint-every", 50, "-o", "x.safetensors"]
     both = start(tmp_path, 2, *options)
