@@ -227,6 +227,13 @@ def test_a_plan_writes_nothing_and_measures(data, tmp_path):
     assert "plan: 6 steps, 3.0 epochs" in words and not (tmp_path / "p.safetensors").exists()
 
 
+def test_a_dry_run_writes_nothing(data, tmp_path):
+    words = Words()
+    train(data, tmp_path / "d.safetensors", talk=words.talk(), life={"dry_run": True})
+    assert "4 pictures would be trained on for 6 steps" in words
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
 def test_a_caption_without_the_token_is_an_error(data, tmp_path):
     with pytest.raises(InputError, match="<other>"):
         train(data, tmp_path / "x.safetensors", mode="ti", token=["<other>"])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lorakit.config import TrainConfig
+from lorakit.data import dataset
 from lorakit.errors import NumericError
 from lorakit.io.files import check_target, write_text
 from lorakit.jobs import sample
@@ -36,7 +37,7 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
     if not world.main:
         talk = Talk.silent()
     with joined(_device(life, world)) as world:
-        if not world.main or life.show_targets or life.replay:
+        if not world.main or life.show_targets or life.replay or life.dry_run:
             return _inside(data, config, life, talk, world)
         with held(life.run_folder):
             return _inside(data, config, life, talk, world)
@@ -62,14 +63,15 @@ def _device(life: Life, world: World) -> torch.device:
 
 
 def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: World) -> dict[str, Any] | None:
+    if life.dry_run:
+        examples = dataset.read(data, config.instance_prompt, talk.note)
+        talk.note(f"{len(examples)} pictures would be trained on for {config.total} steps into {life.output}")
+        return {"outputs": [], "steps": 0}
     components = sample.load_model(config.model, str(_device(life, world)), life.dtype, talk.note)
     mode = MODES[config.mode]
     if life.show_targets:
         return _plan.show_targets(components, config, mode)
     read = read_data(data, config, life, components, mode.NEEDS_PRIOR, talk, world)
-    if life.dry_run:
-        talk.note(f"{len(read.examples)} pictures would be trained on for {config.total} steps into {life.output}")
-        return {"outputs": [], "steps": 0}
     base = _identity.base_hash(components.folder)
     notes = _identity.notes_of(config, life.sources, read.hash, base, read.family)
     if config.gradient_checkpointing:
