@@ -1,19 +1,12 @@
-"""Captions: where they are found, how a template fills, and what training makes of them."""
+"""Captions: how a template fills, and what training makes of them."""
 
 import hashlib
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lorakit.errors import UsageError
-
-
-def sidecar(picture: Path) -> str | None:
-    """The text beside a picture (`x.png` and `x.txt`), stripped; None where there is none."""
-    file = picture.with_suffix(".txt")
-    return file.read_text(encoding="utf-8-sig").strip() if file.is_file() else None
 
 
 def fill(template: str, caption: str, token: str) -> str:

@@ -43,12 +43,6 @@ def too_long(components: Components, prompts: Sequence[str]) -> list[str]:
     return [prompts[i] for i in sorted(cut)]
 
 
-def text_states(components: Components, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """The states of `conditioning_of` alone, [b, tokens, d]."""
-    found, cut = conditioning_of(components, prompts)
-    return found.states, cut
-
-
 def token_ids(components: Components, prompts: Sequence[str]) -> list[Tensor]:
     """Of each text encoder the ids [b, tokens] of the prompts, cut to what it reads."""
     written = [spelled(prompt, components.vectors) for prompt in prompts]

@@ -1,4 +1,4 @@
-"""Which pictures a step sees: a pure function of (seed, step), and of it each process' share."""
+"""Which pictures a step sees: a pure function of (seed, step)."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -75,32 +75,3 @@ class Batches:
         if self._epoch[0] < 0:
             self._of(0)
         return len(self._epoch[1])
-
-
-@dataclass(frozen=True)
-class Part:
-    """Indices of one shape class that go through the model together.
-
-    places  where in the whole batch each stands: what randomness is keyed by
-    weight  of each index' own loss in this process' sum
-    """
-
-    indices: tuple[int, ...]
-    places: tuple[int, ...]
-    weight: float
-
-
-def parts(batch: Sequence[int], groups: Sequence[Hashable], most: int, rank: int = 0, world: int = 1) -> list[Part]:
-    """What process `rank` of `world` does of a batch: parts of one class, of at most `most` indices each.
-
-    The weights are such that the mean over processes of their sums is the mean over the batch, however unevenly it
-    falls apart; a process may have nothing to do, and gets no part.
-    """
-    if not 0 <= rank < world or most < 1:
-        raise ValueError(f"rank {rank} of {world} with parts of {most}")
-    first, last = rank * len(batch) // world, (rank + 1) * len(batch) // world
-    found: list[list[int]] = []
-    for place in range(first, last):
-        new = not found or groups[batch[found[-1][0]]] != groups[batch[place]] or len(found[-1]) == most
-        found.append([place]) if new else found[-1].append(place)
-    return [Part(tuple(batch[i] for i in run), tuple(run), world / len(batch)) for run in found]

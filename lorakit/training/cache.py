@@ -1,4 +1,4 @@
-"""Latents and text states computed once, before the first step; the parts that made them can leave memory then.
+"""Latents computed once, before the first step; what made them can leave memory then.
 
 On disk they are keyed by what they were made from: the bytes of the picture, its cut, the weights of the encoder. An
 edited picture is encoded again, and no other; nothing stale can be read.
@@ -19,7 +19,6 @@ from lorakit.data.dataset import Example, size_of, unreadable, why_not
 from lorakit.data.images import BadPicture, Cut, bucket, centre
 from lorakit.errors import InputError
 from lorakit.io.pack import Pack
-from lorakit.models.encode import text_states
 from lorakit.models.load import Components
 from lorakit.runtime.workers import cores
 from lorakit.training.encoding import Bad, Encoder, Moments, View
@@ -237,14 +236,3 @@ def tidy(folder: Path, sets: Sequence[Cached]) -> bool:
 def _hidden(views: list[View], latents: _Latents, factor: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     found = latents.of(views, lambda moments: moments)
     return [(masks.for_latents(view.drawn(), factor), *one) for view, one in zip(views, found, strict=True)]
-
-
-def cache_states(components: Components, captions: Sequence[str], note: Callable[[str], None]) -> dict[str, Tensor]:
-    """States [tokens, d] of each distinct caption and of the empty one; too long captions are noted."""
-    distinct = sorted({"", *captions})
-    states, long = text_states(components, distinct)
-    if long:
-        note(
-            f"{len(long)} captions are longer than the {components.tokenizer.model_max_length} tokens the model reads: {long[0]!r}"
-        )
-    return dict(zip(distinct, states.to("cpu", torch.float32), strict=True))

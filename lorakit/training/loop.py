@@ -97,7 +97,7 @@ def train(
         active = [group for group in groups if group.learns(step)]
         named = {name: p for group in active for name, p in group.parameters.items()}
         rates = {group.name: group.rate(step) for group in active}
-        set_rates(optimizer, groups, step)
+        optimizers.set_rates(optimizer, {group.name: rates.get(group.name, 0.0) for group in groups})
         parameters = list(named.values())
         done = descend(step, parameters)
         fits = scaler is None or scaler.unscale(done.gradients) or scaler.exhausted
@@ -117,13 +117,6 @@ def train(
             with torch.no_grad():
                 after(step, rates)
         yield result if fits else replace(result, norm=torch.zeros_like(norm))
-
-
-def set_rates(optimizer: torch.optim.Optimizer, groups: Sequence[Group], step: int) -> None:
-    """The rates of a step, into the optimizer's groups, which name the group they are of."""
-    rates = {group.name: group.rate(step) if group.learns(step) else 0.0 for group in groups}
-    for inner in optimizer.param_groups:
-        inner["lr"] = rates[inner["owner"]] * inner["factor"]
 
 
 def optimizer_of(

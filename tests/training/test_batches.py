@@ -1,10 +1,14 @@
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit.training.batches import Batches, parts
+from lorakit.runtime.world import World
+from lorakit.training.batches import Batches
+from lorakit.training.objective import _parts
+from lorakit.training.samples import Sample
 
 GROUPS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=30)
 
@@ -48,33 +52,44 @@ def test_rests_are_joined_in_runs_of_one_class():
     assert sum(len(set(batch)) > 1 for batch in classes) == 1
 
 
+def shares_of(batch, groups, most, world, pieces=1):
+    """The parts of each process, as the objective makes them of the samples of a step."""
+
+    def sample(place, i):
+        latents = torch.zeros(1, 1, 1 + sorted(set(groups)).index(groups[i]))
+        return Sample(str(i), "", latents, latents, latents, 0, 1 / len(batch), place, ())
+
+    samples = [sample(place, i) for place, i in enumerate(batch)]
+    return [_parts([samples[i] for i in World(rank, world).share(samples)], most, pieces) for rank in range(world)]
+
+
 @settings(max_examples=80, deadline=None)
-@given(GROUPS, st.integers(1, 12), st.integers(1, 4), st.integers(1, 5))
-def test_the_mean_over_processes_is_the_mean_over_the_batch(groups, size, world, most):
+@given(GROUPS, st.integers(1, 12), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
+def test_the_sum_over_processes_is_the_mean_over_the_batch(groups, size, world, most, pieces):
     batches = Batches(groups, size, seed=3)
     for step in range(batches.steps):
         batch = batches[step]
-        shares = [parts(batch, groups, most, rank, world) for rank in range(world)]
-        flat = [part for share in shares for part in share]
-        assert [i for part in flat for i in part.indices] == batch
-        assert [p for part in flat for p in part.places] == list(range(len(batch)))
-        assert all(len({groups[i] for i in part.indices}) == 1 and len(part.indices) <= most for part in flat)
+        parts = [part for share in shares_of(batch, groups, most, world, pieces) for part in share]
+        seen = sorted((sample.place, int(sample.name)) for part in parts for sample in part.samples)
+        assert seen == list(enumerate(batch))
+        for part in parts:
+            assert len({groups[int(sample.name)] for sample in part.samples}) == 1
+            assert len(part.samples) <= -(-most // pieces)
         loss = {i: float(i * i + 1) for i in batch}
-        sums = [sum(part.weight * loss[i] for part in share for i in part.indices) for share in shares]
-        assert sum(sums) / world == pytest.approx(sum(loss.values()) / len(batch))
+        total = sum(sample.weight * loss[int(sample.name)] for part in parts for sample in part.samples)
+        assert total == pytest.approx(sum(loss.values()) / len(batch))
 
 
 def test_two_processes_see_what_one_with_twice_the_batch_sees():
     groups = list("aaaabbbb")
     whole = Batches(groups, 4, seed=0)[0]
-    first, second = (parts(whole, groups, 2, rank, 2) for rank in (0, 1))
-    (alone,) = parts(whole, groups, 4)
-    assert first[0].indices + second[0].indices == alone.indices
-    assert (alone.weight, first[0].weight) == (0.25, 0.5)
+    first, second = shares_of(whole, groups, 2, 2)
+    ((alone,),) = shares_of(whole, groups, 4, 1)
+    both = [sample.name for part in (*first, *second) for sample in part.samples]
+    assert sorted(both) == sorted(sample.name for sample in alone.samples) == sorted(map(str, whole))
+    assert {sample.weight for sample in alone.samples} == {0.25}
 
 
 def test_numbers_without_sense_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         Batches([], 1, 0)
-    with pytest.raises(ValueError, match="rank 2 of 2"):
-        parts([0], ["a"], 1, 2, 2)

@@ -38,7 +38,6 @@ class Data:
     """
 
     folder: Path
-    examples: Sequence[Example]
     sources: Sequence[Source]
     held_out: Sequence[HeldOut]
     captions: Sequence[str] | None
@@ -89,7 +88,7 @@ def read_data(
         for i, e in enumerate(of)
     ]
     return Data(
-        folder, examples, sources,
+        folder, sources,
         [HeldOut(c.keys[i], c.means[i], held[i].caption) for c in kept for i in range(len(held))],
         _captions(sources, config), {f"{name}/{i}": file for name, i, file in every}, chosen.rows(),
         data_hash([*examples, *held, *prior]), _family(components),

@@ -56,10 +56,11 @@ def make(name: str, groups: Sequence[Group], rate: float, settings: Sequence[str
         raise UsageError(f"--optimizer {name}: {reason}") from None
 
 
-def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of this step, for each group by its factor."""
+def set_rates(optimizer: torch.optim.Optimizer, rate: float | Mapping[str, float]) -> None:
+    """The rate of this step, for each group by its factor; or of several, by the name in the group's `owner`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["factor"]
+        own = rate[group["owner"]] if isinstance(rate, Mapping) else rate
+        group["lr"] = own * group["factor"]
 
 
 @contextmanager
