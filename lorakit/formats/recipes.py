@@ -5,7 +5,6 @@ Version 1 knows name, path, weight and sha256 of adapters; version 2 all else.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -18,26 +17,13 @@ from typing import Any
 from lorakit.composition import Composition, Member, curve, lbw
 from lorakit.composition.module_weights import block_name
 from lorakit.errors import InputError, UsageError
-from lorakit.io.files import existing_file
+from lorakit.io.files import existing_file, sha256_of
 from lorakit.registry import COMPOSINGS, nearest
 
 VERSIONS = (1, 2)
 _OLD = {"name", "path", "weight", "sha256"}
 _KEYS = {*_OLD, "schedule", "blocks", "layers", "parts", "region", "feather", "prompt"}
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
-
-
-def sha256_of(file: Path) -> str:
-    """Of a file; of a folder, of its files' names and contents."""
-    digest = hashlib.sha256()
-    for part in sorted(file.rglob("*")) if file.is_dir() else [file]:
-        if file.is_dir():
-            digest.update(f"{part.relative_to(file).as_posix()}\0".encode())
-        if part.is_file():
-            with part.open("rb") as stream:
-                while piece := stream.read(1 << 22):
-                    digest.update(piece)
-    return digest.hexdigest()
 
 
 def read(file: Path) -> Composition:

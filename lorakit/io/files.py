@@ -1,5 +1,6 @@
 """Outputs that appear whole or not at all."""
 
+import hashlib
 import os
 import re
 import secrets
@@ -141,6 +142,21 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         raise StorageError(f"{target} could not be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file; of a folder, of its files' names and contents. Hex."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for part in sorted(path.rglob("*")):
+        digest.update(f"{part.relative_to(path).as_posix()}\0".encode())
+        if part.is_file():
+            with part.open("rb") as file:
+                while piece := file.read(1 << 22):
+                    digest.update(piece)
+    return digest.hexdigest()
 
 
 def existing_file(path: str | Path, what: str) -> Path:

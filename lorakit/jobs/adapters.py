@@ -15,6 +15,7 @@ from lorakit.families import table
 from lorakit.formats import files, recipes
 from lorakit.formats.adapters._modules import Context
 from lorakit.io import safetensors
+from lorakit.io.files import sha256_of
 from lorakit.io.paths import check_adapters, split
 from lorakit.registry import ADAPTER_FORMATS
 
@@ -31,7 +32,7 @@ class Weighted:
     member: Member | None = None
 
     def sha256(self) -> str:
-        return recipes.sha256_of(self.file)
+        return sha256_of(self.file)
 
     def scaled(self, adapter: Adapter) -> Adapter:
         """The adapter with the recipe's factors in its deltas; a module at 0 is left out."""

@@ -17,6 +17,7 @@ from lorakit.data.looks import Look, look
 from lorakit.errors import InputError, RefusedError
 from lorakit.io.files import check_target, write_bytes, write_text
 from lorakit.jobs.sample import Request, drawing, pictures, settings_of
+from lorakit.models.config import base_hash
 from lorakit.models.load import Components
 from lorakit.models.sample import Drawing
 from lorakit.runtime.locks import held
@@ -212,31 +213,20 @@ def cache_folder() -> Path:
     return home
 
 
-def weights_key(folder: Path) -> str:
-    """A fingerprint of a model folder's weights: names, sizes, and 64 stretches of 64 KiB of each file."""
-    whole = hashlib.sha256()
-    for file in sorted(folder.rglob("*.safetensors")):
-        size = file.stat().st_size
-        whole.update(f"{file.relative_to(folder)}\0{size}\n".encode())
-        with file.open("rb") as opened:
-            for part in range(64):
-                opened.seek(part * size // 64)
-                whole.update(opened.read(65536))
-    return whole.hexdigest()
-
-
 def prior_set(
-    request: Request, components: Components, *, tick: Tick, note: Note, cache: Path | None = None
+    request: Request, components: Components, *, tick: Tick, note: Note, cache: Path | None = None, base: str | None = None
 ) -> Path:  # fmt: skip
     """The folder of these class pictures in the cache, filled where it lacks some; for `train --mode dreambooth`.
 
     Its name is made of all that a picture depends on but its number: model weights, prompts, negative prompt, steps,
     guidance, scheduler, size, seed, dtype and kind of device. A larger count goes on where a smaller one ended; who
     asks for the same set at the same time waits.
+
+    base    `base_hash` of the model, where it is known already
     """
     how = drawing(components, request)
     key: dict[str, Any] = {
-        "weights": weights_key(components.folder), "prompts": list(request.prompts), "how": dataclasses.asdict(how),
+        "weights": base or base_hash(components.folder), "prompts": list(request.prompts), "how": dataclasses.asdict(how),
         "negative": request.negative, "seed": request.seed, "dtype": str(components.dtype),
         "device": components.device.type,
     }  # fmt: skip

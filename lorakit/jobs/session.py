@@ -17,6 +17,7 @@ from lorakit import __version__
 from lorakit.composition import Composition
 from lorakit.errors import InputError, UsageError
 from lorakit.formats import recipes
+from lorakit.io.files import sha256_of
 from lorakit.jobs import composed
 from lorakit.jobs.shots import Request, Shot
 from lorakit.models.encode import latent_moments, to_tensor
@@ -126,7 +127,7 @@ class Session:
     def _hashed(self, composition: Composition) -> Composition:
         for member in composition.members:
             if member.path not in self._hashes:
-                self._hashes[member.path] = recipes.sha256_of(member.path)
+                self._hashes[member.path] = sha256_of(member.path)
         return replace(composition, members=tuple(replace(m, sha256=self._hashes[m.path]) for m in composition.members))
 
     def loras(self, composition: Composition) -> list[dict[str, Any]]:

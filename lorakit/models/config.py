@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import InputError, UnavailableError, UsageError
+from lorakit.io.files import sha256_of
 
 ALIASES = {
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -166,3 +168,12 @@ def weight_files(folder: Path, parts: tuple[str, ...] = ("unet", "text_encoder")
         if not whole:
             raise InputError(f"{folder / part}: no safetensors weights (pickles are not read)")
         yield from ((part, file) for file in whole)
+
+
+def base_hash(place: Path) -> str:
+    """sha256 of a model's weights, a diffusers folder's or one file's, whatever else lies there."""
+    if is_checkpoint(str(place)):
+        return sha256_of(place)
+    parts = ("unet", "vae", "text_encoder", *(("text_encoder_2",) if (place / "text_encoder_2").is_dir() else ()))
+    whole = "".join(sha256_of(file) for _, file in weight_files(place, parts))
+    return hashlib.sha256(whole.encode()).hexdigest()

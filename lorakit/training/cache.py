@@ -4,7 +4,6 @@ On disk they are keyed by what they were made from: the bytes of the picture, it
 edited picture is encoded again, and no other; nothing stale can be read.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from lorakit.data import masks
 from lorakit.data.dataset import Example, size_of, unreadable, why_not
 from lorakit.data.images import BadPicture, Cut, bucket, centre
 from lorakit.errors import InputError
+from lorakit.io.files import sha256_of
 from lorakit.io.pack import Pack
 from lorakit.models.load import Components
 from lorakit.runtime.workers import cores
@@ -60,8 +60,7 @@ class Cached:
 def _digests(files: Sequence[Path]) -> list[str]:
     def one(file: Path) -> str:
         try:
-            with file.open("rb") as opened:
-                return hashlib.file_digest(opened, "sha256").hexdigest()
+            return sha256_of(file)
         except OSError:
             return ""  # told when it is read as a picture
 
@@ -175,6 +174,7 @@ def cache_latents(
     mask_weight: float | None = None,
     alpha: bool = False,
     inpainting: tuple[int, int] | None = None,
+    digests: Sequence[str] | None = None,
 ) -> Cached:
     """Encode every picture, cut from its middle, that the cache in `folder` does not hold.
 
@@ -184,10 +184,11 @@ def cache_latents(
     mask_weight     what pixels outside the masks count, 0 to 1; None leaves masks alone
     alpha           where a picture has no mask beside it, its transparency is one
     inpainting      (masks to draw for each picture, seed)
+    digests         sha256 of each file, where they are known already
     raises          InputError that lists all pictures and masks that cannot be used
     """
     bad = Bad()
-    digests = _digests([example.file for example in examples])
+    digests = digests or _digests([example.file for example in examples])
     wanted = shapes if shapes is not None else [None] * len(examples)
     cuts, weights = [], list[Tensor | None]()
     for example, shape in zip(examples, wanted, strict=True):

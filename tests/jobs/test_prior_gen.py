@@ -108,6 +108,15 @@ def test_the_cache_finds_a_set_by_what_it_is_made_of(components, request_, tmp_p
     assert prior_gen.prior_set(replace(request_, seed=9), components, cache=tmp_path, **QUIET) != first
 
 
+def test_models_of_one_file_have_sets_of_their_own(components, request_, tmp_path):
+    folders = []
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
+        model = replace(components, folder=tmp_path / f"{name}.safetensors")
+        folders.append(prior_gen.prior_set(replace(request_, count=1), model, cache=tmp_path, **QUIET))
+    assert folders[0] != folders[1]
+
+
 def test_class_prompts_are_the_captions_without_the_token(tmp_path, dataset):
     for number, text in enumerate(("a photo of sks, on grass", "a sks dog", "a sks dog", "sks")):
         (dataset / f"{number}.txt").write_text(text)

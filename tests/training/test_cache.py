@@ -265,3 +265,10 @@ def test_the_hash_of_weights_sees_every_bit_and_name():
     assert weights_hash([one], only=("bias",)) == weights_hash([two], only=("bias",))
     assert weights_hash([one]) != weights_hash([one.half()])
     assert json.dumps(weights_hash([one]))
+
+
+def test_digests_that_are_known_are_not_taken_again(components, pictures, tmp_path, monkeypatch):
+    plain = fill(components, pictures, tmp_path / "cache")
+    monkeypatch.setattr(cache, "sha256_of", lambda file: pytest.fail(f"{file} is read again"))
+    again = fill(components, pictures, tmp_path / "cache", digests=plain.keys)
+    assert same(plain, again) and again.keys == plain.keys and count(again) == (6, 0, 0)

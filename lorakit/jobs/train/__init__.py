@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from lorakit.config import TrainConfig
-from lorakit.data import dataset
 from lorakit.errors import NumericError
 from lorakit.io.files import check_target, write_text
 from lorakit.jobs import sample
 from lorakit.jobs.train import _identity, _plan, _replay, _resume
-from lorakit.jobs.train._data import read_data
+from lorakit.jobs.train._data import read_data, read_examples
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._report import write_report
 from lorakit.jobs.train._run import Run
+from lorakit.models.config import base_hash
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime.device import peak_memory, pick_device
 from lorakit.runtime.locks import held
@@ -64,15 +64,15 @@ def _device(life: Life, world: World) -> torch.device:
 
 def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: World) -> dict[str, Any] | None:
     if life.dry_run:
-        examples = dataset.read(data, config.instance_prompt, talk.note)
+        examples = read_examples(data, config, talk.note)
         talk.note(f"{len(examples)} pictures would be trained on for {config.total} steps into {life.output}")
         return {"outputs": [], "steps": 0}
     components = sample.load_model(config.model, str(_device(life, world)), life.dtype, talk.note)
     mode = MODES[config.mode]
     if life.show_targets:
         return _plan.show_targets(components, config, mode)
-    read = read_data(data, config, life, components, mode.NEEDS_PRIOR, talk, world)
-    base = _identity.base_hash(components.folder)
+    base = base_hash(components.folder)
+    read = read_data(data, config, life, components, base if mode.NEEDS_PRIOR else None, talk, world)
     notes = _identity.notes_of(config, life.sources, read.hash, base, read.family)
     if config.gradient_checkpointing:
         components.unet.enable_gradient_checkpointing()

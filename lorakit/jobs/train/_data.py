@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,21 +48,27 @@ class Data:
 
 
 def read_data(
-    folder: Path, config: TrainConfig, life: Life, components: Components, needs_prior: bool, talk: Talk, world: World
+    folder: Path,
+    config: TrainConfig,
+    life: Life,
+    components: Components,
+    prior_of: str | None,
+    talk: Talk,
+    world: World,
 ) -> Data:
-    """Everything read, checked and encoded; the class pictures drawn first, where the mode needs them."""
+    """Everything read, checked and encoded; the class pictures drawn first, where the mode needs them: `prior_of` is the
+    hash of the model they are drawn with then."""
     size = config.size or components.size
     if size % components.multiple:
         raise UsageError(f"--size {size}: must be a multiple of {components.multiple} for this model")
     rules = _rules(config)
-    prompt = config.instance_prompt or (" ".join(config.token) if config.template != "none" else None)
-    examples = dataset.measured(dataset.read(folder, prompt, talk.note))
-    examples, held = _checked(folder, examples, config, size, talk)
-    prior = _prior(components, config, talk, world) if needs_prior else []
+    examples, held, digests = _checked(folder, read_examples(folder, config, talk.note), config, size, talk)
+    prior = _prior(components, config, prior_of, talk, world) if prior_of else []
     batch = (config.batch_size or 1) * config.accumulate * world.size
     cache = life.run_folder / "cache"
 
     def encoded(some: Sequence[Example], per_step: int, flip: bool, masks: bool) -> tuple[Cached, buckets.Buckets]:
+        known = [digests.get(one.file, "") for one in some]
         found = buckets.choose(
             [example.size or (size, size) for example in some], size * size, components.multiple, per_step,
             repeats=[example.repeats for example in some], upscale=config.upscale,
@@ -70,7 +76,7 @@ def read_data(
         return cache_latents(
             components, some, size, flip, lambda done, total: None, folder=cache, shapes=found.shapes(),
             mask_weight=(config.mask_weight or 0.0) if masks else None,
-            inpainting=(_INPAINTING_MASKS, config.seed) if components.inpaints else None,
+            inpainting=(_INPAINTING_MASKS, config.seed) if components.inpaints else None, digests=known if all(known) else None,
         ), found  # fmt: skip
 
     with world.main_first():
@@ -91,8 +97,15 @@ def read_data(
         folder, sources,
         [HeldOut(c.keys[i], c.means[i], held[i].caption) for c in kept for i in range(len(held))],
         _captions(sources, config), {f"{name}/{i}": file for name, i, file in every}, chosen.rows(),
-        data_hash([*examples, *held, *prior]), _family(components),
+        data_hash([*examples, *held, *prior], [key for of in (cached, *kept, *classes) for key in of.keys]),
+        _family(components),
     )  # fmt: skip
+
+
+def read_examples(folder: Path, config: TrainConfig, note: Callable[[str], None]) -> list[Example]:
+    """The pictures and captions of a folder; with a template the captions are the tokens'."""
+    prompt = config.instance_prompt or (" ".join(config.token) if config.template != "none" else None)
+    return dataset.measured(dataset.read(folder, prompt, note))
 
 
 def _rules(config: TrainConfig) -> CaptionRules:
@@ -106,9 +119,9 @@ def _rules(config: TrainConfig) -> CaptionRules:
 
 def _checked(
     folder: Path, examples: Sequence[Example], config: TrainConfig, size: int, talk: Talk
-) -> tuple[list[Example], list[Example]]:
-    """The pictures to train on and those held out, after a look at all of them: what is odd is said, what is wrong is
-    an InputError that lists it."""
+) -> tuple[list[Example], list[Example], dict[Path, str]]:
+    """The pictures to train on, those held out, and the sha256 of each file, after a look at all of them: what is odd is
+    said, what is wrong is an InputError that lists it."""
     tokens = config.token if config.template == "none" else []
     found = lint(examples, size, tokens)
     if found.errors:
@@ -116,14 +129,15 @@ def _checked(
         raise InputError(f"{folder}: " + "\n".join(map(str, found.errors[:3])) + hint)
     for finding in found.findings:
         talk.note(str(finding))
-    if not config.validation_split:
-        return list(examples), []
     keys = ["" if one is None else one.digest for one in found.prints]
+    digests = dict(zip((example.file for example in examples), keys, strict=True))
+    if not config.validation_split:
+        return list(examples), [], digests
     try:
         train, held = split(keys, config.validation_split, config.seed, found.alike)
     except ValueError as error:
         raise InputError(f"{folder}: --validation-split: {error}") from error
-    return [examples[i] for i in train], [replace(examples[i], repeats=1) for i in held]
+    return [examples[i] for i in train], [replace(examples[i], repeats=1) for i in held], digests
 
 
 def _sizes(examples: Sequence[Example]) -> list[tuple[int, int]]:
@@ -151,7 +165,7 @@ def _family(components: Components) -> str | None:
     return guess(shapes).family
 
 
-def _prior(components: Components, config: TrainConfig, talk: Talk, world: World) -> list[Example]:
+def _prior(components: Components, config: TrainConfig, base: str, talk: Talk, world: World) -> list[Example]:
     """The class pictures: of --prior-dir, or of the cache, where any run that wants the same ones finds them. Missing ones
     are drawn first, with the untouched base model."""
     if not config.class_prompt:
@@ -161,7 +175,7 @@ def _prior(components: Components, config: TrainConfig, talk: Talk, world: World
     )
     with world.main_first():
         if config.prior_dir is None:
-            folder = prior_gen.prior_set(request, components, tick=talk.tick, note=talk.note)
+            folder = prior_gen.prior_set(request, components, tick=talk.tick, note=talk.note, base=base)
         else:
             folder = Path(config.prior_dir)
             if not folder.is_dir() or len(dataset.find(folder)) < config.prior_count:

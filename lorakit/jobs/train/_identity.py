@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorakit import __version__
 from lorakit.config import TrainConfig, option
 from lorakit.data.dataset import Example
-from lorakit.models.config import is_checkpoint, weight_files
 
 CONFIG, SOURCES, DATA, BASE, RUN = (f"lorakit.{key}" for key in ("config", "sources", "data", "base", "run"))
-_PIECE = 1 << 20
 _BASES = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}  # as kohya calls them
 
 
-def data_hash(examples: Iterable[Example]) -> str:
-    """Of the pictures' bytes, captions and repeats; independent of where the folder lies."""
+def data_hash(examples: Sequence[Example], digests: Sequence[str]) -> str:
+    """Of the pictures' bytes (`digests`, sha256 of each), captions and repeats; independent of where the folder lies."""
     whole = hashlib.sha256()
-    for example in examples:
-        whole.update(file_hash(example.file).encode())
+    for example, digest in zip(examples, digests, strict=True):
+        whole.update(digest.encode())
         whole.update(f"{example.file.name}\0{example.caption}\0{example.repeats}\n".encode())
     return whole.hexdigest()
-
-
-def base_hash(folder: Path) -> str:
-    """Of the base model's weights, a diffusers folder's or one file's."""
-    if is_checkpoint(str(folder)):
-        return file_hash(folder)
-    files = [file for _, file in weight_files(folder, ("unet", "vae", "text_encoder"))]
-    second = folder / "text_encoder_2"
-    files += [file for _, file in weight_files(folder, ("text_encoder_2",))] if second.is_dir() else []
-    return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
-
-
-def file_hash(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while piece := handle.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def notes_of(
