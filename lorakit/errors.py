@@ -12,6 +12,8 @@ LorakitError
 Stopped is no error: a signal asked the run to end, and what could be saved is saved.
 """
 
+from collections.abc import Sequence
+
 
 class LorakitError(Exception):
     """One sentence for the user: what is wrong, with which file or option, and what to do."""
@@ -53,3 +55,9 @@ class Stopped(BaseException):
     def __init__(self, signal_number: int, note: str = "") -> None:
         super().__init__(note)
         self.exit_status = 128 + signal_number
+
+
+def some(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """The first `most` of many, for a sentence, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more

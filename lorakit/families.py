@@ -229,6 +229,11 @@ def guess(shapes: Mapping[str, Shape | None]) -> Guess:
     return Guess(best, f"{why}; {most} of {len(known)} modules fit in name and shape")
 
 
+def as_linear(shape: Shape) -> Shape:
+    """A 1x1 convolution is the same as a linear layer: SDXL's files have either."""
+    return shape[:2] if all(side == 1 for side in shape[2:]) else shape
+
+
 def _flat(shape: Shape) -> Shape:
     columns = 1
     for size in shape[1:]:

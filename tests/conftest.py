@@ -2,7 +2,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,16 @@ def picture(size: tuple[int, int] = (64, 64), seed: int = 0) -> Image.Image:
     return Image.fromarray(noise).resize(size, Image.Resampling.BILINEAR)
 
 
+def captioned(folder: Path, caption: str, sizes: Sequence[tuple[int, int]] = ((64, 64),) * 4) -> Path:
+    """A new folder of pictures of these sizes, each with the caption and its number."""
+    folder.mkdir(parents=True)
+    for i, size in enumerate(sizes):
+        picture(size, seed=i).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"{caption} number {i}")
+    return folder
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     """Four captioned pictures."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for i in range(4):
-        picture(seed=i).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"a photo of a sks thing number {i}")
-    return folder
+    return captioned(tmp_path / "data", "a photo of a sks thing")

@@ -25,7 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
 import lorakit.jobs.train  # noqa: F401
 from lorakit.cli import _run
-from tests.conftest import picture
+from tests.conftest import captioned
 
 
 @dataclass
@@ -33,14 +33,6 @@ class Tally:
     kills: int = 0
     runs: int = 0
     by_step: list[int] | None = None
-
-
-def dataset(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    for i in range(4):
-        picture(seed=i).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"a photo of a <s1> thing number {i}")
-    return folder
 
 
 def child(arguments: Sequence[str]) -> int:
@@ -74,7 +66,7 @@ def harness(home: Path, kills: int, options: Sequence[str], seed: int = 0) -> Ta
     AssertionError where a run ends in other bytes, another log, or leaves anything half-written.
     """
     os.chdir(home)
-    data, draw = dataset(home / "data"), random.Random(seed)
+    data, draw = captioned(home / "data", "a photo of a <s1> thing"), random.Random(seed)
     arguments = ["train", str(data), *options, "--resume", "auto"]
     started = time.monotonic()
     assert ended(child([*arguments, "-o", "whole.safetensors"])) == 0, Path("kills.log").read_text()

@@ -9,8 +9,12 @@ picture: it is made anew in every run. Others are made once for a picture; `iden
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorakit.data.caption_files import BadCaption, Text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["BadCaption", "Captions", "How", "Shown", "Text"]
 
@@ -21,6 +25,13 @@ class Shown:
 
     source: Path
     picture: Path
+
+    def opened(self) -> "Image":
+        """What was prepared, in RGB."""
+        from PIL import Image
+
+        with Image.open(self.picture) as opened:
+            return opened.convert("RGB")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ def load(how: How) -> Captions:
     kind = pick_dtype(how.dtype, where)
     with whole(folder, "--caption-model", "BLIP model"):
         import torch
-        from PIL import Image
         from transformers import AutoConfig, AutoProcessor, Blip2ForConditionalGeneration, BlipForConditionalGeneration
 
         model_type = AutoConfig.from_pretrained(folder).model_type
@@ -44,10 +43,7 @@ def load(how: How) -> Captions:
 
     @torch.inference_mode()
     def captions(shown: Sequence[Shown]) -> list[Text]:
-        pictures = []
-        for one in shown:
-            with Image.open(one.picture) as opened:
-                pictures.append(opened.convert("RGB"))
+        pictures = [one.opened() for one in shown]
         pixels = processor(images=pictures, return_tensors="pt").pixel_values.to(where, kind)
         said = model.generate(pixel_values=pixels, num_beams=_BEAMS, do_sample=False, max_new_tokens=_WORDS)
         return [Text(" ".join(text.split())) for text in processor.batch_decode(said, skip_special_tokens=True)]

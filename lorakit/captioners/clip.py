@@ -56,7 +56,6 @@ def load(how: How) -> Captions:
     kind = pick_dtype(how.dtype, where)
     with whole(folder, "--caption-model", "CLIP model"):
         import torch
-        from PIL import Image
         from transformers import AutoProcessor, CLIPModel
 
         processor: Any = AutoProcessor.from_pretrained(folder)
@@ -77,10 +76,7 @@ def load(how: How) -> Captions:
 
     @torch.inference_mode()
     def captions(shown: Sequence[Shown]) -> list[Text]:
-        pictures = []
-        for one in shown:
-            with Image.open(one.picture) as opened:
-                pictures.append(opened.convert("RGB"))
+        pictures = [one.opened() for one in shown]
         pixels = processor(images=pictures, return_tensors="pt").pixel_values.to(where, kind)
         seen = _vectors(model.get_image_features(pixel_values=pixels)).float()
         said: list[list[str]] = [[] for _ in pictures]

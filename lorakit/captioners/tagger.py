@@ -93,10 +93,8 @@ def load(how: How) -> Captions:
     side = config["input_size"][-1]
     mean, spread = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
 
-    def tensor(file: Path) -> Any:
+    def tensor(picture: Image.Image) -> Any:
         """[3, side, side]: the whole picture on a white square; taggers of this line read blue first."""
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB")
         longest = max(picture.size)
         square = Image.new("RGB", (longest, longest), (255, 255, 255))
         square.paste(picture, ((longest - picture.width) // 2, (longest - picture.height) // 2))
@@ -106,7 +104,7 @@ def load(how: How) -> Captions:
 
     @torch.inference_mode()
     def captions(shown: Sequence[Shown]) -> list[Text]:
-        x = torch.stack([tensor(one.picture) for one in shown]).to(where, kind)
+        x = torch.stack([tensor(one.opened()) for one in shown]).to(where, kind)
         likely = model(x).float().sigmoid().cpu().tolist()
         return [Text(chosen(tags, shares, how.threshold)) for shares in likely]
 

@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Format, Model, Output, Seed, one_of
+from lorakit.cli.options import (
+    BlockWeights,
+    Composite,
+    Format,
+    Model,
+    Output,
+    PartWeights,
+    Region,
+    Schedule,
+    Seed,
+    Switch,
+    one_of,
+)
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 
@@ -15,25 +27,15 @@ def compose(
     manner: Manner,
     adapters: Annotated[list[str], typer.Argument(metavar="PATH[:WEIGHT]...", help="Adapters or recipes.")],
     output: Output = "./recipe.toml",
-    schedule: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[NAME=]CURVE", help="Weight over the denoising: 0@0,1@0.4,0.2@1, or an expression of t."),
-    ] = None,
-    block_weights: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[NAME=]BLOCK=W,...", help="down=0,mid=0.5,up.1=1; or NAME=PRESET, or NAME=1,0,..."),
-    ] = None,
+    schedule: Schedule = None,
+    block_weights: BlockWeights = None,
     layer_weights: Annotated[
         list[str] | None, typer.Option(metavar="NAME=REGEX=W", help="By names of modules; repeatable.")
     ] = None,
-    part_weights: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME=]PART=W", help="unet, text_encoder, text_encoder_2.")
-    ] = None,
-    switch: Annotated[str | None, typer.Option(metavar="every:N", help="Adapters take turns, N steps each.")] = None,
-    composite: Annotated[bool, typer.Option("--composite", help="A forward for each adapter, averaged.")] = False,
-    region: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=MASK[:FEATHER]", help="Where an adapter acts: white.")
-    ] = None,
+    part_weights: PartWeights = None,
+    switch: Switch = None,
+    composite: Composite = False,
+    region: Region = None,
     words: Annotated[
         list[str] | None, typer.Option(metavar="NAME=TEXT", help="Follows the prompt where the adapter acts.")
     ] = None,

@@ -19,6 +19,20 @@ Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Whe
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the factors.")]
 Format = Annotated[str, typer.Option(metavar="kohya|diffusers|lorakit", help="File format of the adapter.")]
+Schedule = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[NAME=]CURVE", help="Weight over the denoising: 0@0,1@0.4,0.2@1, or an expression of t."),
+]
+BlockWeights = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[NAME=]BLOCK=W,...", help="down=0,mid=0.5,up.1=1; or NAME=PRESET, or NAME=1,0,..."),
+]
+PartWeights = Annotated[
+    list[str] | None, typer.Option(metavar="[NAME=]PART=W", help="unet, text_encoder, text_encoder_2.")
+]
+Switch = Annotated[str | None, typer.Option(metavar="every:N", help="Adapters take turns, N steps each.")]
+Composite = Annotated[bool, typer.Option("--composite", help="A forward for each adapter, averaged.")]
+Region = Annotated[list[str] | None, typer.Option(metavar="NAME=MASK[:FEATHER]", help="Where an adapter acts: white.")]
 ADAPTER_FILES = ("kohya", "diffusers", "lorakit")
 
 

@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Model, Output, Seed, one_of, size_of
+from lorakit.cli.options import (
+    BlockWeights,
+    Composite,
+    Model,
+    Output,
+    PartWeights,
+    Region,
+    Schedule,
+    Seed,
+    Switch,
+    one_of,
+    size_of,
+)
 from lorakit.cli.output import emit, line, note, progress, shower
 from lorakit.errors import InputError, UsageError
 from lorakit.schedulers import SCHEDULERS
@@ -70,20 +82,12 @@ def sample(
         bool, typer.Option("--cut-prompts", help="Leave out what is longer than the model reads.")
     ] = False,
     vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Large pictures in little memory.")] = False,
-    schedule: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME=]CURVE", help="An adapter's weight over the denoising.")
-    ] = None,
-    block_weights: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME=]BLOCK=W,...", help="Or NAME=PRESET, or NAME=1,0,...")
-    ] = None,
-    part_weights: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME=]PART=W", help="unet, text_encoder, text_encoder_2.")
-    ] = None,
-    switch: Annotated[str | None, typer.Option(metavar="every:N", help="Adapters take turns.")] = None,
-    composite: Annotated[bool, typer.Option("--composite", help="A forward for each adapter, averaged.")] = False,
-    region: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=MASK[:FEATHER]", help="Where an adapter acts: white.")
-    ] = None,
+    schedule: Schedule = None,
+    block_weights: BlockWeights = None,
+    part_weights: PartWeights = None,
+    switch: Switch = None,
+    composite: Composite = False,
+    region: Region = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(metavar="x:KEY=V,V y:KEY=V,V", help="A labelled grid: lora.weight, seed, steps, prompt ..."),

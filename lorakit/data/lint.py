@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from lorakit.data import masks
 from lorakit.data.dataset import Example, size_of
 from lorakit.data.images import BadPicture, load
+from lorakit.errors import some
 
 _BITS_APART = 6  # of 64 in the hash, for two pictures to look alike
 _GREY_APART = 6.0  # of 255, the mean over their thumbnails
@@ -41,8 +42,7 @@ class Finding:
     error: bool = False
 
     def __str__(self) -> str:
-        shown = ", ".join(self.files[:5]) + (f" and {len(self.files) - 5} more" if len(self.files) > 5 else "")
-        return f"{self.text}: {shown}"
+        return f"{self.text}: {some(self.files, 5)}"
 
 
 @dataclass(frozen=True)

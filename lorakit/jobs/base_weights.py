@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lorakit.arrays import Stored
-from lorakit.errors import InputError
+from lorakit.errors import InputError, some
 
 
 def weights_of(model: str, names: Iterable[str], kind: str) -> dict[str, Stored]:
@@ -20,6 +20,5 @@ def weights_of(model: str, names: Iterable[str], kind: str) -> dict[str, Stored]
     wanted = sorted(names)
     missing = [name for name in wanted if f"{name}.weight" not in arrays]
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise InputError(f"{model} has no weight for {', '.join(missing[:5])}{more}, which {kind} deltas depend on")
+        raise InputError(f"{model} has no weight for {some(missing, 5)}, which {kind} deltas depend on")
     return {name: arrays[f"{name}.weight"] for name in wanted}

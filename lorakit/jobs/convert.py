@@ -13,7 +13,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array, dtype_of, finite, narrowed, raw, same_bytes
 from lorakit.deltas._base import Delta, relative_error
 from lorakit.deltas.low_rank import LowRank
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import InputError, UsageError, some
 from lorakit.families import Shape
 from lorakit.formats import files
 from lorakit.formats.adapters._modules import Context, Encoded, balanced
@@ -107,8 +107,7 @@ def _check_finite(adapter: Adapter, source: Path) -> None:
     wrong += [f"the bias of {name}" for name, x in adapter.biases.items() if not finite(x)]
     wrong += [f"token {token}" for token, by in adapter.embeddings.items() for x in by.values() if not finite(x)]
     if wrong:
-        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise InputError(f"{source}: NaN or infinity in {', '.join(wrong[:10])}{more}; nothing was written")
+        raise InputError(f"{source}: NaN or infinity in {some(wrong, 10)}; nothing was written")
 
 
 def _renamed(adapter: Adapter, token: str) -> Adapter:

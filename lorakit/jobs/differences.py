@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import prod
 
 from lorakit.arrays import Stored
-from lorakit.errors import InputError
-from lorakit.families import guess
+from lorakit.errors import InputError, some
+from lorakit.families import as_linear, guess
 from lorakit.formats.layouts import Model, open_model
 from lorakit.models.config import folder_of
 from lorakit.targets import PARTS
@@ -101,11 +101,10 @@ def _paired(
     only = sorted((set(ours) if target is None else set(chosen(target, ours))) ^ set(names))
     lines = [f"{name} is in {tuned if name in ours else base} only" for name in only]
     if target is not None and lines:
-        more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
-        raise InputError(f"{tuned} and {base} are not of one architecture: {'; '.join(lines[:5])}{more}")
+        raise InputError(f"{tuned} and {base} are not of one architecture: {some(lines, 5, '; ')}")
     lone += lines
     pairs = [Pair(name, ours[name], theirs[name]) for name in names if name in ours]
-    odd = [pair for pair in pairs if _flat(pair.tuned.shape) != _flat(pair.base.shape)]
+    odd = [pair for pair in pairs if as_linear(pair.tuned.shape) != as_linear(pair.base.shape)]
     if odd and target is not None:
         first = odd[0]
         raise InputError(
@@ -114,11 +113,6 @@ def _paired(
         )
     lone += [f"{pair.name} is {_x(pair.tuned.shape)} in {tuned} and {_x(pair.shape)} in {base}" for pair in odd]
     return [pair for pair in pairs if pair not in odd]
-
-
-def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A 1x1 convolution is the same as a linear layer: SDXL's files have either."""
-    return (*shape[:2],) if len(shape) == 4 and shape[2:] == (1, 1) else shape
 
 
 def _x(shape: Iterable[int]) -> str:

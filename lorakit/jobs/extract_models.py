@@ -15,7 +15,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.deltas._base import Delta
 from lorakit.deltas.norm import Norm
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import InputError, UsageError, some
 from lorakit.jobs.differences import Differences, Pair, compare
 from lorakit.jobs.extract_choices import TOKENS, Choices, metadata
 from lorakit.lowrank import noise
@@ -55,8 +55,7 @@ def between(
     found, same, bad = _weights(pairs.weights, choices, rule, device, tick)
     others, same_others = _others(pairs.others, bad)
     if bad:
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise InputError(f"NaN or infinity in {', '.join(bad[:5])}{more}; one of {tuned} and {base} is damaged")
+        raise InputError(f"NaN or infinity in {some(bad, 5)}; one of {tuned} and {base} is damaged")
     skipped = _kinds(others)
     _say(skipped, choices.keep_bias, note)
     modules, biases = _kept(others) if choices.keep_bias else ({}, {})

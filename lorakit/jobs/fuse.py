@@ -13,7 +13,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Stored, finite
 from lorakit.deltas._base import Delta
 from lorakit.deltas.full import Full
-from lorakit.errors import InputError, NumericError, UsageError
+from lorakit.errors import InputError, NumericError, UsageError, some
 from lorakit.formats.layouts import FOLDER, SINGLE, UNET_FILE, Model, _ckpt, folder, open_model
 from lorakit.formats.layouts._architecture import tokenizer_of
 from lorakit.formats.layouts._describe import configs_of
@@ -115,8 +115,7 @@ def _changes(adapter: Adapter, base: Model, allow: bool, note: Note) -> tuple[di
     wanted |= {f"{name}.bias": Full(x) for name, x in adapter.biases.items()}
     missing = sorted(_module(name) for name in wanted if name not in base.places)
     if missing:
-        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        text = f"{base.path} has no {', '.join(missing[:10])}{more}"
+        text = f"{base.path} has no {some(missing, 10)}"
         if not allow:
             raise InputError(f"{text}; is the adapter for another family? Leave them out with --allow-unmatched")
         note(f"left out: {text}")

@@ -13,6 +13,7 @@ from lorakit.arrays import finite, on_host
 from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import LowRank, plain
 from lorakit.errors import InputError, NumericError, UsageError
+from lorakit.families import as_linear
 from lorakit.formats import files
 from lorakit.io.files import check_target, write_text
 from lorakit.jobs.inspect import block_of, in_order
@@ -60,7 +61,7 @@ def _pair(
     a: Mapping[str, LowRank], b: Mapping[str, LowRank], name_a: str, name_b: str, note: Note
 ) -> dict[str, Any]:  # fmt: skip
     shared = [name for name in a if name in b]
-    odd = [name for name in shared if _flat(a[name]) != _flat(b[name])]
+    odd = [name for name in shared if as_linear(a[name].shape) != as_linear(b[name].shape)]
     if odd:
         raise InputError(
             f"{name_a} and {name_b} are for different base models: {len(odd)} modules differ in shape, first {odd[0]}"
@@ -94,9 +95,3 @@ def _figures(modules: list[Likeness]) -> dict[str, Any]:
         "overlap_in": mean(modules, "inputs"), "chance_out": chance[0], "chance_in": chance[1],
         "norms": [sum(one.norms[i] ** 2 for one in modules) ** 0.5 for i in (0, 1)],
     }  # fmt: skip
-
-
-def _flat(low: LowRank) -> tuple[int, ...]:
-    """A linear layer is a 1x1 convolution."""
-    shape = low.shape
-    return shape[:2] if all(side == 1 for side in shape[2:]) else shape

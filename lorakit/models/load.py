@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lorakit.arrays import Stored
-from lorakit.errors import InputError
+from lorakit.errors import InputError, some
 from lorakit.formats.layouts import open_model
 from lorakit.models.config import Described, described, tokenizer_folder
 from lorakit.targets import canonical
@@ -178,8 +178,7 @@ def _part(
         tensor = arrays[name].tensor()
         tensors[key] = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise ValueError(f"it has no {', '.join(missing[:3])}{more}")
+        raise ValueError(f"it has no {some(missing, 3)}")
     if held:
         note(f"{about.place}: {len(held)} tensors are no parameters of its {part}, first {min(held)}")
     module.load_state_dict(tensors, assign=True)

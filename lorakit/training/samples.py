@@ -118,20 +118,20 @@ class Draws:
             mean, spread = cached.mirrored[i]
         latents = mean + spread * torch.randn(mean.shape, generator=draw("latents"))
         noise = torch.randn(mean.shape, generator=draw("noise"))
-        noise = noises.multires(noise, config.multires_noise, draw("multires"))
-        noise = noises.offset(noise, config.noise_offset, draw("offset"))
-        seen = noises.perturbed(noise, config.perturbation, draw("perturbation"))
+        if config.multires_noise:
+            noise = noises.multires(noise, config.multires_noise, draw("multires"))
+        if config.noise_offset:
+            noise = noises.offset(noise, config.noise_offset, draw("offset"))
+        seen = noises.perturbed(noise, config.perturbation, draw("perturbation")) if config.perturbation else noise
         return Sample(
             f"{source.name}/{i}", source.caption(at, epoch), latents, noise, seen, t,
             share * float(self.distribution.weights[t]), in_step, (config.seed, source.name, step, place, "dropout"),
-            cached.masks[i] if cached.masks else None, _inpaint(cached, i, draw("inpaint")), _sizes(source, i),
+            cached.masks[i] if cached.masks else None, _inpaint(cached, i, draw("inpaint")) if cached.hidden else None, _sizes(source, i),
         )  # fmt: skip
 
 
-def _inpaint(cached: Cached, i: int, draw: torch.Generator) -> Tensor | None:
+def _inpaint(cached: Cached, i: int, draw: torch.Generator) -> Tensor:
     """One of the picture's masks and the latents of what it leaves to be seen."""
-    if not cached.hidden:
-        return None
     several = cached.hidden[i]
     mask, mean, spread = several[int(torch.randint(len(several), (1,), generator=draw))]
     return torch.cat([mask, mean + spread * torch.randn(mean.shape, generator=draw)])

@@ -19,7 +19,7 @@ from lorakit.formats.layouts import open_model
 from lorakit.io import tensors as io
 from lorakit.jobs.train import Life, Talk, run
 from lorakit.training import checkpoints
-from tests.conftest import picture
+from tests.conftest import captioned
 from tests.tiny import make
 
 # Everything that has a state: averages, validation, tokens, two groups of adapters.
@@ -32,12 +32,7 @@ MODES = {
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for i in range(4):
-        picture(seed=i).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"a photo of a <s1> thing, number {i}")
-    return folder
+    return captioned(tmp_path / "data", "a photo of a <s1> thing,")
 
 
 class Words:

@@ -13,7 +13,7 @@ import pytest
 
 from lorakit.deltas._base import relative_error
 from lorakit.formats import files
-from tests.conftest import picture
+from tests.conftest import captioned
 
 pytestmark = pytest.mark.slow
 
@@ -21,12 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Five pictures of two shapes: batches are uneven, and some leave a process with nothing to do."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for i in range(5):
-        picture((64, 64) if i < 3 else (96, 64), seed=i).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"a photo of thing number {i}")
-    return folder
+    return captioned(tmp_path / "data", "a photo of thing", [(64, 64)] * 3 + [(96, 64)] * 2)
 
 
 def start(folder: Path, count: int, *arguments: object) -> list[subprocess.Popen]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.data.caption_files import one_line
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import InputError, UsageError, some
 from lorakit.io.files import write_text
 from lorakit.jobs.ppim.manifest import Manifest
 from lorakit.jobs.ppim.reading import Source
@@ -31,7 +31,7 @@ def parse(text: str, known: dict[str, str]) -> dict[str, str]:
         else:
             found[name] = one_line(caption).text
     if wrong:
-        raise InputError("captions.edit.txt: " + "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""))  # fmt: skip
+        raise InputError("captions.edit.txt: " + some(wrong, 3, "; "))
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit.errors import some
 from lorakit.jobs.ppim.settings import Settings
 
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "eval"})
@@ -22,10 +23,6 @@ class Lint:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _split(source: str) -> str:
@@ -65,18 +62,18 @@ def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], sett
                 seen[kind].append(name)
         for note in row["notes"]:
             kinds.setdefault(note, []).append(name)
-    lines = [f"{_count(len(names), 'picture')}: {note} ({_some(names)})" for note, names in sorted(kinds.items())]
-    lines += [f"{len(seen['empty'])} of {count} captions are empty: {_some(seen['empty'])}"] * bool(seen["empty"])
+    lines = [f"{_count(len(names), 'picture')}: {note} ({some(names, 3)})" for note, names in sorted(kinds.items())]
+    lines += [f"{len(seen['empty'])} of {count} captions are empty: {some(seen['empty'], 3)}"] * bool(seen["empty"])
     lines += [
-        f"{len(seen['tokenless'])} of {count} captions lack the token '{settings.token}': {_some(seen['tokenless'])}"
+        f"{len(seen['tokenless'])} of {count} captions lack the token '{settings.token}': {some(seen['tokenless'], 3)}"
     ] * bool(seen["tokenless"])
     lines += [
-        f"{_count(len(seen['much']), 'picture')} cut by more than {_MUCH:.0%}: {_some(seen['much'])}; --crop bucket keeps more"
+        f"{_count(len(seen['much']), 'picture')} cut by more than {_MUCH:.0%}: {some(seen['much'], 3)}; --crop bucket keeps more"
     ] * (bool(seen["much"]))
     lonely = sorted(size for size, times in sizes.items() if times == 1)
     if settings.crop == "bucket" and lonely and len(sizes) > 1:
         lines.append(
-            f"{_count(len(lonely), 'bucket')} with one picture alone, which trains in batches of one: {_some(lonely)}"
+            f"{_count(len(lonely), 'bucket')} with one picture alone, which trains in batches of one: {some(lonely, 3)}"
         )
     if settings.copies > 1:
         lines.append(

@@ -88,8 +88,3 @@ def toml(config: TrainConfig, sources: Mapping[str, str], extra: Mapping[str, An
         written = json.dumps(value, ensure_ascii=False)
         lines.append(f"{name.replace('_', '-')} = {written}  # {sources.get(name, 'default')}")
     return "\n".join(lines) + "\n"
-
-
-def counted(words: Sequence[str], most: int = 5) -> str:
-    """The first few, and how many more."""
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorakit.errors import InputError
+from lorakit.errors import InputError, some
 from lorakit.io.files import existing_file, write_text
-from lorakit.jobs.train._identity import RUN, counted
+from lorakit.jobs.train._identity import RUN
 from lorakit.training import checkpoints
 from lorakit.training.loop import Diverged, Step
 
@@ -32,7 +32,7 @@ def bundle(run: Run, error: Diverged) -> str:
         write_text(file, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     bad = [s["picture"] for s in samples if not isinstance(s["loss"], float)] or [s["picture"] for s in samples]
     kept = f"{good} is the last good checkpoint" if good else "there is no checkpoint before it"
-    return f"{error} (pictures: {counted(bad)}); try a lower --lr\n{kept}; look at the step again with --replay {file}"
+    return f"{error} (pictures: {some(bad, 5)}); try a lower --lr\n{kept}; look at the step again with --replay {file}"
 
 
 def _number(value: float) -> float | str:

@@ -15,7 +15,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import floats
 from lorakit.deltas._base import Delta, relative_error
 from lorakit.deltas.full import Full
-from lorakit.errors import LorakitError, NumericError
+from lorakit.errors import LorakitError, NumericError, some
 from lorakit.formats import files
 from lorakit.formats.clients import coverage
 from lorakit.formats.layouts import open_model
@@ -23,7 +23,6 @@ from lorakit.io.files import replacing_folder, write_text
 from lorakit.io.tensors import DTYPES
 from lorakit.jobs import adapters
 from lorakit.jobs.fuse import fuse, is_folder
-from lorakit.jobs.train._identity import counted
 from lorakit.models.config import folder_of
 from lorakit.models.load import Components
 from lorakit.targets import canonical
@@ -46,14 +45,14 @@ def write_adapter(
     wrong = wrong_in(file, adapter, _ROUNDING[dtype])
     if wrong:
         raise LorakitError(
-            f"{file} reads back otherwise than it was trained: {counted(wrong)}; this is a bug, report it"
+            f"{file} reads back otherwise than it was trained: {some(wrong, 5)}; this is a bug, report it"
         )
     if {delta.kind for delta in adapter.modules.values()} <= _PLAIN and not adapter.embeddings:
         read = files.read(file)
         for client in _READERS.get(file_format, ()):
             lost = coverage(read, client).wrong
             if lost:
-                raise LorakitError(f"{client} would not apply {file} rightly: {counted(sorted(lost))}; this is a bug")
+                raise LorakitError(f"{client} would not apply {file} rightly: {some(sorted(lost), 5)}; this is a bug")
 
 
 def check_effect(adapter: Adapter, source: str, note: Callable[[str], None]) -> None:
@@ -65,7 +64,7 @@ def check_effect(adapter: Adapter, source: str, note: Callable[[str], None]) -> 
             "higher --lr"
         )
     if dead:
-        note(f"{len(dead)} of {len(adapter.modules)} modules learnt nothing: {counted(dead)}")
+        note(f"{len(dead)} of {len(adapter.modules)} modules learnt nothing: {some(dead, 5)}")
 
 
 def _moves(arrays: object, delta: object) -> bool:
