@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,12 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
+from lorakit.adapter import Adapter
 from lorakit.config import TrainConfig
+from lorakit.deltas.dora import DoRA
+from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, LorakitError, NumericError, RefusedError, ResourceError, Stopped, UsageError
 from lorakit.formats import files
 from lorakit.formats.layouts import open_model
 from lorakit.io import tensors as io
+from lorakit.jobs import adapters
 from lorakit.jobs.train import Life, Talk, run
+from lorakit.registry import TRAINABLE
 from lorakit.training import checkpoints
 from tests.conftest import captioned
 from tests.tiny import make
@@ -394,3 +400,24 @@ def test_one_file_of_every_format_holds_it_all(file_format, data, tmp_path):
     assert adapter.format == file_format and set(adapter.embeddings) == {"<s1>"}
     assert {name.partition(".")[0] for name in adapter.modules} == {"unet", "text_encoder"}
     assert adapter.metadata["lorakit.config"] and adapter.metadata["ss_steps"] == "3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", TRAINABLE.names())
+def test_every_variant_reads_back_at_any_scale(variant, data, tmp_path):
+    file_format = "diffusers" if variant in ("lora", "rslora", "dora") else "kohya"
+    train(data, tmp_path / "x.safetensors", variant=variant, alpha=3.0, steps=2, life={"file_format": file_format})
+    assert len(files.read(tmp_path / "x.safetensors").modules) == 56
+
+
+def test_a_dora_that_differs_in_either_half_is_told(tmp_path):
+    from lorakit.jobs.train._write import wrong_in
+
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    low = LowRank(torch.randn(2, 320), torch.randn(320, 2), 2.0)
+    kept = DoRA(low, torch.rand(320, 1) + 1)
+    adapters.save(tmp_path / "x.safetensors", Adapter({name: kept}), "kohya")
+    assert wrong_in(tmp_path / "x.safetensors", Adapter({name: kept}), 1e-5) == []
+    for other in (DoRA(replace(low, alpha=2.1), kept.magnitude), DoRA(low, kept.magnitude * 1.1)):
+        (line,) = wrong_in(tmp_path / "x.safetensors", Adapter({name: other}), 1e-5)
+        assert line.startswith(f"{name} differs by 0.0")

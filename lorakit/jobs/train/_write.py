@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import floats
+from lorakit.arrays import on_host
 from lorakit.deltas._base import Delta, relative_error
+from lorakit.deltas.dora import DoRA
 from lorakit.deltas.full import Full
 from lorakit.errors import LorakitError, NumericError, some
 from lorakit.formats import files
@@ -79,28 +80,30 @@ def wrong_in(file: Path, adapter: Adapter, tolerance: float) -> list[str]:
     wrong = [f"{name} is missing" for name in adapter.modules if name not in read.modules]
     wrong += [f"{name} was not trained" for name in read.modules if name not in adapter.modules]
     for name in adapter.modules.keys() & read.modules.keys():
-        mine, theirs = adapter.modules[name], read.modules[name].mapped(_tensor)
-        if mine.needs_base:
-            error = max(_difference(x, theirs.arrays()[key]) for key, x in mine.arrays().items())
-        else:
-            error = relative_error(mine.mapped(_tensor), theirs)
+        error = _apart(adapter.modules[name].mapped(on_host), read.modules[name].mapped(on_host))
         if not error <= tolerance:
             wrong.append(f"{name} differs by {error:.2g}")
     for token, by_part in adapter.embeddings.items():
         for part, rows in by_part.items():
             found = read.embeddings.get(token, {}).get(part)
-            if found is None or not _difference(rows, _tensor(found)) <= tolerance:
+            if found is None or not _difference(on_host(rows), on_host(found)) <= tolerance:
                 wrong.append(f"token {token} of {part} differs or is missing")
     return sorted(wrong)
 
 
-def _tensor(x: object) -> Tensor:
-    return torch.as_tensor(floats(x)).detach().cpu().float()
+def _apart(mine: Delta, theirs: Delta) -> float:
+    """How far one is from the other, relatively; a DoRA's low-rank part and lengths each by itself, for its delta depends on
+    the base weight. Factors are not compared: a format may hold the same delta at another scale."""
+    if isinstance(mine, DoRA) and isinstance(theirs, DoRA):
+        return max(relative_error(mine.inner, theirs.inner), _difference(mine.magnitude, theirs.magnitude))
+    return relative_error(mine, theirs)
 
 
-def _difference(x: Tensor, y: Tensor) -> float:
-    a, b = _tensor(x).reshape(-1), _tensor(y).reshape(-1)
-    return float((a - b).norm() / a.norm().clamp(min=1e-30)) if a.shape == b.shape else float("inf")
+def _difference(x: np.ndarray, y: np.ndarray) -> float:
+    """||y - x|| / ||x|| of arrays of one size, however they are shaped."""
+    if x.size != y.size:
+        return float("inf")
+    return float(np.linalg.norm(x.ravel() - y.ravel())) / max(float(np.linalg.norm(x)), 1e-30)
 
 
 def write_model(
