@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from math import prod
 from pathlib import Path
-from queue import Queue
-from threading import Thread
+from queue import Empty, Queue
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from lorakit.io.header import MAX_HEADER, Entry, Header, parse_header, shown
 __all__ = ["Header", "OpenFile", "data_hash", "open_file", "parse_header", "write"]
 
 _PIECE = 1 << 20
+_AHEAD = 16  # pieces
+_SENT = 1 << 26  # bytes
 _HASH_KEYS = ("modelspec.hash_sha256", "sshs_model_hash")
 
 
@@ -146,12 +148,10 @@ def _pieces(tensors: Mapping[str, Array], entries: Mapping[str, Entry], bad: lis
     """
     small: list[Any] = []
     held = 0
-    for name, data in _read_ahead(tensors, entries):
-        dtype, _, begin, end = entries[name]
-        if len(data) != end - begin:
-            raise ValueError(f"{name} has {len(data)} bytes, not {end - begin}")
-        for at in range(0, len(data), _PIECE):
-            piece = data[at : at + _PIECE]
+    for name, (dtype, _, begin, end) in entries.items():
+        given = 0
+        for piece in _pieces_of(tensors[name]):
+            given += len(piece)
             if not finite(Stored(dtype, (len(piece) // SIZES[dtype],), partial(_same, piece))):
                 bad.append(name)
                 break
@@ -161,33 +161,46 @@ def _pieces(tensors: Mapping[str, Array], entries: Mapping[str, Entry], bad: lis
                 yield small[0] if len(small) == 1 else b"".join(small)
             if held >= _PIECE or bad:
                 small, held = [], 0
+        if given != end - begin and name not in bad:
+            raise ValueError(f"{name} has {given} bytes, not {end - begin}")
     if small and not bad:
         yield b"".join(small)
 
 
-def _read_ahead(tensors: Mapping[str, Array], entries: Mapping[str, Entry]) -> Iterator[tuple[str, memoryview]]:
-    """Each tensor's bytes in order; while one is written the next, where it is a large one, is read or worked out."""
-    names = iter(entries)
+def _pieces_of(x: Array) -> Iterator[Any]:
+    """A tensor's bytes; a file's in pieces that stay in the cache and take no fresh memory."""
+    if isinstance(x, Stored) and x.part is not None:
+        yield from x.pieces(_PIECE)
+        return
+    whole = memoryview(raw(x)).cast("B")
+    for at in range(0, len(whole), _PIECE):
+        yield whole[at : at + _PIECE]
+
+
+def _ahead(pieces: Iterator[Any]) -> Generator[Any]:
+    """The same pieces, read or worked out in a thread while the ones before are written."""
+    queue, stop = Queue[Any](maxsize=_AHEAD), Event()
+
+    def run() -> None:
+        try:
+            for piece in pieces:
+                queue.put(piece)
+                if stop.is_set():
+                    return
+        finally:
+            queue.put(None)
+
     with ThreadPoolExecutor(1, "read ahead") as pool:
-
-        def begun() -> tuple[str, Callable[[], memoryview]] | None:
-            name = next(names, None)
-            if name is None:
-                return None
-            read = partial(_raw, tensors[name])
-            if entries[name][3] - entries[name][2] < _PIECE:
-                return name, read  # a thread would cost more than it saves
-            return name, pool.submit(read).result
-
-        coming = begun()
-        while coming is not None:
-            name, data = coming[0], coming[1]()
-            coming = begun()
-            yield name, data
-
-
-def _raw(x: Array) -> memoryview:
-    return memoryview(raw(x))
+        work = pool.submit(run)
+        try:
+            while (piece := queue.get()) is not None:
+                yield piece
+            work.result()  # what went wrong in there is raised here
+        finally:
+            stop.set()
+            while not work.done():
+                with suppress(Empty):
+                    queue.get(timeout=0.01)
 
 
 @contextmanager
@@ -218,11 +231,17 @@ def _hashing(wanted: bool) -> Iterator[tuple[Callable[[Any], None], Callable[[],
             thread.join()
 
 
-def _write_all(fd: int, pieces: Iterable[Any]) -> None:
-    for piece in pieces:
-        left = memoryview(piece)
-        while left:
-            left = left[os.write(fd, left) :]
+def _write_all(fd: int, piece: Any) -> int:
+    left = memoryview(piece)
+    while left:
+        left = left[os.write(fd, left) :]
+    return len(piece)
+
+
+def _send_on(fd: int, begin: int, end: int) -> None:
+    """Have the system begin to store a stretch that is written, so that the sync at the end has little to wait for."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
 
 def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str], *, hashed: bool = True) -> str:
@@ -252,10 +271,14 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str],
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with _hashing(hashed) as (update, hexdigest):
-                _write_all(fd, [head])
-                for piece in _pieces(tensors, entries, bad):
-                    update(piece)
-                    _write_all(fd, [piece])
+                at = sent = _write_all(fd, head)
+                with closing(_ahead(_pieces(tensors, entries, bad))) as pieces:
+                    for piece in pieces:
+                        update(piece)
+                        at += _write_all(fd, piece)
+                        if at - sent >= _SENT:
+                            _send_on(fd, sent, at)
+                            sent = at
                 if bad:
                     raise NumericError(
                         f"{path}: NaN or infinity in {len(bad)} tensors, first {shown(bad[0])}; nothing was written"
@@ -264,7 +287,7 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str],
             if hashed:
                 head = _spelled(spelled, {**notes, "modelspec.hash_sha256": f"0x{found}", "sshs_model_hash": found})
                 os.lseek(fd, 0, os.SEEK_SET)
-                _write_all(fd, [head])
+                _write_all(fd, head)
         finally:
             os.close(fd)
     return found

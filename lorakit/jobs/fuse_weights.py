@@ -61,8 +61,10 @@ def changed(name: str, base: Stored, delta: Delta, rounding: Rounding, sums: Sum
 
     def read() -> Any:
         out, width = flat(base.shape)
-        data = base.raw()
-        held = Stored(base.dtype, (out, width), lambda: data)
+        held = Stored(base.dtype, (out, width), base.raw, base.part)
+        if held.part is None:
+            data = base.raw()
+            held = Stored(base.dtype, (out, width), lambda: data)
         piece = _pieces(delta, held)
         result = np.empty(out * width * SIZES[dtype], np.uint8)
         chance, over, under = rounding.chance(name), 0.0, 0.0

@@ -92,4 +92,4 @@ def spelled(rule: Rule, x: Stored) -> Stored:
     """A parameter as the rule's tensor holds it, its third of the rows where it is one."""
     if rule.transposed:
         x = turned(x)
-    return Stored(x.dtype, (*x.shape, 1, 1), x.raw) if rule.point else x
+    return Stored(x.dtype, (*x.shape, 1, 1), x.raw, x.part) if rule.point else x
