@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-_PIECE = 1 << 20  # numbers of the delta at a time: read once from memory for two products
+_PIECE = 1 << 18  # numbers of the delta at a time, which stay in the cache for the second product
 _SUMMED = 512  # columns whose products are summed in float32
 
 
