@@ -92,6 +92,7 @@ def extract(
         result = run(
             tuned, Path(output), base=base, choices=choices, file_format=format, dtype=save_dtype, device=where,
             report=Path(report) if report else None, force=manner.force, dry_run=manner.dry_run, tick=tick, note=note,
+            verbose=manner.verbose,
         )  # fmt: skip
     emit(result)
 

@@ -124,7 +124,7 @@ def merge(
     settings = {"density": density, "spread": spread, "conflict": conflict, "seed": seed}
     choices = Choices(
         {name: value for name, value in settings.items() if value is not None}, part_weights or (),
-        block_weights or (), alphas, rename_token or (), allow_unmatched, base, Path(report) if report else None,
+        block_weights or (), alphas, rename_token or (), allow_unmatched, base, Path(report) if report else None, manner.verbose,
     )  # fmt: skip
     with progress("merging") as tick:
         result = run(

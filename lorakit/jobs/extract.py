@@ -16,6 +16,7 @@ from lorakit.jobs import adapters
 from lorakit.jobs.extract_adapter import of_adapter
 from lorakit.jobs.extract_choices import Choices
 from lorakit.jobs.extract_models import between
+from lorakit.jobs.module_lines import Line, table
 from lorakit.lowrank.taken import Taken
 
 Note = Callable[[str], None]
@@ -24,9 +25,12 @@ Note = Callable[[str], None]
 def run(
     tuned: str, output: Path, *, base: str | None, choices: Choices, file_format: str, dtype: Any = "float32",
     device: str = "cpu", report: Path | None = None, force: bool, dry_run: bool, tick: Callable[[int, int], None],
-    note: Note,
+    note: Note, verbose: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """The nearest adapter of the ranks asked for; without a base, TUNED's own adapter, re-ranked if asked."""
+    """The nearest adapter of the ranks asked for; without a base, TUNED's own adapter, re-ranked if asked.
+
+    verbose  all modules are noted with their figures, not only those that lost most
+    """
     for path in (output, report):
         if path is not None:
             check_target(path, force=force)
@@ -46,6 +50,9 @@ def run(
         adapters.save(output, adapter, file_format, dtype, family)
         if report is not None:
             _draw(report, found, f"{Path(tuned).name}: what was extracted")
+        taken = [Line(one.name, one.rank, one.kept, one.excess) for one in found if one.delta is not None]
+        for line in table(taken, verbose):
+            note(line)
     return {"outputs": written, "family": family, **_figures(adapter, found), **extra}
 
 
@@ -73,6 +80,7 @@ def _figures(adapter: Adapter, found: Sequence[Taken]) -> dict[str, Any]:
             "whole": held / whole if whole else 1.0,
             "by_layer": kept,
         },
+        "errors": {one.name: max(0.0, 1 - one.kept) ** 0.5 for one in taken},
         "certificate": {
             "largest": max((one.excess for one in taken), default=0.0),
             "by_layer": {one.name: one.excess for one in taken},

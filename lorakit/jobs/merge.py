@@ -39,6 +39,7 @@ class Choices:
     rename          "FILE:<old>=<new>", for learned tokens
     base            a model, for kinds of delta that depend on its weights
     report          where a page about the modules goes
+    verbose         all modules are noted with their figures, not only those that lost most
     """
 
     settings: Mapping[str, float] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Choices:
     allow_unmatched: bool = False
     base: str | None = None
     report: Path | None = None
+    verbose: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _cut(
         else:
             done = into.write(adapter, path, choices.allow_unmatched, force, tick, note)
             figures |= {key: value for key, value in done.items() if key != "norms"}
-        for line in merge_figures.table(figures):
+        for line in merge_figures.table(figures, choices.verbose):
             note(line)
         series.append(figures)
     if choices.report is not None:

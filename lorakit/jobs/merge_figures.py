@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.deltas._base import Delta
+from lorakit.jobs import module_lines
 from lorakit.jobs.merge_modules import How
 from lorakit.jobs.merged_metadata import merged as merged_metadata
+from lorakit.jobs.module_lines import Line
 from lorakit.lowrank.ranks import Rule
 from lorakit.merging._module import Made
-
-_LISTED = 5
 
 
 def figures(path: Path, row: Sequence[float], found: Mapping[str, Made], vectors: Collection[str]) -> dict[str, Any]:
@@ -31,19 +31,12 @@ def figures(path: Path, row: Sequence[float], found: Mapping[str, Made], vectors
     }
 
 
-def table(one: Mapping[str, Any]) -> list[str]:
-    """The modules that lost most, for people; nothing where nothing is lost."""
-    worst = sorted((name for name, error in one["errors"].items() if error), key=lambda n: (-one["errors"][n], n))
-    if not worst:
-        return []
-    wide = max(len(name) for name in worst[:_LISTED])
-    lines = [f"{len(worst)} of {one['layers']} modules lost something to their rank, the most:"]
-    for name in worst[:_LISTED]:
-        rank = one["ranks"].get(name, 0)
-        lines.append(
-            f"  {name:{wide}}  rank {rank:4}  error {one['errors'][name]:.2e}  kept {one['energy'][name]:8.3%}"
-        )
-    return lines
+def table(one: Mapping[str, Any], everything: bool = False) -> list[str]:
+    """The modules of one output that lost most, for people; nothing where nothing is lost."""
+    ranks = one["ranks"]
+    return module_lines.table(
+        [Line(name, ranks.get(name, 0), kept) for name, kept in one["energy"].items()], everything
+    )
 
 
 def report(series: Sequence[Mapping[str, Any]], unmatched: Sequence[str], swept: bool) -> dict[str, Any]:

@@ -40,6 +40,7 @@ _NAMES = {
 }  # fmt: skip
 _ORDER = {"in": 0, "down": 1, "mid": 2, "up": 3, "out": 4}
 _POINTS = 96  # of a curve
+_SCALE = 160  # the width of a legend
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _cards(modules: Sequence[Spectrum]) -> str:
     ranks = [one.rank for one in modules if one.rank]
     cards = [
         ("modules", str(len(ranks))),
-        ("ranks", f"{min(ranks)} to {max(ranks)}" if ranks else "none"),
+        ("ranks", _span(ranks)),
         ("of the squared norm kept", f"{held / whole:.2%}" if whole else "all"),
         ("norm of the change", f"{whole**0.5:.4g}"),
         ("error above the optimum, at most", f"{max((one.excess for one in modules), default=0.0):.2g}"),
@@ -115,6 +116,12 @@ def _cards(modules: Sequence[Spectrum]) -> str:
         f"<div><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>" for label, value in cards
     )
     return f'<div class="cards">{inner}</div>'
+
+
+def _span(ranks: Sequence[int]) -> str:
+    if not ranks:
+        return "none"
+    return f"{min(ranks)} to {max(ranks)}" if min(ranks) < max(ranks) else str(ranks[0])
 
 
 def _map(modules: Sequence[Spectrum], what: str) -> str:
@@ -146,15 +153,16 @@ def _map(modules: Sequence[Spectrum], what: str) -> str:
                 f'<rect class="cell" x="{left + wide * i}" y="{y}" width="{wide - 2}" height="{tall - 2}" rx="3" '
                 f'fill="{colour}" fill-opacity="{strength:.2f}"><title>{html.escape(tip)}</title></rect>'
             )
-    width, height = left + wide * len(columns) + 34, top + tall * len(rows) + 8
+    width = left + max(wide * len(columns) + 34, _SCALE + 50)
+    height = top + tall * len(rows) + 8
     ticks = "".join(
-        f'<rect x="{left + 20 * i}" y="{height + 2}" width="20" height="10" fill="{colour}" '
+        f'<rect x="{left + _SCALE // 8 * i}" y="{height + 2}" width="{_SCALE // 8}" height="10" fill="{colour}" '
         f'fill-opacity="{0.06 + 0.94 * i / 7:.2f}"/>'
         for i in range(8)
     )
     scale = (
         f'{ticks}<text x="{left - 8}" y="{height + 11}" text-anchor="end">0</text>'
-        f'<text x="{left + 168}" y="{height + 11}">{high:.3g}</text>'
+        f'<text x="{left + _SCALE + 8}" y="{height + 11}">{high:.3g}</text>'
     )
     caption = "Norm of the change, by block and layer" if what == "norm" else "Rank, by block and layer"
     return (
@@ -181,10 +189,11 @@ def _curves(modules: Sequence[Spectrum]) -> str:
         return 8 + (math.log(high) - math.log(max(value, low))) / span * (height - 34)
 
     parts = []
-    for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1):
-        at = y(10.0**power)
+    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    for value, label in [(10.0**power, f"1e{power}") for power in powers] if len(powers) > 1 else _ends(low, high):
+        at = y(value)
         parts.append(f'<line x1="{left}" x2="{width - 8}" y1="{at:.1f}" y2="{at:.1f}" stroke="#8883"/>')
-        parts.append(f'<text x="{left - 8}" y="{at + 4:.1f}" text-anchor="end">1e{power}</text>')
+        parts.append(f'<text x="{left - 8}" y="{at + 4:.1f}" text-anchor="end">{label}</text>')
     for index in sorted({2**k for k in range(14) if 2**k <= longest} | {longest}):
         if index == longest or index * 1.4 < longest:
             parts.append(f'<text x="{x(index - 1):.1f}" y="{height - 8}" text-anchor="middle">{index}</text>')
@@ -210,6 +219,11 @@ def _curves(modules: Sequence[Spectrum]) -> str:
         f'values">{"".join(parts)}{key}</svg><figcaption>Singular values of each module, both axes logarithmic; '
         "a dot where the adapter's rank ends</figcaption></figure>"
     )
+
+
+def _ends(low: float, high: float) -> list[tuple[float, str]]:
+    """The ends of an axis that spans too little for powers of ten to tell anything."""
+    return [(value, f"{value:.2g}") for value in (low, high)]
 
 
 def _table(modules: Sequence[Spectrum]) -> str:
