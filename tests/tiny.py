@@ -13,9 +13,11 @@ from lorakit.models.config import folder_of
 FAMILIES = ("sd1", "sd2", "sdxl")
 
 
-def _text(width: int, heads: int = 2, activation: str = "quick_gelu", projected: bool = False) -> torch.nn.Module:
+def _text(
+    width: int, heads: int = 2, activation: str = "quick_gelu", projected: bool = False, layers: int = 2
+) -> torch.nn.Module:
     config = CLIPTextConfig(
-        vocab_size=2048, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=heads,
+        vocab_size=2048, hidden_size=width, intermediate_size=(2 if layers == 2 else 4) * width, num_hidden_layers=layers, num_attention_heads=heads,
         max_position_embeddings=32, bos_token_id=2046, eos_token_id=2047, pad_token_id=2047, projection_dim=width,
         hidden_act=activation,
     )  # fmt: skip
@@ -82,12 +84,20 @@ def make(
 
 
 def reduced(folder: Path) -> Path:
-    """A random SD1 of half the channels, with whole blocks and heads: what a step of it costs tells of the real one."""
+    """A random SD1 of half the channels in every part, with whole blocks, layers and heads, for pictures of 256x256.
+
+    What a step of it costs, and what encoding pictures and captions costs beside it, tells of the real one.
+    """
     make(folder)
     torch.manual_seed(0)
     UNet2DConditionModel(
-        sample_size=32, block_out_channels=(160, 320, 640, 640), cross_attention_dim=32, attention_head_dim=8,
+        sample_size=32, block_out_channels=(160, 320, 640, 640), cross_attention_dim=384, attention_head_dim=8,
     ).save_pretrained(folder / "unet")  # fmt: skip
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(64, 128, 256, 256), latent_channels=4, layers_per_block=2, sample_size=256,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    _text(384, heads=6, layers=12).save_pretrained(folder / "text_encoder")
     return folder
 
 
