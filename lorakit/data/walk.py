@@ -9,7 +9,7 @@ from lorakit.data.images import SUFFIXES
 
 # Pictures that are not read: each is named, so that nobody wonders where it went.
 _OTHERS = {
-    ".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".svg": "SVG",
+    ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".svg": "SVG",
     ".psd": "Photoshop", ".eps": "EPS", ".ps": "PostScript", ".pdf": "PDF", ".dng": "DNG", ".cr2": "CR2", ".cr3": "CR3",
     ".nef": "NEF", ".arw": "ARW", ".orf": "ORF", ".rw2": "RW2", ".raf": "RAF", ".tga": "TGA", ".exr": "EXR",
     ".ppm": "PPM", ".ico": "ICO",
