@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -58,8 +59,9 @@ class Index:
     """
 
     def __init__(self) -> None:
-        self._places: dict[tuple[int, ...], list[int]] = {}
         self._looks: list[Look] = []
+        self._last: dict[int, int] = {}  # the last look that was added at a place
+        self._before = [array("l") for _ in range(_MOST_BITS + 1)]  # by band and look, the one before it there, or -1
 
     @staticmethod
     def _bands(look: Look) -> Iterator[tuple[int, int]]:
@@ -76,7 +78,10 @@ class Index:
         reach = [sorted({_cell(mean - _CELL / 2), _cell(mean + _CELL / 2)}) for mean in self._means(look)]
         near: set[int] = set()
         for band, cells in itertools.product(self._bands(look), itertools.product(*reach)):
-            near.update(self._places.get((*band, *cells), ()))
+            number = self._last.get(hash((*band, *cells)), -1)
+            while number >= 0:
+                near.add(number)
+                number = self._before[band[0]][number]
         return near
 
     def find(self, look: Look) -> int | None:
@@ -89,5 +94,7 @@ class Index:
         self._looks.append(look)
         cells = [_cell(mean) for mean in self._means(look)]
         for band in self._bands(look):
-            self._places.setdefault((*band, *cells), []).append(number)
+            place = hash((*band, *cells))
+            self._before[band[0]].append(self._last.get(place, -1))
+            self._last[place] = number
         return number
