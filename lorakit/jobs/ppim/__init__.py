@@ -20,7 +20,7 @@ from lorakit.runtime.locks import held
 __all__ = ["Settings", "native", "run"]
 Note = Callable[[str], None]
 Tick = Callable[[int, int], None]
-_PRIVATE = ("file_sha256", "mask_mark", "mask_sha256", "thumb")
+_PRIVATE = ("mask_mark", "mask_sha256", "thumb")
 
 
 def _check(raw: Path, data: Path, force: bool) -> None:
