@@ -90,6 +90,12 @@ def test_sidecars_are_read_strictly(data, expected, tmp_path):
     assert CAPTIONERS["keep"].load(How())([Shown(file, file)])[0].text == expected
 
 
+def test_a_picture_without_a_sidecar_is_noted(tmp_path):
+    assert CAPTIONERS["keep"].load(How())([Shown(tmp_path / "x.png", tmp_path / "x.png")])[0].notes == [
+        "no caption beside it"
+    ]
+
+
 def test_a_sidecar_in_another_coding_too_long_or_in_two_minds_is_refused(tmp_path):
     file = tmp_path / "x.png"
     keep = CAPTIONERS["keep"].load(How())

@@ -7,7 +7,7 @@ from typing import Any
 
 from lorakit.data.faces import need_opencv
 from lorakit.data.images import SUFFIXES
-from lorakit.errors import InputError, RefusedError
+from lorakit.errors import InputError, RefusedError, some
 from lorakit.io.files import check_target, existing_folder, replacing
 from lorakit.jobs.ppim import finishing, lint, reading
 from lorakit.jobs.ppim.manifest import FILE as MANIFEST
@@ -87,7 +87,7 @@ def run(
         from lorakit.jobs.ppim.edit import editor
 
         editor()  # before any work: is there one?
-    given = reading.sources(raw)
+    given = reading.sources(raw, data)
     if not given:
         raise InputError(f"{raw}: no pictures below it ({', '.join(sorted(s[1:] for s in SUFFIXES))})")
     if dry_run:
@@ -95,6 +95,8 @@ def run(
         return {"outputs": [], "read": len(given), "written": 0, "rejected": [], "duplicates": 0}
     if not any((data / name).is_file() for name in (MANIFEST, JOURNAL)):  # else all may be there already
         finishing.need(settings)
+    if outside := [source.key for source in given if source.outside]:
+        note(f"{lint.count(len(outside), 'picture')} outside {raw}, where links lead: {some(outside, 3)}")
     with held(data):
         manifest = Manifest(data)
         try:
