@@ -55,6 +55,13 @@ def test_a_model_says_the_same_whatever_shares_its_batch(name, how, shown):
     assert CAPTIONERS[name].identity(how[name])
 
 
+def test_blip_2_captions_by_the_same_way(shown, tmp_path):
+    captions = CAPTIONERS["blip"].load(How(model=str(small_models.blip2(tmp_path / "blip2")), device="cpu"))
+    said = [text.text for text in captions(shown)]
+    assert said == [text.text for text in captions(shown)] and all(said)
+    assert said == [captions([one])[0].text for one in shown]
+
+
 @pytest.mark.parametrize("name", ["blip", "clip", "tagger"])
 def test_a_model_that_is_not_there_is_named_with_what_fetches_it(name, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

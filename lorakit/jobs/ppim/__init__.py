@@ -95,7 +95,7 @@ def run(
         return {"outputs": [], "read": len(given), "written": 0, "rejected": [], "duplicates": 0}
     if not any((data / name).is_file() for name in (MANIFEST, JOURNAL)):  # else all may be there already
         finishing.need(settings)
-    if outside := [source.key for source in given if source.outside]:
+    if outside := [source.key for source in given if source.outside and not source.problem]:
         note(f"{lint.count(len(outside), 'picture')} outside {raw}, where links lead: {some(outside, 3)}")
     with held(data):
         manifest = Manifest(data)
