@@ -70,6 +70,7 @@ class Guarded:
         home = str(Path(lorakit.__file__).parents[1])
         paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        env["OPENCV_FOR_THREADS_NUM"] = "1"
         env |= {key: value for key, value in _MALLOC.items() if key not in env}
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", self._module], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
