@@ -47,7 +47,7 @@ def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], sett
     """Buckets, what is cut off, captions, copies and leaks, in a line each where there is something to say."""
     sizes: Counter[str] = Counter()
     kinds: dict[str, list[str]] = {}
-    seen: dict[str, list[str]] = {"empty": [], "tokenless": [], "much": [], "little": []}
+    seen: dict[str, list[str]] = {"empty": [], "tokenless": [], "much": [], "little": [], "whole": []}
     texts: Counter[str] = Counter()
     cut_off, total = 0.0, 0
     for row in rows:
@@ -56,8 +56,9 @@ def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], sett
         sizes["{}x{}".format(*row["size"])] += 1
         cut_off += row["cut_off"]
         texts[row["text"]] += 1
+        share = row.get("mask_share", 0.5)
         for kind, hit in (
-            ("empty", not row["text"]), ("much", row["cut_off"] > _MUCH), ("little", settings.mask == "subject" and row.get("mask_share", 1) < _LITTLE),
+            ("empty", not row["text"]), ("much", row["cut_off"] > _MUCH), ("little", settings.mask == "subject" and share < _LITTLE), ("whole", share == 1),
             ("tokenless", bool(settings.token and row["text"]) and settings.token not in row["text"]),
         ):  # fmt: skip
             if hit and len(seen[kind]) < 1000:
@@ -78,6 +79,9 @@ def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], sett
         f"{count(len(seen['little']), 'mask')} with less than {_LITTLE:.0%} of the picture: {some(seen['little'], 3)}; "
         "is it the subject? --mask-prompt finds it by its name"
     ] * bool(seen["little"])
+    lines += [
+        f"{count(len(seen['whole']), 'mask')} of the whole picture, where no {settings.mask} was found: {some(seen['whole'], 3)}"
+    ] * bool(seen["whole"])
     lonely = sorted(size for size, times in sizes.items() if times == 1)
     if settings.crop == "bucket" and lonely and len(sizes) > 1:
         lines.append(
