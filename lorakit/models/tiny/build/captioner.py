@@ -37,7 +37,7 @@ PAD, CLS, SEP = 0, 2, 3
 
 @dataclass(frozen=True)
 class Recipe:
-    steps: int = 6000
+    steps: int = 3800
     batch: int = 64
     rate: float = 1e-3
     flat: float = 0.6  # share of the steps at the full rate, on widely moved and scaled views; then as pictures come
