@@ -21,6 +21,7 @@ class Registry:
 
     def __init__(self, package: str, kind: str) -> None:
         self.package, self.kind = package, kind
+        self._asked: dict[str, ModuleType] = {}  # the folder is listed once for each name, not once a picture
 
     def names(self) -> list[str]:
         """File names with dashes for underscores, sorted; imports neither the package nor its parts."""
@@ -29,8 +30,10 @@ class Registry:
         return sorted(part.name.replace("_", "-") for part in pkgutil.iter_modules(folder) if part.name[0] != "_")
 
     def __getitem__(self, name: str) -> ModuleType:
-        self.check(name)
-        return importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+        if name not in self._asked:
+            self.check(name)
+            self._asked[name] = importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+        return self._asked[name]
 
     def check(self, name: str) -> str:
         """`name` if there is such a part, else UsageError with the nearest. Imports no part: answers at once."""

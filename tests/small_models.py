@@ -56,6 +56,37 @@ def blip(folder: Path) -> Path:
     return folder
 
 
+def blip2(folder: Path) -> Path:
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2Processor,
+        Blip2QFormerConfig,
+        Blip2VisionConfig,
+        BlipImageProcessor,
+        OPTConfig,
+    )
+
+    queries = 4
+    pictures = BlipImageProcessor(size={"height": 32, "width": 32})
+    speak = Blip2Processor(pictures, _tokenizer(folder), num_query_tokens=queries)
+    wide = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = OPTConfig(
+        vocab_size=len(speak.tokenizer), hidden_size=32, ffn_dim=64, num_hidden_layers=1, num_attention_heads=2,
+        word_embed_proj_dim=32, max_position_embeddings=64, bos_token_id=2046, eos_token_id=2047, pad_token_id=2047,
+    )  # fmt: skip
+    config = Blip2Config(
+        vision_config=Blip2VisionConfig(**wide, image_size=32, patch_size=8).to_dict(),
+        qformer_config=Blip2QFormerConfig(**wide, encoder_hidden_size=32, vocab_size=8).to_dict(),
+        text_config=text.to_dict(), num_query_tokens=queries,
+        image_token_index=speak.tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    torch.manual_seed(5)
+    Blip2ForConditionalGeneration(config).save_pretrained(folder)
+    speak.save_pretrained(folder)
+    return folder
+
+
 def clip(folder: Path) -> Path:
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 

@@ -26,10 +26,11 @@ def _lines(file: str) -> list[str]:
 def prior_gen(
     manner: Manner,
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help='The class, such as "a photo of a dog"; not with --from.')
+        str,
+        typer.Argument(metavar="PROMPT", help='The class, such as "a photo of a dog"; may go with --prompts, --from.'),
     ],
     out: Annotated[str | None, typer.Argument(metavar="OUT", help="Folder of the class pictures.")] = None,
-    prompts: Annotated[str | None, typer.Option(metavar="FILE", help="More prompts, one a line, in turn.")] = None,
+    prompts: Annotated[str | None, typer.Option(metavar="FILE", help="Prompts, one a line, that take turns.")] = None,
     from_: Annotated[
         str | None, typer.Option("--from", metavar="DATA", help="Class prompts from the captions of a training set.")
     ] = None,
@@ -51,7 +52,7 @@ def prior_gen(
     one_of("--scheduler", scheduler, tuple(SCHEDULERS))
     asked = size_of(size)
     wanted = [prompt]
-    if from_ is not None and out is None:
+    if out is None and (from_ is not None or prompts):
         out, wanted = prompt, []
     if out is None:
         raise UsageError('prior-gen needs a prompt and a folder: lorakit prior-gen "a photo of a dog" OUT')

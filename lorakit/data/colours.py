@@ -48,7 +48,7 @@ def to_srgb(image: Image.Image, profile: bytes | None, note: Note) -> Image.Imag
     if not profile:
         if image.mode == "CMYK":
             note("CMYK without a colour profile, converted by the plain formula")
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if _is_srgb(source) and image.mode == "RGB":

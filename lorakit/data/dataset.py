@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from lorakit.data.decode import reads_heic
 from lorakit.data.images import SUFFIXES, BadPicture, find, load
 from lorakit.errors import InputError
 from lorakit.io.files import existing_folder
@@ -31,6 +32,7 @@ class Example:
     repeats     how often an epoch shows it
     mask        grey picture beside it, white where it is to be learnt
     size        upright (width, height), where it was asked for (`measured`)
+    written     sha256 of the file as ppim wrote it, "" where that is not known
     """
 
     file: Path
@@ -38,6 +40,7 @@ class Example:
     repeats: int = 1
     mask: Path | None = None
     size: tuple[int, int] | None = None
+    written: str = ""
 
     @property
     def caption(self) -> str:
@@ -118,10 +121,15 @@ def _rows(table: Path, faults: _Faults) -> dict[Path, dict[str, Any]]:
             where = f"{table.name}:{number}"
             faults.add("{n} lines are not an object with file_name, text (and repeats, at least 1)", where)
             continue
+        if Path(row["file_name"]).is_absolute() or ".." in Path(row["file_name"]).parts:
+            faults.add(
+                f"{table.name} has {{n}} names that lead out of the folder; name files below it", f"line {number}"
+            )
+            continue
         if not file.is_file():
             faults.add(f"{table.name} names {{n}} pictures that are not there; run ppim again", str(row["file_name"]))
             continue
-        known = rows.setdefault(file, {"captions": (), "repeats": None})
+        known = rows.setdefault(file, {"captions": (), "repeats": None, "written": str(row.get("file_sha256") or "")})
         known["captions"] = tuple(dict.fromkeys(known["captions"] + _cleaned("\n".join(texts))))
         known["repeats"] = repeats or known["repeats"]
     return rows
@@ -184,7 +192,8 @@ def read(folder: Path, instance_prompt: str | None, note: Callable[[str], None] 
             replaced += sidecars or bool(row.get("captions") or named)
         mask = file.with_name(f"{file.stem}.mask.png")
         captions = own if instance_prompt is None else (instance_prompt,)
-        examples.append(Example(file, captions, row.get("repeats") or repeats, mask if mask.is_file() else None))
+        covered = mask if mask.is_file() else None
+        examples.append(Example(file, captions, row.get("repeats") or repeats, covered, written=row.get("written", "")))
     faults.raise_any(folder)
     if not examples:
         raise _none_found(folder)
@@ -198,6 +207,8 @@ def size_of(file: Path) -> tuple[int, int] | None:
     try:
         if not file.is_file():
             return None  # a pipe would be waited for
+        if file.suffix.lower() in (".heic", ".heif", ".hif"):
+            reads_heic()
         with Image.open(file) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return (image.height, image.width) if turned else image.size

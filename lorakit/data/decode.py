@@ -1,5 +1,7 @@
 """The bytes of a picture file to an upright RGB picture; JPEGs no larger than is needed."""
 
+import functools
+import importlib
 import io
 import warnings
 import zlib
@@ -7,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError, features
 
 from lorakit.data.colours import WHITE, eight_bits, flat, to_srgb
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(("AVIF",) if features.check("avif") else ()))
 MOST_PIXELS = 89_478_485  # what Pillow holds for the line between a picture and a bomb
 Image.MAX_IMAGE_PIXELS = None  # checked here, as an error and not a warning
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each process has one core
 
 # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size by leaving out high frequencies of each 8x8 block, which is a
 # good low-pass filter but not Lanczos'. So it must stay so many times larger than what is drawn from it: on 41
@@ -39,6 +42,10 @@ class BadPicture(Exception):
     """Why a picture cannot be used, in a few words."""
 
 
+class Unread(BadPicture):
+    """A picture of a format that this installation does not read: another day it may."""
+
+
 @dataclass(frozen=True)
 class Decoded:
     """An upright RGB picture, the size it has in full (width, height), its format, and what is worth a remark."""
@@ -54,6 +61,29 @@ def reduction(scale: float) -> int:
     return max((k for k, spare in _SPARE.items() if scale / k >= spare), default=1)
 
 
+@functools.cache
+def reads_heic() -> bool:
+    """Is a decoder of HEIC installed? It is told to Pillow when the first such file comes."""
+    for name in ("pi_heif", "pillow_heif"):
+        try:
+            heif = importlib.import_module(name)
+        except ImportError:
+            continue
+        heif.register_heif_opener(thumbnails=False, decode_threads=1)
+        return True
+    return False
+
+
+def _unread(data: bytes) -> str:
+    """The format in words and what to do, where it is one that this installation lacks the decoder of; else ""."""
+    if data[4:8] != b"ftyp":
+        return ""
+    if data[8:11] == b"avi":
+        return "" if "AVIF" in FORMATS else "AVIF is not read by this Pillow; install its own wheel, or convert to PNG"
+    heic = data[8:10] in (b"he", b"mi", b"ms") and not reads_heic()
+    return "HEIC needs a decoder: pip install 'lorakit[heic]', or convert it to PNG or JPEG" if heic else ""
+
+
 def what_is(data: bytes) -> str:
     """What the bytes seem to be, of things often met that are no pictures or none that are read."""
     start = data[:512].lstrip().lower()
@@ -62,8 +92,8 @@ def what_is(data: bytes) -> str:
             return kind
     if data[4:8] == b"ftyp":
         brand = data[8:12].decode("latin-1")
-        name = "AVIF" if brand.startswith("avi") else "HEIC" if brand[:2] in ("he", "mi") else "a video"
-        return f"{name} is not read; convert it to PNG or JPEG"
+        name = "AVIF" if brand.startswith("avi") else "HEIC" if brand[:2] in ("he", "mi", "ms") else ""
+        return f"damaged: no whole {name} picture" if name else "a video, not a picture"
     if not data.strip(b"\0"):
         return "nothing but zero bytes"
     return "not a picture that can be read"
@@ -122,15 +152,15 @@ def _open(
     if kind != "JPEG":
         _check_size(opened.size, opened.size, most_pixels)
     frames = getattr(opened, "n_frames", 1)
-    if frames > 1 and kind in ("GIF", "WEBP", "PNG") and not first_frame:
+    if frames > 1 and kind in ("GIF", "WEBP", "PNG", "AVIF") and not first_frame:
         raise BadPicture(f"animated, {frames} frames; --first-frame takes the first")
     orientation = _orientation(opened)
     full = opened.size[::-1] if 5 <= orientation <= 8 else opened.size
     if kind == "JPEG" and scale_of is not None and (k := reduction(scale_of(full))) > 1:
         opened.draft(None, (-(-opened.width // k), -(-opened.height // k)))
     _check_size(opened.size, full, most_pixels)
-    if frames > 1 and kind == "TIFF":
-        notes.append(f"the first of {frames} pages")
+    if frames > 1 and kind in ("TIFF", "HEIF"):
+        notes.append(f"the first of {frames} pages" if kind == "TIFF" else f"the main one of {frames} pictures")
     opened.load()
     return _Opened(_upright(opened, orientation, notes), full, kind, opened.info.get("icc_profile"))
 
@@ -146,17 +176,20 @@ def decode(
     """The picture in `data`, of an allow-list of formats.
 
     scale_of   given the full upright size, how many of its pixels make one drawn pixel: leave to decode smaller
-    raises     BadPicture, with the reason, for anything that cannot be read whole
+    raises     BadPicture, with the reason, for anything that cannot be read whole; Unread for want of a decoder
     """
     if not data:
         raise BadPicture("empty file")
+    if lacking := _unread(data):
+        raise Unread(lacking)
     notes: list[str] = []
     if data.startswith(b"\x89PNG"):
         check_png(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+            formats = (*FORMATS, "HEIF") if data[4:8] == b"ftyp" and reads_heic() else FORMATS
+            with Image.open(io.BytesIO(data), formats=formats) as file:
                 opened = _open(file, scale_of, most_pixels, first_frame, notes)
         image = flat(eight_bits(opened.image, notes.append), background, notes.append)
         image = to_srgb(image, opened.profile, notes.append)

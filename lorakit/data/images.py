@@ -13,7 +13,9 @@ from lorakit.data.decode import BadPicture, decode
 from lorakit.errors import InputError
 from lorakit.io.files import open_to_read
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+SUFFIXES = frozenset({
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".hif",
+})  # fmt: skip
 _MOST_BYTES = 1 << 30
 _MOST_PIXELS = 200_000_000
 

@@ -164,7 +164,13 @@ def lint(examples: Sequence[Example], side: int, tokens: Sequence[str] = (), wor
     flat = tuple(
         n for n, one in zip(names, prints, strict=True) if one is not None and np.ptp(one.small, axis=(0, 1)).max() == 0
     )
+    changed = tuple(
+        example.file.name
+        for example, one in zip(examples, prints, strict=True)
+        if one is not None and example.written not in ("", one.digest)
+    )
     for noun, text, files in (
+        ("picture", "not as ppim wrote it, which ppim would make again", changed),
         ("group", "of the same picture, which counts as often as it is there", _groups(copies, names)),
         ("group", "of pictures that look the same", _groups(near, names)),
         ("picture", f"of fewer pixels than {side}x{side}", tiny),

@@ -13,13 +13,13 @@ from PIL import Image
 
 from lorakit.data import quality, thumbs
 from lorakit.data.crops import Placed, View
-from lorakit.data.decode import MOST_PIXELS, BadPicture, Decoded, decode
+from lorakit.data.decode import MOST_PIXELS, BadPicture, Decoded, Unread, decode
 from lorakit.data.images import Cut, cut, read_file
 from lorakit.data.looks import look
 from lorakit.io.files import write_bytes
 from lorakit.registry import AUGMENTS, CROPS
 
-_MIMES = {"JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff")}
+_SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff"), "HEIF": (".heic", ".heif", ".hif")}
 
 
 @dataclass(frozen=True)
@@ -181,9 +181,9 @@ def prepare(
         seen = look(small)
         record |= {"look": f"{seen.bits:016x}", "colours": base64.b85encode(seen.colours).decode()}
         suffix = file.suffix.lower()
-        if suffix not in _MIMES.get(found.format, (f".{found.format.lower()}",)):
+        if suffix not in _SUFFIXES.get(found.format, (f".{found.format.lower()}",)):
             record["notes"].append(f"named {suffix}, but is {found.format}")
         record["rows"] = [_row(found, placed, wanted, name, digest, copy, data, thumb) for copy in range(wanted.copies)]
     except BadPicture as reason:
-        record["reason"] = str(reason)
+        record |= {"reason": str(reason)} | ({"again": True} if isinstance(reason, Unread) else {})
     return record

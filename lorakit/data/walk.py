@@ -1,6 +1,7 @@
 """What lies in a folder of raw pictures: those to read, and those to name and pass by."""
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from lorakit.data.images import SUFFIXES
 
 # Pictures that are not read: each is named, so that nobody wonders where it went.
 _OTHERS = {
-    ".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".svg": "SVG",
+    ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".svg": "SVG",
     ".psd": "Photoshop", ".eps": "EPS", ".ps": "PostScript", ".pdf": "PDF", ".dng": "DNG", ".cr2": "CR2", ".cr3": "CR3",
     ".nef": "NEF", ".arw": "ARW", ".orf": "ORF", ".rw2": "RW2", ".raf": "RAF", ".tga": "TGA", ".exr": "EXR",
     ".ppm": "PPM", ".ico": "ICO",
@@ -17,10 +18,11 @@ _OTHERS = {
 
 
 class Found(NamedTuple):
-    """A picture file below the folder; `problem` says why it is not even opened."""
+    """A picture file below the folder; `problem` says why it is not even opened, `outside` that a link led out to it."""
 
     path: str
     problem: str = ""
+    outside: bool = False
 
 
 def _trouble(entry: os.DirEntry[str], suffix: str) -> str:
@@ -36,15 +38,24 @@ def _trouble(entry: os.DirEntry[str], suffix: str) -> str:
     return f"{_OTHERS[suffix]} is not read; convert it to PNG or JPEG" if suffix in _OTHERS else ""
 
 
-def walk(folder: Path) -> Iterator[Found]:
-    """Pictures below `folder`, paths relative to it, in no order; hidden names are left out.
+def walk(folder: Path, without: Path | None = None) -> Iterator[Found]:
+    """Pictures below `folder`, paths relative to it, in no order; hidden names and the folder `without` are left out.
 
-    Linked folders are followed, each real folder once, so that a loop of links ends.
+    Linked folders are followed, each real folder once, so that a loop of links ends; what lies in `folder` itself comes
+    before what links lead to.
     """
     seen: set[tuple[int, int]] = set()
-    waiting = [""]
+    if without is not None and without.exists():
+        status = without.stat()
+        seen.add((status.st_dev, status.st_ino))
+    home = os.path.join(os.path.realpath(folder), "")
+
+    def leads_out(entry: os.DirEntry[str]) -> bool:
+        return entry.is_symlink() and not os.path.join(os.path.realpath(entry.path), "").startswith(home)
+
+    waiting = deque([("", False)])  # links at its left, which are taken last
     while waiting:
-        below = waiting.pop()
+        below, linked = waiting.pop()
         try:
             with os.scandir(folder / below) as entries:
                 status = os.stat(folder / below)
@@ -59,10 +70,8 @@ def walk(folder: Path) -> Iterator[Found]:
             if entry.name.startswith("."):
                 continue
             path, suffix = os.path.join(below, entry.name), os.path.splitext(entry.name)[1].lower()
-            trouble = _trouble(entry, suffix)
-            if trouble == "a folder" and suffix not in SUFFIXES:
-                waiting.append(path)
-            elif suffix in SUFFIXES or suffix in _OTHERS:
-                yield Found(path, trouble)
-                if trouble == "a folder":
-                    waiting.append(path)
+            trouble, outside = _trouble(entry, suffix), linked or leads_out(entry)
+            if suffix in SUFFIXES or (suffix in _OTHERS and trouble != "a folder"):
+                yield Found(path, trouble, outside)
+            if trouble == "a folder":
+                (waiting.appendleft if entry.is_symlink() else waiting.append)((path, outside))

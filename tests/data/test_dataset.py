@@ -116,9 +116,20 @@ def test_bad_rows_are_all_listed(tmp_path):
     assert "5 lines" in text and "metadata.jsonl:2, metadata.jsonl:3" in text and "gone.png" in text
 
 
+def test_a_table_names_nothing_outside_its_folder(tmp_path):
+    put(tmp_path, "secret.png")
+    put(tmp_path, "data/a.png")
+    table(
+        tmp_path / "data",
+        *({"file_name": n, "text": "x"} for n in ("a.png", "../secret.png", f"{tmp_path}/secret.png")),
+    )
+    with pytest.raises(InputError, match="2 names that lead out of the folder: line 2, line 3"):
+        read(tmp_path / "data", None)
+
+
 def test_no_pictures_says_what_is_there(tmp_path):
-    (tmp_path / "a.heic").write_text("")
-    with pytest.raises(InputError, match=r"png.*1 \.heic"):
+    (tmp_path / "a.psd").write_text("")
+    with pytest.raises(InputError, match=r"png.*1 \.psd"):
         read(tmp_path, None)
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import time
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def test_everything_is_told_at_once_errors_first(tmp_path):
     ]
     assert len(found.errors) == 3
     assert found.alike == ((0, 5), (1, 4)) and found.prints[7] is None
+
+
+def test_a_picture_that_is_not_as_ppim_wrote_it_is_named(tmp_path):
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for file in files:
+        picture().save(file)
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    picture(seed=1).save(files[1])
+    found = lint([Example(file, ("x",), written=digest) for file in files], 64)
+    assert [str(finding) for finding in found.findings if "ppim" in finding.text] == [
+        "1 picture not as ppim wrote it, which ppim would make again: b.png"
+    ]
 
 
 def test_a_jpeg_is_looked_at_reduced_upright_and_to_its_end(tmp_path):

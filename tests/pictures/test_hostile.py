@@ -4,6 +4,7 @@ import os
 import pytest
 
 from lorakit.data.decode import BadPicture, Decoded, decode
+from lorakit.data.walk import walk
 from tests import hostile
 
 
@@ -58,3 +59,15 @@ def test_fuzzed_files_are_read_or_refused_and_nothing_else():
             assert str(reason)
             outcomes.add(BadPicture)
     assert outcomes == {Decoded, BadPicture}
+
+
+def test_links_are_followed_last_and_what_they_lead_out_to_is_marked(tmp_path):
+    for name in ("raw/b/c.png", "elsewhere/o.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "raw" / "a").symlink_to("b")
+    (tmp_path / "raw" / "z").symlink_to("../elsewhere")
+    (tmp_path / "raw" / "x.png").symlink_to("../elsewhere/o.png")
+    found = {one.path: one.outside for one in walk(tmp_path / "raw")}
+    assert found == {"x.png": True, "b/c.png": False, "z/o.png": True}
+    assert {one.path for one in walk(tmp_path / "raw", tmp_path / "elsewhere")} == {"x.png", "b/c.png"}

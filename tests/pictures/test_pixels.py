@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from lorakit.data.decode import decode, reduction
+from lorakit.data import decode as decoding
+from lorakit.data.decode import BadPicture, Unread, decode, reduction
 from lorakit.data.images import Cut, cut
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "dreambooth"
@@ -62,6 +63,46 @@ def test_all_orientations_come_out_upright_at_full_and_at_reduced_size(orientati
 )
 def test_every_mode_has_its_right_colour(image, kind, expected):
     assert colour(encoded(image, kind)) == pytest.approx(expected, abs=1)
+
+
+def _quarters(data: bytes) -> list[str]:
+    """Where a white picture of 64x32 with a red upper left quarter has it: the corners' colours, row by row."""
+    found = decode(data)
+    width, height = found.size
+    assert found.image.size == found.size and found.image.info == {}
+    corners = [(8, 8), (width - 8, 8), (8, height - 8), (width - 8, height - 8)]
+    return ["red" if found.image.getpixel(at)[1] < 60 else "white" for at in corners]
+
+
+@pytest.mark.skipif("AVIF" not in decoding.FORMATS, reason="this Pillow is built without AVIF")
+def test_avif_is_read_upright_and_its_animations_are_refused():
+    picture = Image.new("RGB", (64, 32), "white")
+    picture.paste("red", (0, 0, 32, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture, "AVIF", exif=exif, quality=90)
+    assert _quarters(data) == ["white", "red", "white", "white"]  # turned right: what was left is above
+    moving = encoded(picture, "AVIF", save_all=True, append_images=[Image.new("RGB", (64, 32), "blue")])
+    with pytest.raises(BadPicture, match="animated, 2 frames"):
+        decode(moving)
+    with pytest.raises(BadPicture, match="damaged"):
+        decode(data[:-40])
+
+
+@pytest.mark.skipif(not decoding.reads_heic(), reason="no decoder of HEIC is installed")
+def test_heic_is_read_upright():
+    data = (Path(__file__).parents[1] / "data" / "turned.heic").read_bytes()
+    assert _quarters(data) == ["white", "red", "white", "white"]
+    with pytest.raises(BadPicture, match="damaged"):
+        decode(data[:-40])
+    with pytest.raises(BadPicture, match="max-pixels"):
+        decode(data, most_pixels=64 * 32 - 1)
+
+
+def test_without_its_decoder_heic_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(decoding, "reads_heic", lambda: False)
+    with pytest.raises(Unread, match=r"pip install 'lorakit\[heic\]'"):
+        decode((Path(__file__).parents[1] / "data" / "turned.heic").read_bytes())
 
 
 def test_hidden_colours_stay_hidden_and_the_ground_can_be_chosen():

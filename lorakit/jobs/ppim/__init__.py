@@ -7,7 +7,7 @@ from typing import Any
 
 from lorakit.data.faces import need_opencv
 from lorakit.data.images import SUFFIXES
-from lorakit.errors import InputError, RefusedError
+from lorakit.errors import InputError, RefusedError, some
 from lorakit.io.files import check_target, existing_folder, replacing
 from lorakit.jobs.ppim import finishing, lint, reading
 from lorakit.jobs.ppim.manifest import FILE as MANIFEST
@@ -20,7 +20,7 @@ from lorakit.runtime.locks import held
 __all__ = ["Settings", "native", "run"]
 Note = Callable[[str], None]
 Tick = Callable[[int, int], None]
-_PRIVATE = ("file_sha256", "mask_mark", "mask_sha256", "thumb")
+_PRIVATE = ("mask_mark", "mask_sha256", "thumb")
 
 
 def _check(raw: Path, data: Path, force: bool) -> None:
@@ -54,12 +54,12 @@ def _prune(data: Path, gone: list[str], manifest: Manifest, prune: bool, note: N
         return
     if not prune:
         note(
-            f"{len(files)} pictures in {data} have no source any more and are no part of the set; --prune removes them"
+            f"{lint.count(len(files), 'picture')} in {data} without a source any more, no part of the set; --prune removes them"
         )
         return
     for row in files:
         reading.remove(data, row)
-    note(f"{len(files)} pictures without a source were removed (--prune)")
+    note(f"{lint.count(len(files), 'picture')} without a source removed (--prune)")
 
 
 def _tell(raw: Path, given: list[Source], manifest: Manifest, note: Note) -> tuple[list[dict[str, str]], int]:
@@ -83,7 +83,11 @@ def run(
     _check(raw, data, force)
     if settings.crop == "face":
         need_opencv("--crop face")
-    given = reading.sources(raw)
+    if settings.edit:
+        from lorakit.jobs.ppim.edit import editor
+
+        editor()  # before any work: is there one?
+    given = reading.sources(raw, data)
     if not given:
         raise InputError(f"{raw}: no pictures below it ({', '.join(sorted(s[1:] for s in SUFFIXES))})")
     if dry_run:
@@ -91,6 +95,8 @@ def run(
         return {"outputs": [], "read": len(given), "written": 0, "rejected": [], "duplicates": 0}
     if not any((data / name).is_file() for name in (MANIFEST, JOURNAL)):  # else all may be there already
         finishing.need(settings)
+    if outside := [source.key for source in given if source.outside and not source.problem]:
+        note(f"{lint.count(len(outside), 'picture')} outside {raw}, where links lead: {some(outside, 3)}")
     with held(data):
         manifest = Manifest(data)
         try:
@@ -117,7 +123,7 @@ def _fill(
 
         by_hand += edit(given, data, manifest, note)
     if by_hand:
-        note(f"{by_hand} captions were written by hand and stay; --force makes them anew")
+        note(f"{lint.count(by_hand, 'caption')} written by hand, which stay; --force makes them anew")
     gone = sorted(manifest.sources() - set(keys))
     _prune(data, gone, manifest, settings.prune, note)
     rejected, duplicates = _tell(raw, given, manifest, note)
@@ -139,12 +145,12 @@ def _fill(
     if not written:
         first = rejected[0] if rejected else {"file": str(raw), "reason": "duplicates"}
         raise InputError(
-            f"{raw}: none of {len(given)} pictures can be used; the first: {Path(first['file']).name} ({first['reason']})\n"
+            f"{raw}: of {lint.count(len(given), 'picture')} none can be used; the first: {Path(first['file']).name} ({first['reason']})\n"
             f"{data / 'report.html'} says why of each"
         )
     if strict and rejected:
         listed = "; ".join(f"{Path(r['file']).name} ({r['reason']})" for r in rejected[:3])
-        raise InputError(f"{len(rejected)} pictures cannot be used (--strict): {listed}")
+        raise InputError(f"{lint.count(len(rejected), 'picture')} of no use (--strict): {listed}")
     return {
         "outputs": outputs, "read": len(given), "written": written, "rejected": rejected, "duplicates": duplicates,
         "prepared": fresh, "lint": found.lines,

@@ -9,6 +9,7 @@ from typing import Any
 from lorakit.data.caption_files import one_line
 from lorakit.errors import InputError, UsageError, some
 from lorakit.io.files import write_text
+from lorakit.jobs.ppim.lint import count
 from lorakit.jobs.ppim.manifest import Manifest
 from lorakit.jobs.ppim.reading import Source
 
@@ -35,18 +36,24 @@ def parse(text: str, known: dict[str, str]) -> dict[str, str]:
     return found
 
 
+def editor() -> str:
+    """The command that the environment names. UsageError where it names none."""
+    named = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    if not named:
+        raise UsageError("--edit opens the editor that $VISUAL or $EDITOR names; set one, such as EDITOR=nano")
+    return named
+
+
 def edit(given: list[Source], data: Path, manifest: Manifest, note: Any) -> int:
     """Gives how many captions were changed. A file that cannot be read stays, and the next --edit opens it again."""
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
-    if not editor:
-        raise UsageError("--edit opens the editor that $VISUAL or $EDITOR names; set one, such as EDITOR=nano")
+    command = editor()
     known = {row["file_name"]: row["text"] for s in given for row in manifest.get(s.key).get("rows", ())}
     file = data / "captions.edit.txt"
     if not file.is_file():
         write_text(file, _HEAD + "".join(f"{name}\t{text}\n" for name, text in known.items()))
-    done = subprocess.run([*shlex.split(editor), str(file)], check=False)
+    done = subprocess.run([*shlex.split(command), str(file)], check=False)
     if done.returncode:
-        raise UsageError(f"the editor '{editor}' ended with status {done.returncode}; nothing was changed")
+        raise UsageError(f"the editor '{command}' ended with status {done.returncode}; nothing was changed")
     found = parse(file.read_text(encoding="utf-8-sig"), known)
     changed = 0
     for source in given:
@@ -60,5 +67,5 @@ def edit(given: list[Source], data: Path, manifest: Manifest, note: Any) -> int:
             write_text((data / row["file_name"]).with_suffix(".txt"), text + "\n" if text else "")
             manifest.put(source.key, record)
     file.unlink()
-    note(f"{changed} captions were changed")
+    note(f"{count(changed, 'caption')} changed")
     return changed

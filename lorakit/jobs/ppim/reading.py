@@ -29,13 +29,15 @@ class Source:
     key: str
     name: str
     problem: str = ""
+    outside: bool = False
 
 
-def sources(raw: Path) -> list[Source]:
-    """All of them in the order of their paths' bytes, which no folder listing or locale changes."""
-    found = sorted(walk(raw), key=lambda f: os.fsencode(f.path))
+def sources(raw: Path, data: Path) -> list[Source]:
+    """All of them in the order of their paths' bytes, which no folder listing or locale changes. What links lead to in
+    DATA is none."""
+    found = sorted(walk(raw, data), key=lambda f: os.fsencode(f.path))
     stems = names([f.path for f in found])
-    return [Source(f.path, shown(f.path), stem, f.problem) for f, stem in zip(found, stems, strict=True)]
+    return [Source(f.path, shown(f.path), stem, f.problem, f.outside) for f, stem in zip(found, stems, strict=True)]
 
 
 def _known(record: dict[str, Any], source: Source, mark: str) -> bool:

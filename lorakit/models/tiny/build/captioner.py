@@ -26,7 +26,7 @@ from transformers import (
     BlipVisionConfig,
 )  # fmt: skip
 
-from lorakit.models.tiny.build import parallel, render
+from lorakit.models.tiny.build import render
 from lorakit.models.tiny.build.captions import article
 from lorakit.models.tiny.build.concepts import HELD_OUT_3D, Concept
 from lorakit.models.tiny.build.sources import TRAIN_STYLES
@@ -38,12 +38,17 @@ PAD, CLS, SEP = 0, 2, 3
 @dataclass(frozen=True)
 class Recipe:
     steps: int = 3800
-    batch: int = 32
-    rate: float = 1.5e-3
-    wide: float = 0.75  # share of the steps on widely moved and scaled views; then as pictures usually come
-    naming: float = 0.5  # weight of naming the concept from the pooled picture, a head that is thrown away
+    batch: int = 64
+    rate: float = 1e-3
+    flat: float = 0.6  # share of the steps at the full rate, on widely moved and scaled views; then as pictures come
+    naming: float = 1.0  # weight of naming concept and style from the pooled picture, heads that are thrown away
     ema: float = 0.997
     save_every: int = 100
+
+    def rate_at(self, step: int) -> float:
+        """A short warm-up, the full rate, and a straight fall to nothing."""
+        fall = max(0.0, (step / self.steps - self.flat) / (1 - self.flat))
+        return self.rate * min(1.0, (step + 1) / 40) * (1 - fall)
 
 
 def caption(concept: Concept, style: str, background: str) -> str:
@@ -96,20 +101,32 @@ def processor(words: list[str]) -> BlipProcessor:
 
 
 class Trial(nn.Module):
-    """The model and the head that only training has."""
+    """The model and the heads that only training has."""
 
     def __init__(self, words: int, concepts: int) -> None:
         super().__init__()
         self.blip = new_model(words)
         self.naming = nn.Linear(192, concepts)
+        self.styling = nn.Linear(192, len(TRAIN_STYLES))
 
-    def loss(self, x: Tensor, ids: Tensor, labels: Tensor, weight: float) -> Tensor:
+    def loss(self, x: Tensor, ids: Tensor, concepts: Tensor, styles: Tensor, weight: float) -> Tensor:
         seen = self.blip.vision_model(pixel_values=x)
         spoken = self.blip.text_decoder(
             input_ids=ids, attention_mask=(ids != PAD).long(), encoder_hidden_states=seen.last_hidden_state,
             labels=ids.masked_fill(ids == PAD, -100),
         )  # fmt: skip
-        return spoken.loss + weight * functional.cross_entropy(self.naming(seen.pooler_output), labels)
+        named = functional.cross_entropy(self.naming(seen.pooler_output), concepts)
+        return spoken.loss + weight * (named + functional.cross_entropy(self.styling(seen.pooler_output), styles))
+
+    def optimizers(self, rate: float) -> list[torch.optim.Optimizer]:
+        """Muon (Jordan, 2024) for the matrices between layers, AdamW for all else."""
+        hidden = [p for name, p in self.blip.named_parameters() if p.ndim == 2 and ".layer" in name]
+        inside = {id(p) for p in hidden}
+        rest = [p for p in self.parameters() if id(p) not in inside]
+        return [
+            torch.optim.Muon(hidden, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.02),
+        ]
 
 
 def views(pictures: render.Pictures, which: list[int], wide: bool, draw: random.Random) -> tuple[Tensor, list[str]]:
@@ -150,8 +167,44 @@ def judge(blip: Any, words: BlipProcessor, pictures: render.Pictures, which: lis
     return {name: round(count / max(1, len(which)), 4) for name, count in rights.items()}
 
 
-def train(pictures: render.Pictures, work: Path, recipe: Recipe) -> None:
-    """Train or go on training; writes `work/captioner`, float16, with its figures."""
+class _State:
+    """All that changes in training, on disk as `captioner.checkpoint`."""
+
+    def __init__(self, trial: Trial, recipe: Recipe, work: Path) -> None:
+        self.trial, self.recipe, self.work, self.step = trial, recipe, work, 0
+        self.averaged = torch.optim.swa_utils.AveragedModel(
+            trial, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema)
+        )
+        self.optimizers = trial.optimizers(recipe.rate)
+        if (work / "captioner.checkpoint").is_file():
+            state = torch.load(work / "captioner.checkpoint", weights_only=True)
+            self.step = state["step"]
+            self.trial.load_state_dict(state["trial"])
+            self.averaged.load_state_dict(state["averaged"])
+            for optimizer, its in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(its)
+
+    def save(self) -> None:
+        state = {"step": self.step, "trial": self.trial.state_dict(), "averaged": self.averaged.state_dict()}
+        partial = self.work / "captioner.partial"
+        torch.save({**state, "optimizers": [o.state_dict() for o in self.optimizers]}, partial)
+        partial.replace(self.work / "captioner.checkpoint")
+
+    def advance(self, loss: Tensor) -> None:
+        self.trial.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.trial.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.rate_at(self.step)
+            optimizer.step()
+        self.averaged.update_parameters(self.trial)
+        self.step += 1
+
+
+def train(pictures: render.Pictures, work: Path, recipe: Recipe, start: Path | None = None) -> None:
+    """Train or go on training, from the weights in `start` where given; writes `work/captioner`, float16, with its
+    figures."""
     torch.set_num_threads(1)
     pairs = list(zip(pictures.concepts, pictures.styles, strict=True))
     ours = [i for i, (concept, style) in enumerate(pairs) if style in TRAIN_STYLES and known(concept, style)]
@@ -161,49 +214,33 @@ def train(pictures: render.Pictures, work: Path, recipe: Recipe) -> None:
     speak = processor(words)
     torch.manual_seed(0)
     trial = Trial(len(words), len(codes)).train()
-    averaged = torch.optim.swa_utils.AveragedModel(
-        trial, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema)
-    )
-    optimizer = torch.optim.AdamW(trial.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.02)
-    curve, first, checkpoint = (
-        parallel.Curve(recipe.rate, recipe.steps, flat=recipe.wide),
-        0,
-        work / "captioner.checkpoint",
-    )
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        first = state["step"]
-        trial.load_state_dict(state["trial"])
-        averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
+    if start:
+        trial.blip.load_state_dict(
+            BlipForConditionalGeneration.from_pretrained(start, dtype=torch.float32).state_dict()
+        )
+    state = _State(trial, recipe, work)
     size = sum(p.numel() for p in trial.blip.parameters())
     print(
         f"{len(shown)} pictures, {len(kept)} kept back, {len(words)} words, {size / 1e6:.2f} M parameters", flush=True
     )
-    started, average = time.monotonic(), 0.0
+    started, average, first = time.monotonic(), 0.0, state.step
     for step, places in _batches(len(shown), recipe, first):
         part = [shown[i] for i in places]
-        x, colours = views(pictures, part, step < recipe.wide * recipe.steps, random.Random(f"captioner/step/{step}"))
+        x, colours = views(pictures, part, step < recipe.flat * recipe.steps, random.Random(f"captioner/step/{step}"))
         said = [caption(*pairs[i], colour) for i, colour in zip(part, colours, strict=True)]
         ids = speak.tokenizer(said, padding=True, return_tensors="pt").input_ids
-        labels = torch.tensor([codes.index(pictures.concepts[i].code) for i in part])
-        loss = trial.loss(x, ids, labels, recipe.naming)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(trial.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = curve(step)
-        optimizer.step()
-        averaged.update_parameters(trial)
+        concepts = torch.tensor([codes.index(pictures.concepts[i].code) for i in part])
+        styles = torch.tensor([TRAIN_STYLES.index(pictures.styles[i]) for i in part])
+        with torch.autocast("cpu", torch.bfloat16):  # where the CPU knows it, twice as fast
+            loss = trial.loss(x, ids, concepts, styles, recipe.naming)
+        state.advance(loss)
         average = float(loss.detach()) if step == first else 0.98 * average + 0.02 * float(loss.detach())
-        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps or step == first + 10:
-            saved = {"trial": trial.state_dict(), "averaged": averaged.state_dict()}
-            torch.save({"step": step + 1, **saved, "optimizer": optimizer.state_dict()}, work / "captioner.partial")
-            (work / "captioner.partial").replace(checkpoint)
+        if state.step % recipe.save_every == 0 or state.step == recipe.steps:
+            state.save()
             took = time.monotonic() - started
-            speed = (step + 1 - first) * recipe.batch / took
-            print(f"captioner {step + 1}/{recipe.steps}: loss {average:.3f}, {took:.0f} s, {speed:.0f}/s", flush=True)
-    blip: Any = averaged.get_submodule("module.blip").half().eval()
+            speed = (state.step - first) * recipe.batch / took
+            print(f"captioner {state.step}/{recipe.steps}: loss {average:.3f}, {took:.0f} s, {speed:.0f}/s", flush=True)
+    blip: Any = state.averaged.get_submodule("module.blip").half().eval()
     out = work / "captioner"
     blip.save_pretrained(out)
     speak.save_pretrained(out)
@@ -216,10 +253,11 @@ def train(pictures: render.Pictures, work: Path, recipe: Recipe) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lorakit.models.tiny.build.captioner", description=__doc__)
     parser.add_argument("work", type=Path, help="folder for downloads, checkpoints and results")
+    parser.add_argument("--start", type=Path, help="a captioner folder of the same shapes to go on from")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    train(render.render(options.work / "npm", options.work), options.work, Recipe(steps=options.steps))
+    train(render.render(options.work / "npm", options.work), options.work, Recipe(steps=options.steps), options.start)
 
 
 if __name__ == "__main__":
