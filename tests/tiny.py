@@ -81,12 +81,13 @@ def make(
     return folder
 
 
-def reduced(folder: Path) -> Path:
+def reduced(folder: Path, cross_attention_dim: int = 32) -> Path:
     """A random SD1 of half the channels, with whole blocks and heads: what a step of it costs tells of the real one."""
     make(folder)
     torch.manual_seed(0)
     UNet2DConditionModel(
-        sample_size=32, block_out_channels=(160, 320, 640, 640), cross_attention_dim=32, attention_head_dim=8,
+        sample_size=32, block_out_channels=(160, 320, 640, 640), attention_head_dim=8,
+        cross_attention_dim=cross_attention_dim,
     ).save_pretrained(folder / "unet")  # fmt: skip
     return folder
 

@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -177,10 +177,21 @@ class Command(TyperCommand):
             return None
         return super().invoke(ctx)
 
+    def chosen(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+        """What the command takes for options that were left open: name to (value, what it follows from)."""
+        return {}
+
     def resolved(self, ctx: Any) -> str:
-        lines = [f"[{self.name}]"]
+        """TOML that runs the same job again; what follows from other options is told on stderr, for a file that is made
+        of this one prints the same."""
+        lines, chosen = [f"[{self.name}]"], self.chosen(ctx.params)
+        if not ctx.params.get("quiet"):
+            for source in dict.fromkeys(source for _, source in chosen.values()):
+                told = (f"{n.replace('_', '-')} = {v:g}" for n, (v, of) in chosen.items() if of == source)
+                typer.echo(f"from the {source}: {', '.join(told)}", err=True)
+        values = {**ctx.params, **{name: value for name, (value, _) in chosen.items()}}
         for parameter in self.params:
-            value = ctx.params.get(parameter.name)
+            value = values.get(parameter.name)
             if parameter.name in _NOT_CONFIG or value is None or value in ([], ()):
                 continue
             key = next((o.removeprefix("--") for o in parameter.opts if o.startswith("--")), parameter.name)
@@ -190,7 +201,7 @@ class Command(TyperCommand):
 
 
 def command(
-    app: typer.Typer, name: str, *, compute: bool = False
+    app: typer.Typer, name: str, *, compute: bool = False, cls: type[Command] = Command
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function under `name`. It gets a `Manner` first, and `device` and `dtype` where it computes."""
 
@@ -215,7 +226,7 @@ def command(
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
         run.__doc__ = function.__doc__
-        app.command(name, cls=Command)(run)
+        app.command(name, cls=cls)(run)
         return function
 
     return register

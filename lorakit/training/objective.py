@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from lorakit.runtime.world import World
 from lorakit.training.gradients import Scaler
 from lorakit.training.loop import Descent
 from lorakit.training.precision import Precision
-from lorakit.training.samples import Draws, Sample, Source, distribution_of
+from lorakit.training.samples import Ahead, Draws, Sample, Source, distribution_of
 from lorakit.training.texts import Texts
 from lorakit.training.variants import Attached
 
@@ -67,13 +68,15 @@ class Objective:
         alphas = components.alphas()
         self.alphas = zero_terminal(alphas) if config.zero_snr else alphas
         self.weights = _weights(self.alphas, config, components.prediction_type)
-        self.draws = Draws(sources, config, distribution_of(config, self.alphas, self.weights))
+        self.draws = Ahead(Draws(sources, config, distribution_of(config, self.alphas, self.weights)), config.total)
         self.micro = config.batch_size or 1
         # A count of the model's and not the machine's, so that sums are the same on any number of cores.
         self.pieces = 2 if is_small(components) else 1
 
     def __call__(self, step: int, parameters: Sequence[nn.Parameter]) -> Descent:
+        started = time.monotonic()
         samples = self.draws.at(step)
+        waited = time.monotonic() - started
         parts = _parts([samples[i] for i in self.world.share(samples)], self.micro, self.pieces)
         total, errors = torch.zeros((), device=self.components.device), torch.zeros(len(samples))
         gradients = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
@@ -93,7 +96,7 @@ class Objective:
             self.world.sum_([*gradients, total, errors])
             errors, total = errors.cpu(), total[0]
         timesteps = torch.tensor([sample.timestep for sample in samples])
-        return Descent(total, gradients, [sample.name for sample in samples], timesteps, errors)
+        return Descent(total, gradients, [sample.name for sample in samples], timesteps, errors, waited)
 
     def _descend(
         self, step: int, part: _Part, parameters: Sequence[nn.Parameter]
@@ -148,6 +151,8 @@ def _weights(alphas: Tensor, config: TrainConfig, kind: str) -> Tensor:
     """The loss weight of every timestep, [steps]."""
     if config.debiased:
         return losses.debiased_weight(alphas, kind)
+    if config.v_like:
+        return losses.v_like_weight(alphas, kind)
     return losses.min_snr_weight(alphas, config.min_snr or None, kind)
 
 

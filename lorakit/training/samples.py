@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -101,18 +102,27 @@ class Draws:
         found: list[Sample] = []
         for source in self.sources:
             chosen, epoch = source.batches[step], source.batches.epoch(step)
-            share = source.weight / len(chosen)
+            share, times_at = source.weight / len(chosen), self._timesteps(source, step, len(chosen))
             for place, at in enumerate(chosen):
-                found.append(self._one(source, at, epoch, step, place, len(found), share))
+                found.append(self._one(source, at, epoch, step, place, times_at[place], len(found), share))
         return found
 
-    def _one(self, source: Source, at: int, epoch: int, step: int, place: int, in_step: int, share: float) -> Sample:
+    def _timesteps(self, source: Source, step: int, count: int) -> list[int]:
+        """By place of a step's pictures."""
+        key = (self.config.seed, source.name, step)
+        u = torch.stack([times.uniform_number(noises.generator(*key, place, "timestep")) for place in range(count)])
+        if self.config.stratify:
+            u = times.stratified(u, torch.randperm(count, generator=noises.generator(*key, "strata")))
+        return self.distribution.at(u).tolist()
+
+    def _one(
+        self, source: Source, at: int, epoch: int, step: int, place: int, t: int, in_step: int, share: float
+    ) -> Sample:
         config, cached, i = self.config, source.cached, source.shown[at]
 
         def draw(purpose: str) -> torch.Generator:
             return noises.generator(config.seed, source.name, step, place, purpose)
 
-        t = int(self.distribution.at(times.uniform_number(draw("timestep"))))
         mean, spread = cached.means[i], cached.spreads[i]
         if cached.mirrored and torch.rand((), generator=draw("mirror")) < 0.5:
             mean, spread = cached.mirrored[i]
@@ -128,6 +138,25 @@ class Draws:
             share * float(self.distribution.weights[t]), in_step, (config.seed, source.name, step, place, "dropout"),
             cached.masks[i] if cached.masks else None, _inpaint(cached, i, draw("inpaint")) if cached.hidden else None, _sizes(source, i),
         )  # fmt: skip
+
+
+class Ahead:
+    """The samples of each step, those of the next one drawn in a thread meanwhile: the same ones, for they depend on the
+    step alone."""
+
+    def __init__(self, draws: Draws, steps: int) -> None:
+        self.draws, self.steps = draws, steps
+        self._pool = ThreadPoolExecutor(1, "draws")  # one: whatever reads caches does so alone
+        self._begun: tuple[int, Future[list[Sample]]] | None = None
+
+    def at(self, step: int) -> list[Sample]:
+        begun = self._begun if self._begun is not None and self._begun[0] == step else (step, self._submit(step))
+        found = begun[1].result()
+        self._begun = (step + 1, self._submit(step + 1)) if step + 1 < self.steps else None
+        return found
+
+    def _submit(self, step: int) -> Future[list[Sample]]:
+        return self._pool.submit(self.draws.at, step)
 
 
 def _inpaint(cached: Cached, i: int, draw: torch.Generator) -> Tensor:

@@ -26,7 +26,7 @@ from lorakit.jobs.train import Life, Talk, run
 from lorakit.registry import TRAINABLE
 from lorakit.training import checkpoints
 from tests.conftest import captioned
-from tests.tiny import make
+from tests.tiny import make, single
 
 # Everything that has a state: averages, validation, tokens, two groups of adapters.
 MODES = {
@@ -223,9 +223,31 @@ def test_the_best_is_kept_beside_the_last(data, tmp_path):
 
 def test_a_plan_writes_nothing_and_measures(data, tmp_path):
     words = Words()
-    done = train(data, tmp_path / "p.safetensors", talk=words.talk(), life={"plan": True})
+    done = train(data, tmp_path / "p.safetensors", talk=words.talk(), life={"plan": True}, optimizer="prodigy")
     assert done["seconds_expected"] > 0 and done["pictures"] == {"64x64": 4} and done["steps"] == 6
+    assert "plan: --lr 1 (from the optimizer)" in words and done["rates"] == {"--lr": 1.0}
     assert "plan: 6 steps, 3.0 epochs" in words and not (tmp_path / "p.safetensors").exists()
+
+
+def test_latents_of_pictures_that_are_gone_leave_the_cache(data, tmp_path):
+    sizes = []
+    for turn in range(3):
+        for i in range(4):
+            Image.new("RGB", (64, 64), (50 * turn, 40 * i, 7)).save(data / f"{i}.png")
+        train(data, tmp_path / "x.safetensors", life={"plan": True})
+        sizes.append((tmp_path / "x.run/cache/latents.pack").stat().st_size)
+    assert sizes[2] == sizes[0]
+
+
+@pytest.mark.slow
+def test_a_single_file_is_trained_with_a_tokenizer_from_elsewhere(data, tmp_path, lorakit):
+    base = make(tmp_path / "base", "sd1", layers=2)
+    single(base, tmp_path / "one.safetensors", "sd1")
+    model = {"model": str(tmp_path / "one.safetensors"), "tokenizer": str(base), "size": 64}
+    prior = {"mode": "dreambooth", "class_prompt": "a thing", "prior_count": 1, "prior_dir": str(tmp_path / "class")}
+    small = ["--size", 64, "--steps", 1, "--count", 1]
+    lorakit("prior-gen", "a thing", "class", "-m", "one.safetensors", "--tokenizer", base, *small)
+    assert train(data, tmp_path / "x.safetensors", steps=1, **model, **prior)["steps"] == 1
 
 
 def test_a_dry_run_writes_nothing(data, tmp_path):
@@ -240,9 +262,10 @@ def test_a_caption_without_the_token_is_an_error(data, tmp_path):
         train(data, tmp_path / "x.safetensors", mode="ti", token=["<other>"])
 
 
-def test_a_rate_of_nothing_is_an_adapter_without_effect(data, tmp_path):
-    with pytest.raises(NumericError, match="no effect"):
-        train(data, tmp_path / "x.safetensors", lr=1e-45, steps=1)
+@pytest.mark.parametrize("more", [{}, {"variant": "dora"}, {"init": "pissa"}, {"variant": "lokr"}])
+def test_a_rate_of_nothing_is_an_adapter_without_effect(more, data, tmp_path):
+    with pytest.raises(NumericError, match="no effect, all of its 56 modules"):
+        train(data, tmp_path / "x.safetensors", lr=1e-45, steps=1, **more)
     assert not (tmp_path / "x.safetensors").exists()
 
 
@@ -255,6 +278,7 @@ def test_a_rate_of_nothing_is_an_adapter_without_effect(data, tmp_path):
         ({"target": "("}, "not a regular expression"),
         ({"min_snr": -1.0}, "--min-snr"),
         ({"timestep_range": "x"}, "--timestep-range"),
+        ({"debiased": True, "v_like": True}, "--debiased and --v-like"),
     ],
 )
 def test_a_wrong_config_is_told_at_once(config, says):

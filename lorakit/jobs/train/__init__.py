@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
     The output is checked before any work; an interrupted run of the same config goes on.
     """
     check(config, life)
+    life = replace(life, sources={**life.sources, **{name: of for name, (_, of) in config.chosen().items()}})
     config, world = config.suited(), place()
     if not world.main:
         talk = Talk.silent()
@@ -67,7 +69,8 @@ def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: Worl
         examples = read_examples(data, config, talk.note)
         talk.note(f"{len(examples)} pictures would be trained on for {config.total} steps into {life.output}")
         return {"outputs": [], "steps": 0}
-    components = sample.load_model(config.model, str(_device(life, world)), life.dtype, talk.note)
+    tokenizer = None if config.tokenizer is None else Path(config.tokenizer)
+    components = sample.load_model(config.model, str(_device(life, world)), life.dtype, talk.note, tokenizer)
     mode = MODES[config.mode]
     if life.show_targets:
         return _plan.show_targets(components, config, mode)
@@ -111,7 +114,8 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         return None
     outputs = this.finish(rows)
     report = write_report(life.run_folder, config, life.sources, rows, this.data.pictures)
-    shown = sum(len(row["samples"]) for row in rows if row["step"] > first)
+    new = [row for row in rows if row["step"] > first]
+    shown, waited = sum(len(row["samples"]) for row in new), sum(row["waited"] for row in new)
     return {
         "outputs": [str(path) for path in outputs],
         "steps": last,
@@ -119,6 +123,7 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         "validation_loss": this.validation_loss,
         "trainable_parameters": sum(p.numel() for p in this.trained.parameters.values()),
         "samples_per_second": shown / seconds if seconds else 0.0,
+        "input_share": waited / seconds if seconds else 0.0,
         "peak_memory_bytes": peak_memory(this.components.device),
         "resumed_from": str(checkpoint.file) if checkpoint else None,
         "report": str(report),

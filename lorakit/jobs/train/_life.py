@@ -39,10 +39,14 @@ class Life:
 
 @dataclass(frozen=True)
 class Talk:
-    """What a run says while it works."""
+    """What a run says while it works.
+
+    show    figures that stand beside the progress from then on, the most wanted first
+    """
 
     tick: Callable[[int, int], None]
     note: Callable[[str], None]
+    show: Callable[[Mapping[str, str]], None] = lambda figures: None
 
     @classmethod
     def silent(cls) -> Talk:

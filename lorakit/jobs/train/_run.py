@@ -21,6 +21,7 @@ from lorakit.jobs.train._watch import Watch, final_loss
 from lorakit.models.load import Components, is_small
 from lorakit.modes import Trained
 from lorakit.registry import TRACKERS
+from lorakit.runtime.heap import keep_freed_memory
 from lorakit.runtime.world import World
 from lorakit.training import checkpoints, loop, optimizers, validation
 from lorakit.training.compiled import compile_blocks
@@ -94,6 +95,8 @@ class Run:
         """Steps from `first` on; the number of the last, and the seconds spent."""
         life, config = self.life, self.config
         self.fill()
+        if self.components.device.type == "cpu":
+            keep_freed_memory()
         if config.compile:
             self._compile()
         if self.data.held_out and life.validate_every:
@@ -197,7 +200,7 @@ class Run:
             notes = {**self.notes, "lorakit.step": str(step), "lorakit.validation_loss": f"{loss:.6f}"}
             _write.write_adapter(
                 self.life.run_folder / "best.safetensors", result, self.file_format, self.life.save_dtype, notes,
-                self.data.family, self.talk.note,
+                self.data.family, self.talk.note, self.trained.idle(),
             )  # fmt: skip
 
     @property
@@ -224,8 +227,9 @@ class Run:
             result = self.trained.result()
             if isinstance(result, Adapter):
                 _write.write_adapter(
-                    life.output, result, self.file_format, life.save_dtype, self.notes, self.data.family, self.talk.note
-                )
+                    life.output, result, self.file_format, life.save_dtype, self.notes, self.data.family, self.talk.note,
+                    self.trained.idle(),
+                )  # fmt: skip
             else:
                 _write.write_model(life.output, result, self.components, life.save_dtype, self.notes, self.talk.note)
         best = life.run_folder / "best.safetensors"
