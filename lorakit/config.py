@@ -34,6 +34,9 @@ class TrainConfig:
     prior_dir: Annotated[str | None, "Class pictures; missing ones are drawn first."] = None
     prior_count: Annotated[int, "How many class pictures."] = 100
     prior_weight: Annotated[float, "Weight of the class loss."] = 1.0
+    prior_target: Annotated[
+        str, "What class pictures are learnt from: noise, or teacher, what the untrained model says of them."
+    ] = "noise"
     token: Annotated[list[str], "Placeholder token to learn, such as <s1>; repeatable."] = field(default_factory=list)
     init_token: Annotated[list[str], "Words that a token starts from; one for all, or one for each."] = field(
         default_factory=list
@@ -145,7 +148,7 @@ class TrainConfig:
     def _choices(self) -> list[str]:
         known = {
             "template": ("object", "style", "none"), "joint": ("alternate", "together", "off"),
-            "loss": ("l2", "huber", "smooth-l1"), "init": ("gaussian", "kaiming", "pissa"),
+            "prior_target": ("noise", "teacher"), "loss": ("l2", "huber", "smooth-l1"), "init": ("gaussian", "kaiming", "pissa"),
             "timesteps": ("uniform", "logit-normal", "importance"),
             "lr_schedule": ("constant", "linear", "cosine", "cosine-restarts", "polynomial"),
         }  # fmt: skip

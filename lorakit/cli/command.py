@@ -54,8 +54,9 @@ class Manner:
 
 def _read_table(file: str, command: str) -> dict[str, Any]:
     path = Path(file)
-    if path.suffix == ".safetensors":
-        return {name.replace("_", "-"): value for name, value in _recorded(path, "config").items() if value is not None}
+    if _is_made(file):
+        values = {**_recorded(path, "config"), **_recorded(path, "options")}
+        return {name.replace("_", "-"): value for name, value in values.items() if value is not None}
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -68,14 +69,27 @@ def _read_table(file: str, command: str) -> dict[str, Any]:
     return table
 
 
-def _recorded(file: Path, what: str) -> dict[str, Any]:
-    """What an adapter's metadata says of the run that made it: its `config`, or the `sources` of that."""
-    from lorakit.io.safetensors import open_file
-
+def _recorded(path: Path, what: str) -> dict[str, Any]:
+    """What an adapter or a model folder says of the run that made it: its `config`, the `sources` of that, or other
+    `options`."""
+    notes = path / "lorakit.json"
     try:
-        return dict(json.loads(open_file(file, "adapter").metadata[f"lorakit.{what}"]))
+        if path.is_dir():
+            metadata = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        else:
+            from lorakit.io.safetensors import open_file
+
+            metadata = open_file(path, "adapter").metadata
+        return dict(
+            json.loads(metadata[f"lorakit.{what}"] if what == "config" else metadata.get(f"lorakit.{what}", "{}"))
+        )
     except (KeyError, ValueError) as error:
-        raise UsageError(f"--config {file}: no config in its metadata; it was not trained by lorakit") from error
+        raise UsageError(f"--config {path}: no config in its metadata; it was not trained by lorakit") from error
+
+
+def _is_made(file: str | None) -> bool:
+    """Whether a configuration is what `train` has made, and not one that was written for it."""
+    return file is not None and (Path(file).suffix == ".safetensors" or Path(file).is_dir())
 
 
 _SOURCES = {"COMMANDLINE": "option", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
@@ -85,7 +99,7 @@ def sources(ctx: Any) -> dict[str, str]:
     """Where each option's value came from: option, environment, file or default. A value out of an adapter comes from
     where that run had it from, so that running it again gives the same."""
     file = ctx.meta.get("lorakit.config_file")
-    recorded = _recorded(Path(file), "sources") if file and Path(file).suffix == ".safetensors" else {}
+    recorded = _recorded(Path(file), "sources") if _is_made(file) else {}
     found = {}
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name)

@@ -16,6 +16,7 @@ from lorakit.diffusion import timesteps as times
 from lorakit.diffusion.timesteps import Timesteps
 from lorakit.training.batches import Batches
 from lorakit.training.cache import Cached
+from lorakit.training.teacher import DRAWS, Teacher
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Sample:
     weight    of its loss in the step's
     place     in the step
     key       what its dropout is drawn by
+    taught    what is to be said of it, where that is not the schedule's target
     inpaint   [c + 1, h, w] for a model that inpaints
     sizes     (width, height) before it was cut, (left, top) of the cut, both at the scale it is shown at
     """
@@ -41,6 +43,7 @@ class Sample:
     key: tuple[int | str, ...]
     mask: Tensor | None = None
     inpaint: Tensor | None = None
+    taught: Tensor | None = None
     sizes: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
 
 
@@ -49,6 +52,7 @@ class Source:
     """A set of encoded pictures, how many of them a step shows, their weight in the loss, and what becomes of captions.
 
     batch   places in a step, of all processes and micro-steps together
+    teacher says what its pictures are learnt from: each is shown with one of a few timesteps and noises then
     """
 
     name: str
@@ -59,12 +63,13 @@ class Source:
     rules: CaptionRules = field(default_factory=CaptionRules)
     originals: Sequence[tuple[int, int]] = ()
     seed: int = 0
+    teacher: Teacher | None = None
 
     def __post_init__(self) -> None:
         self.shown = self.cached.indices()
         shapes = self.shapes()
         self.groups = [shapes[i] for i in self.shown]
-        self.batches = Batches(self.groups, self.batch, self.seed, self.name, mixed=True, pictures=self.shown)
+        self.batches = Batches(self.groups, self.batch, self.seed, self.name, pictures=self.shown)
         counts: dict[int, int] = {}
         self._keys = []
         for i in self.shown:
@@ -101,27 +106,52 @@ class Draws:
         """All samples of a step, of all processes; their weights sum to the sources'."""
         found: list[Sample] = []
         for source in self.sources:
-            chosen, epoch = source.batches[step], source.batches.epoch(step)
-            share, times_at = source.weight / len(chosen), self._timesteps(source, step, len(chosen))
-            for place, at in enumerate(chosen):
-                found.append(self._one(source, at, epoch, step, place, times_at[place], len(found), share))
+            chosen = source.batches.places(step)
+            share = source.weight / len(chosen)
+            keys, timesteps = self._keys(source, step, [at for _, at in chosen])
+            for place, (epoch, at) in enumerate(chosen):
+                caption, dropout = source.caption(at, epoch), (self.config.seed, source.name, step, place, "dropout")
+                found.append(
+                    self._one(
+                        source, source.shown[at], caption, keys[place], timesteps[place], len(found), share, dropout
+                    )
+                )
         return found
 
-    def _timesteps(self, source: Source, step: int, count: int) -> list[int]:
-        """By place of a step's pictures."""
-        key = (self.config.seed, source.name, step)
-        u = torch.stack([times.uniform_number(noises.generator(*key, place, "timestep")) for place in range(count)])
-        if self.config.stratify:
-            u = times.stratified(u, torch.randperm(count, generator=noises.generator(*key, "strata")))
-        return self.distribution.at(u).tolist()
+    def taught(self, source: Source) -> dict[tuple[int, int], Sample]:
+        """By (picture, draw) all that a source with a teacher can show."""
+        found = {}
+        for at, i in enumerate(source.shown):
+            for number in range(DRAWS):
+                key = self._taught_key(source, i, number)
+                t = int(self.distribution.at(times.uniform_number(noises.generator(*key, "timestep"))))
+                found[i, number] = self._one(source, i, source.caption(at, 0), key, t, 0, 1.0, ())
+        return found
+
+    def _taught_key(self, source: Source, i: int, number: int) -> tuple[int | str, ...]:
+        return (self.config.seed, source.name, source.cached.keys[i], number)
+
+    def _keys(self, source: Source, step: int, shown: Sequence[int]) -> tuple[list[tuple[int | str, ...]], list[int]]:
+        """By place of a step what its picture's draws are keyed by, and its timestep."""
+        config, count = self.config, len(shown)
+        keys: list[tuple[int | str, ...]] = [(config.seed, source.name, step, place) for place in range(count)]
+        if source.teacher is not None:
+            numbers = [int(torch.randint(DRAWS, (1,), generator=noises.generator(*key, "taught"))) for key in keys]
+            keys = [self._taught_key(source, source.shown[at], n) for at, n in zip(shown, numbers, strict=True)]
+        u = torch.stack([times.uniform_number(noises.generator(*key, "timestep")) for key in keys])
+        if config.stratify and source.teacher is None:
+            order = torch.randperm(count, generator=noises.generator(config.seed, source.name, step, "strata"))
+            u = times.stratified(u, order)
+        return keys, self.distribution.at(u).tolist()
 
     def _one(
-        self, source: Source, at: int, epoch: int, step: int, place: int, t: int, in_step: int, share: float
-    ) -> Sample:
-        config, cached, i = self.config, source.cached, source.shown[at]
+        self, source: Source, i: int, caption: str, key: tuple[int | str, ...], t: int, place: int, share: float,
+        dropout: tuple[int | str, ...],
+    ) -> Sample:  # fmt: skip
+        config, cached = self.config, source.cached
 
         def draw(purpose: str) -> torch.Generator:
-            return noises.generator(config.seed, source.name, step, place, purpose)
+            return noises.generator(*key, purpose)
 
         mean, spread = cached.means[i], cached.spreads[i]
         if cached.mirrored and torch.rand((), generator=draw("mirror")) < 0.5:
@@ -134,9 +164,10 @@ class Draws:
             noise = noises.offset(noise, config.noise_offset, draw("offset"))
         seen = noises.perturbed(noise, config.perturbation, draw("perturbation")) if config.perturbation else noise
         return Sample(
-            f"{source.name}/{i}", source.caption(at, epoch), latents, noise, seen, t,
-            share * float(self.distribution.weights[t]), in_step, (config.seed, source.name, step, place, "dropout"),
-            cached.masks[i] if cached.masks else None, _inpaint(cached, i, draw("inpaint")) if cached.hidden else None, _sizes(source, i),
+            f"{source.name}/{i}", caption, latents, noise, seen, t, share * float(self.distribution.weights[t]), place,
+            dropout, cached.masks[i] if cached.masks else None,
+            _inpaint(cached, i, draw("inpaint")) if cached.hidden else None,
+            None if source.teacher is None else source.teacher.said.get((i, int(key[-1]))), _sizes(source, i),
         )  # fmt: skip
 
 

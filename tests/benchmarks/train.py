@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-STEPS = 6  # in a turn
+STEPS = 5  # in a turn
 CAPTION = "a photo number {} of a thing on a table"
 Step = Callable[[], float]  # one step; seconds it waited for its input
 

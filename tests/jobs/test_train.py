@@ -240,13 +240,13 @@ def test_latents_of_pictures_that_are_gone_leave_the_cache(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_single_file_is_trained_with_a_tokenizer_from_elsewhere(data, tmp_path, lorakit):
+def test_a_single_file_is_trained_with_a_tokenizer_from_elsewhere(data, tmp_path, program):
     base = make(tmp_path / "base", "sd1", layers=2)
     single(base, tmp_path / "one.safetensors", "sd1")
     model = {"model": str(tmp_path / "one.safetensors"), "tokenizer": str(base), "size": 64}
     prior = {"mode": "dreambooth", "class_prompt": "a thing", "prior_count": 1, "prior_dir": str(tmp_path / "class")}
     small = ["--size", 64, "--steps", 1, "--count", 1]
-    lorakit("prior-gen", "a thing", "class", "-m", "one.safetensors", "--tokenizer", base, *small)
+    program("prior-gen", "a thing", "class", "-m", "one.safetensors", "--tokenizer", base, *small)
     assert train(data, tmp_path / "x.safetensors", steps=1, **model, **prior)["steps"] == 1
 
 
@@ -331,22 +331,44 @@ def test_a_whole_model_is_a_folder_or_one_file_of_the_same_weights(data, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_adapter_is_a_config_that_makes_it_again(data, tmp_path, lorakit):
+def test_an_adapter_is_a_config_that_makes_it_again(data, tmp_path, program):
     (tmp_path / "mine.toml").write_text("[train]\nrank = 3\nsteps = 3\n")
     options = [data, "--config", "mine.toml", "--batch-size", 2, "--text-encoder", "-o", "first.safetensors"]
-    lorakit("train", *options)
-    lorakit("train", data, "--config", "first.safetensors", "-o", "again.safetensors")
+    program("train", *options)
+    program("train", data, "--config", "first.safetensors", "-o", "again.safetensors")
     assert (tmp_path / "first.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
     written = (tmp_path / "again.run/config.toml").read_text()
     assert "rank = 3  # file" in written and "batch-size = 2  # option" in written and "lr = 0.002  # model" in written
-    lorakit("train", data, "--config", "again.run/config.toml", "-o", "third.safetensors")
+    program("train", data, "--config", "again.run/config.toml", "-o", "third.safetensors")
     assert io.read(tmp_path / "third.safetensors")[0].keys() == io.read(tmp_path / "first.safetensors")[0].keys()
-    assert "no config in its metadata" in lorakit("train", data, "--config", _plain(tmp_path), status=2).stderr
+    program("train", data, "--steps", 1, "--format", "diffusers", "--save-dtype", "float16", "-o", "other.safetensors")
+    program("train", data, "--config", "other.safetensors", "-o", "same.safetensors")
+    assert (tmp_path / "other.safetensors").read_bytes() == (tmp_path / "same.safetensors").read_bytes()
+    assert "no config in its metadata" in program("train", data, "--config", _plain(tmp_path), status=2).stderr
 
 
 def _plain(folder: Path) -> Path:
     io.save(folder / "plain.safetensors", {"x": torch.ones(1)}, {})
     return folder / "plain.safetensors"
+
+
+@pytest.mark.slow
+def test_a_teachers_prior_is_nothing_at_first_and_goes_on_to_the_same_bytes(data, tmp_path):
+    prior = tmp_path / "class"
+    captioned(prior, "a thing,")
+    taught = {"mode": "dreambooth", "class_prompt": "a thing", "prior_dir": str(prior), "prior_count": 3}
+    taught |= {"prior_target": "teacher", "text_encoder": True, "lr": 0.05}
+    words = Words()
+    train(data, tmp_path / "whole.safetensors", talk=words.talk(), **taught)
+    assert "(12 new)" in words  # four of each picture
+    first, *later = (json.loads(line) for line in (tmp_path / "whole.run/log.jsonl").read_text().splitlines())
+    losses = [[e for name, _, e in row["samples"] if name.startswith("prior/")] for row in (first, *later)]
+    assert losses[0] and max(losses[0]) < 1e-9 and max(map(max, losses[1:])) > 1e-4
+    with pytest.raises(Stopped):
+        train(data, tmp_path / "cut.safetensors", talk=words.talk(stopping_at(3)), **taught)
+    train(data, tmp_path / "cut.safetensors", talk=words.talk(), **taught)
+    assert "(0 new)" in words
+    assert (tmp_path / "cut.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
 @pytest.mark.slow

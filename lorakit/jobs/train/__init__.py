@@ -77,6 +77,7 @@ def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: Worl
     base = base_hash(components.folder)
     read = read_data(data, config, life, components, base if mode.NEEDS_PRIOR else None, talk, world)
     notes = _identity.notes_of(config, life.sources, read.hash, base, read.family)
+    notes["lorakit.options"] = json.dumps(life.recorded(), sort_keys=True)
     if config.gradient_checkpointing:
         components.unet.enable_gradient_checkpointing()
     trained = mode.begin(components, config)
@@ -101,7 +102,7 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         talk.note(f"going on from {checkpoint.file} at step {checkpoint.step}")
     first = checkpoint.step if checkpoint else 0
     if world.main:
-        extra = {"data": str(this.data.folder), "output": str(life.output)}
+        extra = {"data": str(this.data.folder), "output": str(life.output), **life.recorded()}
         write_text(life.run_folder / "config.toml", _identity.toml(config, life.sources, extra))
     rows = _resume.cleaned_log(life.run_folder / "log.jsonl", first) if world.main else []
     try:

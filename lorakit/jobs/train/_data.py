@@ -23,6 +23,7 @@ from lorakit.runtime.world import World
 from lorakit.training.cache import Cached, cache_latents, tidy
 from lorakit.training.fingerprint import encoder_hash
 from lorakit.training.samples import Source
+from lorakit.training.teacher import Teacher
 from lorakit.training.validation import HeldOut
 
 _MOST_CAPTIONS = 20_000  # encoded before the first step; more are encoded as they come
@@ -90,8 +91,11 @@ def read_data(
     sources = [Source("data", cached, [e.captions for e in examples], batch, 1.0, rules, _sizes(examples), config.seed)]
     for of in classes:
         share = max(1, batch // 2)
-        captions = [example.captions for example in prior]
-        sources.append(Source("prior", of, captions, share, config.prior_weight, seed=config.seed))
+        captions, teacher = (
+            [example.captions for example in prior],
+            Teacher() if config.prior_target == "teacher" else None,
+        )
+        sources.append(Source("prior", of, captions, share, config.prior_weight, seed=config.seed, teacher=teacher))
     every = [
         (source.name, i, e.file)
         for source, of in zip(sources, (examples, prior), strict=False)
@@ -151,7 +155,7 @@ def _sizes(examples: Sequence[Example]) -> list[tuple[int, int]]:
 def _captions(sources: Sequence[Source], config: TrainConfig) -> list[str] | None:
     found = {""}
     for source in sources:
-        epochs = config.total // source.batches.steps + 1
+        epochs = int(source.batches.epochs(config.total)) + 1
         mine = source.all_captions(epochs, _MOST_CAPTIONS)
         if mine is None:
             return None

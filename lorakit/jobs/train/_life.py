@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ class Life:
     preview_every: int = 0
     track: Sequence[str] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+
+    def recorded(self) -> dict[str, Any]:
+        """What the output's bytes depend on besides the config, by option."""
+        return {
+            "format": self.file_format, "save_dtype": self.save_dtype, "dtype": self.dtype,
+            "validate_every": self.validate_every, "early_stop": self.early_stop,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

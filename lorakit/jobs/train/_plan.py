@@ -90,7 +90,7 @@ def plan(run: Run) -> Planned:
     if run.life.plan:
         seconds, memory = _measured(run)
         memory += moments
-    epochs = config.total / data.sources[0].batches.steps
+    epochs = data.sources[0].batches.epochs(config.total)
     rates = {
         option(name): (getattr(config, name), run.life.sources.get(name, "model"))
         for group, name in zip(_GROUPS, RATES, strict=True)

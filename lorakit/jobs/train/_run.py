@@ -16,6 +16,7 @@ from lorakit.config import TrainConfig
 from lorakit.errors import UsageError
 from lorakit.jobs.train import _previews, _write
 from lorakit.jobs.train._data import Data
+from lorakit.jobs.train._identity import BASE
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._watch import Watch, final_loss
 from lorakit.models.load import Components, is_small
@@ -75,6 +76,10 @@ class Run:
             if long:
                 most = self.components.tokenizer.model_max_length
                 self.talk.note(f"{len(long)} captions are longer than the {most} tokens the model reads: {long[0]!r}")
+        if self.config.prior_target == "teacher":
+            with self.world.main_first(), self.trained.bare():
+                made = self.objective.teach(self.notes[BASE], self.life.run_folder / "cache")
+            self.talk.note(f"the untrained model has said what class pictures are learnt from ({made} new)")
         if not self.life.preview_prompts:
             self.components.vae.to("meta")  # its config is still asked for
             for encoder in self.components.text_encoders.values() if still else ():
