@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 from lorakit.errors import UsageError
+from lorakit.registry import OPTIMIZERS
 
 # What suits a model of this size, where the user names nothing. The built-in model is small and learns fast.
 SUITED: dict[str, dict[str, Any]] = {
@@ -16,6 +17,7 @@ SUITED: dict[str, dict[str, Any]] = {
 }
 SUITED_FULL = {"tiny": {"steps": 250, "lr": 3e-4, "lr_text": 1e-4}, "": {"lr": 2e-6, "lr_text": 2e-6}}
 TARGETS = ("attention", "attention+ff", "all")
+RATES = ("lr", "lr_text", "lr_token")
 _WITH_TOKENS = ("ti", "pivotal")
 
 
@@ -25,12 +27,16 @@ class TrainConfig:
 
     mode: Annotated[str, "lora, dreambooth, ti, pivotal or full."] = "lora"
     model: Annotated[str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file."] = "tiny"
+    tokenizer: Annotated[str | None, "Folder of the tokenizer of a single-file model."] = None
 
     instance_prompt: Annotated[str | None, "One prompt for all pictures, instead of their captions."] = None
     class_prompt: Annotated[str | None, "Prompt of the class prior."] = None
     prior_dir: Annotated[str | None, "Class pictures; missing ones are drawn first."] = None
     prior_count: Annotated[int, "How many class pictures."] = 100
     prior_weight: Annotated[float, "Weight of the class loss."] = 1.0
+    prior_target: Annotated[
+        str, "What class pictures are learnt from: noise, or teacher, what the untrained model says of them."
+    ] = "noise"
     token: Annotated[list[str], "Placeholder token to learn, such as <s1>; repeatable."] = field(default_factory=list)
     init_token: Annotated[list[str], "Words that a token starts from; one for all, or one for each."] = field(
         default_factory=list
@@ -74,7 +80,7 @@ class TrainConfig:
     joint_token_weight: Annotated[float, "Weight of the loss at the token's turns."] = 1.0
     batch_size: Annotated[int | None, "Pictures a step and process; default, what suits the model."] = None
     accumulate: Annotated[int, "Batches a step."] = 1
-    lr: Annotated[float | None, "Learning rate; default, what suits the model."] = None
+    lr: Annotated[float | None, "Learning rate; default, what suits the model and the optimizer."] = None
     lr_text: Annotated[float | None, "Rate of the text encoder's adapter."] = None
     lr_token: Annotated[float | None, "Rate of learned tokens."] = None
     optimizer: Annotated[str, "adamw, adamw8bit, adafactor, prodigy, lion, schedulefree, or module:Class."] = "adamw"
@@ -86,6 +92,7 @@ class TrainConfig:
 
     min_snr: Annotated[float, "Cap of the loss weights (min-SNR); 0 turns it off."] = 5.0
     debiased: Annotated[bool, "Debiased loss weights, instead of min-SNR."] = False
+    v_like: Annotated[bool, "Loss weights as of a model that predicts v, instead of min-SNR."] = False
     zero_snr: Annotated[bool, "Noise schedule rescaled to zero terminal SNR."] = False
     loss: Annotated[str, "l2, huber or smooth-l1."] = "l2"
     huber: Annotated[float, "Where huber and smooth-l1 turn linear."] = 0.1
@@ -93,6 +100,7 @@ class TrainConfig:
     multires_noise: Annotated[float, "Share of coarser noise, 0 to 1."] = 0.0
     perturbation: Annotated[float, "Spread of extra noise in what the model sees."] = 0.0
     timesteps: Annotated[str, "uniform, logit-normal or importance."] = "uniform"
+    stratify: Annotated[bool, "Spread the timesteps of each step's pictures evenly."] = False
     timestep_range: Annotated[str, "FIRST:LAST of the model's timesteps; empty, all."] = ""
 
     gradient_checkpointing: Annotated[bool, "Less memory, about a third more time."] = False
@@ -140,7 +148,7 @@ class TrainConfig:
     def _choices(self) -> list[str]:
         known = {
             "template": ("object", "style", "none"), "joint": ("alternate", "together", "off"),
-            "loss": ("l2", "huber", "smooth-l1"), "init": ("gaussian", "kaiming", "pissa"),
+            "prior_target": ("noise", "teacher"), "loss": ("l2", "huber", "smooth-l1"), "init": ("gaussian", "kaiming", "pissa"),
             "timesteps": ("uniform", "logit-normal", "importance"),
             "lr_schedule": ("constant", "linear", "cosine", "cosine-restarts", "polynomial"),
         }  # fmt: skip
@@ -153,8 +161,10 @@ class TrainConfig:
             wrong.append(f"--timestep-range {self.timestep_range}: expected FIRST:LAST, such as 0:500")
         if self.target not in TARGETS and (broken := _broken(self.target)):
             wrong.append(f"--target {self.target}: not a regular expression: {broken}")
-        if self.debiased and self.min_snr and self.min_snr != 5.0:
-            wrong.append("--debiased and --min-snr are two ways to weigh timesteps; choose one")
+        ways = {"--debiased": self.debiased, "--v-like": self.v_like, "--min-snr": self.min_snr not in (0, 5.0)}
+        if sum(ways.values()) > 1:
+            given = " and ".join(name for name, on in ways.items() if on)
+            wrong.append(f"{given} are ways to weigh timesteps; choose one")
         return wrong
 
     def _tokens(self) -> list[str]:
@@ -171,15 +181,28 @@ class TrainConfig:
             wrong.append("--token is given twice with the same name")
         return wrong
 
-    def suited(self) -> TrainConfig:
-        """With every number that was left to the model filled in."""
+    def chosen(self) -> dict[str, tuple[Any, str]]:
+        """What is taken where the user left it open: field to (value, what it follows from).
+
+        Rates are those that suit AdamW on the model, times what the optimizer's own is to AdamW's; an optimizer that
+        finds its rate by itself has its own for all parameters.
+        """
         suited = dict(SUITED.get(self.model, SUITED[""]))
         if self.mode == "full":
             suited |= SUITED_FULL.get(self.model, SUITED_FULL[""])
         if self.mode == "ti":
             suited["steps"] = suited["ti_steps"] * 2
-        empty = {name: value for name, value in suited.items() if getattr(self, name) is None}
-        return replace(self, **empty, alpha=self.alpha or float(self.rank))
+        found = {name: (value, "model") for name, value in suited.items()} | {"alpha": (float(self.rank), "rank")}
+        if ":" not in self.optimizer and self.optimizer in OPTIMIZERS.names():
+            own, usual = (OPTIMIZERS.stated(name, "RATE") for name in (self.optimizer, "adamw"))
+            finds = OPTIMIZERS.stated(self.optimizer, "FINDS_RATE", False)
+            if finds or own != usual:
+                found |= {name: (own if finds else suited[name] * (own / usual), "optimizer") for name in RATES}
+        return {name: value for name, value in found.items() if getattr(self, name) is None}
+
+    def suited(self) -> TrainConfig:
+        """With every number that was left open filled in."""
+        return replace(self, **{name: value for name, (value, _) in self.chosen().items()})
 
     @property
     def total(self) -> int:

@@ -1,11 +1,14 @@
 """Parts that are found by their file: one module in a package is one part, named after it."""
 
+import ast
 import difflib
 import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from lorakit.errors import UsageError
 
@@ -23,11 +26,24 @@ class Registry:
         self.package, self.kind = package, kind
         self._asked: dict[str, ModuleType] = {}  # the folder is listed once for each name, not once a picture
 
+    def _folders(self) -> list[str]:
+        spec = importlib.util.find_spec(self.package)
+        return list((spec and spec.submodule_search_locations) or ())
+
     def names(self) -> list[str]:
         """File names with dashes for underscores, sorted; imports neither the package nor its parts."""
-        spec = importlib.util.find_spec(self.package)
-        folder = (spec and spec.submodule_search_locations) or ()
-        return sorted(part.name.replace("_", "-") for part in pkgutil.iter_modules(folder) if part.name[0] != "_")
+        found = pkgutil.iter_modules(self._folders())
+        return sorted(part.name.replace("_", "-") for part in found if part.name[0] != "_")
+
+    def stated(self, name: str, constant: str, default: Any = None) -> Any:
+        """The value of a part's constant as its file has it: read and not imported, for who must not wait for torch."""
+        self.check(name)
+        (folder,) = self._folders()
+        tree = ast.parse(Path(folder, f"{name.replace('-', '_')}.py").read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == constant for t in node.targets):
+                return ast.literal_eval(node.value)
+        return default
 
     def __getitem__(self, name: str) -> ModuleType:
         if name not in self._asked:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.lowrank.compress import compress, spectrum
-from lorakit.lowrank.factorize import factorize, rank_for_energy
+from lorakit.lowrank.factorize import factorize
 
 sides = st.integers(1, 12)
 
@@ -19,11 +19,6 @@ def test_factorize_leaves_the_discarded_singular_values_as_error():
     delta = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
     up, down, _ = factorize(delta, rank=1)
     torch.testing.assert_close(torch.linalg.matrix_norm(delta - up @ down), torch.tensor(5.0).sqrt())  # 2² + 1²
-
-
-def test_energy_takes_the_least_rank():
-    values = torch.tensor([3.0, 2.0, 1.0])  # squares 9, 4, 1 of 14
-    assert [rank_for_energy(values, share) for share in (0.5, 9 / 14, 0.9, 1.0)] == [1, 1, 2, 3]
 
 
 @settings(max_examples=40, deadline=None)

@@ -14,11 +14,16 @@ FAMILIES = ("sd1", "sd2", "sdxl")
 
 
 def _text(
-    width: int, heads: int = 2, activation: str = "quick_gelu", projected: bool = False, layers: int = 2
+    width: int,
+    heads: int = 2,
+    activation: str = "quick_gelu",
+    projected: bool = False,
+    layers: int = 2,
+    length: int = 32,
 ) -> torch.nn.Module:
     config = CLIPTextConfig(
         vocab_size=2048, hidden_size=width, intermediate_size=(2 if layers == 2 else 4) * width, num_hidden_layers=layers, num_attention_heads=heads,
-        max_position_embeddings=32, bos_token_id=2046, eos_token_id=2047, pad_token_id=2047, projection_dim=width,
+        max_position_embeddings=length, bos_token_id=2046, eos_token_id=2047, pad_token_id=2047, projection_dim=width,
         hidden_act=activation,
     )  # fmt: skip
     return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
@@ -97,7 +102,9 @@ def reduced(folder: Path) -> Path:
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(64, 128, 256, 256), latent_channels=4, layers_per_block=2, sample_size=256,
     ).save_pretrained(folder / "vae")  # fmt: skip
-    _text(384, heads=6, layers=12).save_pretrained(folder / "text_encoder")
+    _text(384, heads=6, layers=12, length=77).save_pretrained(folder / "text_encoder")
+    settings = folder / "tokenizer/tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 77}))
     return folder
 
 

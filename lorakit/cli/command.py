@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,8 +54,9 @@ class Manner:
 
 def _read_table(file: str, command: str) -> dict[str, Any]:
     path = Path(file)
-    if path.suffix == ".safetensors":
-        return {name.replace("_", "-"): value for name, value in _recorded(path, "config").items() if value is not None}
+    if _is_made(file):
+        values = {**_recorded(path, "config"), **_recorded(path, "options")}
+        return {name.replace("_", "-"): value for name, value in values.items() if value is not None}
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -68,14 +69,27 @@ def _read_table(file: str, command: str) -> dict[str, Any]:
     return table
 
 
-def _recorded(file: Path, what: str) -> dict[str, Any]:
-    """What an adapter's metadata says of the run that made it: its `config`, or the `sources` of that."""
-    from lorakit.io.safetensors import open_file
-
+def _recorded(path: Path, what: str) -> dict[str, Any]:
+    """What an adapter or a model folder says of the run that made it: its `config`, the `sources` of that, or other
+    `options`."""
+    notes = path / "lorakit.json"
     try:
-        return dict(json.loads(open_file(file, "adapter").metadata[f"lorakit.{what}"]))
+        if path.is_dir():
+            metadata = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        else:
+            from lorakit.io.safetensors import open_file
+
+            metadata = open_file(path, "adapter").metadata
+        return dict(
+            json.loads(metadata[f"lorakit.{what}"] if what == "config" else metadata.get(f"lorakit.{what}", "{}"))
+        )
     except (KeyError, ValueError) as error:
-        raise UsageError(f"--config {file}: no config in its metadata; it was not trained by lorakit") from error
+        raise UsageError(f"--config {path}: no config in its metadata; it was not trained by lorakit") from error
+
+
+def _is_made(file: str | None) -> bool:
+    """Whether a configuration is what `train` has made, and not one that was written for it."""
+    return file is not None and (Path(file).suffix == ".safetensors" or Path(file).is_dir())
 
 
 _SOURCES = {"COMMANDLINE": "option", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
@@ -85,7 +99,7 @@ def sources(ctx: Any) -> dict[str, str]:
     """Where each option's value came from: option, environment, file or default. A value out of an adapter comes from
     where that run had it from, so that running it again gives the same."""
     file = ctx.meta.get("lorakit.config_file")
-    recorded = _recorded(Path(file), "sources") if file and Path(file).suffix == ".safetensors" else {}
+    recorded = _recorded(Path(file), "sources") if _is_made(file) else {}
     found = {}
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name)
@@ -177,10 +191,21 @@ class Command(TyperCommand):
             return None
         return super().invoke(ctx)
 
+    def chosen(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+        """What the command takes for options that were left open: name to (value, what it follows from)."""
+        return {}
+
     def resolved(self, ctx: Any) -> str:
-        lines = [f"[{self.name}]"]
+        """TOML that runs the same job again; what follows from other options is told on stderr, for a file that is made
+        of this one prints the same."""
+        lines, chosen = [f"[{self.name}]"], self.chosen(ctx.params)
+        if not ctx.params.get("quiet"):
+            for source in dict.fromkeys(source for _, source in chosen.values()):
+                told = (f"{n.replace('_', '-')} = {v:g}" for n, (v, of) in chosen.items() if of == source)
+                typer.echo(f"from the {source}: {', '.join(told)}", err=True)
+        values = {**ctx.params, **{name: value for name, (value, _) in chosen.items()}}
         for parameter in self.params:
-            value = ctx.params.get(parameter.name)
+            value = values.get(parameter.name)
             if parameter.name in _NOT_CONFIG or value is None or value in ([], ()):
                 continue
             key = next((o.removeprefix("--") for o in parameter.opts if o.startswith("--")), parameter.name)
@@ -190,7 +215,7 @@ class Command(TyperCommand):
 
 
 def command(
-    app: typer.Typer, name: str, *, compute: bool = False
+    app: typer.Typer, name: str, *, compute: bool = False, cls: type[Command] = Command
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function under `name`. It gets a `Manner` first, and `device` and `dtype` where it computes."""
 
@@ -215,7 +240,7 @@ def command(
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
         run.__doc__ = function.__doc__
-        app.command(name, cls=Command)(run)
+        app.command(name, cls=cls)(run)
         return function
 
     return register

@@ -15,6 +15,7 @@ Model = Annotated[
         help="tiny (built in), sd15, sd21, sdxl, a hub id, a folder or a checkpoint file.",
     ),
 ]
+Tokenizer = Annotated[str | None, typer.Option(metavar="FOLDER", help="Tokenizer of a single-file model.")]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Where to write.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the factors.")]

@@ -76,39 +76,77 @@ def report(lines: Iterable[str]) -> None:
     sys.stdout.flush()
 
 
+class Progress:
+    """tick(done, total), and `show(figures)`, what is to stand beside it from then on, the most wanted first. This one
+    says nothing."""
+
+    def __call__(self, done: int, total: int) -> None: ...
+
+    def show(self, figures: Mapping[str, str]) -> None: ...
+
+
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives `tick(done, total)`: a bar with rate and ETA on a terminal, a line every ten seconds elsewhere."""
+def progress(label: str) -> Iterator[Progress]:
+    """A bar with ETA and as many figures as there is room for on a terminal, a line every ten seconds elsewhere."""
     if _State.manner.quiet:
-        yield lambda done, total: None
+        yield Progress()
     elif sys.stderr.isatty():
-        yield from _bar(label)
+        with _Bar(label) as bar:
+            yield bar
     else:
-        yield _lines(label)
+        yield _Lines(label)
 
 
-def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+class _Bar(Progress):
+    def __init__(self, label: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Rich
 
-    console = Console(stderr=True, no_color="NO_COLOR" in os.environ or None)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        console = Console(stderr=True, no_color="NO_COLOR" in os.environ or None)
+        bar = max(8, min(40, console.width // 4))
+        self._label, self._room = label, console.width - len(label) - bar - len("  /   0:00:00  ")
+        self._rich = Rich(
+            TextColumn("{task.description}"), BarColumn(bar), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[beside]}", markup=False), console=console,
+        )  # fmt: skip
+        self._task = self._rich.add_task(label, total=None, beside="")
+        self._figures: Mapping[str, str] = {}
+
+    def __enter__(self) -> "_Bar":
+        self._rich.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._rich.stop()
+
+    def show(self, figures: Mapping[str, str]) -> None:
+        self._figures = figures
+
+    def __call__(self, done: int, total: int) -> None:
+        beside, room = "", self._room - 2 * len(str(total))
+        for name, value in self._figures.items():
+            longer = f"{beside}  {name} {value}".lstrip()
+            if len(longer) > room:
+                break
+            beside = longer
+        self._rich.update(self._task, completed=done, total=total, beside=beside)
 
 
-def _lines(label: str) -> Callable[[int, int], None]:
-    last = time.monotonic()
-    begun: tuple[float, int] | None = None
+class _Lines(Progress):
+    def __init__(self, label: str) -> None:
+        self._label, self._last = label, time.monotonic()
+        self._begun: tuple[float, int] | None = None
+        self._figures: Mapping[str, str] = {}
 
-    def tick(done: int, total: int) -> None:
-        nonlocal last, begun
+    def show(self, figures: Mapping[str, str]) -> None:
+        self._figures = figures
+
+    def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        begun = begun or (now, done)  # what came before the first piece was done is start-up, and no rate
-        if now - last >= 10 and begun[1] < done < total:
-            last = now
-            left = (now - begun[0]) / (done - begun[1]) * (total - done)
-            print(f"{label} {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
-
-    return tick
+        since, first = self._begun = self._begun or (now, done)  # what came before the first piece is start-up, no rate
+        if now - self._last >= 10 and first < done < total:
+            self._last = now
+            left = (now - since) / (done - first) * (total - done)
+            told = "".join(f", {name} {value}" for name, value in self._figures.items())
+            print(f"{self._label} {done}/{total}, {left:.0f} s left{told}", file=sys.stderr, flush=True)

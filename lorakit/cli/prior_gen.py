@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Model, Seed, one_of, size_of
+from lorakit.cli.options import Model, Seed, Tokenizer, one_of, size_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.schedulers import SCHEDULERS
@@ -37,6 +37,7 @@ def prior_gen(
     token: Annotated[str, typer.Option(help="The word for the subject, taken out of the captions of --from.")] = "",
     class_word: Annotated[str, typer.Option(help="The word that takes the token's place.")] = "",
     model: Model = "tiny",
+    tokenizer: Tokenizer = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many; missing ones are made.")] = 100,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance.")] = 4.0,
@@ -72,7 +73,8 @@ def prior_gen(
         say(f"{len(wanted)} prompts: {', '.join(wanted[:3])}{' ...' if len(wanted) > 3 else ''}")
     wanted = list(dict.fromkeys(wanted))
     request = sample.Request(wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size)
-    components = sample.load_model(model, turn.device(device), dtype, say)
+    words = None if tokenizer is None else Path(tokenizer)
+    components = sample.load_model(model, turn.device(device), dtype, say, words)
     with progress("drawing" if turn.main else "") as tick:
         result = job.run(
             request, Path(out), components, force=manner.force, dry_run=manner.dry_run,

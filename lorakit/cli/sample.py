@@ -20,6 +20,7 @@ from lorakit.cli.options import (
     Schedule,
     Seed,
     Switch,
+    Tokenizer,
     one_of,
     size_of,
 )
@@ -45,7 +46,7 @@ def sample(
     recipe: Annotated[str | None, typer.Option(metavar="FILE", help="Composition made by `compose`.")] = None,
     output: Output = "./samples",
     model: Model = "tiny",
-    tokenizer: Annotated[str | None, typer.Option(metavar="FOLDER", help="Of a single-file model.")] = None,
+    tokenizer: Tokenizer = None,
     prompts: Annotated[
         str | None, typer.Option(metavar="FILE", help="Prompts, one a line, with options of their own; - is stdin.")
     ] = None,

@@ -2,13 +2,14 @@
 
 import inspect
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lorakit.cli.command import Manner, command, sources
+from lorakit.cli.command import Command, Manner, command, sources
 from lorakit.cli.options import ADAPTER_FILES, one_of
 from lorakit.cli.output import emit, note, progress, report
 from lorakit.config import TrainConfig
@@ -71,7 +72,7 @@ def train(
     if ":" not in options["optimizer"]:
         one_of("--optimizer", options["optimizer"], tuple(OPTIMIZERS.names()))
     tracked = [one_of("--track", name, ("none", *TRACKERS.names())) for name in track or ()]
-    config = TrainConfig(**{name: [] if value is None and name in _LISTS else value for name, value in options.items()})
+    config = _config(options)
     if format == "diffusers" and (config.mode == "pivotal" or len(config.token) > 1):
         raise UsageError("--format diffusers holds no learned tokens beside an adapter; use kohya or lorakit")
     if (validate_every or early_stop) and not config.validation_split:
@@ -89,20 +90,29 @@ def train(
     from lorakit.jobs.train import Life, Talk, run
 
     folder = Path(run_dir) if run_dir else target.with_suffix(".run")
-    filled = {name: "model" for name, value in config.suited().values().items() if value != getattr(config, name)}
     life = Life(
         target, folder, format, save_dtype, device, dtype, checkpoint_every, keep, resume, manner.force, manner.dry_run,
         plan, show_targets, Path(replay) if replay else None, validate_every, early_stop, preview_prompt or (),
         preview_every or (max(1, config.suited().total // 4) if preview_prompt else 0),
-        [name for name in tracked if name != "none"], sources(ctx) | filled,
+        [name for name in tracked if name != "none"], sources(ctx),
     )  # fmt: skip
     with progress("training") as tick:
-        result = run(Path(data), config, life, Talk(tick, note))
+        result = run(Path(data), config, life, Talk(tick, note, tick.show))
     if result is None:
         return
     if show_targets and not manner.json_output:
         report(_table(result["targets"]))
     emit(result)
+
+
+def _config(values: Mapping[str, Any]) -> TrainConfig:
+    own = {field.name: values[field.name] for field in fields(TrainConfig)}
+    return TrainConfig(**{name: [] if value is None and name in _LISTS else value for name, value in own.items()})
+
+
+class _Train(Command):
+    def chosen(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+        return _config(values).chosen()
 
 
 _LISTS = {field.name for field in fields(TrainConfig) if field.default_factory is not MISSING}
@@ -121,4 +131,4 @@ def register(app: typer.Typer) -> None:
     own = [p for p in inspect.signature(train, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
     own = [p.replace(kind=p.KEYWORD_ONLY) if i else p for i, p in enumerate(own)]
     train.__signature__ = inspect.Signature([*own, *_options()])  # type: ignore[attr-defined]
-    command(app, "train", compute=True)(train)
+    command(app, "train", compute=True, cls=_Train)(train)

@@ -69,7 +69,8 @@ class Buckets:
 
         kept, least_kept    share of the area trained on: mean over what an epoch shows, and of the worst picture
         pixels              mean share of the pixels a picture could show, of the area asked for
-        steps, fill         batches an epoch and how full they are, where the rests of buckets share batches
+        steps, fill         batches of a single epoch and how full they are, where the rests of buckets share batches;
+                            in training the rests of epochs share them too, and all are full
         passes, pass_fill   the same where every batch has one shape: what the model is called with
         """
         times = np.array(self.repeats)

@@ -94,11 +94,6 @@ def huber_delta(timesteps: Tensor, steps: int, least: float, schedule: str) -> T
     raise ValueError(f"no schedule of huber's delta '{schedule}' (there are: constant, exponential)")
 
 
-def mask_weights(mask: Tensor, outside: float) -> Tensor:
-    """A mask of 0 to 1 as weights from `outside` to exactly 1, so that what is around the subject counts a little."""
-    return torch.lerp(torch.full_like(mask, outside), torch.ones_like(mask), mask)
-
-
 def mean_by_sample(errors: Tensor, mask: Tensor | None = None) -> Tensor:
     """errors [b, c, h, w] to [b]; with a mask [b, 1, h, w] the mean over its area, whatever the area is.
 

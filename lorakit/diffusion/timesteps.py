@@ -6,6 +6,7 @@ Each sample draws one number, uniform in 0 to 1, from its own generator; `Timest
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,10 +25,14 @@ class Timesteps:
 
     def at(self, u: Tensor) -> Tensor:
         """Timesteps of u, any shape, float64, 0 to 1: each as often as its probability."""
+        edges, last = self._edges
+        return torch.searchsorted(edges, u.double(), right=True).clamp(max=last)
+
+    @cached_property
+    def _edges(self) -> tuple[Tensor, int]:
+        """Where each timestep's share of 0 to 1 ends, and the last one that has any."""
         edges = self.probabilities.cumsum(0)
-        found = torch.searchsorted(edges / edges[-1], u.double(), right=True)
-        last = int(self.probabilities.nonzero()[-1])
-        return found.clamp(max=last)
+        return edges / edges[-1], int(self.probabilities.nonzero()[-1])
 
 
 def uniform(steps: int, first: int = 0, last: int | None = None) -> Timesteps:

@@ -20,11 +20,3 @@ def factorize(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     rank = min(rank, len(s))
     root = s[:rank].sqrt()
     return u[:, :rank] * root, root[:, None] * vh[:rank], s
-
-
-def rank_for_energy(singular_values: Tensor, share: float) -> int:
-    """The least rank that keeps `share` (0 to 1) of the squared Frobenius norm; at least 1."""
-    energy = singular_values.double().square().cumsum(0)
-    if float(energy[-1]) == 0:
-        return 1
-    return min(len(energy), 1 + int((energy < share * energy[-1] * (1 - 1e-12)).sum()))

@@ -54,6 +54,10 @@ class Trained:
                     stack.enter_context(part.bare())
             yield
 
+    def idle(self) -> list[str]:
+        """Modules whose branches change nothing, as they stand now."""
+        return [] if self.attached is None else self.attached.idle()
+
     @property
     def tokens(self) -> Mapping[str, int]:
         """Learned tokens and how many vectors each has."""

@@ -10,13 +10,15 @@ from lorakit.diffusion.noise import generator
 
 @dataclass
 class Batches:
-    """Batches of indices, every index once an epoch, the order drawn by (seed, epoch).
+    """Batches of indices, all of them full: the epochs one after another, cut into pieces of `size`.
+
+    Every index comes once an epoch, the order drawn by (seed, epoch); nothing is dropped or doubled. A batch is of one
+    class as far as they go; what is left of the classes is put together, in runs of one class. What is left of an epoch
+    shares a batch with the beginning of the next.
 
     groups  groups[i] is the shape class of index i; an index that is shown several times an epoch stands several
             times, as `pictures` tells
     size    places in a batch, of all processes and micro-steps together
-    mixed   what is left of the classes at an epoch's end is put together to full batches of several classes, in runs
-            of one class; else every class ends in a batch of its own. Nothing is dropped or doubled either way
     pictures    which picture an index stands for; default, each its own. Copies of one picture are spread over the
             epoch: a class is gone through once for the first copies, once for the second ones
     """
@@ -25,9 +27,8 @@ class Batches:
     size: int
     seed: int
     name: str = "data"
-    mixed: bool = True
     pictures: Sequence[int] | None = None
-    _epoch: tuple[int, list[list[int]]] = field(default=(-1, []), repr=False)
+    _orders: dict[int, list[int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not len(self.groups) or self.size < 1:
@@ -42,36 +43,39 @@ class Batches:
         for (group, _), members in sorted(rounds.items()):
             self._classes.setdefault(group, []).append(members)
 
-    def _plan(self, epoch: int) -> list[list[int]]:
-        draw = generator(self.seed, self.name, epoch)
+    def _order(self, epoch: int) -> list[int]:
+        """All indices as the epoch shows them: first those that fill the batch that the epoch before has begun."""
+        draw, size = generator(self.seed, self.name, epoch), self.size
         batches: list[list[int]] = []
         rests: list[list[int]] = []
         for rounds in self._classes.values():
             order = [r[i] for r in rounds for i in torch.randperm(len(r), generator=draw).tolist()]
-            whole = len(order) // self.size * self.size if self.mixed else len(order)
-            batches += [order[i : i + self.size] for i in range(0, whole, self.size)]
+            whole = len(order) // size * size
+            batches += [order[i : i + size] for i in range(0, whole, size)]
             rests += [order[whole:]] * (whole < len(order))
         left = [i for k in torch.randperm(len(rests), generator=draw).tolist() for i in rests[k]]
-        batches += [left[i : i + self.size] for i in range(0, len(left), self.size)]
-        return [batches[i] for i in torch.randperm(len(batches), generator=draw).tolist()]
+        first = -epoch * len(self.groups) % size
+        while len(left) < first and batches:
+            left += batches.pop()
+        batches += [left[i : i + size] for i in range(first, len(left) - size + 1, size)]
+        tail = max(first, len(left) - (len(left) - first) % size)
+        middle = [i for k in torch.randperm(len(batches), generator=draw).tolist() for i in batches[k]]
+        return left[:first] + middle + left[tail:]
 
-    def _of(self, step: int) -> tuple[int, list[int]]:
-        if self._epoch[0] < 0:
-            self._epoch = (0, self._plan(0))
-        epoch, place = divmod(step, len(self._epoch[1]))
-        if epoch != self._epoch[0]:
-            self._epoch = (epoch, self._plan(epoch))
-        return epoch, self._epoch[1][place]
+    def places(self, step: int) -> list[tuple[int, int]]:
+        """(epoch, index) of each place in a batch."""
+        found = []
+        for at in range(step * self.size, (step + 1) * self.size):
+            epoch, place = divmod(at, len(self.groups))
+            if epoch not in self._orders:
+                latest = dict(list(self._orders.items())[-1:])  # a batch begins in one epoch and ends in the next
+                self._orders = {**latest, epoch: self._order(epoch)}
+            found.append((epoch, self._orders[epoch][place]))
+        return found
 
     def __getitem__(self, step: int) -> list[int]:
-        return self._of(step)[1]
+        return [i for _, i in self.places(step)]
 
-    def epoch(self, step: int) -> int:
-        return self._of(step)[0]
-
-    @property
-    def steps(self) -> int:
-        """Steps an epoch."""
-        if self._epoch[0] < 0:
-            self._of(0)
-        return len(self._epoch[1])
+    def epochs(self, steps: int) -> float:
+        """How often so many steps go through all of them."""
+        return steps * self.size / len(self.groups)

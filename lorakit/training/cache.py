@@ -175,6 +175,7 @@ def cache_latents(
     alpha: bool = False,
     inpainting: tuple[int, int] | None = None,
     digests: Sequence[str] | None = None,
+    encoder: str | None = None,
 ) -> Cached:
     """Encode every picture, cut from its middle, that the cache in `folder` does not hold.
 
@@ -185,6 +186,7 @@ def cache_latents(
     alpha           where a picture has no mask beside it, its transparency is one
     inpainting      (masks to draw for each picture, seed)
     digests         sha256 of each file, where they are known already
+    encoder         `encoder_hash` of the model, where it is known already
     raises          InputError that lists all pictures and masks that cannot be used
     """
     bad = Bad()
@@ -209,7 +211,7 @@ def cache_latents(
     count, seed = inpainting or (0, 0)
     covered = [[View(v.file, v.digest, v.cut, mask=(seed, number)) for number in range(count)] for v in plain]
     pack = Pack(folder / _LATENTS) if folder is not None else None
-    latents = _Latents(pack, encoder_hash(components))
+    latents = _Latents(pack, encoder or encoder_hash(components))
     views = [*plain, *mirrors, *(view for row in covered for view in row)]
     latents.fill(components, views, bad, tick)
     if bad.names:

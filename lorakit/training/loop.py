@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -35,13 +34,17 @@ class Group:
 @dataclass(frozen=True)
 class Descent:
     """What a step's forward and backward gave: the loss, a gradient by parameter in the order asked for, and of each
-    sample its place in the data, its timestep and its own unweighted loss."""
+    sample its place in the data, its timestep and its own unweighted loss.
+
+    waited  seconds until its input was there
+    """
 
     loss: Tensor
     gradients: Sequence[Tensor]
     samples: Sequence[str]
     timesteps: Tensor
     errors: Tensor
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Step:
     samples: Sequence[str]
     timesteps: Tensor
     errors: Tensor
-    seconds: float
+    waited: float
 
 
 class Diverged(NumericError):
@@ -93,7 +96,6 @@ def train(
     other devices the reader of the steps looks, so that the device need not wait.
     """
     for step in range(first, steps):
-        started = time.monotonic()
         active = [group for group in groups if group.learns(step)]
         named = {name: p for group in active for name, p in group.parameters.items()}
         rates = {group.name: group.rate(step) for group in active}
@@ -104,9 +106,7 @@ def train(
         weights = [group.weight for group in active for _ in group.parameters]
         gradients = [g if w == 1 else g * w for g, w in zip(done.gradients, weights, strict=True)]
         norm = clip(gradients, max_norm)
-        result = Step(
-            step + 1, done.loss, norm, rates, done.samples, done.timesteps, done.errors, time.monotonic() - started
-        )
+        result = Step(step + 1, done.loss, norm, rates, done.samples, done.timesteps, done.errors, done.waited)
         if norm.device.type == "cpu" and fits and not finite(result):
             raise Diverged(result)
         if fits:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +24,7 @@ from lorakit.runtime.world import World
 from lorakit.training.gradients import Scaler
 from lorakit.training.loop import Descent
 from lorakit.training.precision import Precision
-from lorakit.training.samples import Draws, Sample, Source, distribution_of
+from lorakit.training.samples import Ahead, Draws, Sample, Source, distribution_of
 from lorakit.training.texts import Texts
 from lorakit.training.variants import Attached
 
@@ -67,13 +70,15 @@ class Objective:
         alphas = components.alphas()
         self.alphas = zero_terminal(alphas) if config.zero_snr else alphas
         self.weights = _weights(self.alphas, config, components.prediction_type)
-        self.draws = Draws(sources, config, distribution_of(config, self.alphas, self.weights))
+        self.draws = Ahead(Draws(sources, config, distribution_of(config, self.alphas, self.weights)), config.total)
         self.micro = config.batch_size or 1
         # A count of the model's and not the machine's, so that sums are the same on any number of cores.
         self.pieces = 2 if is_small(components) else 1
 
     def __call__(self, step: int, parameters: Sequence[nn.Parameter]) -> Descent:
+        started = time.monotonic()
         samples = self.draws.at(step)
+        waited = time.monotonic() - started
         parts = _parts([samples[i] for i in self.world.share(samples)], self.micro, self.pieces)
         total, errors = torch.zeros((), device=self.components.device), torch.zeros(len(samples))
         gradients = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
@@ -93,7 +98,7 @@ class Objective:
             self.world.sum_([*gradients, total, errors])
             errors, total = errors.cpu(), total[0]
         timesteps = torch.tensor([sample.timestep for sample in samples])
-        return Descent(total, gradients, [sample.name for sample in samples], timesteps, errors)
+        return Descent(total, gradients, [sample.name for sample in samples], timesteps, errors, waited)
 
     def _descend(
         self, step: int, part: _Part, parameters: Sequence[nn.Parameter]
@@ -110,20 +115,55 @@ class Objective:
             return nullcontext()
         return self.attached.dropping([generator(*sample.key) for sample in part.samples])
 
-    def _loss(self, step: int, part: _Part) -> tuple[Tensor, Tensor]:
-        """(weighted loss of the part, [], and each sample's unweighted error [b])."""
-        components, config, device = self.components, self.config, self.components.device
-        kind, t = components.prediction_type, part.timesteps
-        a, latents = self.alphas[t], part.stack("latents")
-        noisy = add_noise(latents, part.stack("seen"), a)
-        wanted = losses.target(latents, part.stack("noise"), a, kind).to(device)
-        inpaint = part.stack("inpaint") if components.inpaints else None
+    @torch.no_grad()
+    def teach(self, name: str, folder: Path) -> int:
+        """Have the model, which is to be as it was before training, say what class pictures are learnt from, where they
+        have a teacher; how many predictions were not in the cache in `folder`. name is of the model's weights."""
+
+        def say(sample: Sample) -> Tensor:
+            with torch.no_grad():  # in a thread of its own
+                return self._said(0, _Part([sample]))[0].cpu()
+
+        def inputs(sample: Sample) -> list[Any]:
+            tensors = [sample.latents, sample.seen, *(() if sample.inpaint is None else (sample.inpaint,))]
+            kind = [str(self.precision.compute), self.components.device.type]
+            return [
+                name,
+                kind,
+                sample.timestep,
+                float(self.alphas[sample.timestep]),
+                sample.caption,
+                sample.sizes,
+                *tensors,
+            ]
+
+        draws, count = self.draws.draws, cores() if self.pieces > 1 else 1
+        taught = [(source.teacher, draws.taught(source)) for source in draws.sources if source.teacher is not None]
+        return sum(teacher.fill(asked, say, inputs, folder, count) for teacher, asked in taught)
+
+    def _said(self, step: int, part: _Part) -> Tensor:
+        """What the model says of a part, [b, c, h, w], float32."""
+        t, latents = part.timesteps, part.stack("latents")
+        noisy = add_noise(latents, part.stack("seen"), self.alphas[t])
+        inpaint = part.stack("inpaint") if self.components.inpaints else None
         with self.precision.autocast():
             told = self._told(step, part, latents)
-            said = predict(components, noisy, t.to(device), told, inpaint)
+            return predict(self.components, noisy, t.to(self.components.device), told, inpaint).float()
+
+    def _wanted(self, part: _Part) -> Tensor:
+        """What it should say: the schedule's target, or its teacher's word."""
+        a, kind = self.alphas[part.timesteps], self.components.prediction_type
+        found = losses.target(part.stack("latents"), part.stack("noise"), a, kind)
+        if any(sample.taught is not None for sample in part.samples):
+            pairs = zip(found, part.samples, strict=True)
+            found = torch.stack([own if sample.taught is None else sample.taught for own, sample in pairs])
+        return found.to(self.components.device)
+
+    def _loss(self, step: int, part: _Part) -> tuple[Tensor, Tensor]:
+        """(weighted loss of the part, [], and each sample's unweighted error [b])."""
+        config, device, t, mask = self.config, self.components.device, part.timesteps, part.mask
         delta = losses.huber_delta(t, len(self.alphas), config.huber, "exponential").to(device)
-        mask = part.mask
-        each_one = losses.LOSSES[config.loss](said.float() - wanted, delta)
+        each_one = losses.LOSSES[config.loss](self._said(step, part) - self._wanted(part), delta)
         error = losses.mean_by_sample(each_one, None if mask is None else mask.to(device))
         weights = torch.tensor([sample.weight for sample in part.samples]) * self.weights[t]
         return (error * weights.to(device)).sum(), error.detach()
@@ -148,6 +188,8 @@ def _weights(alphas: Tensor, config: TrainConfig, kind: str) -> Tensor:
     """The loss weight of every timestep, [steps]."""
     if config.debiased:
         return losses.debiased_weight(alphas, kind)
+    if config.v_like:
+        return losses.v_like_weight(alphas, kind)
     return losses.min_snr_weight(alphas, config.min_snr or None, kind)
 
 

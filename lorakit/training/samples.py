@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,7 @@ from lorakit.diffusion import timesteps as times
 from lorakit.diffusion.timesteps import Timesteps
 from lorakit.training.batches import Batches
 from lorakit.training.cache import Cached
+from lorakit.training.teacher import DRAWS, Teacher
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Sample:
     weight    of its loss in the step's
     place     in the step
     key       what its dropout is drawn by
+    taught    what is to be said of it, where that is not the schedule's target
     inpaint   [c + 1, h, w] for a model that inpaints
     sizes     (width, height) before it was cut, (left, top) of the cut, both at the scale it is shown at
     """
@@ -40,6 +43,7 @@ class Sample:
     key: tuple[int | str, ...]
     mask: Tensor | None = None
     inpaint: Tensor | None = None
+    taught: Tensor | None = None
     sizes: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
 
 
@@ -48,6 +52,7 @@ class Source:
     """A set of encoded pictures, how many of them a step shows, their weight in the loss, and what becomes of captions.
 
     batch   places in a step, of all processes and micro-steps together
+    teacher says what its pictures are learnt from: each is shown with one of a few timesteps and noises then
     """
 
     name: str
@@ -58,12 +63,13 @@ class Source:
     rules: CaptionRules = field(default_factory=CaptionRules)
     originals: Sequence[tuple[int, int]] = ()
     seed: int = 0
+    teacher: Teacher | None = None
 
     def __post_init__(self) -> None:
         self.shown = self.cached.indices()
         shapes = self.shapes()
         self.groups = [shapes[i] for i in self.shown]
-        self.batches = Batches(self.groups, self.batch, self.seed, self.name, mixed=True, pictures=self.shown)
+        self.batches = Batches(self.groups, self.batch, self.seed, self.name, pictures=self.shown)
         counts: dict[int, int] = {}
         self._keys = []
         for i in self.shown:
@@ -100,19 +106,53 @@ class Draws:
         """All samples of a step, of all processes; their weights sum to the sources'."""
         found: list[Sample] = []
         for source in self.sources:
-            chosen, epoch = source.batches[step], source.batches.epoch(step)
+            chosen = source.batches.places(step)
             share = source.weight / len(chosen)
-            for place, at in enumerate(chosen):
-                found.append(self._one(source, at, epoch, step, place, len(found), share))
+            keys, timesteps = self._keys(source, step, [at for _, at in chosen])
+            for place, (epoch, at) in enumerate(chosen):
+                caption, dropout = source.caption(at, epoch), (self.config.seed, source.name, step, place, "dropout")
+                found.append(
+                    self._one(
+                        source, source.shown[at], caption, keys[place], timesteps[place], len(found), share, dropout
+                    )
+                )
         return found
 
-    def _one(self, source: Source, at: int, epoch: int, step: int, place: int, in_step: int, share: float) -> Sample:
-        config, cached, i = self.config, source.cached, source.shown[at]
+    def taught(self, source: Source) -> dict[tuple[int, int], Sample]:
+        """By (picture, draw) all that a source with a teacher can show."""
+        found = {}
+        for at, i in enumerate(source.shown):
+            for number in range(DRAWS):
+                key = self._taught_key(source, i, number)
+                t = int(self.distribution.at(times.uniform_number(noises.generator(*key, "timestep"))))
+                found[i, number] = self._one(source, i, source.caption(at, 0), key, t, 0, 1.0, ())
+        return found
+
+    def _taught_key(self, source: Source, i: int, number: int) -> tuple[int | str, ...]:
+        return (self.config.seed, source.name, source.cached.keys[i], number)
+
+    def _keys(self, source: Source, step: int, shown: Sequence[int]) -> tuple[list[tuple[int | str, ...]], list[int]]:
+        """By place of a step what its picture's draws are keyed by, and its timestep."""
+        config, count = self.config, len(shown)
+        keys: list[tuple[int | str, ...]] = [(config.seed, source.name, step, place) for place in range(count)]
+        if source.teacher is not None:
+            numbers = [int(torch.randint(DRAWS, (1,), generator=noises.generator(*key, "taught"))) for key in keys]
+            keys = [self._taught_key(source, source.shown[at], n) for at, n in zip(shown, numbers, strict=True)]
+        u = torch.stack([times.uniform_number(noises.generator(*key, "timestep")) for key in keys])
+        if config.stratify and source.teacher is None:
+            order = torch.randperm(count, generator=noises.generator(config.seed, source.name, step, "strata"))
+            u = times.stratified(u, order)
+        return keys, self.distribution.at(u).tolist()
+
+    def _one(
+        self, source: Source, i: int, caption: str, key: tuple[int | str, ...], t: int, place: int, share: float,
+        dropout: tuple[int | str, ...],
+    ) -> Sample:  # fmt: skip
+        config, cached = self.config, source.cached
 
         def draw(purpose: str) -> torch.Generator:
-            return noises.generator(config.seed, source.name, step, place, purpose)
+            return noises.generator(*key, purpose)
 
-        t = int(self.distribution.at(times.uniform_number(draw("timestep"))))
         mean, spread = cached.means[i], cached.spreads[i]
         if cached.mirrored and torch.rand((), generator=draw("mirror")) < 0.5:
             mean, spread = cached.mirrored[i]
@@ -124,10 +164,30 @@ class Draws:
             noise = noises.offset(noise, config.noise_offset, draw("offset"))
         seen = noises.perturbed(noise, config.perturbation, draw("perturbation")) if config.perturbation else noise
         return Sample(
-            f"{source.name}/{i}", source.caption(at, epoch), latents, noise, seen, t,
-            share * float(self.distribution.weights[t]), in_step, (config.seed, source.name, step, place, "dropout"),
-            cached.masks[i] if cached.masks else None, _inpaint(cached, i, draw("inpaint")) if cached.hidden else None, _sizes(source, i),
+            f"{source.name}/{i}", caption, latents, noise, seen, t, share * float(self.distribution.weights[t]), place,
+            dropout, cached.masks[i] if cached.masks else None,
+            _inpaint(cached, i, draw("inpaint")) if cached.hidden else None,
+            None if source.teacher is None else source.teacher.said.get((i, int(key[-1]))), _sizes(source, i),
         )  # fmt: skip
+
+
+class Ahead:
+    """The samples of each step, those of the next one drawn in a thread meanwhile: the same ones, for they depend on the
+    step alone."""
+
+    def __init__(self, draws: Draws, steps: int) -> None:
+        self.draws, self.steps = draws, steps
+        self._pool = ThreadPoolExecutor(1, "draws")  # one: whatever reads caches does so alone
+        self._begun: tuple[int, Future[list[Sample]]] | None = None
+
+    def at(self, step: int) -> list[Sample]:
+        begun = self._begun if self._begun is not None and self._begun[0] == step else (step, self._submit(step))
+        found = begun[1].result()
+        self._begun = (step + 1, self._submit(step + 1)) if step + 1 < self.steps else None
+        return found
+
+    def _submit(self, step: int) -> Future[list[Sample]]:
+        return self._pool.submit(self.draws.at, step)
 
 
 def _inpaint(cached: Cached, i: int, draw: torch.Generator) -> Tensor:

@@ -1,13 +1,18 @@
 """What buckets keep of mixed sets and how full batches are: lorakit's, and the fixed table of the usual rule.
 
+Kept is the mean share of a picture's area, of the mean set and of the worst; least, of the worst picture of all. Fill is that
+of training's batches, over as many epochs as there are places in one; one shape, where each batch had one alone.
+
 python -m tests.benchmarks.buckets
 """
 
 import math
 import random
 import time
+from collections import Counter
 
-from lorakit.data.buckets import choose
+from lorakit.data.buckets import Buckets, choose
+from lorakit.training.batches import Batches
 
 KINDS = {
     "phone": [(4032, 3024), (3024, 4032), (4000, 3000), (4608, 3456), (3024, 4032), (3456, 4608), (4032, 2268)],
@@ -54,23 +59,38 @@ def usual(sizes: list[tuple[int, int]], side: int, step: int, batch: int) -> tup
     return share / len(sizes), len(sizes) / (batch * sum(-(-n // batch) for n in counts.values()))
 
 
+def filled(found: Buckets, batch: int) -> float:
+    """How full the batches of a training are; an error where a picture comes more or less often than once an epoch."""
+    shapes = found.shapes()
+    batches = Batches(shapes, batch, seed=0)
+    shown = [i for step in range(len(shapes)) for i in batches[step]]
+    if set(Counter(shown).values()) != {batch} or len(set(shown)) != len(shapes):
+        raise AssertionError(f"{len(shapes)} pictures, batch {batch}: not each once an epoch")
+    return len(shown) / (len(shapes) * batch)
+
+
 def main() -> None:
-    print("set     count side/mult batch | buckets  kept  worst pixels  fill pass-fill  seconds | usual kept, fill")
+    print(
+        "set     count side/mult batch | buckets  kept worst-set least  pixels  fill one-shape  seconds | usual kept, fill"
+    )
     for name, make in (("mixed", mixed), ("random", random_aspects)):
         for side, step in ((512, 64), (1024, 64), (1024, 32)):
-            for count, batch in ((20, 4), (40, 4), (100, 8), (500, 8), (5000, 8), (5000, 1)):
-                results, seconds, theirs = [], 0.0, []
-                for seed in range(5 if count < 5000 else 1):
+            for count, batch in ((20, 4), (20, 8), (50, 8), (100, 8), (500, 8), (5000, 8), (5000, 1)):
+                results, seconds, theirs, full = [], 0.0, [], []
+                for seed in range(10 if count < 5000 else 1):
                     sizes = make(count, seed)
                     started = time.process_time()
-                    results.append(choose(sizes, side * side, step, batch).summary())
+                    found = choose(sizes, side * side, step, batch)
                     seconds = max(seconds, time.process_time() - started)
+                    results.append(found.summary())
+                    full.append(filled(found, batch))
                     theirs.append(usual(sizes, side, step, batch))
                 mean = {key: sum(r[key] for r in results) / len(results) for key in results[0]}
-                worst = min(r["least_kept"] for r in results)
+                worst = {key: min(r[key] for r in results) for key in results[0]}
                 print(
                     f"{name:7} {count:5} {side:4}/{step} {batch:5} | {mean['buckets']:7.1f} {mean['kept']:.3f} "
-                    f"{worst:.3f} {mean['pixels']:.3f} {mean['fill']:.3f} {mean['pass_fill']:.3f}     {seconds:.2f}    | "
+                    f"{worst['kept']:.3f}   {worst['least_kept']:.3f}  {mean['pixels']:.3f} {min(full):.3f} "
+                    f"{mean['pass_fill']:.3f}     {seconds:.2f}    | "
                     f"{sum(k for k, _ in theirs) / len(theirs):.3f} {sum(f for _, f in theirs) / len(theirs):.3f}"
                 )
 

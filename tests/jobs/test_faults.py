@@ -49,6 +49,8 @@ def test_precedence_is_option_environment_file_default(lorakit, tmp_path):
 
 
 def test_the_printed_config_gives_itself(lorakit, tmp_path):
+    printed = lorakit("train", "--optimizer", "prodigy", "--print-config")
+    assert "lr = 1.0\n" in printed.stdout and "from the optimizer: lr = 1, lr-text = 1" in printed.stderr
     first = lorakit("train", "--rank", "4", "--print-config").stdout
     (tmp_path / "again.toml").write_text(first)
     assert lorakit("train", "--config", "again.toml", "--print-config").stdout == first

@@ -26,7 +26,7 @@ from lorakit.jobs.train import Life, Talk, run
 from lorakit.registry import TRAINABLE
 from lorakit.training import checkpoints
 from tests.conftest import captioned
-from tests.tiny import make
+from tests.tiny import make, single
 
 # Everything that has a state: averages, validation, tokens, two groups of adapters.
 MODES = {
@@ -223,9 +223,31 @@ def test_the_best_is_kept_beside_the_last(data, tmp_path):
 
 def test_a_plan_writes_nothing_and_measures(data, tmp_path):
     words = Words()
-    done = train(data, tmp_path / "p.safetensors", talk=words.talk(), life={"plan": True})
+    done = train(data, tmp_path / "p.safetensors", talk=words.talk(), life={"plan": True}, optimizer="prodigy")
     assert done["seconds_expected"] > 0 and done["pictures"] == {"64x64": 4} and done["steps"] == 6
+    assert "plan: --lr 1 (from the optimizer)" in words and done["rates"] == {"--lr": 1.0}
     assert "plan: 6 steps, 3.0 epochs" in words and not (tmp_path / "p.safetensors").exists()
+
+
+def test_latents_of_pictures_that_are_gone_leave_the_cache(data, tmp_path):
+    sizes = []
+    for turn in range(3):
+        for i in range(4):
+            Image.new("RGB", (64, 64), (50 * turn, 40 * i, 7)).save(data / f"{i}.png")
+        train(data, tmp_path / "x.safetensors", life={"plan": True})
+        sizes.append((tmp_path / "x.run/cache/latents.pack").stat().st_size)
+    assert sizes[2] == sizes[0]
+
+
+@pytest.mark.slow
+def test_a_single_file_is_trained_with_a_tokenizer_from_elsewhere(data, tmp_path, program):
+    base = make(tmp_path / "base", "sd1", layers=2)
+    single(base, tmp_path / "one.safetensors", "sd1")
+    model = {"model": str(tmp_path / "one.safetensors"), "tokenizer": str(base), "size": 64}
+    prior = {"mode": "dreambooth", "class_prompt": "a thing", "prior_count": 1, "prior_dir": str(tmp_path / "class")}
+    small = ["--size", 64, "--steps", 1, "--count", 1]
+    program("prior-gen", "a thing", "class", "-m", "one.safetensors", "--tokenizer", base, *small)
+    assert train(data, tmp_path / "x.safetensors", steps=1, **model, **prior)["steps"] == 1
 
 
 def test_a_dry_run_writes_nothing(data, tmp_path):
@@ -240,9 +262,10 @@ def test_a_caption_without_the_token_is_an_error(data, tmp_path):
         train(data, tmp_path / "x.safetensors", mode="ti", token=["<other>"])
 
 
-def test_a_rate_of_nothing_is_an_adapter_without_effect(data, tmp_path):
-    with pytest.raises(NumericError, match="no effect"):
-        train(data, tmp_path / "x.safetensors", lr=1e-45, steps=1)
+@pytest.mark.parametrize("more", [{}, {"variant": "dora"}, {"init": "pissa"}, {"variant": "lokr"}])
+def test_a_rate_of_nothing_is_an_adapter_without_effect(more, data, tmp_path):
+    with pytest.raises(NumericError, match="no effect, all of its 56 modules"):
+        train(data, tmp_path / "x.safetensors", lr=1e-45, steps=1, **more)
     assert not (tmp_path / "x.safetensors").exists()
 
 
@@ -255,6 +278,7 @@ def test_a_rate_of_nothing_is_an_adapter_without_effect(data, tmp_path):
         ({"target": "("}, "not a regular expression"),
         ({"min_snr": -1.0}, "--min-snr"),
         ({"timestep_range": "x"}, "--timestep-range"),
+        ({"debiased": True, "v_like": True}, "--debiased and --v-like"),
     ],
 )
 def test_a_wrong_config_is_told_at_once(config, says):
@@ -307,22 +331,44 @@ def test_a_whole_model_is_a_folder_or_one_file_of_the_same_weights(data, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_adapter_is_a_config_that_makes_it_again(data, tmp_path, lorakit):
+def test_an_adapter_is_a_config_that_makes_it_again(data, tmp_path, program):
     (tmp_path / "mine.toml").write_text("[train]\nrank = 3\nsteps = 3\n")
     options = [data, "--config", "mine.toml", "--batch-size", 2, "--text-encoder", "-o", "first.safetensors"]
-    lorakit("train", *options)
-    lorakit("train", data, "--config", "first.safetensors", "-o", "again.safetensors")
+    program("train", *options)
+    program("train", data, "--config", "first.safetensors", "-o", "again.safetensors")
     assert (tmp_path / "first.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
     written = (tmp_path / "again.run/config.toml").read_text()
     assert "rank = 3  # file" in written and "batch-size = 2  # option" in written and "lr = 0.002  # model" in written
-    lorakit("train", data, "--config", "again.run/config.toml", "-o", "third.safetensors")
+    program("train", data, "--config", "again.run/config.toml", "-o", "third.safetensors")
     assert io.read(tmp_path / "third.safetensors")[0].keys() == io.read(tmp_path / "first.safetensors")[0].keys()
-    assert "no config in its metadata" in lorakit("train", data, "--config", _plain(tmp_path), status=2).stderr
+    program("train", data, "--steps", 1, "--format", "diffusers", "--save-dtype", "float16", "-o", "other.safetensors")
+    program("train", data, "--config", "other.safetensors", "-o", "same.safetensors")
+    assert (tmp_path / "other.safetensors").read_bytes() == (tmp_path / "same.safetensors").read_bytes()
+    assert "no config in its metadata" in program("train", data, "--config", _plain(tmp_path), status=2).stderr
 
 
 def _plain(folder: Path) -> Path:
     io.save(folder / "plain.safetensors", {"x": torch.ones(1)}, {})
     return folder / "plain.safetensors"
+
+
+@pytest.mark.slow
+def test_a_teachers_prior_is_nothing_at_first_and_goes_on_to_the_same_bytes(data, tmp_path):
+    prior = tmp_path / "class"
+    captioned(prior, "a thing,")
+    taught = {"mode": "dreambooth", "class_prompt": "a thing", "prior_dir": str(prior), "prior_count": 3}
+    taught |= {"prior_target": "teacher", "text_encoder": True, "lr": 0.05}
+    words = Words()
+    train(data, tmp_path / "whole.safetensors", talk=words.talk(), **taught)
+    assert "(12 new)" in words  # four of each picture
+    first, *later = (json.loads(line) for line in (tmp_path / "whole.run/log.jsonl").read_text().splitlines())
+    losses = [[e for name, _, e in row["samples"] if name.startswith("prior/")] for row in (first, *later)]
+    assert losses[0] and max(losses[0]) < 1e-9 and max(map(max, losses[1:])) > 1e-4
+    with pytest.raises(Stopped):
+        train(data, tmp_path / "cut.safetensors", talk=words.talk(stopping_at(3)), **taught)
+    train(data, tmp_path / "cut.safetensors", talk=words.talk(), **taught)
+    assert "(0 new)" in words
+    assert (tmp_path / "cut.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
 @pytest.mark.slow

@@ -13,19 +13,23 @@ from lorakit.training.samples import Sample
 GROUPS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
-@given(GROUPS, st.integers(1, 7), st.booleans(), st.integers(0, 3))
-def test_every_index_comes_once_an_epoch(groups, size, mixed, epoch):
-    batches = Batches(groups, size, seed=1, mixed=mixed)
-    steps = range(epoch * batches.steps, (epoch + 1) * batches.steps)
-    shown = [i for step in steps for i in batches[step]]
-    assert sorted(shown) == list(range(len(groups)))
-    assert {batches.epoch(step) for step in steps} == {epoch}
-    if mixed:
-        assert batches.steps == -(-len(groups) // size)
-        assert sum(len(batches[step]) < size for step in steps) <= 1
-    else:
-        assert all(len({groups[i] for i in batches[step]}) == 1 for step in steps)
+@settings(max_examples=80, deadline=None)
+@given(GROUPS, st.integers(1, 40))
+def test_every_index_comes_once_an_epoch_in_batches_that_are_full(groups, size):
+    batches, count = Batches(groups, size, seed=1), len(groups)
+    steps = 4 * count  # of size: 4 * size epochs
+    shown = [place for step in range(steps) for place in batches.places(step)]
+    assert len(shown) == steps * size and batches.epochs(steps) == 4 * size
+    assert [epoch for epoch, _ in shown] == [at // count for at in range(len(shown))]
+    for at in range(0, len(shown), count):
+        assert sorted(i for _, i in shown[at : at + count]) == list(range(count))
+
+
+def test_no_more_batches_are_of_several_classes_than_must_be():
+    groups = list("aaaaaaaabbbbbbbbbbccc")  # 8, 10 and 3 in batches of 4: 2 and 2 whole ones, 5 left, 21 an epoch
+    batches = Batches(groups, 4, seed=1)
+    mixed = [sum(len({groups[i] for i in batches[s]}) > 1 for s in range(21 * k, 21 * k + 21)) for k in range(3)]
+    assert max(mixed) <= 4 * 2 + 3  # of each of four epochs two in the middle or at its ends, or a whole one broken up
 
 
 def test_a_step_does_not_depend_on_the_steps_asked_for_before():
@@ -47,7 +51,7 @@ def test_copies_of_a_picture_are_spread_over_the_epoch():
 def test_rests_are_joined_in_runs_of_one_class():
     groups = list("aaaabbbcc")
     batches = Batches(groups, 3, seed=2)
-    classes = [[groups[i] for i in batches[step]] for step in range(batches.steps)]
+    classes = [[groups[i] for i in batches[step]] for step in range(3)]
     assert sorted(map(len, classes)) == [3, 3, 3]
     assert sum(len(set(batch)) > 1 for batch in classes) == 1
 
@@ -67,7 +71,7 @@ def shares_of(batch, groups, most, world, pieces=1):
 @given(GROUPS, st.integers(1, 12), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
 def test_the_sum_over_processes_is_the_mean_over_the_batch(groups, size, world, most, pieces):
     batches = Batches(groups, size, seed=3)
-    for step in range(batches.steps):
+    for step in range(4):
         batch = batches[step]
         parts = [part for share in shares_of(batch, groups, most, world, pieces) for part in share]
         seen = sorted((sample.place, int(sample.name)) for part in parts for sample in part.samples)
@@ -77,7 +81,7 @@ def test_the_sum_over_processes_is_the_mean_over_the_batch(groups, size, world, 
             assert len(part.samples) <= -(-most // pieces)
         loss = {i: float(i * i + 1) for i in batch}
         total = sum(sample.weight * loss[int(sample.name)] for part in parts for sample in part.samples)
-        assert total == pytest.approx(sum(loss.values()) / len(batch))
+        assert total == pytest.approx(sum(loss[i] for i in batch) / len(batch))
 
 
 def test_two_processes_see_what_one_with_twice_the_batch_sees():

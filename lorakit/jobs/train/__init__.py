@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
     The output is checked before any work; an interrupted run of the same config goes on.
     """
     check(config, life)
+    life = replace(life, sources={**life.sources, **{name: of for name, (_, of) in config.chosen().items()}})
     config, world = config.suited(), place()
     if not world.main:
         talk = Talk.silent()
@@ -67,13 +69,15 @@ def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: Worl
         examples = read_examples(data, config, talk.note)
         talk.note(f"{len(examples)} pictures would be trained on for {config.total} steps into {life.output}")
         return {"outputs": [], "steps": 0}
-    components = sample.load_model(config.model, str(_device(life, world)), life.dtype, talk.note)
+    tokenizer = None if config.tokenizer is None else Path(config.tokenizer)
+    components = sample.load_model(config.model, str(_device(life, world)), life.dtype, talk.note, tokenizer)
     mode = MODES[config.mode]
     if life.show_targets:
         return _plan.show_targets(components, config, mode)
     base = base_hash(components.folder)
     read = read_data(data, config, life, components, base if mode.NEEDS_PRIOR else None, talk, world)
     notes = _identity.notes_of(config, life.sources, read.hash, base, read.family)
+    notes["lorakit.options"] = json.dumps(life.recorded(), sort_keys=True)
     if config.gradient_checkpointing:
         components.unet.enable_gradient_checkpointing()
     trained = mode.begin(components, config)
@@ -98,7 +102,7 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         talk.note(f"going on from {checkpoint.file} at step {checkpoint.step}")
     first = checkpoint.step if checkpoint else 0
     if world.main:
-        extra = {"data": str(this.data.folder), "output": str(life.output)}
+        extra = {"data": str(this.data.folder), "output": str(life.output), **life.recorded()}
         write_text(life.run_folder / "config.toml", _identity.toml(config, life.sources, extra))
     rows = _resume.cleaned_log(life.run_folder / "log.jsonl", first) if world.main else []
     try:
@@ -111,7 +115,8 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         return None
     outputs = this.finish(rows)
     report = write_report(life.run_folder, config, life.sources, rows, this.data.pictures)
-    shown = sum(len(row["samples"]) for row in rows if row["step"] > first)
+    new = [row for row in rows if row["step"] > first]
+    shown, waited = sum(len(row["samples"]) for row in new), sum(row["waited"] for row in new)
     return {
         "outputs": [str(path) for path in outputs],
         "steps": last,
@@ -119,6 +124,7 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         "validation_loss": this.validation_loss,
         "trainable_parameters": sum(p.numel() for p in this.trained.parameters.values()),
         "samples_per_second": shown / seconds if seconds else 0.0,
+        "input_share": waited / seconds if seconds else 0.0,
         "peak_memory_bytes": peak_memory(this.components.device),
         "resumed_from": str(checkpoint.file) if checkpoint else None,
         "report": str(report),

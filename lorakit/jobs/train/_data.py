@@ -20,8 +20,10 @@ from lorakit.jobs.train._identity import data_hash
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.models.load import Components
 from lorakit.runtime.world import World
-from lorakit.training.cache import Cached, cache_latents
+from lorakit.training.cache import Cached, cache_latents, tidy
+from lorakit.training.fingerprint import encoder_hash
 from lorakit.training.samples import Source
+from lorakit.training.teacher import Teacher
 from lorakit.training.validation import HeldOut
 
 _MOST_CAPTIONS = 20_000  # encoded before the first step; more are encoded as they come
@@ -65,7 +67,7 @@ def read_data(
     examples, held, digests = _checked(folder, read_examples(folder, config, talk.note), config, size, talk)
     prior = _prior(components, config, prior_of, talk, world) if prior_of else []
     batch = (config.batch_size or 1) * config.accumulate * world.size
-    cache = life.run_folder / "cache"
+    cache, encoder = life.run_folder / "cache", encoder_hash(components)
 
     def encoded(some: Sequence[Example], per_step: int, flip: bool, masks: bool) -> tuple[Cached, buckets.Buckets]:
         known = [digests.get(one.file, "") for one in some]
@@ -77,17 +79,23 @@ def read_data(
             components, some, size, flip, lambda done, total: None, folder=cache, shapes=found.shapes(),
             mask_weight=(config.mask_weight or 0.0) if masks else None,
             inpainting=(_INPAINTING_MASKS, config.seed) if components.inpaints else None, digests=known if all(known) else None,
+            encoder=encoder,
         ), found  # fmt: skip
 
     with world.main_first():
         cached, chosen = encoded(examples, batch, config.flip, True)
         kept = [encoded(held, 1, False, False)[0]] if held else []
         classes = [encoded(prior, max(1, batch // 2), False, False)[0]] if prior else []
+        if world.main:
+            tidy(cache, [cached, *kept, *classes])
     sources = [Source("data", cached, [e.captions for e in examples], batch, 1.0, rules, _sizes(examples), config.seed)]
     for of in classes:
         share = max(1, batch // 2)
-        captions = [example.captions for example in prior]
-        sources.append(Source("prior", of, captions, share, config.prior_weight, seed=config.seed))
+        captions, teacher = (
+            [example.captions for example in prior],
+            Teacher() if config.prior_target == "teacher" else None,
+        )
+        sources.append(Source("prior", of, captions, share, config.prior_weight, seed=config.seed, teacher=teacher))
     every = [
         (source.name, i, e.file)
         for source, of in zip(sources, (examples, prior), strict=False)
@@ -147,7 +155,7 @@ def _sizes(examples: Sequence[Example]) -> list[tuple[int, int]]:
 def _captions(sources: Sequence[Source], config: TrainConfig) -> list[str] | None:
     found = {""}
     for source in sources:
-        epochs = config.total // source.batches.steps + 1
+        epochs = int(source.batches.epochs(config.total)) + 1
         mine = source.all_captions(epochs, _MOST_CAPTIONS)
         if mine is None:
             return None

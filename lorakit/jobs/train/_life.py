@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,24 @@ class Life:
     track: Sequence[str] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    def recorded(self) -> dict[str, Any]:
+        """What the output's bytes depend on besides the config, by option."""
+        return {
+            "format": self.file_format, "save_dtype": self.save_dtype, "dtype": self.dtype,
+            "validate_every": self.validate_every, "early_stop": self.early_stop,
+        }  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Talk:
-    """What a run says while it works."""
+    """What a run says while it works.
+
+    show    figures that stand beside the progress from then on, the most wanted first
+    """
 
     tick: Callable[[int, int], None]
     note: Callable[[str], None]
+    show: Callable[[Mapping[str, str]], None] = lambda figures: None
 
     @classmethod
     def silent(cls) -> Talk:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorakit.config import TrainConfig
+from lorakit.config import RATES, TrainConfig, option
 from lorakit.errors import ResourceError, UsageError
 from lorakit.models.load import Components
 from lorakit.modes._adapters import targets_of
@@ -20,6 +20,7 @@ from lorakit.training import checkpoints, variants
 if TYPE_CHECKING:
     from lorakit.jobs.train._run import Run
 
+_GROUPS = ("unet", "text", "tokens")  # and the rates they learn at
 _PROBES = 2  # steps that are timed: the first also warms up
 
 
@@ -34,6 +35,7 @@ class Planned:
     pictures: dict[str, int]
     held_out: int
     disk_bytes: int
+    rates: dict[str, tuple[float, str]]
     step_seconds: float | None = None
     memory_bytes: int | None = None
 
@@ -41,6 +43,7 @@ class Planned:
         return {
             "steps": self.steps, "epochs": round(self.epochs, 2), "trainable_parameters": sum(self.groups.values()),
             "parameters": self.groups, "pictures": self.pictures, "held_out": self.held_out,
+            "rates": {name: value for name, (value, _) in self.rates.items()},
             "disk_bytes": self.disk_bytes, "seconds_expected": self.expected, "memory_bytes": self.memory_bytes,
         }  # fmt: skip
 
@@ -53,6 +56,7 @@ class Planned:
         shapes = ", ".join(f"{count} of {shape}" for shape, count in self.pictures.items())
         found = [
             f"plan: {self.steps} steps, {self.epochs:.1f} epochs; trains {parameters}",
+            "plan: " + ", ".join(f"{n} {value:g} (from the {of})" for n, (value, of) in self.rates.items()),
             f"plan: pictures by size: {shapes}" + (f"; {self.held_out} held out" if self.held_out else ""),
             f"plan: {self.disk_bytes / 1e6:.0f} MB of disk",
         ]
@@ -86,8 +90,13 @@ def plan(run: Run) -> Planned:
     if run.life.plan:
         seconds, memory = _measured(run)
         memory += moments
-    epochs = config.total / data.sources[0].batches.steps
-    return Planned(config.total, epochs, groups, shapes, len(data.held_out), disk, seconds, memory)
+    epochs = data.sources[0].batches.epochs(config.total)
+    rates = {
+        option(name): (getattr(config, name), run.life.sources.get(name, "model"))
+        for group, name in zip(_GROUPS, RATES, strict=True)
+        if group in groups
+    }
+    return Planned(config.total, epochs, groups, shapes, len(data.held_out), disk, rates, seconds, memory)
 
 
 def _measured(run: Run) -> tuple[float, int]:

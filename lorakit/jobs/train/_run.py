@@ -16,11 +16,13 @@ from lorakit.config import TrainConfig
 from lorakit.errors import UsageError
 from lorakit.jobs.train import _previews, _write
 from lorakit.jobs.train._data import Data
+from lorakit.jobs.train._identity import BASE
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._watch import Watch, final_loss
 from lorakit.models.load import Components, is_small
 from lorakit.modes import Trained
 from lorakit.registry import TRACKERS
+from lorakit.runtime.heap import keep_freed_memory
 from lorakit.runtime.world import World
 from lorakit.training import checkpoints, loop, optimizers, validation
 from lorakit.training.compiled import compile_blocks
@@ -74,6 +76,10 @@ class Run:
             if long:
                 most = self.components.tokenizer.model_max_length
                 self.talk.note(f"{len(long)} captions are longer than the {most} tokens the model reads: {long[0]!r}")
+        if self.config.prior_target == "teacher":
+            with self.world.main_first(), self.trained.bare():
+                made = self.objective.teach(self.notes[BASE], self.life.run_folder / "cache")
+            self.talk.note(f"the untrained model has said what class pictures are learnt from ({made} new)")
         if not self.life.preview_prompts:
             self.components.vae.to("meta")  # its config is still asked for
             for encoder in self.components.text_encoders.values() if still else ():
@@ -94,6 +100,8 @@ class Run:
         """Steps from `first` on; the number of the last, and the seconds spent."""
         life, config = self.life, self.config
         self.fill()
+        if self.components.device.type == "cpu":
+            keep_freed_memory()
         if config.compile:
             self._compile()
         if self.data.held_out and life.validate_every:
@@ -197,7 +205,7 @@ class Run:
             notes = {**self.notes, "lorakit.step": str(step), "lorakit.validation_loss": f"{loss:.6f}"}
             _write.write_adapter(
                 self.life.run_folder / "best.safetensors", result, self.file_format, self.life.save_dtype, notes,
-                self.data.family, self.talk.note,
+                self.data.family, self.talk.note, self.trained.idle(),
             )  # fmt: skip
 
     @property
@@ -224,8 +232,9 @@ class Run:
             result = self.trained.result()
             if isinstance(result, Adapter):
                 _write.write_adapter(
-                    life.output, result, self.file_format, life.save_dtype, self.notes, self.data.family, self.talk.note
-                )
+                    life.output, result, self.file_format, life.save_dtype, self.notes, self.data.family, self.talk.note,
+                    self.trained.idle(),
+                )  # fmt: skip
             else:
                 _write.write_model(life.output, result, self.components, life.save_dtype, self.notes, self.talk.note)
         best = life.run_folder / "best.safetensors"

@@ -18,6 +18,7 @@ from lorakit.runtime.world import World
 from lorakit.training.loop import Diverged, Step, finite
 
 _STRATA = 4
+_SMOOTH = 20  # steps that are averaged for people
 _LAG = 10  # steps whose numbers wait on a device before someone reads them
 
 
@@ -89,6 +90,7 @@ class Watch:
                 for tracker in self.trackers:
                     tracker.log(step.number, _numbers(row))
         log.flush()
+        self.talk.show(_figures(self.rows))
         self.talk.tick(self.pending[-1].number, self.steps)
         self.pending.clear()
 
@@ -104,6 +106,7 @@ class Watch:
             "rates": dict(step.rates),
             "grad_norm": float(step.norm),
             "seconds": round(seconds, 4),
+            "waited": round(step.waited, 6),
             "samples_per_second": round(len(errors) / seconds, 3) if seconds else 0.0,
             "memory_bytes": peak_memory(self.device),
             "loss_by_time": [round(sum(s) / len(s), 6) if s else None for s in strata],
@@ -117,11 +120,25 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
     return flat | {f"lr/{name}": value for name, value in row["rates"].items()}
 
 
+def _figures(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """What people watch, of numbers that were read already: loss and speed over the last steps."""
+    now, last = rows[-1], rows[-_SMOOTH:]
+    seconds = sum(row["seconds"] for row in last)
+    speed = sum(len(row["samples"]) for row in last) / seconds if seconds else 0.0
+    return {
+        "loss": f"{final_loss(rows):.4f}",
+        "lr": f"{now['lr']:.3g}",
+        "samples/s": f"{speed:.1f}",
+        "grad": f"{now['grad_norm']:.2g}",
+        "memory": f"{now['memory_bytes'] / 1e6:.0f} MB",
+    }
+
+
 def _nowhere() -> TextIO:
     return Path("/dev/null").open("w", encoding="utf-8")
 
 
 def final_loss(rows: Sequence[dict[str, Any]]) -> float:
     """The mean of the last steps' losses."""
-    last = rows[-20:]
+    last = rows[-_SMOOTH:]
     return sum(row["loss"] for row in last) / max(1, len(last))

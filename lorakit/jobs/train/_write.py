@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +37,11 @@ _READERS = {"kohya": ("diffusers", "sd-scripts"), "diffusers": ("diffusers",)}
 
 def write_adapter(
     file: Path, adapter: Adapter, file_format: str, dtype: str, notes: Mapping[str, str], family: str | None,
-    note: Callable[[str], None],
+    note: Callable[[str], None], idle: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Write, and read back: NumericError for an adapter without effect, LorakitError where a module that was trained
+    """Write, and read back: NumericError for an adapter without effect, whose modules are all `idle`, LorakitError where a module that was trained
     is missing from the file, differs, or is one that a client would not apply."""
-    check_effect(adapter, str(file), note)
+    check_effect(adapter, idle, str(file), note)
     adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family)
     wrong = wrong_in(file, adapter, _ROUNDING[dtype])
     if wrong:
@@ -56,22 +56,15 @@ def write_adapter(
                 raise LorakitError(f"{client} would not apply {file} rightly: {some(sorted(lost), 5)}; this is a bug")
 
 
-def check_effect(adapter: Adapter, source: str, note: Callable[[str], None]) -> None:
-    """NumericError where no module changes anything; modules without effect are noted."""
-    dead = [name for name, delta in adapter.modules.items() if not _moves(delta.arrays().values(), delta)]
-    if adapter.modules and len(dead) == len(adapter.modules):
+def check_effect(adapter: Adapter, idle: Sequence[str], source: str, note: Callable[[str], None]) -> None:
+    """NumericError where no module changes anything; the `idle` ones, which do not, are noted."""
+    if adapter.modules and len(idle) == len(adapter.modules):
         raise NumericError(
-            f"{source}: the trained adapter has no effect, all of its {len(dead)} modules are 0; train longer or with a "
+            f"{source}: the trained adapter has no effect, all of its {len(idle)} modules are 0; train longer or with a "
             "higher --lr"
         )
-    if dead:
-        note(f"{len(dead)} of {len(adapter.modules)} modules learnt nothing: {some(dead, 5)}")
-
-
-def _moves(arrays: object, delta: object) -> bool:
-    if getattr(delta, "needs_base", False):
-        return True  # its factors alone do not tell
-    return bool(delta.norm() > 0)  # type: ignore[attr-defined]
+    if idle:
+        note(f"{len(idle)} of {len(adapter.modules)} modules learnt nothing: {some(idle, 5)}")
 
 
 def wrong_in(file: Path, adapter: Adapter, tolerance: float) -> list[str]:

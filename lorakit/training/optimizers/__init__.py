@@ -1,7 +1,9 @@
 """Optimizers, one module each: how gradients become steps.
 
 An optimizer's module defines
-    RATE                 the peak rate that suits it for an adapter, where the user names none
+    RATE                 the peak rate that suits it for an adapter where AdamW's is 1e-4: where the user names none, a
+                         run's rates are AdamW's in that proportion
+    FINDS_RATE           True where it finds its rate by itself: RATE is then that of all parameters, whatever the model
     make(groups, **settings)    a torch optimizer over `groups`, dictionaries as torch takes them, each with its own `lr`;
                          settings are keyword arguments with defaults, which `--optimizer-args` can name
 The learning rate of a group is its `lr` at each step, set from outside. `averaged(optimizer)` gives the parameters to

@@ -13,6 +13,7 @@ from torch import Tensor
 from lorakit.training.optimizers._make import moments
 
 RATE = 1.0
+FINDS_RATE = True
 
 
 class Prodigy(torch.optim.Optimizer):

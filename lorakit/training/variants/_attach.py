@@ -78,6 +78,10 @@ class Attached:
         """What each module's weight has gained; tensors of their own, on the model's device."""
         return {name: branch.delta() for name, branch in self.branches.items()}
 
+    def idle(self) -> list[str]:
+        """Modules whose weight has gained nothing."""
+        return [name for name, branch in self.branches.items() if branch.idle()]
+
     def detach(self) -> None:
         """Every module is what it was before, to the bit."""
         for branch in self.branches.values():

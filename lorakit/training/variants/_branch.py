@@ -54,6 +54,10 @@ class Branch(nn.Module):
         """What the branch adds to the layer's weight, over tensors of its own."""
         raise NotImplementedError
 
+    def idle(self) -> bool:
+        """Whether it changes nothing of what its layer says."""
+        return not self.delta().norm() > 0
+
     def take(self, delta: Delta) -> float:
         """Go on from `delta`; gives the relative error of what the branch is then. ValueError where it does not fit."""
         raise NotImplementedError

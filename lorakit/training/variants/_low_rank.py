@@ -118,6 +118,11 @@ class LowRankBranch(Branch):
         down, up = (x.detach().clone() for x in self.pair())
         return LowRank(down, up, self.spec.scale * down.shape[0])
 
+    def idle(self) -> bool:
+        if self.down_at_first is None or self.up_at_first is None:
+            return super().idle()
+        return torch.equal(self.down, self.down_at_first) and torch.equal(self.up, self.up_at_first)
+
     @torch.no_grad()
     def take(self, delta: Delta) -> float:
         """Any delta that is low rank: a smaller one is filled up with the rows drawn and zeros, a larger one is cut."""

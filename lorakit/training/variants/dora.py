@@ -72,6 +72,10 @@ class Branch(LowRankBranch):
     def delta(self) -> Delta:
         return kind.DoRA(super().delta(), self.magnitude.detach().clone())
 
+    def idle(self) -> bool:
+        """Where nothing is added and the lengths are the layer's own."""
+        return not self.up.any() and torch.equal(self.magnitude.flatten(), self._squares.sqrt().float())
+
     @torch.no_grad()
     def take(self, delta: Delta) -> float:
         """A DoRA delta over a low-rank one with lengths by output, or a low-rank delta, whose rows' lengths it keeps."""

@@ -1,0 +1,39 @@
+"""What stands on stderr while a command works."""
+
+import io
+import re
+import sys
+
+import pytest
+
+from lorakit.cli import output
+
+FIGURES = {"loss": "0.1043", "lr": "0.0019", "samples/s": "73.1", "grad": "0.21", "memory": "512 MB"}
+
+
+@pytest.mark.parametrize(("width", "shown"), [(50, 0), (80, 2), (160, 5)])
+def test_a_bar_has_as_many_figures_as_there_is_room_for(width, shown, monkeypatch):
+    stderr = io.StringIO()
+    monkeypatch.setattr(stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    for name, value in {"COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with output.progress("training") as tick:
+        tick.show(FIGURES)
+        tick(120, 300)
+    last = [line for line in re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", stderr.getvalue()).splitlines() if line][-1]
+    assert len(last.rstrip()) <= width and "120/300" in last
+    assert [f"{name} {value}" in last for name, value in FIGURES.items()] == [i < shown for i in range(5)]
+
+
+def test_where_there_is_no_terminal_a_line_comes_every_ten_seconds(monkeypatch, capsys):
+    now = iter([0.0, 1.0, 5.0, 12.0, 13.0, 30.0])  # of the first, the call itself
+    monkeypatch.setattr(output.time, "monotonic", lambda: next(now))
+    with output.progress("training") as tick:
+        tick.show({"loss": "0.1", "lr": "0.002"})
+        for done in (1, 5, 12, 13, 30):
+            tick(done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "training 12/100, 88 s left, loss 0.1, lr 0.002",
+        "training 30/100, 70 s left, loss 0.1, lr 0.002",
+    ]
