@@ -70,6 +70,10 @@ class World:
         distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return int(found)
 
+    def agree(self, number: int) -> bool:
+        """Whether it is the same in all processes."""
+        return self.highest(number) == -self.highest(-number)
+
     def wait(self) -> None:
         """Until all processes have come here."""
         if self.size > 1:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from lorakit.config import TrainConfig
-from lorakit.errors import NumericError
+from lorakit.errors import InputError, NumericError
 from lorakit.io.files import check_target, write_text
 from lorakit.jobs import sample
-from lorakit.jobs.train import _identity, _plan, _replay, _resume
+from lorakit.jobs.train import _divide, _identity, _plan, _replay, _resume
 from lorakit.jobs.train._data import read_data, read_examples
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._report import write_report
@@ -21,6 +21,7 @@ from lorakit.models.config import base_hash
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime.device import peak_memory, pick_device
 from lorakit.runtime.locks import held
+from lorakit.runtime.sharding import Sharding
 from lorakit.runtime.world import World, joined, place
 from lorakit.training.loop import Diverged
 
@@ -34,13 +35,17 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
     """
     check(config, life)
     config, world = config.suited(), place()
+    how = _divide.asked(config, world)
     if not world.main:
         talk = Talk.silent()
     with joined(_device(life, world)) as world:
-        if not world.main or life.show_targets or life.replay or life.dry_run:
-            return _inside(data, config, life, talk, world)
+        if not world.main:
+            _inside(data, config, life, talk, world, how)
+            return None
+        if life.show_targets or life.replay or life.dry_run:
+            return _inside(data, config, life, talk, world, how)
         with held(life.run_folder):
-            return _inside(data, config, life, talk, world)
+            return _inside(data, config, life, talk, world, how)
 
 
 def check(config: TrainConfig, life: Life) -> None:
@@ -62,7 +67,9 @@ def _device(life: Life, world: World) -> torch.device:
     return pick_device(world.device(life.device))
 
 
-def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: World) -> dict[str, Any] | None:
+def _inside(
+    data: Path, config: TrainConfig, life: Life, talk: Talk, world: World, how: Sharding | None
+) -> dict[str, Any] | None:
     if life.dry_run:
         examples = read_examples(data, config, talk.note)
         talk.note(f"{len(examples)} pictures would be trained on for {config.total} steps into {life.output}")
@@ -73,13 +80,15 @@ def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: Worl
         return _plan.show_targets(components, config, mode)
     base = base_hash(components.folder)
     read = read_data(data, config, life, components, base if mode.NEEDS_PRIOR else None, talk, world)
-    notes = _identity.notes_of(config, life.sources, read.hash, base, read.family)
-    if config.gradient_checkpointing:
+    notes = _identity.notes_of(config, life.sources, read.hash, base, read.family, world.size)
+    if config.gradient_checkpointing or (how and how.checkpointing):
         components.unet.enable_gradient_checkpointing()
-    trained = mode.begin(components, config)
+    trained, shards = mode.begin(components, config), None
+    if how is not None:
+        trained, shards = _divide.divide(trained, components, how, world)
     for line in trained.notes:
         talk.note(line)
-    this = Run(components, config, life, talk, world, read, trained, notes)
+    this = Run(components, config, life, talk, world, read, trained, notes, shards)
     if life.replay:
         return _replay.replay(this, life.replay)
     planned = _plan.plan(this)
@@ -92,11 +101,13 @@ def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: Worl
 
 def _train(this: Run, base: str) -> dict[str, Any] | None:
     config, life, talk, world = this.config, this.life, this.talk, this.world
-    checkpoint = _resume.resumed(life, this.notes, talk.note)
+    checkpoint = _resume.resumed(life, this.notes, talk.note, this.piece)
     if checkpoint:
         this.state.restore(checkpoint.tensors, str(checkpoint.file))
         talk.note(f"going on from {checkpoint.file} at step {checkpoint.step}")
     first = checkpoint.step if checkpoint else 0
+    if not world.agree(first):
+        raise InputError(f"{life.run_folder}: the processes find different checkpoints there; put it where all see it")
     if world.main:
         extra = {"data": str(this.data.folder), "output": str(life.output)}
         write_text(life.run_folder / "config.toml", _identity.toml(config, life.sources, extra))
@@ -107,9 +118,9 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         raise NumericError(_replay.bundle(this, error)) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _plan.out_of_memory(this, error) from error
+    outputs = this.finish(rows)
     if not world.main:
         return None
-    outputs = this.finish(rows)
     report = write_report(life.run_folder, config, life.sources, rows, this.data.pictures)
     shown = sum(len(row["samples"]) for row in rows if row["step"] > first)
     return {
@@ -117,7 +128,7 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         "steps": last,
         "final_loss": json.loads(this.notes["lorakit.final_loss"]),
         "validation_loss": this.validation_loss,
-        "trainable_parameters": sum(p.numel() for p in this.trained.parameters.values()),
+        "trainable_parameters": this.count(this.trained.parameters),
         "samples_per_second": shown / seconds if seconds else 0.0,
         "peak_memory_bytes": peak_memory(this.components.device),
         "resumed_from": str(checkpoint.file) if checkpoint else None,

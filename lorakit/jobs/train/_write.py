@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,8 +23,8 @@ from lorakit.io.files import replacing_folder, write_text
 from lorakit.io.tensors import DTYPES
 from lorakit.jobs import adapters
 from lorakit.jobs.fuse import fuse, is_folder
-from lorakit.models.config import folder_of
-from lorakit.models.load import Components
+from lorakit.models.config import described, folder_of
+from lorakit.models.load import Components, part_with
 from lorakit.targets import canonical
 
 # What rounding to a number format may take of a delta, relative to its norm.
@@ -123,12 +122,14 @@ def _write_folder(
     output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str]
 ) -> None:
     parts = sorted({name.partition(".")[0] for name in changed})
+    configs = described(str(components.folder)).configs
     with replacing_folder(output) as partial:
         left_out = shutil.ignore_patterns(*parts, "*.py", "__pycache__", "build")
         shutil.copytree(components.folder, partial, dirs_exist_ok=True, ignore=left_out)
         for part in parts:
-            trained = copy.deepcopy(components.parts[part]) if dtype != "float32" else components.parts[part]
-            trained.to(DTYPES[dtype]).save_pretrained(partial / part)
+            own = {n.removeprefix(f"{part}."): x for n, x in changed.items() if n.startswith(f"{part}.")}
+            tensors = {name: x.detach().cpu().to(DTYPES[dtype]) for name, x in own.items()}
+            part_with(part, configs[f"{part}/config.json"], tensors).save_pretrained(partial / part)
         write_text(partial / "lorakit.json", json.dumps(dict(notes), indent=1))
 
 

@@ -4,6 +4,8 @@ An optimizer's module defines
     RATE                 the peak rate that suits it for an adapter, where the user names none
     make(groups, **settings)    a torch optimizer over `groups`, dictionaries as torch takes them, each with its own `lr`;
                          settings are keyword arguments with defaults, which `--optimizer-args` can name
+    BY_NUMBER            optional, True where the step of each number depends on that number's gradients alone, so that
+                         a piece of a parameter is stepped as it would be in the whole
 The learning rate of a group is its `lr` at each step, set from outside. `averaged(optimizer)` gives the parameters to
 use and write, where those trained are others. An optimizer of elsewhere is named by its import path, `module:Class`.
 """
