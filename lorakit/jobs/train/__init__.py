@@ -22,7 +22,7 @@ from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime.device import peak_memory, pick_device
 from lorakit.runtime.locks import held
 from lorakit.runtime.sharding import Sharding
-from lorakit.runtime.world import World, joined, place
+from lorakit.runtime.world import World, alone_by_mistake, joined, place
 from lorakit.training.loop import Diverged
 
 __all__ = ["Life", "Talk", "run"]
@@ -38,6 +38,10 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
     how = _divide.asked(config, world)
     if not world.main:
         talk = Talk.silent()
+    if alone_by_mistake():
+        talk.note(
+            "accelerate has started one process: --cpu starts no others; --multi_gpu does, without a GPU too, or torchrun"
+        )
     with joined(_device(life, world)) as world:
         if not world.main:
             _inside(data, config, life, talk, world, how)
@@ -74,7 +78,9 @@ def _inside(
         examples = read_examples(data, config, talk.note)
         talk.note(f"{len(examples)} pictures would be trained on for {config.total} steps into {life.output}")
         return {"outputs": [], "steps": 0}
-    components = sample.load_model(config.model, str(_device(life, world)), life.dtype, talk.note)
+    # Weights that are trained are kept in float32, or small steps would be lost; autocast computes in the dtype.
+    dtype = "float32" if config.mode == "full" else life.dtype
+    components = sample.load_model(config.model, str(_device(life, world)), dtype, talk.note)
     mode = MODES[config.mode]
     if life.show_targets:
         return _plan.show_targets(components, config, mode)
