@@ -15,7 +15,7 @@ from typer.main import get_command
 from lorakit import __version__
 from lorakit.errors import LorakitError, Stopped
 from lorakit.registry import nearest
-from lorakit.runtime.world import speaks
+from lorakit.runtime.world import one_of_several, speaks
 
 
 class _Group(TyperGroup):
@@ -125,6 +125,10 @@ def main() -> None:
     arguments = sys.argv[1:]
     status = _run(arguments or ["--help"])
     sys.stdout.flush()
+    if not one_of_several():
+        sys.exit(status)
     if status and not speaks():
         _leave_last()
-    sys.exit(status)
+    # All is written. What torch tears down of a run of several processes can abort, and would make of it a failure.
+    sys.stderr.flush()
+    os._exit(status)

@@ -115,6 +115,11 @@ def _told(names: Sequence[str]) -> str:
     return next((os.environ[name] for name in names if os.environ.get(name)), "")
 
 
+def one_of_several() -> bool:
+    """Whether a launcher has started others beside this process."""
+    return _told(_NAMES[1]) not in ("", "1")
+
+
 def speaks() -> bool:
     """Whether this process says what goes wrong: one on each machine, for what one meets the others there meet too."""
     return _told(_NAMES[2]) in ("", "0")

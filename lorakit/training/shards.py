@@ -45,6 +45,7 @@ class Shards:
             for unit in [*_units(module, sharding.units), module]:
                 self._modules.append(fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy))
         for module in self._modules:
+            _known_again(module)
             module.set_gradient_divide_factor(1.0)  # sums, no means: every process has its own share of the loss
             module.set_force_sum_reduction_for_comms(True)
         behind: dict[str, Any] = {
@@ -148,6 +149,15 @@ class Shards:
         keys = {f"parameter/{name}": p.detach() for name, p in self.parameters.items()}
         self.lend(keys, lambda them: found.update({_owner(key): x.tensor() for key, x in them.items()}))
         return found
+
+
+def _known_again(module: nn.Module) -> None:
+    """`fully_shard` gives a module's class another name, and by that transformers looks up which states it can tell."""
+    can = getattr(module, "_can_record_outputs", None)
+    if can:
+        from transformers.utils import output_capturing
+
+        output_capturing._CAN_RECORD_REGISTRY[module] = can
 
 
 def _owner(key: str) -> str:
