@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import on_host
+from lorakit.arrays import Stored, on_host
 from lorakit.deltas._base import Delta, relative_error
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.full import Full
@@ -109,13 +109,29 @@ def write_model(
     output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
     note: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """The whole model with the trained parts in it, all else as it is: a diffusers folder, or one file."""
+    """The whole model with the trained parts in it, all else as it is: a diffusers folder, or one file. Read back:
+    LorakitError where a weight is missing or another than was trained."""
     if not all(tensor.isfinite().all() for tensor in changed.values()):
         raise NumericError(f"{output}: NaN or infinity in the trained weights; nothing was written")
     if is_folder(output) and components.folder.is_dir():
         _write_folder(output, changed, components, dtype, notes)
     else:
         _write_other(output, changed, components, dtype, notes, note)
+    found = open_model(str(output), folder_of).arrays
+    wrong = sorted(name for name, x in changed.items() if not _written(x, found.get(canonical(name)), dtype))
+    if wrong:
+        raise LorakitError(
+            f"{output} reads back otherwise than it was trained: {some(wrong, 5)}; this is a bug, report it"
+        )
+
+
+def _written(x: Tensor, found: Stored | None, dtype: str) -> bool:
+    """Whether it is what was found, but for a rounding, and of numbers near 0 the least that float16 can hold."""
+    if found is None or found.shape != tuple(x.shape):
+        return False
+    mine = x.detach().cpu().to(DTYPES[dtype]).float().numpy()
+    error = float(np.linalg.norm((found.float() - mine).ravel()))
+    return error <= _ROUNDING[dtype] * float(np.linalg.norm(mine.ravel())) + 6e-8 * mine.size**0.5
 
 
 def _write_folder(
