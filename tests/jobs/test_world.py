@@ -14,8 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from lorakit.deltas._base import relative_error
+from lorakit.errors import UsageError
 from lorakit.formats import files
 from lorakit.runtime import sharding
+from lorakit.runtime.signals import deferred
+from lorakit.runtime.world import World, alone_by_mistake, one_of_several, place, speaks
 from tests import pairs
 from tests.conftest import captioned
 from tests.tiny import make
@@ -115,9 +118,10 @@ def test_a_signal_to_one_stops_both_at_one_step_and_both_go_on(data, tmp_path):
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_SHARDING_STRATEGY": "FULL_SHARD"}
 
 
-def steps(run: Path) -> list[tuple[float, float]]:
+def steps(run: Path) -> list[list[float]]:
+    """Of each step the loss, the gradient's norm, and the error of every sample, which the log has with six digits."""
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [(row["loss"], row["grad_norm"]) for row in rows]
+    return [[row["loss"], row["grad_norm"], *(error for _, _, error in row["samples"])] for row in rows]
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
@@ -125,14 +129,15 @@ def weights(model: Path) -> dict[str, torch.Tensor]:
     return {f"{file.parent.name}.{name}": x for file in files for name, x in load_file(file).items()}
 
 
-def test_a_model_divided_among_two_is_trained_as_in_one_and_goes_on_after_a_kill_to_the_same_bytes(data, tmp_path):
+def test_a_model_divided_among_two_is_trained_as_in_one_and_goes_on_after_a_kill_to_the_same_bytes(tmp_path):
     """UNet and both text encoders of an SDXL, which rest after three steps; averages, clipping, accumulation, batches
-    of two shapes and such that leave a process without pictures."""
+    of two shapes and such that leave a process without pictures: five are trained on, four at a time."""
+    data = captioned(tmp_path / "data", "a photo of thing", [(64, 64)] * 3 + [(96, 64)] * 3)
     model = make(tmp_path / "base", "sdxl")
     options = [
         data, "--model", model, "--mode", "full", "--text-encoder", "--text-steps", 3, "--steps", 5, "--warmup", 0,
         "--lr", 1e-3, "--lr-text", 1e-3, "--optimizer-args", "eps=1e-4", "--ema", 0.9, "--max-grad-norm", 0.5,
-        "--accumulate", 2, "--validation-split", 0.2, "--validate-every", 2, "--checkpoint-every", 2, "--json",
+        "--accumulate", 2, "--validation-split", 0.2, "--validate-every", 4, "--checkpoint-every", 2, "--json",
     ]  # fmt: skip
     with pairs.started(tmp_path) as run:
         assert run(*options, "--batch-size", 2, "-o", "one", count=1) == [0]
@@ -143,9 +148,13 @@ def test_a_model_divided_among_two_is_trained_as_in_one_and_goes_on_after_a_kill
         assert run(*options, "--batch-size", 1, "-o", "cut", env=FSDP, kill=(1, 3), log=log) == [1, -9]
         assert "another process of this run has ended" in (tmp_path / "err-0").read_text()
         assert run(*options, "--batch-size", 1, "-o", "cut", env=FSDP) == [0, 0]
-        assert run(*options, "--batch-size", 1, "-o", "cut", "--steps", 6, count=1) == [4]
-    one, two, cut = (weights(tmp_path / name) for name in ("one", "two", "cut"))
-    assert steps(tmp_path / "two.run") == [pytest.approx(row, rel=1e-5) for row in steps(tmp_path / "one.run")]
+        (tmp_path / "cut").rename(tmp_path / "done")
+        assert run(*options, "--batch-size", 1, "-o", "cut", count=1) == [4]
+        assert "the number of processes, each with its batch, is 1, was 2" in (tmp_path / "err-0").read_text()
+    one, two, cut = (weights(tmp_path / name) for name in ("one", "two", "done"))
+    assert steps(tmp_path / "two.run") == [
+        pytest.approx(row, rel=1e-5, abs=2e-6) for row in steps(tmp_path / "one.run")
+    ]
     assert one.keys() == two.keys() and max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
     assert any((one[name] - x).abs().max() > 1e-4 for name, x in weights(model).items() if "text_encoder" in name)
     assert steps(tmp_path / "cut.run") == steps(tmp_path / "two.run")
@@ -177,3 +186,32 @@ def test_the_launchers_settings_say_how_to_divide():
     for told, regather in cases:
         how = sharding.asked(told)
         assert (None if how is None else how.regather) == regather
+
+
+def test_a_signal_that_the_launcher_hands_on_is_no_second_one():
+    def twice(echo: float) -> int:
+        pid = os.fork()
+        if pid == 0:
+            with deferred(echo) as asked:
+                for _ in range(2):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                os._exit(asked.number)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert twice(echo=60.0) == signal.SIGTERM  # noted, and going on
+    assert twice(echo=0.0) == -signal.SIGTERM  # ended by it
+
+
+def test_processes_find_their_places_as_torchrun_or_mpi_tells_them(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    assert (place(), speaks(), one_of_several(), alone_by_mistake()) == (World(), True, False, False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # accelerate launch --cpu --num_processes 2, without mpirun
+    assert alone_by_mistake() and World(1, 2, 1).device("auto") == "cpu"
+    for name, value in (("RANK", "5"), ("SIZE", "8"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
+    assert (place(), speaks(), one_of_several(), alone_by_mistake()) == (World(5, 8, 1), False, True, False)
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(UsageError, match="must be whole numbers"):
+        place()
