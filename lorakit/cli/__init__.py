@@ -110,11 +110,11 @@ def _last_stop(error: Exception, arguments: list[str]) -> int:
     return 1
 
 
-def _leave_last() -> None:
+def _leave_last(status: int) -> None:
     """A launcher ends all processes when one fails; the one that says why should have said it by then."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    time.sleep(5)
+    time.sleep(1 if status > 128 else 5)  # at a signal all have met before
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def main() -> None:
     if not one_of_several():
         sys.exit(status)
     if status and not speaks():
-        _leave_last()
+        _leave_last(status)
     # All is written. What torch tears down of a run of several processes can abort, and would make of it a failure.
     sys.stderr.flush()
     os._exit(status)
