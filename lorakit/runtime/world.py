@@ -42,6 +42,11 @@ class World:
         count = torch.cuda.device_count()
         return f"cuda:{self.local % count}" if count else asked
 
+    def dtype(self, asked: str) -> str:
+        """`auto` is what `accelerate launch --mixed_precision` names, where it names one."""
+        named = {"bf16": "bfloat16", "fp16": "float16"}.get(os.environ.get("ACCELERATE_MIXED_PRECISION", ""))
+        return named if asked == "auto" and named else asked
+
     def share(self, items: Sequence[object]) -> range:
         """The places among `items` that fall to this process: every size-th from its rank on."""
         return range(self.rank, len(items), self.size)

@@ -209,6 +209,8 @@ def test_processes_find_their_places_as_torchrun_or_mpi_tells_them(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # accelerate launch --cpu --num_processes 2, without mpirun
     assert alone_by_mistake() and World(1, 2, 1).device("auto") == "cpu"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert World().dtype("auto") == "bfloat16" and World().dtype("float32") == "float32"
     for name, value in (("RANK", "5"), ("SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
     assert (place(), speaks(), one_of_several(), alone_by_mistake()) == (World(5, 8, 1), False, True, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
     """
     check(config, life)
     config, world = config.suited(), place()
+    life = replace(life, dtype=world.dtype(life.dtype))
     how = _divide.asked(config, world)
     if not world.main:
         talk = Talk.silent()
