@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 import traceback
 from typing import Annotated, Any, NoReturn
 
@@ -14,6 +15,7 @@ from typer.main import get_command
 from lorakit import __version__
 from lorakit.errors import LorakitError, Stopped
 from lorakit.registry import nearest
+from lorakit.runtime.world import one_of_several, speaks
 
 
 class _Group(TyperGroup):
@@ -108,6 +110,13 @@ def _last_stop(error: Exception, arguments: list[str]) -> int:
     return 1
 
 
+def _leave_last(status: int) -> None:
+    """A launcher ends all processes when one fails; the one that says why should have said it by then."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    time.sleep(1 if status > 128 else 5)  # at a signal all have met before
+
+
 def main() -> None:
     """Run the program and exit with its status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -116,4 +125,10 @@ def main() -> None:
     arguments = sys.argv[1:]
     status = _run(arguments or ["--help"])
     sys.stdout.flush()
-    sys.exit(status)
+    if not one_of_several():
+        sys.exit(status)
+    if status and not speaks():
+        _leave_last(status)
+    # All is written. What torch tears down of a run of several processes can abort, and would make of it a failure.
+    sys.stderr.flush()
+    os._exit(status)

@@ -10,6 +10,7 @@ from typing import Any
 
 from lorakit import __version__
 from lorakit.cli.command import Manner
+from lorakit.runtime.world import speaks
 
 
 class _State:
@@ -34,6 +35,8 @@ def note(text: str) -> None:
 
 
 def error(text: str) -> None:
+    if not speaks():
+        return
     lines = [shown(line) for line in text.strip().splitlines()][:4]
     print("lorakit: " + "\n".join(lines), file=sys.stderr, flush=True)
 

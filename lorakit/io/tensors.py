@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lorakit.arrays import Array
 from lorakit.io import safetensors
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -40,6 +41,6 @@ def read(path: str | Path, what: str = "safetensors file") -> tuple[dict[str, Te
     return {key: stored.tensor() for key, stored in file.items()}, file.metadata
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], hashed: bool = True) -> None:
+def save(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str], hashed: bool = True) -> None:
     """Write them whole; NumericError names the first that is not finite, and nothing is written."""
     safetensors.write(path, tensors, metadata, hashed=hashed)

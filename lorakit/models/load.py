@@ -24,6 +24,7 @@ class Components:
     folder        the diffusers folder, or the checkpoint file
     zero_empty    SDXL's: the empty prompt is zeros
     vectors       learned tokens and how many vectors each has
+    divided       its weights are spread over the processes of a run, which must ask it all together
     """
 
     name: str
@@ -39,6 +40,7 @@ class Components:
     tokenizer_2: Any = None
     zero_empty: bool = False
     vectors: dict[str, int] = field(default_factory=dict)
+    divided: bool = False
 
     @property
     def text_encoders(self) -> dict[str, Any]:
@@ -96,6 +98,8 @@ class Components:
 
 def is_small(components: Components) -> bool:
     """A model whose operators are too short for threads of their own: on a CPU it works on one thread a piece."""
+    if components.divided:
+        return False  # threads would ask it in an order of their own
     return components.device.type == "cpu" and sum(p.numel() for p in components.unet.parameters()) < 50e6
 
 
@@ -187,6 +191,14 @@ def _part(
             owner, _, last = name.rpartition(".")
             setattr(module.get_submodule(owner), last, torch.arange(buffer.shape[-1], device=device).expand(1, -1))
     return module.eval().requires_grad_(False)
+
+
+def part_with(part: str, config: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+    """A part of a model made of these tensors, all of its parameters by name, to be written; nothing is copied."""
+    with torch.device("meta"):
+        module = _empty(part, config)
+    module.load_state_dict(tensors, assign=True)
+    return module
 
 
 def _empty(part: str, config: dict[str, Any]) -> nn.Module:

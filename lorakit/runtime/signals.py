@@ -1,24 +1,34 @@
 """Signals that wait for a safe moment."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Asked:
-    """`number` is the signal that came, 0 while none has."""
+    """`number` is the signal that came, 0 while none has; `since`, when."""
 
     number = 0
+    since = 0.0
 
 
 @contextmanager
-def deferred() -> Iterator[Asked]:
-    """While it is open, SIGINT, SIGTERM and SIGHUP are noted and not acted on; a second one acts at once."""
+def deferred(echo: float = 0.0) -> Iterator[Asked]:
+    """While it is open, SIGINT, SIGTERM and SIGHUP are noted and not acted on; a second one acts at once.
+
+    echo    seconds in which another is the same one again: a launcher hands on what its processes may have had already
+    """
     asked, old = Asked(), {}
 
     def handle(number: int, frame: object) -> None:
-        asked.number = number
-        signal.signal(number, signal.SIG_DFL)
+        if asked.number != number:
+            asked.number, asked.since = number, time.monotonic()
+        elif time.monotonic() - asked.since >= echo:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not echo:  # the second one ends it even where Python cannot be asked
+            signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:

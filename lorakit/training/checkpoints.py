@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lorakit.arrays import Array
 from lorakit.errors import InputError, StorageError
 from lorakit.io import safetensors
 from lorakit.io import tensors as files
@@ -26,6 +27,13 @@ class Checkpoint:
     notes: dict[str, str]
 
 
+def _all(key: str, x: Tensor) -> Tensor:
+    return x
+
+
+Piece = Callable[[str, Tensor], Tensor]
+
+
 def listed(folder: Path) -> list[tuple[int, Path]]:
     """(step, file) of the checkpoints in `folder`, oldest first."""
     found = [
@@ -34,7 +42,7 @@ def listed(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], notes: Mapping[str, str], keep: int) -> Path:
+def save(folder: Path, step: int, tensors: Mapping[str, Array], notes: Mapping[str, str], keep: int) -> Path:
     """Write the state after `step` steps; all but the newest `keep` go once the new one has been read back."""
     file = folder / f"step-{step:06d}.safetensors"
     # The step stands among the tensors too, whose hash is checked.
@@ -53,21 +61,23 @@ def whole(file: Path) -> bool:
     return opened.metadata.get("sshs_model_hash") == opened.data_hash()
 
 
-def read(file: Path) -> Checkpoint:
-    """InputError where it is no checkpoint, or damaged."""
-    tensors, notes = files.read(file, "training checkpoint")
+def read(file: Path, piece: Piece = _all) -> Checkpoint:
+    """InputError where it is no checkpoint, or damaged. Of each tensor, by its key, `piece` takes what is wanted."""
+    opened = safetensors.open_file(file, "training checkpoint")
+    notes = opened.metadata
     if "lorakit.checkpoint" not in notes:
         raise InputError(f"{file} is not a training checkpoint of lorakit")
+    tensors = {key: piece(key, stored.tensor()) for key, stored in opened.items()}
     step = tensors.pop(_STEP, None)
     if step is None or not whole(file):
         raise InputError(f"{file} is damaged: its tensors are not those that were written")
     return Checkpoint(file, int(step), tensors, notes)
 
 
-def newest(folder: Path, note: Callable[[str], None]) -> Iterator[Checkpoint]:
+def newest(folder: Path, note: Callable[[str], None], piece: Piece = _all) -> Iterator[Checkpoint]:
     """The whole checkpoints of a folder, newest first; damaged ones are passed by, saying so."""
     for _, file in reversed(listed(folder)):
         try:
-            yield read(file)
+            yield read(file, piece)
         except InputError as error:
             note(f"passed by: {error}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,16 +10,20 @@ from torch import Tensor
 from lorakit.errors import InputError
 
 _SHORT = 2**22  # numbers that are copied for their norm
+# Of numbers of this process's gradients the sum over the processes that hold the rest of them.
+Total = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def clip(gradients: Sequence[Tensor], limit: float) -> Tensor:
+def clip(gradients: Sequence[Tensor], limit: float, total: Total | None = None) -> Tensor:
     """Scale all gradients in place so that their common length is at most `limit`; those below it keep their bits.
 
     Gives the length before, [], on the gradients' device: nothing waits for it. A limit of 0 only measures. Where the
     length is not finite the gradients are left for whoever reads it. Pascanu et al., 2013.
     """
     length = _length(gradients)
+    if total is not None:
+        length = total(length.square()).sqrt()
     if limit > 0 and not (length.device.type == "cpu" and length <= limit):
         factor = (limit / length).clamp(max=1.0)
         torch._foreach_mul_(list(gradients), torch.where(length.isfinite(), factor, torch.ones_like(factor)))
@@ -49,13 +53,13 @@ class Scaler:
         return loss * self.factor
 
     @torch.no_grad()
-    def unscale(self, gradients: Sequence[Tensor]) -> bool:
+    def unscale(self, gradients: Sequence[Tensor], total: Total | None = None) -> bool:
         """The gradients, in place, as they are without the factor; whether all are finite. The one wait a step, which
         only float16 has. At the least factor a gradient that is not finite is no longer the factor's fault: the loop
         should stop (`exhausted`)."""
         torch._foreach_mul_(list(gradients), 1 / self.factor)  # a power of two: exact
-        finite = bool(torch.stack([g.isfinite().all() for g in gradients]).all())
-        if not finite:
+        wrong = torch.stack([~g.isfinite().all() for g in gradients]).any().float()
+        if bool(wrong if total is None else total(wrong)):
             self.factor, self.good = max(self.least, self.factor / 2), 0
             return False
         self.good += 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lorakit.errors import NumericError
 from lorakit.training import optimizers
-from lorakit.training.gradients import Scaler, clip
+from lorakit.training.gradients import Scaler, Total, clip
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,12 @@ def train(
     max_norm: float = 0.0,
     scaler: Scaler | None = None,
     after: Callable[[int, Mapping[str, float]], None] = lambda step, rates: None,
+    total: Total | None = None,
 ) -> Iterator[Step]:
     """Steps `first` to `steps` - 1 of an optimizer that has one parameter group for each of `groups` and factor.
 
     descend(step, parameters) depends on the step's number and the model alone; after(step, rates by group) may change
-    parameters once the optimizer has. Gradients longer than max_norm are scaled down to it, 0 leaves them. A step whose
+    parameters once the optimizer has. total sums over the processes where each has a part of every gradient. Gradients longer than max_norm are scaled down to it, 0 leaves them. A step whose
     gradients do not fit float16 under the scaler's factor is left out, until the factor cannot get smaller.
 
     Diverged, before a parameter changes, where loss or gradient is not finite and the parameters are on the CPU; on
@@ -102,10 +103,10 @@ def train(
         optimizers.set_rates(optimizer, {group.name: rates.get(group.name, 0.0) for group in groups})
         parameters = list(named.values())
         done = descend(step, parameters)
-        fits = scaler is None or scaler.unscale(done.gradients) or scaler.exhausted
+        fits = scaler is None or scaler.unscale(done.gradients, total) or scaler.exhausted
         weights = [group.weight for group in active for _ in group.parameters]
         gradients = [g if w == 1 else g * w for g, w in zip(done.gradients, weights, strict=True)]
-        norm = clip(gradients, max_norm)
+        norm = clip(gradients, max_norm, total)
         result = Step(step + 1, done.loss, norm, rates, done.samples, done.timesteps, done.errors, done.waited)
         if norm.device.type == "cpu" and fits and not finite(result):
             raise Diverged(result)

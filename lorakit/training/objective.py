@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lorakit.training.gradients import Scaler
 from lorakit.training.loop import Descent
 from lorakit.training.precision import Precision
 from lorakit.training.samples import Ahead, Draws, Sample, Source, distribution_of
+from lorakit.training.shards import Shards
 from lorakit.training.texts import Texts
 from lorakit.training.variants import Attached
 
@@ -51,22 +52,26 @@ class _Part:
         return torch.stack([ones if sample.mask is None else sample.mask for sample in self.samples])
 
 
+# A loss, [], of each part the samples' errors, and gradients.
+_Done = tuple[Tensor, Sequence[tuple[_Part, Tensor]], Sequence[Tensor]]
+
+
 class Objective:
     """objective(step, parameters): the loss of a step and its gradient by each parameter.
 
     The loss is the mean over each source of the weighted error, summed over sources by their weights. Every process
     takes its share of a step, `micro` samples at a time, and gradients are summed: the result is that of one process
-    that takes them all at once.
+    that takes them all at once. Where the model is divided the gradients are of this process's pieces.
 
     A small model on the CPU goes through in pieces, one a core: no barrier between threads, twice as fast on two cores.
     """
 
     def __init__(
         self, components: Components, sources: Sequence[Source], texts: Texts, config: TrainConfig, world: World,
-        precision: Precision, *, attached: Attached | None = None, scaler: Scaler | None = None,
+        precision: Precision, *, attached: Attached | None = None, scaler: Scaler | None = None, shards: Shards | None = None,
     ) -> None:  # fmt: skip
         self.components, self.texts, self.config, self.world = components, texts, config, world
-        self.precision, self.attached, self.scaler = precision, attached, scaler
+        self.precision, self.attached, self.scaler, self.shards = precision, attached, scaler, shards
         alphas = components.alphas()
         self.alphas = zero_terminal(alphas) if config.zero_snr else alphas
         self.weights = _weights(self.alphas, config, components.prediction_type)
@@ -79,36 +84,68 @@ class Objective:
         started = time.monotonic()
         samples = self.draws.at(step)
         waited = time.monotonic() - started
-        parts = _parts([samples[i] for i in self.world.share(samples)], self.micro, self.pieces)
-        total, errors = torch.zeros((), device=self.components.device), torch.zeros(len(samples))
+        descend = self._whole if self.shards is None else self._divided
+        total, own, gradients = descend(step, samples, parameters)
+        errors = torch.zeros(len(samples))
+        for part, error in own:
+            errors[[sample.place for sample in part.samples]] = error.cpu()
+        if self.world.size > 1:
+            errors, total = errors.to(self.components.device), total.reshape(1)
+            self.world.sum_([*(gradients if self.shards is None else ()), total, errors])
+            errors, total = errors.cpu(), total[0]
+        timesteps = torch.tensor([sample.timestep for sample in samples])
+        return Descent(total, gradients, [sample.name for sample in samples], timesteps, errors, waited)
+
+    def _share(self, samples: Sequence[Sample], rank: int) -> list[_Part]:
+        own = [samples[i] for i in range(rank, len(samples), self.world.size)]
+        return _parts(own, self.micro, self.pieces)
+
+    def _whole(self, step: int, samples: Sequence[Sample], parameters: Sequence[nn.Parameter]) -> _Done:
+        """Of this process's samples, with a model that it has all of."""
+        parts = self._share(samples, self.world.rank)
+        total, own = torch.zeros((), device=self.components.device), []
         gradients = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
         work: Callable[[_Part], tuple[Tensor, Tensor, Sequence[Tensor]]] = lambda part: self._descend(  # noqa: E731
             step, part, parameters
         )
         done = each(work, parts, cores()) if self.pieces > 1 else map(work, parts)
-        own = []
         for part, (loss, error, found) in zip(parts, done, strict=True):
             total = total + loss
-            own.append(([sample.place for sample in part.samples], error))
+            own.append((part, error))
             torch._foreach_add_(gradients, list(found))
-        for places, error in own:
-            errors[places] = error.cpu()
-        if self.world.size > 1:
-            errors, total = errors.to(self.components.device), total.reshape(1)
-            self.world.sum_([*gradients, total, errors])
-            errors, total = errors.cpu(), total[0]
-        timesteps = torch.tensor([sample.timestep for sample in samples])
-        return Descent(total, gradients, [sample.name for sample in samples], timesteps, errors, waited)
+        return total, own, gradients
 
     def _descend(
         self, step: int, part: _Part, parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         with self._dropping(part):
-            loss, error = self._loss(step, part)
-            scaled = loss if self.scaler is None else self.scaler.scaled(loss)
+            loss, error, scaled = self._scaled(step, part)
             found = torch.autograd.grad(scaled, parameters, allow_unused=True)
         gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
         return loss.detach(), error, [g.float() for g in gradients]
+
+    def _divided(self, step: int, samples: Sequence[Sample], parameters: Sequence[nn.Parameter]) -> _Done:
+        """The same with a divided model, which all processes must ask equally often: one that has fewer parts than
+        another goes on with a sample that weighs nothing."""
+        assert self.shards is not None
+        if 0 < self.texts.until <= step:
+            self.texts.still([sample.caption for sample in samples])  # encoded together, or by each as it comes to it
+        parts = self._share(samples, self.world.rank)
+        most = max(len(self._share(samples, rank)) for rank in range(self.world.size))
+        idle = [_Part([replace(samples[0], weight=0.0)])] * (most - len(parts))
+        total, own = torch.zeros((), device=self.components.device), []
+        with self.shards.descending():
+            for part in [*parts, *idle]:
+                loss, error, scaled = self._scaled(step, part)
+                scaled.backward()  # type: ignore[no-untyped-call]
+                total = total + loss.detach()
+                own.append((part, error))
+        return total, own[: len(parts)], self.shards.gradients(parameters)
+
+    def _scaled(self, step: int, part: _Part) -> tuple[Tensor, Tensor, Tensor]:
+        """What `_loss` gives, and the loss as its gradient is to be taken."""
+        loss, error = self._loss(step, part)
+        return loss, error, loss if self.scaler is None else self.scaler.scaled(loss)
 
     def _dropping(self, part: _Part) -> AbstractContextManager[None]:
         if self.attached is None or not self.config.dropout:

@@ -22,7 +22,8 @@ from lorakit.formats import files
 from lorakit.formats.layouts import open_model
 from lorakit.io import tensors as io
 from lorakit.jobs import adapters
-from lorakit.jobs.train import Life, Talk, run
+from lorakit.jobs.train import Life, Talk, _write, run
+from lorakit.models.load import part_with
 from lorakit.registry import TRAINABLE
 from lorakit.training import checkpoints
 from tests.conftest import captioned
@@ -328,6 +329,26 @@ def test_a_whole_model_is_a_folder_or_one_file_of_the_same_weights(data, tmp_pat
     assert any(name.startswith("text_encoder.") for name in moved) and any(name.startswith("unet.") for name in moved)
     for name in moved:
         np.testing.assert_allclose(one[name].float(), folder[name].float(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_whole_model_that_reads_back_otherwise_fails_the_run(data, tmp_path, monkeypatch):
+    base = make(tmp_path / "base", "sd1")
+    config = {"mode": "full", "steps": 1, "model": str(base), "lr": 1e-6, "size": 64}
+    train(
+        data, tmp_path / "half", life={"save_dtype": "float16", "dtype": "bfloat16"}, **config
+    )  # zeros of float16 are no fault
+    (saved,) = (tmp_path / "half.run/checkpoints").iterdir()
+    state = io.read(saved)[0]
+    # Computed in bfloat16 and kept in float32: bfloat16 would have swallowed a step of 1e-6.
+    assert state["parameter/unet.conv_out.weight"].dtype == torch.float32
+
+    def wrong(part, config, tensors):
+        return part_with(part, config, {**tensors, "conv_out.bias": tensors["conv_out.bias"] + 1e-3})
+
+    monkeypatch.setattr(_write, "part_with", wrong)
+    with pytest.raises(LorakitError, match=r"reads back otherwise.*unet\.conv_out\.bias"):
+        train(data, tmp_path / "wrong", **config)
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from lorakit.config import TrainConfig
-from lorakit.errors import NumericError
+from lorakit.errors import InputError, NumericError
 from lorakit.io.files import check_target, write_text
 from lorakit.jobs import sample
-from lorakit.jobs.train import _identity, _plan, _replay, _resume
+from lorakit.jobs.train import _divide, _identity, _plan, _replay, _resume
 from lorakit.jobs.train._data import read_data, read_examples
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._report import write_report
@@ -22,7 +22,8 @@ from lorakit.models.config import base_hash
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime.device import peak_memory, pick_device
 from lorakit.runtime.locks import held
-from lorakit.runtime.world import World, joined, place
+from lorakit.runtime.sharding import Sharding
+from lorakit.runtime.world import World, alone_by_mistake, joined, place
 from lorakit.training.loop import Diverged
 
 __all__ = ["Life", "Talk", "run"]
@@ -36,13 +37,22 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
     check(config, life)
     life = replace(life, sources={**life.sources, **{name: of for name, (_, of) in config.chosen().items()}})
     config, world = config.suited(), place()
+    life = replace(life, dtype=world.dtype(life.dtype))
+    how = _divide.asked(config, world)
     if not world.main:
         talk = Talk.silent()
+    if alone_by_mistake():
+        talk.note(
+            "accelerate has started one process: --cpu starts no others; --multi_gpu does, without a GPU too, or torchrun"
+        )
     with joined(_device(life, world)) as world:
-        if not world.main or life.show_targets or life.replay or life.dry_run:
-            return _inside(data, config, life, talk, world)
+        if not world.main:
+            _inside(data, config, life, talk, world, how)
+            return None
+        if life.show_targets or life.replay or life.dry_run:
+            return _inside(data, config, life, talk, world, how)
         with held(life.run_folder):
-            return _inside(data, config, life, talk, world)
+            return _inside(data, config, life, talk, world, how)
 
 
 def check(config: TrainConfig, life: Life) -> None:
@@ -64,26 +74,32 @@ def _device(life: Life, world: World) -> torch.device:
     return pick_device(world.device(life.device))
 
 
-def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: World) -> dict[str, Any] | None:
+def _inside(
+    data: Path, config: TrainConfig, life: Life, talk: Talk, world: World, how: Sharding | None
+) -> dict[str, Any] | None:
     if life.dry_run:
         examples = read_examples(data, config, talk.note)
         talk.note(f"{len(examples)} pictures would be trained on for {config.total} steps into {life.output}")
         return {"outputs": [], "steps": 0}
     tokenizer = None if config.tokenizer is None else Path(config.tokenizer)
-    components = sample.load_model(config.model, str(_device(life, world)), life.dtype, talk.note, tokenizer)
+    # Weights that are trained are kept in float32, or small steps would be lost; autocast computes in the dtype.
+    dtype = "float32" if config.mode == "full" else life.dtype
+    components = sample.load_model(config.model, str(_device(life, world)), dtype, talk.note, tokenizer)
     mode = MODES[config.mode]
     if life.show_targets:
         return _plan.show_targets(components, config, mode)
     base = base_hash(components.folder)
     read = read_data(data, config, life, components, base if mode.NEEDS_PRIOR else None, talk, world)
-    notes = _identity.notes_of(config, life.sources, read.hash, base, read.family)
+    notes = _identity.notes_of(config, life.sources, read.hash, base, read.family, world.size)
     notes["lorakit.options"] = json.dumps(life.recorded(), sort_keys=True)
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing or (how and how.checkpointing):
         components.unet.enable_gradient_checkpointing()
-    trained = mode.begin(components, config)
+    trained, shards = mode.begin(components, config), None
+    if how is not None:
+        trained, shards = _divide.divide(trained, components, how, world)
     for line in trained.notes:
         talk.note(line)
-    this = Run(components, config, life, talk, world, read, trained, notes)
+    this = Run(components, config, life, talk, world, read, trained, notes, shards)
     if life.replay:
         return _replay.replay(this, life.replay)
     planned = _plan.plan(this)
@@ -96,11 +112,13 @@ def _inside(data: Path, config: TrainConfig, life: Life, talk: Talk, world: Worl
 
 def _train(this: Run, base: str) -> dict[str, Any] | None:
     config, life, talk, world = this.config, this.life, this.talk, this.world
-    checkpoint = _resume.resumed(life, this.notes, talk.note)
+    checkpoint = _resume.resumed(life, this.notes, talk.note, this.piece)
     if checkpoint:
         this.state.restore(checkpoint.tensors, str(checkpoint.file))
         talk.note(f"going on from {checkpoint.file} at step {checkpoint.step}")
     first = checkpoint.step if checkpoint else 0
+    if not world.agree(first):
+        raise InputError(f"{life.run_folder}: the processes find different checkpoints there; put it where all see it")
     if world.main:
         extra = {"data": str(this.data.folder), "output": str(life.output), **life.recorded()}
         write_text(life.run_folder / "config.toml", _identity.toml(config, life.sources, extra))
@@ -111,9 +129,9 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         raise NumericError(_replay.bundle(this, error)) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _plan.out_of_memory(this, error) from error
+    outputs = this.finish(rows)
     if not world.main:
         return None
-    outputs = this.finish(rows)
     report = write_report(life.run_folder, config, life.sources, rows, this.data.pictures)
     new = [row for row in rows if row["step"] > first]
     shown, waited = sum(len(row["samples"]) for row in new), sum(row["waited"] for row in new)
@@ -122,7 +140,7 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         "steps": last,
         "final_loss": json.loads(this.notes["lorakit.final_loss"]),
         "validation_loss": this.validation_loss,
-        "trainable_parameters": sum(p.numel() for p in this.trained.parameters.values()),
+        "trainable_parameters": this.count(this.trained.parameters),
         "samples_per_second": shown / seconds if seconds else 0.0,
         "input_share": waited / seconds if seconds else 0.0,
         "peak_memory_bytes": peak_memory(this.components.device),

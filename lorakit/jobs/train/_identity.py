@@ -12,7 +12,9 @@ from lorakit import __version__
 from lorakit.config import TrainConfig, option
 from lorakit.data.dataset import Example
 
-CONFIG, SOURCES, DATA, BASE, RUN = (f"lorakit.{key}" for key in ("config", "sources", "data", "base", "run"))
+CONFIG, SOURCES, DATA, BASE, RUN, PROCESSES = (
+    f"lorakit.{key}" for key in ("config", "sources", "data", "base", "run", "processes")
+)
 _BASES = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}  # as kohya calls them
 
 
@@ -26,16 +28,18 @@ def data_hash(examples: Sequence[Example], digests: Sequence[str]) -> str:
 
 
 def notes_of(
-    config: TrainConfig, sources: Mapping[str, str], data: str, base: str, family: str | None
+    config: TrainConfig, sources: Mapping[str, str], data: str, base: str, family: str | None, processes: int = 1
 ) -> dict[str, str]:
     """Metadata that every file of the run carries; `ss_*` is what kohya's tools look for."""
     text = json.dumps(config.values(), sort_keys=True)
-    return {
+    several = {PROCESSES: str(processes)} if processes > 1 else {}
+    same = "\0".join([text, data, base, __version__, *several.values()])
+    return several | {
         CONFIG: text,
         SOURCES: json.dumps({name: sources.get(name, "default") for name in config.values()}, sort_keys=True),
         DATA: data,
         BASE: base,
-        RUN: hashlib.sha256(f"{text}\0{data}\0{base}\0{__version__}".encode()).hexdigest()[:16],
+        RUN: hashlib.sha256(same.encode()).hexdigest()[:16],
         "ss_base_model_version": _BASES.get(family or "", f"lorakit_{family or 'model'}"),
         "ss_sd_model_name": Path(config.model).name,
         "ss_sd_model_hash": base,
@@ -60,6 +64,9 @@ def differences(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
     new, old = json.loads(mine[CONFIG]), _config(theirs)
     names = [name for name in {**new, **old} if new.get(name) != old.get(name)]
     lines = [f"{option(name)} is {_said(new.get(name))}, was {_said(old.get(name))}" for name in names]
+    now, then = mine.get(PROCESSES, "1"), theirs.get(PROCESSES, "1")
+    if now != then:
+        lines.append(f"the number of processes, each with its batch, is {now}, was {then}")
     if mine[DATA] != theirs.get(DATA):
         lines.append("the pictures or captions have changed")
     if mine[BASE] != theirs.get(BASE):

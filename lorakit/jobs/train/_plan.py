@@ -82,14 +82,14 @@ def plan(run: Run) -> Planned:
     """Where the run is only planned, two steps are measured; their gradients are thrown away."""
     config, data = run.config, run.data
     shapes = {f"{row['size'][0]}x{row['size'][1]}": row["pictures"] for row in data.table}
-    groups = {group.name: sum(p.numel() for p in group.parameters.values()) for group in run.trained.groups}
-    state = sum(x.numel() * x.element_size() for x in run.state.tensors().values())
+    groups = {group.name: run.count(group.parameters) for group in run.trained.groups}
+    state = run.size_of(run.state.tensors())
     moments = 2 * 4 * sum(groups.values())
     disk = (run.life.keep + 1) * (state + moments) + 4 * sum(groups.values())
     seconds = memory = None
     if run.life.plan:
         seconds, memory = _measured(run)
-        memory += moments
+        memory += moments // (1 if run.shards is None else run.world.size)
     epochs = data.sources[0].batches.epochs(config.total)
     rates = {
         option(name): (getattr(config, name), run.life.sources.get(name, "model"))

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorakit.adapter import Adapter
 from lorakit.data.pngtext import encode
 from lorakit.io.files import write_bytes
 from lorakit.jobs import adapters, composed, sample
@@ -21,21 +20,22 @@ _STEPS, _GUIDANCE, _SCHEDULER = 30, 7.5, "dpm++"  # what `sample` takes where no
 def draw(run: Run, step: int) -> None:
     """RUN/previews/step-NNNNNN-K.png for each prompt, all from the run's seed. The model is as it was before training
     meanwhile, with the adapter put on as from a file; one that is trained whole draws as it stands."""
-    life, components, result = run.life, run.components, run.trained.result()
+    life, components, adapter = run.life, run.components, run.adapter()
     request = sample.Request(
         list(life.preview_prompts), 1, run.config.seed, "", run.config.model, None, _STEPS, _GUIDANCE, _SCHEDULER, 8
     )
     with tempfile.TemporaryDirectory() as home, run.trained.bare():
         arguments = []
-        if isinstance(result, Adapter):
+        if adapter is not None:
             file = Path(home) / f"step-{step:06d}.safetensors"
-            adapters.save(file, result, "kohya", None, run.data.family)
+            adapters.save(file, adapter, "kohya", None, run.data.family)
             arguments = [str(file)]
         composition = composed.read(arguments)
         session = sample.Session(components, [composition], lambda text: None)
         try:
             for i, one in enumerate(session.draw(shots_of(request, composition))):
                 target = life.run_folder / "previews" / f"step-{step:06d}-{i}.png"
-                write_bytes(target, encode(one.picture, one.settings))
+                if run.world.main:
+                    write_bytes(target, encode(one.picture, one.settings))
         finally:
             session.ensemble.remove()

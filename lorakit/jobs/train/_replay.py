@@ -58,7 +58,7 @@ def replay(run: Run, file: Path) -> dict[str, Any]:
         raise InputError(f"--replay {file} is of another run: its config, data or base model differ")
     first = 0
     if checkpoint:
-        found = checkpoints.read(Path(checkpoint))
+        found = checkpoints.read(Path(checkpoint), run.piece)
         run.state.restore(found.tensors, checkpoint)
         first = found.step
     run.fill()

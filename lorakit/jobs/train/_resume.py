@@ -15,17 +15,19 @@ from lorakit.training import checkpoints
 from lorakit.training.checkpoints import Checkpoint
 
 
-def resumed(life: Life, notes: dict[str, str], note: Callable[[str], None]) -> Checkpoint | None:
+def resumed(
+    life: Life, notes: dict[str, str], note: Callable[[str], None], piece: checkpoints.Piece
+) -> Checkpoint | None:
     """The checkpoint to go on from; None where the run begins.
 
-    `auto` takes the newest whole one of the same run. An unfinished run of another config, other data or another base is
+    Of its tensors `piece` takes what this process holds. `auto` takes the newest whole one of the same run. An unfinished run of another config, other data or another base is
     refused with the differences, and with --force begun anew.
     """
     if life.resume == "never":
         return None
     if life.resume != "auto":
-        return _asked(Path(life.resume), notes, note)
-    for found in checkpoints.newest(life.run_folder / "checkpoints", note):
+        return _asked(Path(life.resume), notes, note, piece)
+    for found in checkpoints.newest(life.run_folder / "checkpoints", note, piece):
         different = differences(notes, found.notes)
         if not different:
             return found
@@ -39,14 +41,14 @@ def resumed(life: Life, notes: dict[str, str], note: Callable[[str], None]) -> C
     return None
 
 
-def _asked(path: Path, notes: dict[str, str], note: Callable[[str], None]) -> Checkpoint:
+def _asked(path: Path, notes: dict[str, str], note: Callable[[str], None], piece: checkpoints.Piece) -> Checkpoint:
     if path.is_dir():
         inner = path / "checkpoints"
-        found = next(checkpoints.newest(inner if inner.is_dir() else path, note), None)
+        found = next(checkpoints.newest(inner if inner.is_dir() else path, note, piece), None)
         if found is None:
             raise InputError(f"--resume {path}: no whole checkpoint there")
     else:
-        found = checkpoints.read(path)
+        found = checkpoints.read(path, piece)
     different = differences(notes, found.notes)
     if different:
         raise RefusedError(f"--resume {found.file} is of a run that differs: {'; '.join(different[:8])}")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lorakit.adapter import Adapter
+from lorakit.arrays import Array
 from lorakit.config import TrainConfig
 from lorakit.errors import UsageError
 from lorakit.jobs.train import _previews, _write
@@ -30,6 +32,7 @@ from lorakit.training.ema import Ema
 from lorakit.training.gradients import Scaler
 from lorakit.training.objective import Objective
 from lorakit.training.precision import precision
+from lorakit.training.shards import Shards
 from lorakit.training.state import State
 from lorakit.training.texts import Texts
 
@@ -41,10 +44,10 @@ class Run:
 
     def __init__(
         self, components: Components, config: TrainConfig, life: Life, talk: Talk, world: World, data: Data,
-        trained: Trained, notes: dict[str, str],
+        trained: Trained, notes: dict[str, str], shards: Shards | None = None,
     ) -> None:  # fmt: skip
         self.components, self.config, self.life, self.talk, self.world = components, config, life, talk, world
-        self.data, self.trained, self.notes = data, trained, notes
+        self.data, self.trained, self.notes, self.shards = data, trained, notes, shards
         self.optimizer = loop.optimizer_of(
             trained.groups, lambda inner: optimizers.make(config.optimizer, inner, 0.0, config.optimizer_args)
         )
@@ -57,8 +60,9 @@ class Run:
         self.texts = Texts(components, trained.text_until, life.run_folder / "cache")
         try:
             self.objective = Objective(
-                components, data.sources, self.texts, config, world, how, attached=trained.attached, scaler=self.scaler
-            )
+                components, data.sources, self.texts, config, world, how, attached=trained.attached, scaler=self.scaler,
+                shards=shards,
+            )  # fmt: skip
         except ValueError as error:
             raise UsageError(f"--timestep-range: {error}") from error
         self.validation_loss: float | None = None
@@ -89,6 +93,7 @@ class Run:
         return loop.train(
             self.optimizer, self.trained.groups, self.objective, self.config.total, first=first,
             max_norm=self.config.max_grad_norm, scaler=self.scaler, after=self._after,
+            total=None if self.shards is None else self.shards.total,
         )  # fmt: skip
 
     def _after(self, step: int, rates: Mapping[str, float]) -> None:
@@ -127,7 +132,26 @@ class Run:
             for tracker in trackers:
                 tracker.close()
 
+    def count(self, names: Iterable[str]) -> int:
+        """Numbers in these parameters, of all processes where they are divided."""
+        if self.shards is None:
+            return sum(self.trained.parameters[name].numel() for name in names)
+        return sum(math.prod(self.shards.shapes[name]) for name in names)
+
+    def size_of(self, tensors: Mapping[str, Tensor]) -> int:
+        """Bytes of the run's state, of all processes where it is divided."""
+        if self.shards is not None:
+            return self.shards.sizes(tensors)
+        return sum(x.numel() * x.element_size() for x in tensors.values())
+
+    def piece(self, key: str, x: Tensor) -> Tensor:
+        """Of a tensor of a checkpoint what this process holds."""
+        return x if self.shards is None else self.shards.piece(key, x)
+
     def _compile(self) -> None:
+        if self.shards is not None:
+            self.talk.note("--compile: the model is divided among processes; going on without it")
+            return
         if is_small(self.components):
             self.talk.note("--compile: the model is too small to gain by it; going on without it")
             return
@@ -159,9 +183,14 @@ class Run:
                     p.copy_(kept[name])
 
     def save(self, step: int) -> None:
-        if self.world.main:
+        def write(tensors: Mapping[str, Array]) -> None:
             folder = self.life.run_folder / "checkpoints"
-            checkpoints.save(folder, step, self.state.tensors(), {**self.notes, **self._shape()}, self.life.keep)
+            checkpoints.save(folder, step, tensors, {**self.notes, **self._shape()}, self.life.keep)
+
+        if self.shards is not None:
+            self.shards.lend(self.state.tensors(), write)
+        elif self.world.main:
+            write(self.state.tensors())
 
     def _shape(self) -> dict[str, str]:
         """What a checkpoint needs besides its tensors to be read as an adapter."""
@@ -200,13 +229,18 @@ class Run:
         }  # fmt: skip
 
     def _write_best(self, step: int, loss: float) -> None:
-        result = self.trained.result()
-        if self.world.main and isinstance(result, Adapter):
+        result = self.adapter()
+        if self.world.main and result is not None:
             notes = {**self.notes, "lorakit.step": str(step), "lorakit.validation_loss": f"{loss:.6f}"}
             _write.write_adapter(
                 self.life.run_folder / "best.safetensors", result, self.file_format, self.life.save_dtype, notes,
                 self.data.family, self.talk.note, self.trained.idle(),
             )  # fmt: skip
+
+    def adapter(self) -> Adapter | None:
+        """The result, where it is one and no whole model."""
+        result = None if self.config.mode == "full" else self.trained.result()
+        return result if isinstance(result, Adapter) else None
 
     @property
     def file_format(self) -> str:
@@ -218,18 +252,20 @@ class Run:
         return self.life.file_format
 
     def preview(self, step: int) -> dict[str, Any]:
-        if self.world.main and self.life.preview_prompts:
+        if self.life.preview_prompts and (self.world.main or self.shards is not None):
             with self.weights():
                 _previews.draw(self, step)
         return {}
 
     def finish(self, rows: list[dict[str, Any]]) -> list[Path]:
-        """Write the result; the paths written."""
+        """Write the result; the paths written, by the main process."""
         life = self.life
         final = final_loss(rows)
         self.notes |= {"lorakit.final_loss": f"{final:.6f}", "ss_steps": str(rows[-1]["step"]) if rows else "0"}
         with self.weights():
             result = self.trained.result()
+            if not self.world.main:
+                return []
             if isinstance(result, Adapter):
                 _write.write_adapter(
                     life.output, result, self.file_format, life.save_dtype, self.notes, self.data.family, self.talk.note,

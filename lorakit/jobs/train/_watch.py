@@ -19,6 +19,7 @@ from lorakit.training.loop import Diverged, Step, finite
 
 _STRATA = 4
 _SMOOTH = 20  # steps that are averaged for people
+_ECHO = 2.0  # seconds
 _LAG = 10  # steps whose numbers wait on a device before someone reads them
 
 
@@ -44,7 +45,10 @@ class Watch:
         number, stopped = 0, False
         lag = 1 if self.device.type == "cpu" else _LAG
         file = self.life.run_folder / "log.jsonl"
-        with deferred() as asked, file.open("a", encoding="utf-8") if self.world.main else _nowhere() as log:
+        with (
+            deferred(_ECHO if self.world.size > 1 else 0.0) as asked,
+            file.open("a", encoding="utf-8") if self.world.main else _nowhere() as log,
+        ):
             self._last = time.monotonic()
             for step in steps:
                 number, last = step.number, step.number == self.steps
@@ -62,6 +66,7 @@ class Watch:
                 if due or stopped:
                     save(number)
                 if signal and not last:
+                    self.world.wait()  # whoever leaves first makes the launcher end the others
                     raise Stopped(
                         signal, f"stopped at step {number}, which is saved; the same command goes on from there"
                     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import on_host
+from lorakit.arrays import Stored, on_host
 from lorakit.deltas._base import Delta, relative_error
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.full import Full
@@ -24,8 +23,8 @@ from lorakit.io.files import replacing_folder, write_text
 from lorakit.io.tensors import DTYPES
 from lorakit.jobs import adapters
 from lorakit.jobs.fuse import fuse, is_folder
-from lorakit.models.config import folder_of
-from lorakit.models.load import Components
+from lorakit.models.config import described, folder_of
+from lorakit.models.load import Components, part_with
 from lorakit.targets import canonical
 
 # What rounding to a number format may take of a delta, relative to its norm.
@@ -103,25 +102,43 @@ def write_model(
     output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
     note: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """The whole model with the trained parts in it, all else as it is: a diffusers folder, or one file."""
+    """The whole model with the trained parts in it, all else as it is: a diffusers folder, or one file. Read back:
+    LorakitError where a weight is missing or another than was trained."""
     if not all(tensor.isfinite().all() for tensor in changed.values()):
         raise NumericError(f"{output}: NaN or infinity in the trained weights; nothing was written")
     if is_folder(output) and components.folder.is_dir():
         _write_folder(output, changed, components, dtype, notes)
     else:
         _write_other(output, changed, components, dtype, notes, note)
+    found = open_model(str(output), folder_of).arrays
+    wrong = sorted(name for name, x in changed.items() if not _written(x, found.get(canonical(name)), dtype))
+    if wrong:
+        raise LorakitError(
+            f"{output} reads back otherwise than it was trained: {some(wrong, 5)}; this is a bug, report it"
+        )
+
+
+def _written(x: Tensor, found: Stored | None, dtype: str) -> bool:
+    """Whether it is what was found, but for a rounding, and of numbers near 0 the least that float16 can hold."""
+    if found is None or found.shape != tuple(x.shape):
+        return False
+    mine = x.detach().cpu().to(DTYPES[dtype]).float().numpy()
+    error = float(np.linalg.norm((found.float() - mine).ravel()))
+    return error <= _ROUNDING[dtype] * float(np.linalg.norm(mine.ravel())) + 6e-8 * mine.size**0.5
 
 
 def _write_folder(
     output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str]
 ) -> None:
     parts = sorted({name.partition(".")[0] for name in changed})
+    configs = described(str(components.folder)).configs
     with replacing_folder(output) as partial:
         left_out = shutil.ignore_patterns(*parts, "*.py", "__pycache__", "build")
         shutil.copytree(components.folder, partial, dirs_exist_ok=True, ignore=left_out)
         for part in parts:
-            trained = copy.deepcopy(components.parts[part]) if dtype != "float32" else components.parts[part]
-            trained.to(DTYPES[dtype]).save_pretrained(partial / part)
+            own = {n.removeprefix(f"{part}."): x for n, x in changed.items() if n.startswith(f"{part}.")}
+            tensors = {name: x.detach().cpu().to(DTYPES[dtype]) for name, x in own.items()}
+            part_with(part, configs[f"{part}/config.json"], tensors).save_pretrained(partial / part)
         write_text(partial / "lorakit.json", json.dumps(dict(notes), indent=1))
 
 

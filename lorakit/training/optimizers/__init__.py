@@ -6,6 +6,8 @@ An optimizer's module defines
     FINDS_RATE           True where it finds its rate by itself: RATE is then that of all parameters, whatever the model
     make(groups, **settings)    a torch optimizer over `groups`, dictionaries as torch takes them, each with its own `lr`;
                          settings are keyword arguments with defaults, which `--optimizer-args` can name
+    BY_NUMBER            optional, True where the step of each number depends on that number's gradients alone, so that
+                         a piece of a parameter is stepped as it would be in the whole
 The learning rate of a group is its `lr` at each step, set from outside. `averaged(optimizer)` gives the parameters to
 use and write, where those trained are others. An optimizer of elsewhere is named by its import path, `module:Class`.
 """

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 RATE = 1e-4
+BY_NUMBER = True
 
 
 def make(

@@ -7,6 +7,7 @@ import torch
 from lorakit.training.optimizers._make import moments
 
 RATE = 2e-5
+BY_NUMBER = True
 
 
 class Lion(torch.optim.Optimizer):

@@ -13,6 +13,7 @@ import torch
 from lorakit.training.optimizers._make import moments
 
 RATE = 3e-4
+BY_NUMBER = True
 
 
 class ScheduleFree(torch.optim.Optimizer):
