@@ -10,6 +10,7 @@ from torch import Tensor
 from lorakit.errors import InputError
 
 _SHORT = 2**22  # numbers that are copied for their norm
+_SUMMED = 2**12  # of them at a time
 # Of numbers of this process's gradients the sum over the processes that hold the rest of them.
 Total = Callable[[Tensor], Tensor]
 
@@ -31,10 +32,12 @@ def clip(gradients: Sequence[Tensor], limit: float, total: Total | None = None) 
 
 
 def _length(gradients: Sequence[Tensor]) -> Tensor:
-    """Of all of them as one vector. On a CPU a short copy of them all costs less than a norm of each."""
-    if gradients[0].device.type == "cpu" and sum(g.numel() for g in gradients) <= _SHORT:
-        return torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]), dtype=torch.float32)
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients), 2, dtype=torch.float32)))
+    """Of all of them as one vector; in float32, a few numbers at a time, as a long sum loses digits. On a CPU a short
+    copy of them all costs less than a norm of each."""
+    pieces = [g.flatten() for g in gradients]
+    if gradients[0].device.type == "cpu" and sum(len(g) for g in pieces) <= _SHORT:
+        pieces = list(torch.cat(pieces).split(_SUMMED))
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(pieces, 2, dtype=torch.float32)))
 
 
 class Scaler:
