@@ -92,9 +92,12 @@ def sample(
         list[str] | None,
         typer.Option(metavar="x:KEY=V,V y:KEY=V,V", help="A labelled grid: lora.weight, seed, steps, prompt ..."),
     ] = None,
-    gif: Annotated[bool, typer.Option("--gif", help="The grid's pictures one after another.")] = False,
+    gif: Annotated[
+        bool, typer.Option("--gif", help="The grid's pictures, or those of --save-steps, one after another.")
+    ] = False,
     webp: Annotated[bool, typer.Option("--webp", help="The same as animated WebP.")] = False,
-    frame_ms: Annotated[int, typer.Option(min=20, help="Milliseconds a picture of --gif, --webp.")] = 400,
+    mp4: Annotated[bool, typer.Option("--mp4", help="The same as a film: pip install 'lorakit[mp4]'.")] = False,
+    frame_ms: Annotated[int, typer.Option(min=20, help="Milliseconds a picture of --gif, --webp, --mp4.")] = 400,
     save_steps: Annotated[bool, typer.Option("--save-steps", help="A strip of the denoising of each picture.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show pictures in the terminal as they come.")] = False,
     keep_mb: Annotated[int | None, typer.Option(min=0, help="Memory for composed weights; default, one copy.")] = None,
@@ -129,7 +132,7 @@ def sample(
     if source is not None:
         request, composition = _again(ctx, request, source, loras, changes)
     extras = Extras(
-        found, [kind for kind, on in (("gif", gif), ("webp", webp)) if on], frame_ms, save_steps, vae_tiling,
+        found, [kind for kind, on in (("gif", gif), ("webp", webp), ("mp4", mp4)) if on], frame_ms, save_steps, vae_tiling,
         None if keep_mb is None else keep_mb << 20, _path(tokenizer), shower() if show else None,
     )  # fmt: skip
     if prompts == "-":

@@ -127,6 +127,18 @@ def _by_region(members: Sequence[Member], share: float, weights: Sequence[float]
     return found
 
 
+def effective(composition: Composition, steps: int) -> dict[str, list[float]]:
+    """Each adapter's weight in each step, the mean over the step's forwards; in its region where it has one."""
+    found: dict[str, list[float]] = {member.name: [] for member in composition.members}
+    for step in range(steps):
+        rows = passes(composition, step, step / max(1, steps - 1))
+        for i, member in enumerate(composition.members):
+            inside = [row for row in rows if row.region == (i if member.region is not None else None)]
+            whole = sum(row.share for row in inside)
+            found[member.name].append(sum(row.share * row.weights[i] for row in inside) / whole if whole else 0.0)
+    return found
+
+
 def uses(sequence: Sequence[tuple[float, ...]], room: int) -> dict[tuple[float, ...], float]:
     """How often each set of weights is used for each time it must be composed anew, where `room` sets are kept and the
     one not used for longest goes first."""

@@ -183,7 +183,7 @@ class Axis:
 
 _AXIS = re.compile(r"([xy]):([^=]+)=(.+)", re.DOTALL)
 _RANGE = re.compile(r"([-+.\de]+):([-+.\de]+):(\d+)")
-_OWN = ("weight", "prompt", "replace", "lora", "recipe")
+_OWN = ("weight", "schedule", "prompt", "replace", "lora", "recipe")
 
 
 def read_axes(texts: Sequence[str]) -> dict[str, Axis]:
@@ -197,11 +197,11 @@ def read_axes(texts: Sequence[str]) -> dict[str, Axis]:
         name, key, body = match[1], match[2].strip(), match[3]
         if name in found:
             raise UsageError(f"--grid {text}: the {name} axis is given twice")
-        known = key in _SETTINGS or key in _OWN or key.endswith(".weight")
+        known = key in _SETTINGS or key in _OWN or key.endswith((".weight", ".schedule"))
         if not known or key == "count":
             names = [*(k for k in _SETTINGS if k != "count"), *_OWN, "lora.weight"]
             raise UsageError(
-                f"--grid {text}: no axis '{key}'{nearest(key, names)} (there are: {', '.join(names)}, NAME.weight)"
+                f"--grid {text}: no axis '{key}'{nearest(key, names)} (there are: {', '.join(names)}, NAME.weight, NAME.schedule)"
             )
         found[name] = Axis(name, key, tuple(_values(body)))
     if "y" in found and "x" not in found:
@@ -248,7 +248,11 @@ def _set(axis: Axis, value: str, shot: Shot, compose: Callable[[Sequence[str]], 
     if axis.key in ("lora", "recipe"):
         return replace(shot, composition=compose([value] if value != "none" else []))
     if axis.key.endswith("weight"):
-        return replace(shot, composition=_weighed(shot.composition, axis.key, _value(float, value, where, -1e6), where))
+        weight = _value(float, value, where, -1e6)
+        return replace(shot, composition=_with(shot.composition, axis.key, where, weight=weight))
+    if axis.key.endswith("schedule") and axis.key != "guidance-schedule":
+        curve = _value(read_curve, value, where)
+        return replace(shot, composition=_with(shot.composition, axis.key, where, curve=curve))
     field, read = _SETTINGS[axis.key]
     found = _value(read, value, where)
     if field == "seed":
@@ -256,8 +260,8 @@ def _set(axis: Axis, value: str, shot: Shot, compose: Callable[[Sequence[str]], 
     return replace(shot, request=replace(shot.request, **{field: found}))
 
 
-def _weighed(composition: Composition, key: str, weight: float, where: str) -> Composition:
-    """`lora.weight`, `weight`: every adapter's; `NAME.weight`: one's."""
+def _with(composition: Composition, key: str, where: str, **changes: Any) -> Composition:
+    """Adapters changed: `lora.weight`, `weight` is every adapter's, `NAME.weight` one's."""
     name = key.rpartition(".")[0]
     members = composition.members
     names = [member.name for member in members]
@@ -266,5 +270,5 @@ def _weighed(composition: Composition, key: str, weight: float, where: str) -> C
     if name and name != "lora" and name not in names:
         raise UsageError(f"{where}: no adapter '{name}'{nearest(name, names)} (there are: {', '.join(names)})")
     every = name in ("", "lora") and name not in names
-    changed = tuple(replace(m, weight=weight) if every or m.name == name else m for m in members)
+    changed = tuple(replace(m, **changes) if every or m.name == name else m for m in members)
     return replace(composition, members=changed)
