@@ -273,8 +273,8 @@ class Ensemble:
                     continue
                 variant = self._variant(composition, one.weights, weights)
                 forwards.append(Forward(weights, counted[weights], variant, share * one.share))
-            made.append(forwards)
-        return Acting(self.stack.gates, made)
+            made.append(_once_each(forwards))
+        return Acting(self.stack.gates, made, self.stack.rowwise)
 
     def _variant(self, composition: Composition, own: Sequence[float], weights: tuple[float, ...]) -> Variant:
         """What the prompt's states depend on: words of the adapters that act, and the weights in the text encoders."""
@@ -325,6 +325,15 @@ class Ensemble:
                 self.components.device
             )
         return self._maps[key]
+
+
+def _once_each(forwards: Sequence[Forward]) -> list[Forward]:
+    """What is asked alike is asked once, and counts for all."""
+    found: dict[Hashable, Forward] = {}
+    for one in forwards:
+        key = one.weights, one.variant
+        found[key] = replace(one, share=found[key].share + one.share) if key in found else one
+    return list(found.values())
 
 
 def region_map(file: Path, feather: float, size: tuple[int, int], factor: int) -> Tensor:

@@ -39,11 +39,13 @@ Learned = Callable[[int, str], Tensor]
 
 @dataclass(frozen=True)
 class Now:
-    """The weights of this step: by adapter; how often the set is used for each time it is composed; and, while weights
-    are learned, a weight with a gradient for each adapter and module."""
+    """The weights of this step: by adapter; how often the set is used for each time it is composed; sets in place of the
+    one, for stretches of the batch that are equally long; and, while weights are learned, a weight with a gradient for
+    each adapter and module."""
 
     weights: tuple[float, ...] = ()
     uses: float = 1.0
+    several: tuple[tuple[float, ...], ...] = ()
     learned: Learned | None = None
 
 
@@ -64,8 +66,19 @@ class Gates:
     @contextmanager
     def at(self, weights: Sequence[float], uses: float = 1.0, learned: Learned | None = None) -> Iterator[None]:
         """Within, the adapters act at these weights; outside, none acts."""
+        with self._set(Now(tuple(weights), uses, learned=learned)):
+            yield
+
+    @contextmanager
+    def side_by_side(self, sets: Sequence[Sequence[float]]) -> Iterator[None]:
+        """The same for a batch in as many equal stretches, each with weights of its own; where `Stack.rowwise`."""
+        with self._set(Now(several=tuple(map(tuple, sets)))):
+            yield
+
+    @contextmanager
+    def _set(self, now: Now) -> Iterator[None]:
         before = self.now
-        self._local.now = Now(tuple(weights), uses, learned)
+        self._local.now = now
         try:
             yield
         finally:
@@ -132,7 +145,12 @@ class Module(nn.Module):
             if self._apart(x, 1):
                 return self._beside(x, self._gate(learnt), self._bias(learnt))
             return self._answer(x, learnt, None, rest, more)
-        live = tuple(now.weights[term.adapter] for term in self.terms) if now.weights else ()
+        if now.several:
+            sets = [tuple(weights[term.adapter] for term in self.terms) for weights in now.several]
+            if len(set(sets)) > 1:
+                return self._beside(x, self._rows(sets, x), None)
+        first = now.several[0] if now.several else now.weights
+        live = tuple(first[term.adapter] for term in self.terms) if first else ()
         if not any(live):
             return self.base(x, *rest, **more)
         if self._apart(x, now.uses):
@@ -163,13 +181,21 @@ class Module(nn.Module):
             self._gates[key] = row
         return self._gates[key]
 
+    def _rows(self, sets: Sequence[Sequence[float]], x: Tensor) -> Tensor:
+        """The gates of equal stretches of the batch, as they multiply what the stack's first half gives."""
+        gates = torch.stack([self._gate(live) for live in sets]).repeat_interleave(len(x) // len(sets), 0)
+        if isinstance(self.base, nn.Conv2d):
+            return gates[:, :, None, None]
+        return gates.view(len(x), *(1,) * (x.dim() - 2), -1)
+
     def _beside(self, x: Tensor, gate: Tensor, bias: Tensor | None) -> Tensor:
         base: Any = self.base
         assert self.down is not None and self.up is not None
         if isinstance(base, nn.Conv2d):
             down = self.down.view(-1, *base.weight.shape[1:])
             inner = functional.conv2d(x, down, None, base.stride, base.padding, base.dilation)
-            y = base(x) + functional.conv2d(inner * gate[:, None, None], self.up[:, :, None, None])
+            gate = gate if gate.dim() > 1 else gate[:, None, None]
+            y = base(x) + functional.conv2d(inner * gate, self.up[:, :, None, None])
             return y if bias is None else y + bias[:, None, None].to(y.dtype)
         y = base(x)
         inner = (functional.linear(x, self.down) * gate).view(-1, len(self.rows))
@@ -298,6 +324,14 @@ class Stack:
         for module in self.modules.values():
             module.light = not module.dense and 2 * (deltas + copy) <= self.gates.kept.limit
         self.copy_bytes = copy
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether each picture of a batch can have weights of its own: all that acts is on the stacks."""
+        return all(
+            isinstance(module.base, nn.Linear | nn.Conv2d) and all(t.stacked and t.bias is None for t in module.terms)
+            for module in self.modules.values()
+        )
 
     @property
     def room(self) -> int:
