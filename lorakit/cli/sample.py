@@ -121,7 +121,7 @@ def sample(
     request = Request(
         [given or ""], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, guidance_schedule,
         guidance_until, guidance_rescale, plain_prompts, cut_prompts, clip_skip, _path(image),
-        _strength(strength, image, mask), _path(mask), hires, hires_strength,
+        _strength(strength, image, mask), _path(mask), hires, hires_strength, dtype, vae_tiling,
     )  # fmt: skip
     found = read_axes(axes)
     from lorakit.jobs.composed import Changes
@@ -132,20 +132,20 @@ def sample(
     if source is not None:
         request, composition = _again(ctx, request, source, loras, changes)
     extras = Extras(
-        found, [kind for kind, on in (("gif", gif), ("webp", webp), ("mp4", mp4)) if on], frame_ms, save_steps, vae_tiling,
+        found, [kind for kind, on in (("gif", gif), ("webp", webp), ("mp4", mp4)) if on], frame_ms, save_steps,
         None if keep_mb is None else keep_mb << 20, _path(tokenizer), shower() if show else None,
     )  # fmt: skip
     if prompts == "-":
         if found or Path(output).suffix.lower() == ".png":
             raise UsageError("--prompts - draws into a folder, without --grid")
         status = serve(
-            request, Path(output), sys.stdin, loras=loras, device=device, dtype=dtype, force=manner.force, note=note,
+            request, Path(output), sys.stdin, loras=loras, device=device, force=manner.force, note=note,
             each=line, changes=changes, extras=extras,
         )  # fmt: skip
         raise typer.Exit(status)
     with progress("drawing") as tick:
         result = run(
-            request, Path(output), loras=loras, device=device, dtype=dtype, force=manner.force,
+            request, Path(output), loras=loras, device=device, force=manner.force,
             dry_run=manner.dry_run, tick=tick, note=note, changes=changes, extras=extras, lines=lines,
             composition=composition,
         )  # fmt: skip
@@ -192,7 +192,7 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
             f"--from {source}: the picture does not say how it was drawn (no PNG text of lorakit or a webui)"
         )
     settings, ours = found
-    names = {"guidance_rescale": "rescale", "plain_prompts": "plain", "cut_prompts": "cut"}
+    names = {"guidance_rescale": "rescale", "plain_prompts": "plain", "cut_prompts": "cut", "vae_tiling": "tiling"}
     said = {names.get(name, name) for name in ctx.params if _said(ctx, name)}
     taken = {field.name for field in fields(request)} & settings.keys() - said - {"batch_size"}
     values = {name: settings[name] for name in taken if ours or name != "loras"}

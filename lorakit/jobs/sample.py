@@ -36,7 +36,6 @@ class Extras:
     moving           "gif", "webp", "mp4": the grid's cells one after another, `frame` milliseconds each; without a grid
                      the stages of each picture
     stages           a strip of the denoising beside each picture
-    tiling           the autoencoder works on tiles
     limit            bytes of composed weights that are kept
     show             gets each picture as it is made
     """
@@ -45,14 +44,13 @@ class Extras:
     moving: Sequence[str] = ()
     frame: int = 400
     stages: bool = False
-    tiling: bool = False
     limit: int | None = None
     tokenizer: Path | None = None
     show: Callable[[np.ndarray], None] | None = None
 
 
 def run(
-    request: Request, output: Path, *, loras: Sequence[str], device: str, dtype: str, force: bool, dry_run: bool,
+    request: Request, output: Path, *, loras: Sequence[str], device: str, force: bool, dry_run: bool,
     tick: Tick, note: Note, changes: composed.Changes | None = None, extras: Extras | None = None,
     lines: Sequence[str] = (), composition: Composition | None = None,
 ) -> dict[str, Any]:  # fmt: skip
@@ -72,10 +70,10 @@ def run(
         shots = [shot for row in grid for shot in row]
     plan = _Outputs(output, len(shots), bool(grid), extras)
     plan.check(force)
-    components = load_model(request.model, device, dtype, note, extras.tokenizer)
+    components = load_model(request.model, device, request.dtype, note, extras.tokenizer)
     for shot in shots:
         drawing(components, shot.request)
-    if extras.tiling:
+    if request.tiling:
         components.vae.enable_tiling()
     session = Session(components, list({id(s.composition): s.composition for s in shots}.values()), note, extras.limit)
     adapters = session.loras(asked)
@@ -209,7 +207,7 @@ def _bytes(image: Image.Image) -> bytes:
 
 
 def serve(
-    request: Request, output: Path, lines: Iterable[str], *, loras: Sequence[str], device: str, dtype: str, force: bool,
+    request: Request, output: Path, lines: Iterable[str], *, loras: Sequence[str], device: str, force: bool,
     note: Note, each: Callable[[dict[str, Any]], None], changes: composed.Changes | None = None,
     extras: Extras | None = None,
 ) -> int:  # fmt: skip
@@ -219,8 +217,9 @@ def serve(
     _check_pictures(request)
     check_target(output, force=True, folder=True)
     asked = composed.read(loras, changes)
-    session = Session(load_model(request.model, device, dtype, note, extras.tokenizer), [asked], note, extras.limit)
-    if extras.tiling:
+    components = load_model(request.model, device, request.dtype, note, extras.tokenizer)
+    session = Session(components, [asked], note, extras.limit)
+    if request.tiling:
         session.components.vae.enable_tiling()
     number, status = 0, 0
     for at, line in enumerate(lines, 1):

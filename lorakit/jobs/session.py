@@ -67,7 +67,7 @@ def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: l
 
 _OPTIONAL = (
     "guidance_schedule", "guidance_until", "rescale", "plain", "cut", "clip_skip", "image", "strength", "mask", "hires",
-    "hires_strength",
+    "hires_strength", "dtype", "tiling",
 )  # fmt: skip
 _PLAIN = Request([], 1, 0, "", "", None, 1, 1.0, "", 1)
 

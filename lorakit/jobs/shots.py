@@ -29,6 +29,7 @@ class Request:
     plain, cut, clip_skip                how prompts are read (models/prompts.py)
     image, strength, mask                a picture to start from, and what of it is drawn anew (white)
     hires, hires_strength                drawn so many times larger from the first drawing, with this strength
+    dtype, tiling                        what the model calculates in; its autoencoder works on tiles
     """
 
     prompts: Sequence[str]
@@ -52,6 +53,8 @@ class Request:
     mask: Path | None = None
     hires: float = 1.0
     hires_strength: float = 0.5
+    dtype: str = "auto"
+    tiling: bool = False
 
     def curve(self) -> Curve | None:
         if self.guidance_schedule is None:
@@ -126,9 +129,7 @@ def from_line(line: str, request: Request) -> Request:
     for key, value in options.items():
         name = _LETTERS.get(key, key)
         if name not in _SETTINGS:
-            raise UsageError(
-                f"prompt line {line[:60]!r}: no option '{key}'{nearest(name, _SETTINGS)} in a line of prompts"
-            )
+            raise UsageError(f"prompt line {line[:60]!r}: no option '{key}' in a line{nearest(name, _SETTINGS)}")
         field, read = _SETTINGS[name]
         changes[field] = _value(read, value, f"prompt line {line[:60]!r}: {key} {value!r}")
     return replace(request, prompts=[prompt.strip()], **changes)

@@ -169,10 +169,9 @@ def denoise(
     bad = (~torch.stack(fine)).nonzero()
     if len(bad):
         step = first + int(bad[0]) + 1
-        half = " with --dtype float32" if components.dtype != torch.float32 else "; does an adapter have huge weights?"
-        raise NumericError(
-            f"NaN or infinity in the latents at step {step} of {total} ({_named(components)}); try{half}"
-        )
+        half = components.dtype != torch.float32
+        advice = "try --dtype float32" if half else "does an adapter have huge weights?"
+        raise NumericError(f"NaN or infinity in the latents at step {step} of {total} ({_named(components)}); {advice}")
     return x
 
 
