@@ -182,7 +182,6 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
     from dataclasses import fields, replace
 
     from lorakit.data.pngtext import read_any
-    from lorakit.formats.recipes import parse
 
     if not Path(source).is_file():
         raise InputError(f"--from {source}: no such picture")
@@ -211,9 +210,18 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
         return request, None
     if loras or "recipe" not in settings:
         return request, None
+    return request, _recipe(settings["recipe"], Path(source).name, changes)
+
+
+def _recipe(text: str, picture: str, changes: Any) -> Any:
+    from lorakit.formats.recipes import parse
     from lorakit.jobs.composed import changed
 
-    return request, changed(parse(settings["recipe"], Path(f"the recipe in {Path(source).name}")), changes)
+    try:
+        recipe = parse(text, Path(f"the recipe in {picture}"))
+    except InputError as error:
+        raise InputError(f"{error}; run where it was drawn, or give the adapters with --lora") from error
+    return changed(recipe, changes)
 
 
 def register(app: typer.Typer) -> None:

@@ -63,6 +63,8 @@ def run(
     extras = extras or Extras()
     _check_pictures(request)
     asked = composed.read(loras, changes) if composition is None else composition
+    if not any(axis.key in ("lora", "recipe") for axis in (extras.axes or {}).values()):
+        _check_adapters(asked, changes)
     requests = [from_line(line, request) for line in lines] or [request]
     shots = [shot for one in requests for shot in shots_of(one, asked)]
     grid = _grid(extras, shots, changes)
@@ -101,6 +103,11 @@ def _check_pictures(request: Request) -> None:
         if file is not None and not file.is_file():
             raise InputError(f"{option} {file}: no such picture")
     request.curve()
+
+
+def _check_adapters(composition: Composition, changes: composed.Changes | None) -> None:
+    if not composition.members and changes not in (None, composed.Changes()):
+        raise UsageError("options say how adapters act, and there is none; give one with --lora or --recipe")
 
 
 def _grid(extras: Extras, shots: list[Shot], changes: composed.Changes | None) -> list[list[Shot]]:
@@ -217,6 +224,7 @@ def serve(
     _check_pictures(request)
     check_target(output, force=True, folder=True)
     asked = composed.read(loras, changes)
+    _check_adapters(asked, changes)
     components = load_model(request.model, device, request.dtype, note, extras.tokenizer)
     session = Session(components, [asked], note, extras.limit)
     if request.tiling:

@@ -117,6 +117,7 @@ def test_a_picture_is_drawn_again_from_its_text(program, tmp_path, two):
     program("sample", "--from", "one.png", "-o", "other.png", "--seed", 8)
     assert pngtext.read(tmp_path / "other.png")["seed"] == 8
     lora(tmp_path / "a.safetensors", 9)
+    assert "run where it was drawn" in program("sample", "--from", "one.png", "-o", "three.png", status=3).stderr
     assert "sha256" in program("sample", "--from", "one.png", "-o", "three.png", status=3).stderr
 
 
@@ -270,10 +271,12 @@ def test_nan_latents_are_exit_8_with_step_and_number_format(program, tmp_path):
         (["--grid", "x:lora.weight=1,2"], 2, "give one with --lora"),
         (["--grid", "x:steps=1,b"], 2, "x:steps=b"),
         (["--gif"], 2, "give one of them"),
+        (["--schedule", "0@0"], 2, "there is none"),
+        (["--composite"], 2, "there is none"),
         (["--guidance-schedule", "1@2"], 2, "from 0 to 1"),
         (["--from", "a.safetensors"], 2, "one of the three"),
         (["--switch", "every:0", "--lora", "a.safetensors"], 2, "every is 0"),
-        (["--switch", "often"], 2, "every:N"),
+        (["--lora", "a.safetensors", "--switch", "often"], 2, "every:N"),
         (["--clip-skip", "9"], 2, "clip skip"),
         (["another"], 2, "one PROMPT"),
     ],
