@@ -30,6 +30,7 @@ class Request:
     image, strength, mask                a picture to start from, and what of it is drawn anew (white)
     hires, hires_strength                drawn so many times larger from the first drawing, with this strength
     dtype, tiling                        what the model calculates in; its autoencoder works on tiles
+    acting                               weights and schedules of adapters, by `NAME.weight` and so on, of these prompts alone
     """
 
     prompts: Sequence[str]
@@ -55,6 +56,7 @@ class Request:
     hires_strength: float = 0.5
     dtype: str = "auto"
     tiling: bool = False
+    acting: tuple[tuple[str, str], ...] = ()
 
     def curve(self) -> Curve | None:
         if self.guidance_schedule is None:
@@ -76,6 +78,8 @@ class Shot:
 
 
 def shots_of(request: Request, composition: Composition) -> list[Shot]:
+    for key, value in request.acting:
+        composition = _changed(composition, key, value, f"prompt line {request.prompts[0][:60]!r}: {key}")
     return [
         Shot(request, prompt, request.seed + i, composition) for prompt in request.prompts for i in range(request.count)
     ]
@@ -103,7 +107,7 @@ _SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "hires": ("hires", float), "hires-strength": ("hires_strength", float), "image": ("image", Path),
 }  # fmt: skip
 # sd-scripts' letters for some of them; width and height are two of theirs.
-_LETTERS = {"n": "negative", "d": "seed", "l": "guidance", "s": "steps", "ds": "scheduler"}
+_LETTERS = {"n": "negative", "d": "seed", "l": "guidance", "s": "steps", "ds": "scheduler", "am": "weight"}
 
 
 def from_line(line: str, request: Request) -> Request:
@@ -117,7 +121,7 @@ def from_line(line: str, request: Request) -> Request:
         prompt = given.pop("prompt", None)
         if not isinstance(prompt, str):
             raise UsageError(f"prompt line {line[:60]!r}: it has no prompt")
-        options = {str(key).replace("_", "-"): str(value) for key, value in given.items()}
+        options = {_named(str(key)): str(value) for key, value in given.items()}
     else:
         match = re.search(r"(?:^|\s)--[a-z]", line)
         prompt = line if match is None else line[: match.start()]
@@ -128,11 +132,20 @@ def from_line(line: str, request: Request) -> Request:
     changes: dict[str, Any] = {}
     for key, value in options.items():
         name = _LETTERS.get(key, key)
+        if _of_adapters(name):
+            changes["acting"] = (*changes.get("acting", ()), (name, value))
+            continue
         if name not in _SETTINGS:
-            raise UsageError(f"prompt line {line[:60]!r}: no option '{key}' in a line{nearest(name, _SETTINGS)}")
+            raise UsageError(
+                f"prompt line {line[:60]!r}: no option '{key}' in a line{nearest(name, [*_SETTINGS, 'weight', 'schedule'])}"
+            )
         field, read = _SETTINGS[name]
         changes[field] = _value(read, value, f"prompt line {line[:60]!r}: {key} {value!r}")
     return replace(request, prompts=[prompt.strip()], **changes)
+
+
+def _named(key: str) -> str:
+    return key if _of_adapters(key) else key.replace("_", "-")
 
 
 def _options(text: str) -> dict[str, str]:
@@ -198,7 +211,7 @@ def read_axes(texts: Sequence[str]) -> dict[str, Axis]:
         name, key, body = match[1], match[2].strip(), match[3]
         if name in found:
             raise UsageError(f"--grid {text}: the {name} axis is given twice")
-        known = key in _SETTINGS or key in _OWN or key.endswith((".weight", ".schedule"))
+        known = key in _SETTINGS or key in _OWN or _of_adapters(key)
         if not known or key == "count":
             names = [*(k for k in _SETTINGS if k != "count"), *_OWN, "lora.weight"]
             raise UsageError(
@@ -248,12 +261,8 @@ def _set(axis: Axis, value: str, shot: Shot, compose: Callable[[Sequence[str]], 
         return replace(shot, prompt=shot.prompt.replace(first, value))
     if axis.key in ("lora", "recipe"):
         return replace(shot, composition=compose([value] if value != "none" else []))
-    if axis.key.endswith("weight"):
-        weight = _value(float, value, where, -1e6)
-        return replace(shot, composition=_with(shot.composition, axis.key, where, weight=weight))
-    if axis.key.endswith("schedule") and axis.key != "guidance-schedule":
-        curve = _value(read_curve, value, where)
-        return replace(shot, composition=_with(shot.composition, axis.key, where, curve=curve))
+    if _of_adapters(axis.key):
+        return replace(shot, composition=_changed(shot.composition, axis.key, value, where))
     field, read = _SETTINGS[axis.key]
     found = _value(read, value, where)
     if field == "seed":
@@ -261,8 +270,16 @@ def _set(axis: Axis, value: str, shot: Shot, compose: Callable[[Sequence[str]], 
     return replace(shot, request=replace(shot.request, **{field: found}))
 
 
-def _with(composition: Composition, key: str, where: str, **changes: Any) -> Composition:
-    """Adapters changed: `lora.weight`, `weight` is every adapter's, `NAME.weight` one's."""
+def _of_adapters(key: str) -> bool:
+    return key.rpartition(".")[2] in ("weight", "schedule")
+
+
+def _changed(composition: Composition, key: str, value: str, where: str) -> Composition:
+    """Adapters with another weight or schedule: `lora.weight`, `weight` is every adapter's, `NAME.weight` one's."""
+    if key.endswith("weight"):
+        changes: dict[str, Any] = {"weight": _value(float, value, where, -1e6)}
+    else:
+        changes = {"curve": _value(read_curve, value, where)}
     name = key.rpartition(".")[0]
     members = composition.members
     names = [member.name for member in members]

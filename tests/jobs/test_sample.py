@@ -241,6 +241,20 @@ def test_lines_from_stdin_are_drawn_as_they_come(program, tmp_path, monkeypatch)
     assert (pixels(tmp_path / "out/00000.png") == drawn(program, tmp_path, "one", "--seed", 3)).all()
 
 
+def test_a_line_has_weights_and_schedules_of_its_own(program, tmp_path, two):
+    (tmp_path / "p.txt").write_text(
+        f"{CAT} --weight 0\n{CAT}\n" + f'{{"prompt": "{CAT}", "a.schedule": "0*t", "b.weight": 0.5}}\n'
+    )
+    loras = ["--lora", "a.safetensors:0.7", "--lora", "b.safetensors"]
+    program("sample", "--prompts", "p.txt", *QUICK, *loras, "-o", "out")
+    assert (pixels(tmp_path / "out/00000.png") == drawn(program, tmp_path, "plain")).all()
+    assert (pixels(tmp_path / "out/00001.png") == drawn(program, tmp_path, "all", *loras)).all()
+    assert (pixels(tmp_path / "out/00002.png") == drawn(program, tmp_path, "b", "--lora", "b.safetensors:0.5")).all()
+    (tmp_path / "p.txt").write_text(f"{CAT} --c.weight 1\n")
+    done = program("sample", "--prompts", "p.txt", *QUICK, *loras, "-o", "no", status=2)
+    assert "no adapter 'c'" in done.stderr
+
+
 def test_learned_tokens_come_with_the_adapter_and_clashes_are_refused(program, tmp_path):
     rows = {"text_encoder": torch.randn(2, 192, generator=torch.Generator().manual_seed(0)) * 0.3}
     lora(tmp_path / "t.safetensors", 1, tokens={"<fox>": rows})
