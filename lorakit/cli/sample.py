@@ -93,9 +93,12 @@ def sample(
         list[str] | None,
         typer.Option(metavar="x:KEY=V,V y:KEY=V,V", help="A labelled grid: lora.weight, seed, steps, prompt ..."),
     ] = None,
-    gif: Annotated[bool, typer.Option("--gif", help="The grid's pictures one after another.")] = False,
+    gif: Annotated[
+        bool, typer.Option("--gif", help="The grid's pictures, or those of --save-steps, one after another.")
+    ] = False,
     webp: Annotated[bool, typer.Option("--webp", help="The same as animated WebP.")] = False,
-    frame_ms: Annotated[int, typer.Option(min=20, help="Milliseconds a picture of --gif, --webp.")] = 400,
+    mp4: Annotated[bool, typer.Option("--mp4", help="The same as a film: pip install 'lorakit[mp4]'.")] = False,
+    frame_ms: Annotated[int, typer.Option(min=20, help="Milliseconds a picture of --gif, --webp, --mp4.")] = 400,
     save_steps: Annotated[bool, typer.Option("--save-steps", help="A strip of the denoising of each picture.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show pictures in the terminal as they come.")] = False,
     keep_mb: Annotated[int | None, typer.Option(min=0, help="Memory for composed weights; default, one copy.")] = None,
@@ -119,7 +122,7 @@ def sample(
     request = Request(
         [given or ""], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, guidance_schedule,
         guidance_until, guidance_rescale, plain_prompts, cut_prompts, clip_skip, _path(image),
-        _strength(strength, image, mask), _path(mask), hires, hires_strength,
+        _strength(strength, image, mask), _path(mask), hires, hires_strength, dtype, vae_tiling,
     )  # fmt: skip
     found = read_axes(axes)
     from lorakit.jobs.composed import Changes
@@ -130,20 +133,20 @@ def sample(
     if source is not None:
         request, composition = _again(ctx, request, source, loras, changes)
     extras = Extras(
-        found, [kind for kind, on in (("gif", gif), ("webp", webp)) if on], frame_ms, save_steps, vae_tiling,
+        found, [kind for kind, on in (("gif", gif), ("webp", webp), ("mp4", mp4)) if on], frame_ms, save_steps,
         None if keep_mb is None else keep_mb << 20, _path(tokenizer), shower() if show else None,
     )  # fmt: skip
     if prompts == "-":
         if found or Path(output).suffix.lower() == ".png":
             raise UsageError("--prompts - draws into a folder, without --grid")
         status = serve(
-            request, Path(output), sys.stdin, loras=loras, device=device, dtype=dtype, force=manner.force, note=note,
+            request, Path(output), sys.stdin, loras=loras, device=device, force=manner.force, note=note,
             each=line, changes=changes, extras=extras,
         )  # fmt: skip
         raise typer.Exit(status)
     with progress("drawing") as tick:
         result = run(
-            request, Path(output), loras=loras, device=device, dtype=dtype, force=manner.force,
+            request, Path(output), loras=loras, device=device, force=manner.force,
             dry_run=manner.dry_run, tick=tick, note=note, changes=changes, extras=extras, lines=lines,
             composition=composition,
         )  # fmt: skip
@@ -180,7 +183,6 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
     from dataclasses import fields, replace
 
     from lorakit.data.pngtext import read_any
-    from lorakit.formats.recipes import parse
 
     if not Path(source).is_file():
         raise InputError(f"--from {source}: no such picture")
@@ -190,7 +192,7 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
             f"--from {source}: the picture does not say how it was drawn (no PNG text of lorakit or a webui)"
         )
     settings, ours = found
-    names = {"guidance_rescale": "rescale", "plain_prompts": "plain", "cut_prompts": "cut"}
+    names = {"guidance_rescale": "rescale", "plain_prompts": "plain", "cut_prompts": "cut", "vae_tiling": "tiling"}
     said = {names.get(name, name) for name in ctx.params if _said(ctx, name)}
     taken = {field.name for field in fields(request)} & settings.keys() - said - {"batch_size"}
     values = {name: settings[name] for name in taken if ours or name != "loras"}
@@ -209,9 +211,18 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
         return request, None
     if loras or "recipe" not in settings:
         return request, None
+    return request, _recipe(settings["recipe"], Path(source).name, changes)
+
+
+def _recipe(text: str, picture: str, changes: Any) -> Any:
+    from lorakit.formats.recipes import parse
     from lorakit.jobs.composed import changed
 
-    return request, changed(parse(settings["recipe"], Path(f"the recipe in {Path(source).name}")), changes)
+    try:
+        recipe = parse(text, Path(f"the recipe in {picture}"))
+    except InputError as error:
+        raise InputError(f"{error}; run where it was drawn, or give the adapters with --lora") from error
+    return changed(recipe, changes)
 
 
 def register(app: typer.Typer) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lorakit.composition import lbw
 from lorakit.composition.curve import Curve
 from lorakit.composition.module_weights import within
 from lorakit.registry import COMPOSINGS
@@ -54,8 +55,11 @@ class Member:
         return found * next((factor for pattern, factor in self.layers if re.search(pattern, module)), 1.0)
 
     def idle(self, modules: Sequence[str]) -> list[str]:
-        """What was given a factor and is in none of the adapter's modules."""
+        """What was given a factor and is in none of the adapter's modules; lists of block weights, which name blocks that
+        only other models have, are no such."""
         named = [f"part {part}" for part in self.parts if not any(within(m, part) for m in modules)]
+        strict = (block for block in self.blocks if block not in lbw.named())
+        named += [f"block {block}" for block in strict if not any(within(m, block) for m in modules)]
         named += [f"layers {p}" for p, _ in self.layers if not any(re.search(p, m) for m in modules)]
         return named
 
@@ -124,6 +128,18 @@ def _by_region(members: Sequence[Member], share: float, weights: Sequence[float]
     for i in regional:
         if weights[i]:
             found.append(Pass(tuple(weights[i] if j == i else w for j, w in enumerate(common)), share, i))
+    return found
+
+
+def effective(composition: Composition, steps: int) -> dict[str, list[float]]:
+    """Each adapter's weight in each step, the mean over the step's forwards; in its region where it has one."""
+    found: dict[str, list[float]] = {member.name: [] for member in composition.members}
+    for step in range(steps):
+        rows = passes(composition, step, step / max(1, steps - 1))
+        for i, member in enumerate(composition.members):
+            inside = [row for row in rows if row.region == (i if member.region is not None else None)]
+            whole = sum(row.share for row in inside)
+            found[member.name].append(sum(row.share * row.weights[i] for row in inside) / whole if whole else 0.0)
     return found
 
 

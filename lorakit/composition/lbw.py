@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from lorakit.registry import nearest
 
 # What the places of a list of so many numbers are; IN, MID and OUT count the original checkpoints' blocks.
@@ -41,6 +43,12 @@ def blocks(text: str) -> dict[str, float]:
         for block in _modules(place):
             found[block] = number
     return found
+
+
+@cache
+def named() -> frozenset[str]:
+    """Every beginning of a module's name that a list can speak of; no model has all of them."""
+    return frozenset(block for count in _PLACES for block in blocks(",".join(["1"] * count)))
 
 
 def _modules(place: str) -> list[str]:

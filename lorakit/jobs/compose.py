@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.composition import Composition, passes
+from lorakit.composition import Composition, effective
 from lorakit.errors import InputError, UsageError
 from lorakit.formats import files, recipes
 from lorakit.io.files import check_target, write_bytes, write_text
@@ -78,18 +78,6 @@ def _check(composition: Composition, note: Note) -> None:
         idle = member.idle([*adapter.modules, *adapter.biases])
         if idle:
             raise InputError(f"{member.path}: no module for the weights of {', '.join(idle)}")
-
-
-def effective(composition: Composition, steps: int) -> dict[str, list[float]]:
-    """Each adapter's weight in each step, the mean over the step's forwards; in its region where it has one."""
-    found: dict[str, list[float]] = {member.name: [] for member in composition.members}
-    for step in range(steps):
-        rows = passes(composition, step, step / max(1, steps - 1))
-        for i, member in enumerate(composition.members):
-            inside = [row for row in rows if row.region == (i if member.region is not None else None)]
-            whole = sum(row.share for row in inside)
-            found[member.name].append(sum(row.share * row.weights[i] for row in inside) / whole if whole else 0.0)
-    return found
 
 
 def _plotted(composition: Composition, file: Path, steps: int) -> Path:

@@ -204,13 +204,17 @@ class Ensemble:
         shapes = _shapes(components)
         learnt: dict[str, tuple[Path, Mapping[str, Any]]] = {}
         read: dict[Path, Adapter] = {}
-        for member in (member for composition in compositions for member in composition.members):
+        members = [member for composition in compositions for member in composition.members]
+        weights: dict[Hashable, list[float]] = {}
+        for member in members:
+            weights.setdefault(_key(member), []).append(member.weight)
+        for member in members:
             if _key(member) in self._numbers:
                 continue
             if member.path not in read:
                 read[member.path] = _read(member.path, shapes)
                 _collect(read[member.path], member.path, learnt)
-            self._put_on(member, read[member.path], note)
+            self._put_on(member, read[member.path], _span(weights[_key(member)]), note)
         self.stack.ready()
         if learnt:
             given = {token: _vectors(by) for token, (_, by) in learnt.items()}
@@ -220,7 +224,7 @@ class Ensemble:
             note(f"learned tokens: {', '.join(given)}")
         self.texts = set().union(*(self.stack.reached(part) for part in components.text_encoders))
 
-    def _put_on(self, member: Member, adapter: Adapter, note: Note) -> None:
+    def _put_on(self, member: Member, adapter: Adapter, at_weight: str, note: Note) -> None:
         at = self._numbers[_key(member)] = len(self._numbers)
         done = self.stack.add(at, adapter, member.factor, str(member.path))
         idle = member.idle([*adapter.modules, *adapter.biases])
@@ -229,7 +233,7 @@ class Ensemble:
         reached = ", ".join(f"{count} in {part}" for part, count in done.counts.items() if count)
         kinds = sorted({delta.kind for delta in adapter.modules.values()} - {"lora"})
         odd = f" ({', '.join(kinds)})" if kinds else ""
-        note(f"{member.path} at {member.weight:g}: {reached or 'learned tokens alone'}{odd}")
+        note(f"{member.path} at {at_weight}: {reached or 'learned tokens alone'}{odd}")
         if done.unmatched:
             more = ", ..." if len(done.unmatched) > 5 else ""
             note(
@@ -273,8 +277,8 @@ class Ensemble:
                     continue
                 variant = self._variant(composition, one.weights, weights)
                 forwards.append(Forward(weights, counted[weights], variant, share * one.share))
-            made.append(forwards)
-        return Acting(self.stack.gates, made)
+            made.append(_once_each(forwards))
+        return Acting(self.stack.gates, made, self.stack.rowwise)
 
     def _variant(self, composition: Composition, own: Sequence[float], weights: tuple[float, ...]) -> Variant:
         """What the prompt's states depend on: words of the adapters that act, and the weights in the text encoders."""
@@ -327,6 +331,15 @@ class Ensemble:
         return self._maps[key]
 
 
+def _once_each(forwards: Sequence[Forward]) -> list[Forward]:
+    """What is asked alike is asked once, and counts for all."""
+    found: dict[Hashable, Forward] = {}
+    for one in forwards:
+        key = one.weights, one.variant
+        found[key] = replace(one, share=found[key].share + one.share) if key in found else one
+    return list(found.values())
+
+
 def region_map(file: Path, feather: float, size: tuple[int, int], factor: int) -> Tensor:
     """A mask of the picture's size as a map of the latents [1, 1, h, w], 0 to 1. InputError for one of another shape."""
     try:
@@ -347,6 +360,11 @@ def region_map(file: Path, feather: float, size: tuple[int, int], factor: int) -
     if not found.any():
         raise InputError(f"{file}: the region is black everywhere; white is where the adapter acts")
     return found
+
+
+def _span(weights: Sequence[float]) -> str:
+    least, most = min(weights), max(weights)
+    return f"{least:g}" if least == most else f"{least:g} to {most:g}"
 
 
 def _key(member: Member) -> Hashable:

@@ -83,7 +83,7 @@ class _Tour:
     def draw(self, folder: str, prompts: list[str], loras: list[str]) -> None:
         request = sample.Request(prompts, 1, self.seed, "", "tiny", None, 25, 4.0, "dpm++", 8)
         made = sample.run(
-            request, self.out / folder, loras=loras, device="auto", dtype="auto", force=False, dry_run=False,
+            request, self.out / folder, loras=loras, device="auto", force=False, dry_run=False,
             tick=lambda done, total: None, note=lambda text: None,
         )  # fmt: skip
         for file, prompt in zip(made["outputs"], prompts, strict=True):

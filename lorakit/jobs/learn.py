@@ -29,6 +29,8 @@ PER = ("adapter", "block", "layer", "band")
 BANDS = 4  # of the denoising
 _HELD = 4  # every so many-th picture is held out
 _PULL = 1e-3  # towards 1: share of the loss that a mean square distance of 1 costs
+_UP = 1.05  # so many times the lowest loss: a step leads up
+_HARM = 2  # so many times the loss without it: an adapter does harm alone
 _PATIENCE = 5  # looks at the held-out pictures without a better one
 
 
@@ -85,15 +87,20 @@ def learn(
     ensemble = Ensemble(components, [composition], note)
     gates = _Gates(ensemble, composition, how.per)
     train, held = _sets(components, data, how, note)
-    optimizer = torch.optim.Adam([gates.values], lr=how.rate, betas=(0.9, 0.99))
-    before = best = _loss(components, ensemble, gates, held).item()
-    kept, losses, seen, worse = gates.values.detach().clone(), [], [(0, before)], 0
+    before = _loss(components, ensemble, gates, held).item()
+    _leave_out(components, ensemble, gates, train)
+    strides = _Strides(gates.values, how.rate)
+    kept, best, losses, seen, worse = torch.ones_like(gates.values), before, [], [(0, before)], 0
+    start = _loss(components, ensemble, gates, held).item()
+    if start < best:
+        best, kept = start, gates.values.detach().clone()
     for step in range(how.steps):
-        optimizer.zero_grad()
+        gates.values.grad = None
         loss = _descend(components, ensemble, gates, train, before)
-        if not np.isfinite(loss) or not gates.values.grad.isfinite().all():  # type: ignore[union-attr]
+        gradient: Tensor | None = gates.values.grad
+        if not np.isfinite(loss) or gradient is None or not gradient.isfinite().all():
             raise NumericError(f"--learn, step {step + 1}: the loss is {loss}; try a lower --learn-rate")
-        optimizer.step()
+        strides.go(loss)
         losses.append(loss)
         tick(step + 1, how.steps)
         if (step + 1) % 5 == 0 or step + 1 == how.steps:
@@ -108,6 +115,26 @@ def learn(
     numbers = gates.values.numel()
     ensemble.remove()
     return Learnt(found, before, best, numbers, losses, seen)
+
+
+class _Strides:
+    """Adam's steps down a loss that has no chance in it: one that leads up is taken back, and the next are half as long."""
+
+    def __init__(self, values: Tensor, rate: float) -> None:
+        self.values, self.rate = values, rate
+        self.low, self.at = float("inf"), values.detach().clone()
+        self.adam = torch.optim.Adam([values], lr=rate, betas=(0.9, 0.99))
+
+    def go(self, loss: float) -> None:
+        """From where the loss is `loss`, with the gradient there."""
+        if loss > self.low * _UP:
+            self.values.data.copy_(self.at)
+            self.rate /= 2
+            self.adam = torch.optim.Adam([self.values], lr=self.rate, betas=(0.9, 0.99))
+            return
+        if loss < self.low:
+            self.low, self.at = loss, self.values.detach().clone()
+        self.adam.step()
 
 
 class _Gates:
@@ -284,6 +311,26 @@ def _descend(components: Components, ensemble: Ensemble, gates: _Gates, train: _
     errors.through_text()
     (_PULL * scale * (gates.values - 1).square().mean()).backward()
     return total
+
+
+@torch.no_grad()
+def _leave_out(components: Components, ensemble: Ensemble, gates: _Gates, train: _Set) -> None:
+    """Start without the adapters that do harm alone: far from where they help, the loss is too flat to lead there."""
+    best = _loss(components, ensemble, gates, train).item()
+    left = dict.fromkeys(member for member, _ in gates.groups)
+    while left:
+        losses = {}
+        for member in left:
+            kept = gates.values.data.clone()
+            gates.values.data[[at for (one, _), at in gates.groups.items() if one == member]] = 0.0
+            losses[member] = _loss(components, ensemble, gates, train).item()
+            gates.values.data.copy_(kept)
+        worst = min(losses, key=lambda member: losses[member])
+        if losses[worst] * _HARM > best:
+            return
+        best = losses[worst]
+        del left[worst]
+        gates.values.data[[at for (one, _), at in gates.groups.items() if one == worst]] = 0.0
 
 
 @torch.no_grad()

@@ -16,12 +16,14 @@ from lorakit.data.pngtext import encode as png
 from lorakit.errors import InputError, LorakitError, UsageError
 from lorakit.io.files import check_target, write_bytes
 from lorakit.jobs import composed
-from lorakit.jobs.session import Drawn, Session, drawing, load_model, pictures, settings_of
+from lorakit.jobs.session import Drawn, Session, drawing, load_model, pictures, settings_of, spaced
 from lorakit.jobs.shots import Axis, Request, Shot, cells, from_line, shots_of
-from lorakit.reports import sheets
+from lorakit.reports import moving, sheets
 
 Note = Callable[[str], None]
 Tick = Callable[[int, int], None]
+
+_STRIP, _FILM = 8, 24  # stages at most
 
 __all__ = ["Extras", "Request", "Session", "drawing", "load_model", "pictures", "run", "serve", "settings_of"]
 
@@ -31,9 +33,9 @@ class Extras:
     """What is written beside the pictures.
 
     axes             of a grid, by name
-    moving           "gif" and "webp": the grid's cells one after another, `frame` milliseconds each
+    moving           "gif", "webp", "mp4": the grid's cells one after another, `frame` milliseconds each; without a grid
+                     the stages of each picture
     stages           a strip of the denoising beside each picture
-    tiling           the autoencoder works on tiles
     limit            bytes of composed weights that are kept
     show             gets each picture as it is made
     """
@@ -42,14 +44,13 @@ class Extras:
     moving: Sequence[str] = ()
     frame: int = 400
     stages: bool = False
-    tiling: bool = False
     limit: int | None = None
     tokenizer: Path | None = None
     show: Callable[[np.ndarray], None] | None = None
 
 
 def run(
-    request: Request, output: Path, *, loras: Sequence[str], device: str, dtype: str, force: bool, dry_run: bool,
+    request: Request, output: Path, *, loras: Sequence[str], device: str, force: bool, dry_run: bool,
     tick: Tick, note: Note, changes: composed.Changes | None = None, extras: Extras | None = None,
     lines: Sequence[str] = (), composition: Composition | None = None,
 ) -> dict[str, Any]:  # fmt: skip
@@ -62,6 +63,8 @@ def run(
     extras = extras or Extras()
     _check_pictures(request)
     asked = composed.read(loras, changes) if composition is None else composition
+    if not any(axis.key in ("lora", "recipe") for axis in (extras.axes or {}).values()):
+        _check_adapters(asked, changes)
     requests = [from_line(line, request) for line in lines] or [request]
     shots = [shot for one in requests for shot in shots_of(one, asked)]
     grid = _grid(extras, shots, changes)
@@ -69,10 +72,10 @@ def run(
         shots = [shot for row in grid for shot in row]
     plan = _Outputs(output, len(shots), bool(grid), extras)
     plan.check(force)
-    components = load_model(request.model, device, dtype, note, extras.tokenizer)
+    components = load_model(request.model, device, request.dtype, note, extras.tokenizer)
     for shot in shots:
         drawing(components, shot.request)
-    if extras.tiling:
+    if request.tiling:
         components.vae.enable_tiling()
     session = Session(components, list({id(s.composition): s.composition for s in shots}.values()), note, extras.limit)
     adapters = session.loras(asked)
@@ -80,7 +83,7 @@ def run(
         note(f"{len(shots)} pictures would be drawn into {output}")
         return {"outputs": [], "adapters": adapters}
     made = []
-    for i, one in enumerate(session.draw(shots, extras.stages)):
+    for i, one in enumerate(session.draw(shots, plan.stages)):
         plan.write(i, one)
         if extras.show is not None:
             extras.show(one.picture)
@@ -100,6 +103,11 @@ def _check_pictures(request: Request) -> None:
         if file is not None and not file.is_file():
             raise InputError(f"{option} {file}: no such picture")
     request.curve()
+
+
+def _check_adapters(composition: Composition, changes: composed.Changes | None) -> None:
+    if not composition.members and changes not in (None, composed.Changes()):
+        raise UsageError("options say how adapters act, and there is none; give one with --lora or --recipe")
 
 
 def _grid(extras: Extras, shots: list[Shot], changes: composed.Changes | None) -> list[list[Shot]]:
@@ -132,8 +140,12 @@ class _Outputs:
         self.single = self.output.suffix.lower() == ".png"
         if self.single and self.count > 1 and not self.grid:
             raise UsageError(f"-o {self.output}: {self.count} pictures need a folder")
-        if self.extras.moving and not self.grid:
-            raise UsageError("--gif and --webp show a --grid's cells one after another; give --grid")
+        if self.extras.moving and not self.grid and not self.extras.stages:
+            raise UsageError(
+                "--gif, --webp and --mp4 show the cells of a --grid or the stages of --save-steps one after another; "
+                "give one of them"
+            )
+        moving.check(self.extras.moving)
 
     def _cell(self, i: int) -> Path | None:
         if self.single:
@@ -143,9 +155,19 @@ class _Outputs:
     def _sheet(self, suffix: str) -> Path:
         return self.output.with_suffix(suffix) if self.single else self.output / f"grid{suffix}"
 
-    def _strip(self, i: int) -> Path:
+    def _strip(self, i: int, suffix: str = ".png") -> Path:
         cell = self._cell(i)
-        return self.output.with_suffix(f".{i:05d}.steps.png") if cell is None else cell.with_suffix(".steps.png")
+        kind = f".steps{suffix}"
+        return self.output.with_suffix(f".{i:05d}{kind}") if cell is None else cell.with_suffix(kind)
+
+    @property
+    def _films(self) -> Sequence[str]:
+        """Kinds of moving pictures of each picture's stages."""
+        return () if self.grid else self.extras.moving
+
+    @property
+    def stages(self) -> int:
+        return 0 if not self.extras.stages else _FILM if self._films else _STRIP
 
     def check(self, force: bool) -> None:
         if not self.single:
@@ -154,7 +176,7 @@ class _Outputs:
         if self.grid:
             targets += [self._sheet(".png"), *(self._sheet(f".{kind}") for kind in self.extras.moving)]
         if self.extras.stages:
-            targets += [self._strip(i) for i in range(self.count)]
+            targets += [self._strip(i, f".{kind}") for i in range(self.count) for kind in ("png", *self._films)]
         for target in targets:
             check_target(target, force=force)
 
@@ -163,8 +185,11 @@ class _Outputs:
         if cell is not None:
             self._put(cell, png(one.picture, one.settings))
         if one.stages:
-            labels = [f"step {step}" for step, _ in one.stages]
-            self._put(self._strip(i), _bytes(sheets.strip([x for _, x in one.stages], labels)))
+            labels, stages = zip(*spaced(one.stages, _STRIP), strict=True)
+            self._put(self._strip(i), _bytes(sheets.strip(stages, labels)))
+            labels, stages = zip(*one.stages, strict=True)
+            for kind in self._films:
+                self._put(self._strip(i, f".{kind}"), moving.film(stages, labels, kind, self.extras.frame, back=False))
 
     def write_sheet(self, made: list[np.ndarray], grid: list[list[Shot]], extras: Extras) -> None:
         axes, width = extras.axes or {}, len(grid[0])
@@ -175,7 +200,7 @@ class _Outputs:
         self._put(self._sheet(".png"), _bytes(sheets.table(table, columns, rows, title)))
         labels = [", ".join(text for text in (row, column) if text) for row in rows for column in columns]
         for kind in extras.moving:
-            self._put(self._sheet(f".{kind}"), sheets.moving(made, labels, kind, extras.frame))
+            self._put(self._sheet(f".{kind}"), moving.film(made, labels, kind, extras.frame))
 
     def _put(self, target: Path, data: bytes) -> None:
         write_bytes(target, data)
@@ -189,7 +214,7 @@ def _bytes(image: Image.Image) -> bytes:
 
 
 def serve(
-    request: Request, output: Path, lines: Iterable[str], *, loras: Sequence[str], device: str, dtype: str, force: bool,
+    request: Request, output: Path, lines: Iterable[str], *, loras: Sequence[str], device: str, force: bool,
     note: Note, each: Callable[[dict[str, Any]], None], changes: composed.Changes | None = None,
     extras: Extras | None = None,
 ) -> int:  # fmt: skip
@@ -199,8 +224,10 @@ def serve(
     _check_pictures(request)
     check_target(output, force=True, folder=True)
     asked = composed.read(loras, changes)
-    session = Session(load_model(request.model, device, dtype, note, extras.tokenizer), [asked], note, extras.limit)
-    if extras.tiling:
+    _check_adapters(asked, changes)
+    components = load_model(request.model, device, request.dtype, note, extras.tokenizer)
+    session = Session(components, [asked], note, extras.limit)
+    if request.tiling:
         session.components.vae.enable_tiling()
     number, status = 0, 0
     for at, line in enumerate(lines, 1):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lorakit import __version__
-from lorakit.composition import Composition
+from lorakit.composition import Composition, effective
 from lorakit.errors import InputError, UsageError
 from lorakit.formats import recipes
 from lorakit.io.files import sha256_of
@@ -67,7 +67,7 @@ def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: l
 
 _OPTIONAL = (
     "guidance_schedule", "guidance_until", "rescale", "plain", "cut", "clip_skip", "image", "strength", "mask", "hires",
-    "hires_strength",
+    "hires_strength", "dtype", "tiling",
 )  # fmt: skip
 _PLAIN = Request([], 1, 0, "", "", None, 1, 1.0, "", 1)
 
@@ -88,7 +88,7 @@ class Drawn:
     shot: Shot
     picture: np.ndarray
     settings: dict[str, Any]
-    stages: tuple[tuple[int, np.ndarray], ...] = ()
+    stages: tuple[tuple[str, np.ndarray], ...] = ()
 
 
 class Session:
@@ -104,15 +104,15 @@ class Session:
         self._starts: dict[Any, tuple[Tensor, Tensor | None, Tensor | None]] = {}
         self._hashes: dict[Path, str] = {}
 
-    def draw(self, shots: Iterable[Shot], stages: bool = False) -> Iterator[Drawn]:
+    def draw(self, shots: Iterable[Shot], stages: int = 0) -> Iterator[Drawn]:
         """The shots in order; those in a row that are drawn alike go through together.
 
-        stages    with each picture what the model took it for along the way
+        stages    with each picture what the model took it for along the way, so many times at most
         """
         for _, group in groupby(shots, key=lambda shot: (self._how(shot), id(shot.composition), shot.request.image)):
             alike = list(group)
             if stages:
-                yield from (self._with_stages(shot) for shot in alike)
+                yield from (self._with_stages(shot, stages) for shot in alike)
             else:
                 made = self._drawn(alike)
                 yield from (Drawn(s, x, self.settings(s)) for s, x in zip(alike, made, strict=True))
@@ -212,14 +212,33 @@ class Session:
             asked.append(replace(self._asked(shot, large, acting), start=start, mask=None, masked=None))
         return draw_pictures(self.components, asked, large, acting)
 
-    def _with_stages(self, shot: Shot) -> Drawn:
+    def _with_stages(self, shot: Shot, most: int) -> Drawn:
         from lorakit.models.encode import to_pictures
 
-        seen: list[tuple[int, Tensor]] = []
-        (picture,) = self._drawn([shot], lambda step, steps, latents: seen.append((step + 1, latents[:1].clone())))
-        chosen = [seen[round(i * (len(seen) - 1) / max(1, min(8, len(seen)) - 1))] for i in range(min(8, len(seen)))]
-        stages = tuple((step, to_pictures(self.components, latents)[0]) for step, latents in chosen)
+        seen: list[tuple[int, int, Tensor]] = []
+        (picture,) = self._drawn([shot], lambda step, total, x: seen.append((step, total, x[:1].clone())))
+        stages = tuple(
+            (_stage(shot.composition, step, total), to_pictures(self.components, x)[0])
+            for step, total, x in spaced(seen, most)
+        )
         return Drawn(shot, picture, self.settings(shot), stages)
+
+
+Item = TypeVar("Item")
+
+
+def spaced(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of them, evenly spaced from the first to the last."""
+    count = min(most, len(items))
+    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def _stage(composition: Composition, step: int, total: int) -> str:
+    """What a stage is called: its step, and the adapters' weights there where they change."""
+    if composition.way == "sum" and not any(member.curve for member in composition.members):
+        return f"step {step + 1}"
+    now = (f"{name} {weights[step]:.2g}" for name, weights in effective(composition, total).items())
+    return ", ".join([f"step {step + 1}", *now])
 
 
 def _opened(file: Path, option: str, mode: str, size: tuple[int, int]) -> np.ndarray:

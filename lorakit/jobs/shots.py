@@ -29,6 +29,8 @@ class Request:
     plain, cut, clip_skip                how prompts are read (models/prompts.py)
     image, strength, mask                a picture to start from, and what of it is drawn anew (white)
     hires, hires_strength                drawn so many times larger from the first drawing, with this strength
+    dtype, tiling                        what the model calculates in; its autoencoder works on tiles
+    acting                               weights and schedules of adapters, by `NAME.weight` and so on, of these prompts alone
     """
 
     prompts: Sequence[str]
@@ -52,6 +54,9 @@ class Request:
     mask: Path | None = None
     hires: float = 1.0
     hires_strength: float = 0.5
+    dtype: str = "auto"
+    tiling: bool = False
+    acting: tuple[tuple[str, str], ...] = ()
 
     def curve(self) -> Curve | None:
         if self.guidance_schedule is None:
@@ -73,6 +78,8 @@ class Shot:
 
 
 def shots_of(request: Request, composition: Composition) -> list[Shot]:
+    for key, value in request.acting:
+        composition = _changed(composition, key, value, f"prompt line {request.prompts[0][:60]!r}: {key}")
     return [
         Shot(request, prompt, request.seed + i, composition) for prompt in request.prompts for i in range(request.count)
     ]
@@ -100,7 +107,7 @@ _SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "hires": ("hires", float), "hires-strength": ("hires_strength", float), "image": ("image", Path),
 }  # fmt: skip
 # sd-scripts' letters for some of them; width and height are two of theirs.
-_LETTERS = {"n": "negative", "d": "seed", "l": "guidance", "s": "steps", "ds": "scheduler"}
+_LETTERS = {"n": "negative", "d": "seed", "l": "guidance", "s": "steps", "ds": "scheduler", "am": "weight"}
 
 
 def from_line(line: str, request: Request) -> Request:
@@ -114,7 +121,7 @@ def from_line(line: str, request: Request) -> Request:
         prompt = given.pop("prompt", None)
         if not isinstance(prompt, str):
             raise UsageError(f"prompt line {line[:60]!r}: it has no prompt")
-        options = {str(key).replace("_", "-"): str(value) for key, value in given.items()}
+        options = {_named(str(key)): str(value) for key, value in given.items()}
     else:
         match = re.search(r"(?:^|\s)--[a-z]", line)
         prompt = line if match is None else line[: match.start()]
@@ -125,13 +132,20 @@ def from_line(line: str, request: Request) -> Request:
     changes: dict[str, Any] = {}
     for key, value in options.items():
         name = _LETTERS.get(key, key)
+        if _of_adapters(name):
+            changes["acting"] = (*changes.get("acting", ()), (name, value))
+            continue
         if name not in _SETTINGS:
             raise UsageError(
-                f"prompt line {line[:60]!r}: no option '{key}'{nearest(name, _SETTINGS)} in a line of prompts"
+                f"prompt line {line[:60]!r}: no option '{key}' in a line{nearest(name, [*_SETTINGS, 'weight', 'schedule'])}"
             )
         field, read = _SETTINGS[name]
         changes[field] = _value(read, value, f"prompt line {line[:60]!r}: {key} {value!r}")
     return replace(request, prompts=[prompt.strip()], **changes)
+
+
+def _named(key: str) -> str:
+    return key if _of_adapters(key) else key.replace("_", "-")
 
 
 def _options(text: str) -> dict[str, str]:
@@ -183,7 +197,7 @@ class Axis:
 
 _AXIS = re.compile(r"([xy]):([^=]+)=(.+)", re.DOTALL)
 _RANGE = re.compile(r"([-+.\de]+):([-+.\de]+):(\d+)")
-_OWN = ("weight", "prompt", "replace", "lora", "recipe")
+_OWN = ("weight", "schedule", "prompt", "replace", "lora", "recipe")
 
 
 def read_axes(texts: Sequence[str]) -> dict[str, Axis]:
@@ -197,11 +211,11 @@ def read_axes(texts: Sequence[str]) -> dict[str, Axis]:
         name, key, body = match[1], match[2].strip(), match[3]
         if name in found:
             raise UsageError(f"--grid {text}: the {name} axis is given twice")
-        known = key in _SETTINGS or key in _OWN or key.endswith(".weight")
+        known = key in _SETTINGS or key in _OWN or _of_adapters(key)
         if not known or key == "count":
             names = [*(k for k in _SETTINGS if k != "count"), *_OWN, "lora.weight"]
             raise UsageError(
-                f"--grid {text}: no axis '{key}'{nearest(key, names)} (there are: {', '.join(names)}, NAME.weight)"
+                f"--grid {text}: no axis '{key}'{nearest(key, names)} (there are: {', '.join(names)}, NAME.weight, NAME.schedule)"
             )
         found[name] = Axis(name, key, tuple(_values(body)))
     if "y" in found and "x" not in found:
@@ -247,8 +261,8 @@ def _set(axis: Axis, value: str, shot: Shot, compose: Callable[[Sequence[str]], 
         return replace(shot, prompt=shot.prompt.replace(first, value))
     if axis.key in ("lora", "recipe"):
         return replace(shot, composition=compose([value] if value != "none" else []))
-    if axis.key.endswith("weight"):
-        return replace(shot, composition=_weighed(shot.composition, axis.key, _value(float, value, where, -1e6), where))
+    if _of_adapters(axis.key):
+        return replace(shot, composition=_changed(shot.composition, axis.key, value, where))
     field, read = _SETTINGS[axis.key]
     found = _value(read, value, where)
     if field == "seed":
@@ -256,8 +270,16 @@ def _set(axis: Axis, value: str, shot: Shot, compose: Callable[[Sequence[str]], 
     return replace(shot, request=replace(shot.request, **{field: found}))
 
 
-def _weighed(composition: Composition, key: str, weight: float, where: str) -> Composition:
-    """`lora.weight`, `weight`: every adapter's; `NAME.weight`: one's."""
+def _of_adapters(key: str) -> bool:
+    return key.rpartition(".")[2] in ("weight", "schedule")
+
+
+def _changed(composition: Composition, key: str, value: str, where: str) -> Composition:
+    """Adapters with another weight or schedule: `lora.weight`, `weight` is every adapter's, `NAME.weight` one's."""
+    if key.endswith("weight"):
+        changes: dict[str, Any] = {"weight": _value(float, value, where, -1e6)}
+    else:
+        changes = {"curve": _value(read_curve, value, where)}
     name = key.rpartition(".")[0]
     members = composition.members
     names = [member.name for member in members]
@@ -266,5 +288,5 @@ def _weighed(composition: Composition, key: str, weight: float, where: str) -> C
     if name and name != "lora" and name not in names:
         raise UsageError(f"{where}: no adapter '{name}'{nearest(name, names)} (there are: {', '.join(names)})")
     every = name in ("", "lora") and name not in names
-    changed = tuple(replace(m, weight=weight) if every or m.name == name else m for m in members)
+    changed = tuple(replace(m, **changes) if every or m.name == name else m for m in members)
     return replace(composition, members=changed)

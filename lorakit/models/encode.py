@@ -92,6 +92,9 @@ def to_tensor(picture: np.ndarray) -> Tensor:
 def latent_moments(components: Components, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread of the latents of [b, 3, h, w], each [b, c, h', w'] float32 on the CPU, scaled for the UNet."""
     posterior = components.vae.encode(pictures.to(components.device, components.vae.dtype)).latent_dist
+    if components.vae.dtype != torch.float32 and not posterior.mean.isfinite().all():
+        components.vae.to(torch.float32)  # the autoencoder is what overflows half precision first
+        posterior = components.vae.encode(pictures.to(components.device, torch.float32)).latent_dist
     factor = components.vae.config.scaling_factor
     return (posterior.mean.float() * factor).cpu(), (posterior.std.float() * factor).cpu()
 
@@ -104,7 +107,7 @@ def to_pictures(components: Components, latents: Tensor) -> np.ndarray:
         z = (latent / components.vae.config.scaling_factor)[None].to(components.device, components.vae.dtype)
         x = components.vae.decode(z).sample[0].float()
         if not x.isfinite().all() and components.vae.dtype != torch.float32:
-            components.vae.to(torch.float32)  # the autoencoder is what overflows half precision first
+            components.vae.to(torch.float32)
             x = components.vae.decode(z.float()).sample[0].float()
         if not x.isfinite().all():
             kind = str(components.dtype).removeprefix("torch.")

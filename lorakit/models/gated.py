@@ -33,17 +33,20 @@ from lorakit.runtime.weights import Kept
 # that all else is counted in multiplications.
 _WRITTEN = 32
 _GATES = 256  # rows of weights remembered in a module
+_PARTS = 32  # parts of a stack remembered
 _ADDED = 8  # what a number of a kept delta costs to add
 Learned = Callable[[int, str], Tensor]
 
 
 @dataclass(frozen=True)
 class Now:
-    """The weights of this step: by adapter; how often the set is used for each time it is composed; and, while weights
-    are learned, a weight with a gradient for each adapter and module."""
+    """The weights of this step: by adapter; how often the set is used for each time it is composed; sets in place of the
+    one, for stretches of the batch that are equally long; and, while weights are learned, a weight with a gradient for
+    each adapter and module."""
 
     weights: tuple[float, ...] = ()
     uses: float = 1.0
+    several: tuple[tuple[float, ...], ...] = ()
     learned: Learned | None = None
 
 
@@ -64,8 +67,19 @@ class Gates:
     @contextmanager
     def at(self, weights: Sequence[float], uses: float = 1.0, learned: Learned | None = None) -> Iterator[None]:
         """Within, the adapters act at these weights; outside, none acts."""
+        with self._set(Now(tuple(weights), uses, learned=learned)):
+            yield
+
+    @contextmanager
+    def side_by_side(self, sets: Sequence[Sequence[float]]) -> Iterator[None]:
+        """The same for a batch in as many equal stretches, each with weights of its own; where `Stack.rowwise`."""
+        with self._set(Now(several=tuple(map(tuple, sets)))):
+            yield
+
+    @contextmanager
+    def _set(self, now: Now) -> Iterator[None]:
         before = self.now
-        self._local.now = Now(tuple(weights), uses, learned)
+        self._local.now = now
         try:
             yield
         finally:
@@ -83,6 +97,16 @@ class _Term:
     stacked: bool = False
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Those of a stack's ranks whose terms act: down [R, in * kernel], up [out, R], and which term each rank is of."""
+
+    acting: tuple[bool, ...]
+    down: Tensor
+    up: Tensor
+    rows: Sequence[int]
+
+
 class Module(nn.Module):
     """A module of the model with adapters beside it."""
 
@@ -95,7 +119,8 @@ class Module(nn.Module):
         self.rows: list[int] = []  # of the stack: which term each rank is of
         self.down: Tensor | None = None  # [R, in * kernel], in the weight's dtype
         self.up: Tensor | None = None  # [out, R], scales and factors in it
-        self._gates: dict[tuple[float, ...], Tensor] = {}
+        self._gates: dict[tuple[Any, ...], Tensor] = {}
+        self._parts: dict[tuple[bool, ...], _Part] = {}
         self.dense = False
         self.light = False  # whole deltas of the stack are kept: another set of weights is a few additions
         self.train(base.training)
@@ -124,56 +149,93 @@ class Module(nn.Module):
             if delta.shape is None:
                 self._dense_delta(term)  # says whether it fits
         self.terms.append(term)
+        self._parts.clear()
 
     def forward(self, x: Tensor, *rest: Any, **more: Any) -> Any:
         now = self.gates.now
         if now.learned is not None:
             learnt = tuple(now.learned(term.adapter, self.name) for term in self.terms)
-            if self._apart(x, 1):
-                return self._beside(x, self._gate(learnt), self._bias(learnt))
+            part = self._part([True] * len(learnt))
+            if part is not None and self._apart(x, 1, part):
+                return self._beside(x, part, self._gate(learnt, part), self._bias(learnt))
             return self._answer(x, learnt, None, rest, more)
-        live = tuple(now.weights[term.adapter] for term in self.terms) if now.weights else ()
+        if now.several:
+            sets = [tuple(weights[term.adapter] for term in self.terms) for weights in now.several]
+            if len(set(sets)) > 1:
+                part = self._part([any(weights) for weights in zip(*sets, strict=True)])
+                assert part is not None  # rowwise: all that acts is on the stack
+                return self._beside(x, part, self._rows(sets, part, x), None)
+        first = now.several[0] if now.several else now.weights
+        live = tuple(first[term.adapter] for term in self.terms) if first else ()
         if not any(live):
             return self.base(x, *rest, **more)
-        if self._apart(x, now.uses):
-            return self._beside(x, self._gate(live), self._bias(live))
+        part = self._part(list(map(bool, live)))
+        if part is not None and self._apart(x, now.uses, part):
+            return self._beside(x, part, self._gate(live, part), self._bias(live))
         return self._answer(x, live, now.uses, rest, more)
 
-    def _apart(self, x: Tensor, uses: float) -> bool:
+    def _part(self, acting: Sequence[bool]) -> _Part | None:
+        """The stack of the terms that act: one at weight 0 costs nothing, and leaves no trace in the last bits. None where
+        none of them is on the stack."""
+        if self.up is None or self.down is None:
+            return None
+        key = tuple(acting)
+        found = self._parts.get(key)
+        if found is None:
+            at = [k for k, term in enumerate(self.rows) if key[term]]
+            if not at:
+                return None
+            together = at[-1] - at[0] + 1 == len(at)  # then it is a view
+            where: Any = slice(at[0], at[-1] + 1) if together else at
+            found = _Part(key, self.down[where], self.up[:, where], [self.rows[k] for k in at])
+            if len(self._parts) >= _PARTS:
+                self._parts.clear()
+            self._parts[key] = found
+        return found
+
+    def _apart(self, x: Tensor, uses: float, part: _Part) -> bool:
         """Whether the stack beside the module is less work than composing its weight."""
-        if self.dense or self.down is None or not isinstance(self.base, nn.Linear | nn.Conv2d):
+        if self.dense or not isinstance(self.base, nn.Linear | nn.Conv2d):
             return False
-        rank, (out, width) = len(self.rows), (self.base.weight.shape[0], self.down.shape[1])
+        rank, (out, width) = len(part.rows), (self.base.weight.shape[0], part.down.shape[1])
         tokens = x.numel() // x.shape[-1]
         if isinstance(self.base, nn.Conv2d):
             tokens = x.numel() // x.shape[1] // prod(self.base.stride)
-        made = _ADDED * len(self.terms) if self.light else rank
+        made = _ADDED * len(set(part.rows)) if self.light else rank
         return uses * tokens * rank * (out + width) <= (made + _WRITTEN) * out * width
 
-    def _gate(self, live: Sequence[Any]) -> Tensor:
-        """The weight of each rank of the stack, [R]; `live` holds numbers, or tensors with a gradient."""
+    def _gate(self, live: Sequence[Any], part: _Part) -> Tensor:
+        """The weight of each rank of the part, [R]; `live` holds numbers, or tensors with a gradient."""
         weight = self.base.weight
         if isinstance(live[0], Tensor):
-            return torch.stack([live[i] for i in self.rows]).to(weight)
-        key = tuple(live)
-        if key not in self._gates:  # made once: each is a copy to the device
+            return torch.stack([live[i] for i in part.rows]).to(weight)
+        key = (part.acting, *live)
+        found = self._gates.get(key)
+        if found is None:  # made once: each is a copy to the device
+            found = torch.tensor([live[i] for i in part.rows], dtype=weight.dtype, device=weight.device)
             if len(self._gates) >= _GATES:
                 self._gates.clear()
-            row = torch.tensor([live[i] for i in self.rows], dtype=weight.dtype, device=weight.device)
-            self._gates[key] = row
-        return self._gates[key]
+            self._gates[key] = found
+        return found
 
-    def _beside(self, x: Tensor, gate: Tensor, bias: Tensor | None) -> Tensor:
+    def _rows(self, sets: Sequence[Sequence[float]], part: _Part, x: Tensor) -> Tensor:
+        """The gates of equal stretches of the batch, as they multiply what the stack's first half gives."""
+        gates = torch.stack([self._gate(live, part) for live in sets]).repeat_interleave(len(x) // len(sets), 0)
+        if isinstance(self.base, nn.Conv2d):
+            return gates[:, :, None, None]
+        return gates.view(len(x), *(1,) * (x.dim() - 2), -1)
+
+    def _beside(self, x: Tensor, part: _Part, gate: Tensor, bias: Tensor | None) -> Tensor:
         base: Any = self.base
-        assert self.down is not None and self.up is not None
         if isinstance(base, nn.Conv2d):
-            down = self.down.view(-1, *base.weight.shape[1:])
+            down = part.down.view(-1, *base.weight.shape[1:])
             inner = functional.conv2d(x, down, None, base.stride, base.padding, base.dilation)
-            y = base(x) + functional.conv2d(inner * gate[:, None, None], self.up[:, :, None, None])
+            gate = gate if gate.dim() > 1 else gate[:, None, None]
+            y = base(x) + functional.conv2d(inner * gate, part.up[:, :, None, None])
             return y if bias is None else y + bias[:, None, None].to(y.dtype)
         y = base(x)
-        inner = (functional.linear(x, self.down) * gate).view(-1, len(self.rows))
-        y = y.view(-1, y.shape[-1]).addmm_(inner, self.up.T).view(y.shape)
+        inner = (functional.linear(x, part.down) * gate).view(-1, len(part.rows))
+        y = y.view(-1, y.shape[-1]).addmm_(inner, part.up.T).view(y.shape)
         return y if bias is None else y + bias.to(y.dtype)
 
     def _bias(self, live: Sequence[Any]) -> Tensor | None:
@@ -212,9 +274,10 @@ class Module(nn.Module):
         whole = base.float()
         if self.light and keep:
             return self._added(live, whole).to(base.dtype)
-        if self.up is not None and self.down is not None:
-            gated = self.up.float() * self._gate(live).float()
-            whole = torch.addmm(whole.flatten(1), gated, self.down.float()).view(base.shape)
+        part = self._part([isinstance(weight, Tensor) or bool(weight) for weight in live])
+        if part is not None:
+            gated = part.up.float() * self._gate(live, part).float()
+            whole = torch.addmm(whole.flatten(1), gated, part.down.float()).view(base.shape)
         for i, (term, weight) in enumerate(zip(self.terms, live, strict=True)):
             if term.delta is not None and (isinstance(weight, Tensor) or weight):
                 make = partial(self._dense_delta, term)
@@ -298,6 +361,14 @@ class Stack:
         for module in self.modules.values():
             module.light = not module.dense and 2 * (deltas + copy) <= self.gates.kept.limit
         self.copy_bytes = copy
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether each picture of a batch can have weights of its own: all that acts is on the stacks."""
+        return all(
+            isinstance(module.base, nn.Linear | nn.Conv2d) and all(t.stacked and t.bias is None for t in module.terms)
+            for module in self.modules.values()
+        )
 
     @property
     def room(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any
@@ -102,10 +102,12 @@ class Forward:
 
 @dataclass(frozen=True)
 class Acting:
-    """The adapters of a drawing: the forwards of step i, which stands at a fraction of the denoising."""
+    """The adapters of a drawing: the forwards of step i, which stands at a fraction of the denoising; and whether those of a
+    step can go through the UNet side by side in one batch."""
 
     gates: Gates
     steps: Sequence[Sequence[Forward]]
+    rowwise: bool = False
 
 
 Watch = Callable[[int, int, Tensor], None]
@@ -143,7 +145,14 @@ def denoise(
     x = _begin(solver, noise, start, first)
     inpaint = _inpaint(components, pictures, mask, how) if components.inpaints else None
     extra = {"generator": draws} if how.scheduler in ("euler-a", "lcm") else {}
-    answers = _Answers(components, pictures, how, acting.gates if acting else None, inpaint)
+    answers = _Answers(
+        components,
+        pictures,
+        how,
+        acting.gates if acting else None,
+        inpaint,
+        _together(components, pictures, how, acting),
+    )
     fine = []
     for i, t in enumerate(solver.timesteps[first:]):
         fraction = (first + i) / max(1, total - 1)
@@ -160,11 +169,23 @@ def denoise(
     bad = (~torch.stack(fine)).nonzero()
     if len(bad):
         step = first + int(bad[0]) + 1
-        half = " with --dtype float32" if components.dtype != torch.float32 else "; does an adapter have huge weights?"
-        raise NumericError(
-            f"NaN or infinity in the latents at step {step} of {total} ({_named(components)}); try{half}"
-        )
+        half = components.dtype != torch.float32
+        advice = "try --dtype float32" if half else "does an adapter have huge weights?"
+        raise NumericError(f"NaN or infinity in the latents at step {step} of {total} ({_named(components)}); {advice}")
     return x
+
+
+def _together(components: Components, pictures: Sequence[Picture], how: Drawing, acting: Acting | None) -> int:
+    """How many forwards of a step go through in one batch: as many as make no batch larger than was asked for.
+
+    On the CPU what is asked for must not matter to the bytes: a small model takes all, a large one, which gains nothing,
+    each by itself.
+    """
+    if acting is None or not acting.rowwise:
+        return 1
+    if components.device.type != "cpu":
+        return max(1, how.batch_size // len(pictures))
+    return 1 << 30 if is_small(components) else 1
 
 
 def _named(components: Components) -> str:
@@ -203,35 +224,49 @@ class _Answers:
     how: Drawing
     gates: Gates | None
     inpaint: Tensor | None
-    _joined: dict[tuple[Hashable, bool], Conditioning] = field(default_factory=dict)
+    together: int
+    _joined: dict[tuple[Sequence[Hashable], bool], Conditioning] = field(default_factory=dict)
 
     def mean(self, scaled: Tensor, t: Tensor, fraction: float, forwards: Sequence[Forward]) -> Tensor:
         """The answers of a step's forwards, averaged by their shares, float32."""
         guidance = self.how.guidance_at(fraction)
-        answers = [self._one(scaled, t, guidance, one) for one in forwards]
+        batches = [forwards[i : i + self.together] for i in range(0, len(forwards), self.together)]
+        answers = [answer for some in batches for answer in self._some(scaled, t, guidance, some)]
         if len(answers) == 1:
             return answers[0]
         whole = sum(one.share for one in forwards)
         return sum((a * one.share for a, one in zip(answers, forwards, strict=True)), torch.zeros(())) / whole
 
-    def _one(self, scaled: Tensor, t: Tensor, guidance: float, one: Forward) -> Tensor:
+    def _some(self, scaled: Tensor, t: Tensor, guidance: float, forwards: Sequence[Forward]) -> list[Tensor]:
+        """The answers of forwards that go through together, each after guidance."""
         two = guidance > 1
-        told = self._told(one.variant, two)
-        inputs = torch.cat([scaled, scaled]) if two else scaled
-        inpaint = None if self.inpaint is None else torch.cat([self.inpaint] * 2) if two else self.inpaint
-        with self.gates.at(one.weights, one.uses) if self.gates is not None else nullcontext():
-            said = predict(self.components, inputs, t, told, inpaint).float()
+        times = len(forwards) * (2 if two else 1)
+        inpaint = None if self.inpaint is None else torch.cat([self.inpaint] * times)
+        with self._weighed(forwards):
+            told = self._told(tuple(one.variant for one in forwards), two)
+            said = predict(self.components, torch.cat([scaled] * times), t, told, inpaint).float()
         if not two:
-            return said
-        without, given = said.chunk(2)
-        return guided(without, given, guidance, self.how.rescale)
+            return list(said.chunk(times))
+        halves = said.chunk(times)
+        return [guided(*pair, guidance, self.how.rescale) for pair in zip(halves[::2], halves[1::2], strict=True)]
 
-    def _told(self, variant: Hashable, two: bool) -> Conditioning:
-        if (variant, two) not in self._joined:
-            parts = [p.negative[variant] for p in self.pictures] if two else []
-            joined = Conditioning.cat([*parts, *(p.told[variant] for p in self.pictures)]).sized(self.how.size)
-            self._joined[variant, two] = joined.to(self.components.device, self.components.dtype)
-        return self._joined[variant, two]
+    def _weighed(self, forwards: Sequence[Forward]) -> AbstractContextManager[None]:
+        if self.gates is None:
+            return nullcontext()
+        if len(forwards) == 1:
+            return self.gates.at(forwards[0].weights, forwards[0].uses)
+        return self.gates.side_by_side([one.weights for one in forwards])
+
+    def _told(self, variants: Sequence[Hashable], two: bool) -> Conditioning:
+        """Of each variant the negative prompts, where they are asked, and the prompts."""
+        if (variants, two) not in self._joined:
+            parts = []
+            for variant in variants:
+                parts += [p.negative[variant] for p in self.pictures] if two else []
+                parts += [p.told[variant] for p in self.pictures]
+            joined = Conditioning.cat(parts).sized(self.how.size)
+            self._joined[variants, two] = joined.to(self.components.device, self.components.dtype)
+        return self._joined[variants, two]
 
 
 def _finished(components: Components, scaled: Tensor, said: Tensor, t: Tensor) -> Tensor:

@@ -1,14 +1,13 @@
-"""Sheets of pictures to look at: labelled tables, strips, and pictures that move."""
+"""Sheets of pictures to look at: labelled tables and strips."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_PAPER, _INK, _SOFT = (255, 255, 255), (20, 20, 24), (110, 110, 118)
+PAPER, _INK, _SOFT = (255, 255, 255), (20, 20, 24), (110, 110, 118)
 _GAP, _LEAST = 6, 160  # pixels; a cell is enlarged by whole numbers until it is so wide
 
 
@@ -55,7 +54,7 @@ def table(
     line = large.getbbox("Ag")[3] + 5
     heads = [wrapped(label, cell[0], font) for label in columns]
     top = _GAP + len(heading) * line + max(map(len, heads), default=0) * step + _GAP
-    sheet = Image.new("RGB", (int(sheet_width), int(top + len(pictures) * (cell[1] + _GAP))), _PAPER)
+    sheet = Image.new("RGB", (int(sheet_width), int(top + len(pictures) * (cell[1] + _GAP))), PAPER)
     pen = ImageDraw.Draw(sheet)
     for i, text in enumerate(heading):
         pen.text((_GAP, _GAP + i * line), text, _INK, large)
@@ -76,20 +75,3 @@ def table(
 def strip(pictures: Sequence[np.ndarray], labels: Sequence[str]) -> Image.Image:
     """Pictures side by side under their labels."""
     return table([pictures], labels, [""])
-
-
-def moving(pictures: Sequence[np.ndarray], labels: Sequence[str], kind: str, frame: int) -> bytes:
-    """Pictures one after another, forth and back, as "gif" or "webp"; `frame` milliseconds each."""
-    frames = [table([[x]], [label], [""]) for x, label in zip(pictures, labels, strict=True)]
-    size = (max(f.width for f in frames), max(f.height for f in frames))
-    even = []
-    for one in frames:
-        even.append(Image.new("RGB", size, _PAPER))
-        even[-1].paste(one, (0, size[1] - one.height))
-    even += even[-2:0:-1]
-    if kind == "gif":
-        even = [one.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG) for one in even]
-    data = io.BytesIO()
-    settings = {"lossless": True} if kind == "webp" else {"disposal": 1}
-    even[0].save(data, kind, save_all=True, append_images=even[1:], duration=frame, loop=0, **settings)  # type: ignore[arg-type]
-    return data.getvalue()

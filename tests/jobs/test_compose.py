@@ -68,6 +68,7 @@ def test_version_one_is_read_and_strict(program, tmp_path, two):
         ('[[adapter]]\npath = "a.safetensors"\nweight = nan', "expected a number"),
         ('[[adapter]]\npath = "a.safetensors"\nschedule = "1@0.5,0@0.2"', "out of order"),
         ('[[adapter]]\npath = "a.safetensors"\nblocks = { dwon = 1 }', "did you mean 'down'"),
+        ('[[adapter]]\npath = "a.safetensors"\nblocks = { "down.7" = 1 }', "no module for .* block unet.down_blocks.7"),
         ('[[adapter]]\npath = "a.safetensors"\nblocks = "MID"', "did you mean 'MIDD'"),
         ('[[adapter]]\npath = "a.safetensors"\nblocks = [1, 2]', "2 block weights"),
         ('[[adapter]]\npath = "a.safetensors"\nlayers = { "(" = 1 }', "regular expression"),

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from lorakit.composition import Composition, Member, curve
 from lorakit.errors import UsageError
 from lorakit.jobs import composed
+from lorakit.models import sample
 from lorakit.models.load import load
 from lorakit.models.prompts import Reading
+from lorakit.models.sample import Drawing, Picture, denoise, steps_done
 from tests.adapters_of_tiny import lora
 
 
@@ -54,3 +57,39 @@ def test_two_recipes_that_take_turns_are_refused(program, tmp_path):
         composed.read(["a.toml", "b.toml"])
     found = composed.read(["a.toml", "b.safetensors", "a.safetensors"])
     assert [(m.name, m.free) for m in found.members] == [("a", False), ("b", True), ("a-2", True)]
+
+
+@pytest.mark.parametrize("way", ["region", "composite"])
+def test_forwards_of_a_step_go_through_side_by_side_and_say_what_each_alone_says(
+    components, tmp_path, monkeypatch, way
+):
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save(tmp_path / "half.png")
+    a, b = lora(tmp_path / "a.safetensors", 1), lora(tmp_path / "b.safetensors", 2, text=True)
+    region = tmp_path / "half.png" if way == "region" else None
+    one, other = Member(a, 1.0, "a", curve.read("t"), region=region), Member(b, 0.7, "b", prompt="in the snow")
+    composition = Composition((one, other), "sum" if region else "composite")
+    how = Drawing((64, 64), 2, 2.0, "euler")
+    ensemble = composed.Ensemble(components, [composition], lambda text: None)
+    acting = ensemble.acting(composition, steps_done(components, how), how.size)
+    told, negative = ensemble.told(acting, "a cat", "", Reading())
+    asked, rows, found = [Picture(seed, told, negative) for seed in (1, 2)], [], []
+    hook = components.unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    for together in (sample._together, lambda *of: 1):
+        monkeypatch.setattr(sample, "_together", together)
+        found.append(denoise(components, asked, how, acting))
+    hook.remove()
+    ensemble.remove()
+    count = sum(map(len, acting.steps))
+    assert rows == [2 * 2 * len(step) for step in acting.steps] + [4] * count and max(map(len, acting.steps)) == 2
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+
+
+def test_forwards_that_are_alike_are_asked_once(components, tmp_path):
+    a, b = lora(tmp_path / "a.safetensors", 1), lora(tmp_path / "b.safetensors", 2)
+    composition = Composition((Member(a, 0.0, "a"), Member(b, 0.0, "b")), "composite")
+    ensemble = composed.Ensemble(components, [composition], lambda text: None)
+    acting = ensemble.acting(composition, [(0, 0.0)], (64, 64))
+    assert [one.share for one in acting.steps[0]] == [1.0]
+    ensemble.remove()

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from lorakit.data import pngtext
+from lorakit.jobs import composed, session
 from tests.adapters_of_tiny import lora, pixels
 from tests.tiny import make, single
 
@@ -110,12 +111,13 @@ def _black(folder):
 def test_a_picture_is_drawn_again_from_its_text(program, tmp_path, two):
     program("sample", "a (red:1.2) cat", *QUICK, "--negative", "dog", "--seed", 7, "-o", "one.png", "--lora", "a.safetensors:0.8",
             "--lora", "b.safetensors", "--schedule", "a=0@0,1@1", "--block-weights", "b=mid=0.5,up=0", "--clip-skip", 2,
-            "--guidance-schedule", "3@0,1@1", "--guidance-rescale", "0.5")  # fmt: skip
+            "--guidance-schedule", "3@0,1@1", "--guidance-rescale", "0.5", "--dtype", "bfloat16", "--vae-tiling")  # fmt: skip
     program("sample", "--from", "one.png", "-o", "two.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     program("sample", "--from", "one.png", "-o", "other.png", "--seed", 8)
     assert pngtext.read(tmp_path / "other.png")["seed"] == 8
     lora(tmp_path / "a.safetensors", 9)
+    assert "run where it was drawn" in program("sample", "--from", "one.png", "-o", "three.png", status=3).stderr
     assert "sha256" in program("sample", "--from", "one.png", "-o", "three.png", status=3).stderr
 
 
@@ -215,6 +217,19 @@ def test_a_grid_is_its_pictures_under_labels(program, tmp_path, two):
     assert not (tmp_path / "00000.png").exists() and (tmp_path / "sheet.png").is_file()
 
 
+def test_a_schedule_is_an_axis_and_the_denoising_a_film_that_names_the_weights(program, tmp_path, two):
+    program("sample", CAT, *QUICK, "--lora", "a.safetensors", "--grid", "x:a.schedule=1@0,0@1|0*t", "-o", "g")
+    assert (pixels(tmp_path / "g/00001.png") == drawn(program, tmp_path, "plain")).all()
+    scheduled = ["--lora", "a.safetensors", "--schedule", "1@0,0@1"]
+    assert (pixels(tmp_path / "g/00000.png") == drawn(program, tmp_path, "one", *scheduled)).all()
+    done = program("sample", CAT, *QUICK, *scheduled, "--steps", 3, "--save-steps", "--gif", "-o", "film.png")
+    assert done.stdout.split() == ["film.png", "film.steps.png", "film.steps.gif"]
+    with Image.open(tmp_path / "film.steps.gif") as moving:
+        assert moving.n_frames == 3
+    composition = composed.read(["a.safetensors"], composed.Changes(schedules=["1@0,0@1"]))
+    assert [session._stage(composition, i, 3) for i in range(3)] == ["step 1, a 1", "step 2, a 0.5", "step 3, a 0"]
+
+
 def test_lines_from_stdin_are_drawn_as_they_come(program, tmp_path, monkeypatch):
     import io
 
@@ -224,6 +239,20 @@ def test_lines_from_stdin_are_drawn_as_they_come(program, tmp_path, monkeypatch)
     assert [row.get("output") for row in rows] == ["out/00000.png", None, "out/00001.png"]
     assert "did you mean 'seed'" in rows[1]["error"] and rows[1]["line"] == 2 and rows[2]["seed"] == 4
     assert (pixels(tmp_path / "out/00000.png") == drawn(program, tmp_path, "one", "--seed", 3)).all()
+
+
+def test_a_line_has_weights_and_schedules_of_its_own(program, tmp_path, two):
+    (tmp_path / "p.txt").write_text(
+        f"{CAT} --weight 0\n{CAT}\n" + f'{{"prompt": "{CAT}", "a.schedule": "0*t", "b.weight": 0.5}}\n'
+    )
+    loras = ["--lora", "a.safetensors:0.7", "--lora", "b.safetensors"]
+    program("sample", "--prompts", "p.txt", *QUICK, *loras, "-o", "out")
+    assert (pixels(tmp_path / "out/00000.png") == drawn(program, tmp_path, "plain")).all()
+    assert (pixels(tmp_path / "out/00001.png") == drawn(program, tmp_path, "all", *loras)).all()
+    assert (pixels(tmp_path / "out/00002.png") == drawn(program, tmp_path, "b", "--lora", "b.safetensors:0.5")).all()
+    (tmp_path / "p.txt").write_text(f"{CAT} --c.weight 1\n")
+    done = program("sample", "--prompts", "p.txt", *QUICK, *loras, "-o", "no", status=2)
+    assert "no adapter 'c'" in done.stderr
 
 
 def test_learned_tokens_come_with_the_adapter_and_clashes_are_refused(program, tmp_path):
@@ -240,7 +269,10 @@ def test_learned_tokens_come_with_the_adapter_and_clashes_are_refused(program, t
 def test_nan_latents_are_exit_8_with_step_and_number_format(program, tmp_path):
     lora(tmp_path / "huge.safetensors", 1, size=1e30)
     done = program("sample", CAT, *QUICK, "--lora", "huge.safetensors:1e8", "-o", "x.png", status=8)
-    assert "step 1 of 2" in done.stderr and "float32" in done.stderr and not (tmp_path / "x.png").exists()
+    assert (
+        "at step 1 of 2 (float32); does an adapter have huge weights?" in done.stderr
+        and not (tmp_path / "x.png").exists()
+    )
 
 
 @pytest.mark.parametrize(
@@ -252,11 +284,13 @@ def test_nan_latents_are_exit_8_with_step_and_number_format(program, tmp_path):
         (["--grid", "x:stpes=1,2"], 2, "did you mean 'steps'"),
         (["--grid", "x:lora.weight=1,2"], 2, "give one with --lora"),
         (["--grid", "x:steps=1,b"], 2, "x:steps=b"),
-        (["--gif"], 2, "give --grid"),
+        (["--gif"], 2, "give one of them"),
+        (["--schedule", "0@0"], 2, "there is none"),
+        (["--composite"], 2, "there is none"),
         (["--guidance-schedule", "1@2"], 2, "from 0 to 1"),
         (["--from", "a.safetensors"], 2, "one of the three"),
         (["--switch", "every:0", "--lora", "a.safetensors"], 2, "every is 0"),
-        (["--switch", "often"], 2, "every:N"),
+        (["--lora", "a.safetensors", "--switch", "often"], 2, "every:N"),
         (["--clip-skip", "9"], 2, "clip skip"),
         (["another"], 2, "one PROMPT"),
     ],

@@ -196,3 +196,27 @@ def test_gradients_reach_the_gates_and_nothing_else(both):
             values.append(sum(x.square().mean() for x in answers(net)))
     assert gates.grad[0].item() == pytest.approx(float(values[0] - values[1]) / 2e-3, rel=1e-2)
     assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("uses", [1, 30])
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+@pytest.mark.parametrize("weights", [(0.7, 0.0, 0.3), (0.0, 0.7, 0.0), (0.7, 0.3, 0.0)])
+def test_an_adapter_at_weight_zero_leaves_no_trace_among_others(weights, uses, limit):
+    torch.manual_seed(0)
+    unet = {"wide": nn.Linear(320, 320), "narrow": nn.Linear(64, 320), "conv": nn.Conv2d(32, 64, 3, padding=1)}
+    x = [torch.randn(2, 50, 320), torch.randn(2, 50, 64), torch.randn(2, 32, 12, 12)]
+    shapes = {name: tuple(module.weight.shape) for name, module in unet.items()}
+    adapters = [Adapter({f"unet.{n}": low(n, s, seed, rank=8) for n, s in shapes.items()}) for seed in range(3)]
+    found = []
+    for chosen in (range(3), [i for i, weight in enumerate(weights) if weight]):
+        stack = Stack({"unet": nn.ModuleDict(unet)}, limit)
+        for number, i in enumerate(chosen):
+            stack.add(number, adapters[i], lambda name: 1.0, f"file {i}")
+        stack.ready()
+        if limit:  # what is kept as deltas is the sum of others, whatever there is room for
+            for module in stack.modules.values():
+                module.light = True
+        with torch.inference_mode(), stack.gates.at([weights[i] for i in chosen], uses):
+            found.append([stack.parts["unet"][n](one) for n, one in zip(unet, x, strict=True)])
+        stack.remove()
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))

@@ -1,10 +1,7 @@
 """Sheets, curves and pictures in a terminal."""
 
-import io
-
 import numpy as np
-import pytest
-from PIL import Image, ImageFont
+from PIL import ImageFont
 
 from lorakit.reports import sheets
 from lorakit.reports.curves import plot
@@ -26,14 +23,6 @@ def test_long_labels_are_wrapped_and_control_characters_are_none():
     lines = sheets.wrapped("a very long label of many words \x1b[31m and averyveryverylongwordwithoutspaces", 90, font)
     assert len(lines) > 3 and all(font.getlength(line) <= 90 for line in lines) and "\x1b" not in "".join(lines)
     assert sheets.wrapped("", 90, font) == []
-
-
-@pytest.mark.parametrize("kind", ["gif", "webp"])
-def test_moving_pictures_go_forth_and_back(kind):
-    data = sheets.moving([RED, BLUE, RED], ["1", "a longer label of two lines", "3"], kind, 100)
-    with Image.open(io.BytesIO(data)) as image:
-        assert image.n_frames == 4 and image.info.get("loop") == 0
-    assert data == sheets.moving([RED, BLUE, RED], ["1", "a longer label of two lines", "3"], kind, 100)
 
 
 def test_a_plot_shows_each_curve_in_its_colour():
