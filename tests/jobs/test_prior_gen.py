@@ -1,6 +1,7 @@
 """prior-gen on a random model: which pictures are made, of what, by whom, and how often."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,17 @@ def test_models_of_one_file_have_sets_of_their_own(components, request_, tmp_pat
         model = replace(components, folder=tmp_path / f"{name}.safetensors")
         folders.append(prior_gen.prior_set(replace(request_, count=1), model, cache=tmp_path, **QUIET))
     assert folders[0] != folders[1]
+
+
+def test_a_model_read_with_another_tokenizer_has_a_set_of_its_own(components, request_, tmp_path):
+    shutil.copytree(components.folder / "tokenizer", tmp_path / "tokenizer")
+    merges = tmp_path / "tokenizer/merges.txt"
+    merges.write_text("\n".join(merges.read_text().splitlines()[:40]) + "\n")
+    other = replace(components, tokenizer=type(components.tokenizer).from_pretrained(tmp_path / "tokenizer"))
+    folders = {
+        prior_gen.prior_set(replace(request_, count=1), one, cache=tmp_path, **QUIET) for one in (components, other)
+    }
+    assert len(folders) == 2
 
 
 def test_class_prompts_are_the_captions_without_the_token(tmp_path, dataset):
