@@ -81,11 +81,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(lorakit, json_of, tmp_path):
 
 def test_an_interrupt_ends_with_130_and_no_worker_stays(tmp_path):
     (tmp_path / "raw").mkdir()
-    for number in range(16):
-        picture((900, 700), seed=number).save(tmp_path / "raw" / f"{number:02d}.png", compress_level=1)
-    command = [sys.executable, "-m", "lorakit", "ppim", "raw", "data", "--workers", "1"]
+    picture((900, 700), seed=1).save(tmp_path / "raw/000.png", compress_level=1)
+    for number in range(1, 200):  # more than can be done before the signal comes
+        os.link(tmp_path / "raw/000.png", tmp_path / f"raw/{number:03d}.png")
+    command = [sys.executable, "-m", "lorakit", "ppim", "raw", "data", "--workers", "1", "--dedup", "off"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
-    while not (tmp_path / "data" / "00.png").is_file():
+    while not (tmp_path / "data" / "000.png").is_file():
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 130 and b"Traceback" not in process.stderr.read()
