@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-_PIECE = 1 << 18  # numbers of the delta at a time, which stay in the cache for the second product
+_PIECE = 1 << 19  # numbers of the delta at a time, which stay in the cache for the second product
 _SUMMED = 512  # columns whose products are summed in float32
 
 
@@ -41,15 +41,16 @@ class Dense:
     def image(self, basis: np.ndarray) -> tuple[Any, np.ndarray]:
         """(basis' x [b, q], A basis [p, b]); the delta is read once."""
         rows = np.empty((basis.shape[1], self.q), np.float32)
-        image = np.zeros((self.p, basis.shape[1]), np.float32)
+        image = np.zeros((basis.shape[1], self.p), np.float32)
         flat = np.ascontiguousarray(basis.T)
         step = max(64, _PIECE // self.p)
         for at in range(0, self.q, step):
             piece = self.x[:, at : at + step]
             some = flat @ piece
             rows[:, at : at + step] = some
-            image += piece @ some.T
-        return rows, image
+            # The same numbers; which way round is faster depends on how the delta lies.
+            image += some @ piece.T if self.turned else (piece @ some.T).T
+        return rows, image.T
 
     def combined(self, turn: np.ndarray, rows: list[Any]) -> np.ndarray:
         """turn' rows: [b, k], and rows of b in all, to [k, q]."""

@@ -11,6 +11,7 @@ from lorakit.arrays import SIZES, Stored, finite, same_bytes
 
 _PIECE = 1 << 16  # values at a time: what is in work stays in the cache
 _SCALE = np.float32(2.0**112)  # between the biases of the exponents of float16 and float32
+_INFINITE = 65536.0  # what float16's infinity becomes
 _MASK = np.int32(-0x70002000)  # the sign, and what 15 bits become 13 places up
 
 
@@ -47,8 +48,8 @@ def difference(tuned: Stored, base: Stored, out: np.ndarray) -> float | None:
 def _halves(ours: Any, theirs: Any, wide: np.ndarray, out: np.ndarray) -> float:
     """float16 bits to float32, shifted into place, and their difference's squared norm; NaN where one is not finite.
 
-    Shifted, infinity is 65536 and NaN is beyond; beside a finite number that is a difference of at least 32, so that of
-    the two only one needs to be looked at.
+    Shifted, infinity is 65536 and NaN is beyond: only a piece whose squares add up to that needs to be looked at. Beside
+    a finite number that is a difference of at least 32, which does the same for the other.
     """
     for data, work in zip((ours, theirs), wide, strict=True):
         work[:] = np.frombuffer(data, "<i2")
@@ -56,9 +57,12 @@ def _halves(ours: Any, theirs: Any, wide: np.ndarray, out: np.ndarray) -> float:
         np.bitwise_and(work, _MASK, out=work)
         values = work.view(np.float32)
         np.multiply(values, _SCALE, out=values)
-    np.subtract(wide[0].view(np.float32), wide[1].view(np.float32), out=out)
+    first, second = wide.view(np.float32)
+    np.subtract(first, second, out=out)
     squared = float(np.dot(out, out))
-    odd = not _finite(ours) or (squared >= 1000 and not _finite(theirs))
+    odd = (float(np.dot(first, first)) >= _INFINITE**2 and not _finite(ours)) or (
+        squared >= 1000 and not _finite(theirs)
+    )
     return math.nan if odd else squared
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lorakit.lowrank.krylov import Space
 
-PROBES = 12
+PROBES = 16
 _WRONG = 1e-10  # how often the bound may be wrong
 _GUESSES = np.concatenate([[0.0], np.geomspace(0.02, 0.6, 8)])
 _SAFE = 1.01  # for the rounding of products in float32

@@ -148,7 +148,7 @@ def timed(folder: Path, family: str, rank: int) -> None:
         ("extract, linear", [*run, "--target", "attention+ff"]),
         ("extract, all", run),
     ):
-        best = min((measured(command) for _ in range(2)), key=lambda x: x[0])
+        best = min((measured(command) for _ in range(4)), key=lambda x: x[0])
         print(f"  {label:26} {best[0]:6.2f} s CPU {best[1]:6.2f} s wall {best[2]:6.0f} MB", flush=True)
     found = json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
     print(f"  proven of the best adapter's energy, in every of {found['layers']} modules: at least "
