@@ -498,7 +498,7 @@ def test_a_write_that_is_killed_leaves_the_old_file_and_the_next_sweeps_up(tmp_p
         "import sys, time; import numpy as np; from pathlib import Path; from lorakit.arrays import Stored\n"
         "from lorakit.io import safetensors\n"
         "def slow():\n    print('reading', flush=True)\n    time.sleep(60)\n"
-        "content = {'a': np.ones(1 << 20), 'z': Stored('F32', (1,), slow)}\n"
+        "content = {'a': np.ones(1 << 22), 'z': Stored('F32', (1,), slow)}\n"  # 32 MiB: more than is read ahead
         "safetensors.write(Path(sys.argv[1]), content, {})\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "a"], stdout=subprocess.PIPE, text=True) as process:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -85,7 +86,11 @@ def test_an_interrupt_ends_with_130_and_no_worker_stays(tmp_path):
     for number in range(1, 200):  # more than can be done before the signal comes
         os.link(tmp_path / "raw/000.png", tmp_path / f"raw/{number:03d}.png")
     command = [sys.executable, "-m", "lorakit", "ppim", "raw", "data", "--workers", "1", "--dedup", "off"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
+    # Who started the tests in the background may have had them ignore the signal, and a child inherits that.
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=listens
+    )
     while not (tmp_path / "data" / "000.png").is_file():
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)
