@@ -1,6 +1,6 @@
 """ppim's decoding, cutting and writing beside a plain Pillow loop over the same large JPEGs, and by number of processes.
 
-`python -m tests.benchmarks.ppim [--photos FOLDER] [--count 12] [--size 512]`. Without photographs it draws some. CPU
+`python -m tests.benchmarks.ppim [--photos FOLDER] [--count 30] [--size 512]`. Without photographs it draws some. CPU
 seconds of the process and its children; start-up is taken out by a run over one tiny picture.
 """
 
@@ -88,7 +88,7 @@ def pool(files: list[Path], out: Path, wanted: Wanted, count: int, answer: str =
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.ppim", description=__doc__)
     parser.add_argument("--photos", type=Path)
-    parser.add_argument("--count", type=int, default=12)
+    parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
