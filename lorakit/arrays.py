@@ -70,7 +70,8 @@ class Stored:
         part = self.part
         if part is None:
             whole = memoryview(self.raw()).cast("B")
-            part = lambda begin, end: whole[begin:end]  # noqa: E731
+            yield from (whole[at : at + size] for at in range(0, len(whole), size))
+            return
         for at in range(0, self.nbytes, size):
             yield part(at, min(at + size, self.nbytes))
 
@@ -209,6 +210,11 @@ def raw(x: Array) -> Any:
     return (
         whole.astype(whole.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data if whole.size else b""
     )
+
+
+def stored(x: Array) -> Stored:
+    """Any array as its bytes."""
+    return x if isinstance(x, Stored) else Stored(dtype_of(x), tuple(x.shape), lambda: raw(x))
 
 
 def same_bytes(a: Any, b: Any) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.arrays import SIZES, Array, Stored, dtype_of, finite, raw
+from lorakit.arrays import SIZES, Array, Stored, dtype_of, finite, stored
 from lorakit.errors import InputError, NumericError
 from lorakit.io.files import open_to_read, replacing
 from lorakit.io.header import MAX_HEADER, Entry, Header, parse_header, shown
@@ -150,7 +150,7 @@ def _pieces(tensors: Mapping[str, Array], entries: Mapping[str, Entry], bad: lis
     held = 0
     for name, (dtype, _, begin, end) in entries.items():
         given = 0
-        for piece in _pieces_of(tensors[name]):
+        for piece in stored(tensors[name]).pieces(_PIECE):
             given += len(piece)
             if not finite(Stored(dtype, (len(piece) // SIZES[dtype],), partial(_same, piece))):
                 bad.append(name)
@@ -165,16 +165,6 @@ def _pieces(tensors: Mapping[str, Array], entries: Mapping[str, Entry], bad: lis
             raise ValueError(f"{name} has {given} bytes, not {end - begin}")
     if small and not bad:
         yield b"".join(small)
-
-
-def _pieces_of(x: Array) -> Iterator[Any]:
-    """A tensor's bytes; a file's in pieces that stay in the cache and take no fresh memory."""
-    if isinstance(x, Stored) and x.part is not None:
-        yield from x.pieces(_PIECE)
-        return
-    whole = memoryview(raw(x)).cast("B")
-    for at in range(0, len(whole), _PIECE):
-        yield whole[at : at + _PIECE]
 
 
 def _ahead(pieces: Iterator[Any]) -> Generator[Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lorakit.arrays import Stored
+from lorakit.arrays import Stored, stored
 from lorakit.errors import InputError, UsageError
 from lorakit.families import Unet
 from lorakit.formats.layouts import UNET_FILE, Model, _describe, folder, original
-from lorakit.formats.layouts._place import THIRDS, Rule, below, spelled, stored
+from lorakit.formats.layouts._place import THIRDS, Rule, below, spelled
 
 Note = Callable[[str], None]
 Plan = dict[str, dict[str, Stored]]  # file to key to tensor

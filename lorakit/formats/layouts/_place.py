@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.arrays import SIZES, Array, Stored, dtype_of, raw
+from lorakit.arrays import SIZES, Array, Stored, stored
 
 THIRDS = 3  # OpenCLIP keeps q, k and v below each other in one tensor
 
@@ -51,11 +51,6 @@ class Place:
         if self.rule.point:
             whole = Stored(whole.dtype, whole.shape[:2], whole.raw, whole.part)
         return whole
-
-
-def stored(x: Array) -> Stored:
-    """Any array as its bytes."""
-    return x if isinstance(x, Stored) else Stored(dtype_of(x), tuple(x.shape), lambda: raw(x))
 
 
 def rows(x: Stored, begin: int, end: int) -> Stored:
