@@ -23,6 +23,7 @@ from lorakit.runtime.workers import cores, each
 from lorakit.runtime.world import World
 from lorakit.training.gradients import Scaler
 from lorakit.training.loop import Descent
+from lorakit.training.packed import pack
 from lorakit.training.precision import Precision
 from lorakit.training.samples import Ahead, Draws, Sample, Source, distribution_of
 from lorakit.training.shards import Shards
@@ -79,6 +80,8 @@ class Objective:
         self.micro = config.batch_size or 1
         # A count of the model's and not the machine's, so that sums are the same on any number of cores.
         self.pieces = 2 if is_small(components) else 1
+        if shards is None and not config.compile:
+            pack(components.unet)
 
     def __call__(self, step: int, parameters: Sequence[nn.Parameter]) -> Descent:
         started = time.monotonic()

@@ -41,8 +41,9 @@ class Branch(Dense):
     w2_b: nn.Parameter
 
     def dense(self) -> Tensor:
-        halves = (self.w1_a @ self.w1_b) * (self.w2_a @ self.w2_b)
-        return (halves * self.spec.scale).view(self.base.weight.shape)
+        # The scale on a thin factor saves a pass over the whole weight, forward and backward.
+        halves = (self.w1_a * self.spec.scale @ self.w1_b) * (self.w2_a @ self.w2_b)
+        return halves.view(self.base.weight.shape)
 
     def delta(self) -> Delta:
         w1_a, w1_b, w2_a, w2_b = (x.detach().clone() for x in (self.w1_a, self.w1_b, self.w2_a, self.w2_b))

@@ -1,0 +1,98 @@
+"""Packed convolutions: torch's own result and gradient, for whatever is packed; everything else untouched."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lorakit.training.packed import _can, pack
+
+pytestmark = pytest.mark.skipif(not _can(), reason="weights are packed on AVX processors alone")
+
+SHAPES = {  # name to (inputs, outputs, kernel, stride, padding)
+    "usual": (24, 40, 3, 1, 1),
+    "strided": (16, 16, 3, 2, 1),
+    "one pixel": (24, 16, 1, 1, 0),
+    "no padding": (8, 8, 3, 1, 0),
+    "much padding": (8, 8, 3, 1, 3),
+    "one channel": (1, 5, 5, 1, 2),
+}
+
+
+def both(name: str, bias: bool = True) -> tuple[nn.Conv2d, nn.Conv2d]:
+    inputs, outputs, kernel, stride, padding = SHAPES[name]
+    torch.manual_seed(0)
+    plain = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias).requires_grad_(False)
+    packed = copy.deepcopy(plain)
+    assert pack(packed) == 1
+    return plain, packed
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_same_result_and_gradient(name: str, bias: bool) -> None:
+    plain, packed = both(name, bias)
+    for shape in [(2, 9, 11), (1, 16, 16), (2, 9, 11)]:
+        x = torch.randn(shape[0], SHAPES[name][0], *shape[1:], requires_grad=True)
+        for form in (torch.contiguous_format, torch.channels_last):
+            y, wanted = packed(x.contiguous(memory_format=form)), plain(x)
+            torch.testing.assert_close(y, wanted, rtol=1e-5, atol=1e-5)
+            g = torch.randn_like(wanted)
+            own, theirs = torch.autograd.grad(y, x, g)[0], torch.autograd.grad(wanted, x, g)[0]
+            torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_without_a_gradient_not_a_bit_differs() -> None:
+    plain, packed = both("usual")
+    x = torch.randn(2, 24, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(packed(x), plain(x))
+    assert packed(x.requires_grad_()).grad_fn.name() == "_PackedBackward"
+
+
+def test_what_is_kept_does_not_grow_with_shapes_that_are_laid_out_alike() -> None:
+    _, packed = both("usual")
+    for side in range(8, 24):
+        packed(torch.randn(1, 24, side, side, requires_grad=True))
+    there = vars(packed)["_conv_forward"]._there
+    assert len(there._by_shape) == 16
+    assert len(there._by_layout) <= 3
+
+
+def test_a_weight_that_was_written_to_is_laid_out_anew() -> None:
+    plain, packed = both("usual")
+    x = torch.randn(1, 24, 8, 8, requires_grad=True)
+    packed(x)
+    with torch.no_grad():
+        for module in (plain, packed):
+            module.weight.mul_(2)
+    torch.testing.assert_close(packed(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+def test_only_frozen_plain_convolutions_of_float32_are_packed() -> None:
+    left = [
+        nn.Conv2d(4, 4, 3, padding=1),  # trained
+        nn.Conv2d(4, 4, 3, padding=1, groups=2).requires_grad_(False),
+        nn.Conv2d(4, 4, 3, padding="same").requires_grad_(False),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular").requires_grad_(False),
+        nn.Conv2d(4, 4, 3, dilation=2).requires_grad_(False),
+        nn.Conv2d(4, 4, 1, stride=2).requires_grad_(False),
+        nn.Conv2d(4, 4, 3, dtype=torch.bfloat16).requires_grad_(False),
+        nn.Linear(4, 4).requires_grad_(False),
+    ]
+    assert pack(nn.ModuleList(left)) == 0
+    packed = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
+    assert pack(packed) == 1
+    assert pack(packed) == 0  # a second time
+
+
+def test_another_weight_goes_its_own_way_and_state_dicts_stay() -> None:
+    plain, packed = both("usual")
+    assert packed.state_dict().keys() == plain.state_dict().keys()
+    x, other = torch.randn(1, 24, 8, 8), torch.randn(40, 24, 3, 3, requires_grad=True)
+    y = packed._conv_forward(x, other, None)
+    assert torch.equal(y, plain._conv_forward(x, other, None))
+    assert y.grad_fn.name() == "ConvolutionBackward0"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert packed(x.requires_grad_()).dtype == torch.bfloat16
