@@ -87,13 +87,13 @@ def learn(
     ensemble = Ensemble(components, [composition], note)
     gates = _Gates(ensemble, composition, how.per)
     train, held = _sets(components, data, how, note)
-    before = _loss(components, ensemble, gates, held).item()
-    _leave_out(components, ensemble, gates, train)
+    before = best = _loss(components, ensemble, gates, held).item()
+    kept, losses, seen, worse = torch.ones_like(gates.values), [], [(0, before)], 0
+    if _leave_out(components, ensemble, gates, train):
+        start = _loss(components, ensemble, gates, held).item()
+        if start < best:
+            best, kept = start, gates.values.detach().clone()
     strides = _Strides(gates.values, how.rate)
-    kept, best, losses, seen, worse = torch.ones_like(gates.values), before, [], [(0, before)], 0
-    start = _loss(components, ensemble, gates, held).item()
-    if start < best:
-        best, kept = start, gates.values.detach().clone()
     for step in range(how.steps):
         gates.values.grad = None
         loss = _descend(components, ensemble, gates, train, before)
@@ -121,16 +121,17 @@ class _Strides:
     """Adam's steps down a loss that has no chance in it: one that leads up is taken back, and the next are half as long."""
 
     def __init__(self, values: Tensor, rate: float) -> None:
-        self.values, self.rate = values, rate
-        self.low, self.at = float("inf"), values.detach().clone()
-        self.adam = torch.optim.Adam([values], lr=rate, betas=(0.9, 0.99))
+        self.values, self.low, self.at = values, float("inf"), values.detach().clone()
+        self._begin(rate)
+
+    def _begin(self, rate: float) -> None:
+        self.rate, self.adam = rate, torch.optim.Adam([self.values], lr=rate, betas=(0.9, 0.99))
 
     def go(self, loss: float) -> None:
         """From where the loss is `loss`, with the gradient there."""
         if loss > self.low * _UP:
             self.values.data.copy_(self.at)
-            self.rate /= 2
-            self.adam = torch.optim.Adam([self.values], lr=self.rate, betas=(0.9, 0.99))
+            self._begin(self.rate / 2)
             return
         if loss < self.low:
             self.low, self.at = loss, self.values.detach().clone()
@@ -155,6 +156,10 @@ class _Gates:
         if self.per == "band":
             return [str(band) for band in range(BANDS)]
         return [{"adapter": "", "layer": name, "block": _block(name)}[self.per]]
+
+    def of(self, member: int) -> list[int]:
+        """Where among the numbers a member's are."""
+        return [at for (one, _), at in self.groups.items() if one == member]
 
     def at(self, band: int) -> Callable[[int, str], Tensor]:
         """The weight of an adapter in a module, for noise levels of this band."""
@@ -314,23 +319,25 @@ def _descend(components: Components, ensemble: Ensemble, gates: _Gates, train: _
 
 
 @torch.no_grad()
-def _leave_out(components: Components, ensemble: Ensemble, gates: _Gates, train: _Set) -> None:
-    """Start without the adapters that do harm alone: far from where they help, the loss is too flat to lead there."""
+def _leave_out(components: Components, ensemble: Ensemble, gates: _Gates, train: _Set) -> bool:
+    """Start without the adapters that do harm alone: far from where they help, the loss is too flat to lead there.
+    Whether there are such."""
     best = _loss(components, ensemble, gates, train).item()
     left = dict.fromkeys(member for member, _ in gates.groups)
     while left:
         losses = {}
         for member in left:
             kept = gates.values.data.clone()
-            gates.values.data[[at for (one, _), at in gates.groups.items() if one == member]] = 0.0
+            gates.values.data[gates.of(member)] = 0.0
             losses[member] = _loss(components, ensemble, gates, train).item()
             gates.values.data.copy_(kept)
         worst = min(losses, key=lambda member: losses[member])
         if losses[worst] * _HARM > best:
-            return
+            break
         best = losses[worst]
         del left[worst]
-        gates.values.data[[at for (one, _), at in gates.groups.items() if one == worst]] = 0.0
+        gates.values.data[gates.of(worst)] = 0.0
+    return bool((gates.values == 0).any())
 
 
 @torch.no_grad()
