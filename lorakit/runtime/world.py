@@ -47,9 +47,9 @@ class World:
         named = {"bf16": "bfloat16", "fp16": "float16"}.get(os.environ.get("ACCELERATE_MIXED_PRECISION", ""))
         return named if asked == "auto" and named else asked
 
-    def share(self, items: Sequence[object]) -> range:
-        """The places among `items` that fall to this process: every size-th from its rank on."""
-        return range(self.rank, len(items), self.size)
+    def share(self, items: Sequence[object], rank: int | None = None) -> range:
+        """The places among `items` that fall to this process, or to the one of `rank`: every size-th from there on."""
+        return range(self.rank if rank is None else rank, len(items), self.size)
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Each tensor becomes its sum over the processes; in one message for each dtype."""

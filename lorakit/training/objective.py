@@ -99,13 +99,12 @@ class Objective:
         timesteps = torch.tensor([sample.timestep for sample in samples])
         return Descent(total, gradients, [sample.name for sample in samples], timesteps, errors, waited)
 
-    def _share(self, samples: Sequence[Sample], rank: int) -> list[_Part]:
-        own = [samples[i] for i in range(rank, len(samples), self.world.size)]
-        return _parts(own, self.micro, self.pieces)
+    def _share(self, samples: Sequence[Sample], rank: int | None = None) -> list[_Part]:
+        return _parts([samples[i] for i in self.world.share(samples, rank)], self.micro, self.pieces)
 
     def _whole(self, step: int, samples: Sequence[Sample], parameters: Sequence[nn.Parameter]) -> _Done:
         """Of this process's samples, with a model that it has all of."""
-        parts = self._share(samples, self.world.rank)
+        parts = self._share(samples)
         total, own = torch.zeros((), device=self.components.device), []
         gradients = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
         work: Callable[[_Part], tuple[Tensor, Tensor, Sequence[Tensor]]] = lambda part: self._descend(  # noqa: E731
@@ -133,7 +132,7 @@ class Objective:
         assert self.shards is not None
         if 0 < self.texts.until <= step:
             self.texts.still([sample.caption for sample in samples])  # encoded together, or by each as it comes to it
-        parts = self._share(samples, self.world.rank)
+        parts = self._share(samples)
         most = max(len(self._share(samples, rank)) for rank in range(self.world.size))
         idle = [_Part([replace(samples[0], weight=0.0)])] * (most - len(parts))
         total, own = torch.zeros((), device=self.components.device), []
@@ -166,16 +165,11 @@ class Objective:
 
         def inputs(sample: Sample) -> list[Any]:
             tensors = [sample.latents, sample.seen, *(() if sample.inpaint is None else (sample.inpaint,))]
-            kind = [str(self.precision.compute), self.components.device.type]
-            return [
-                name,
-                kind,
-                sample.timestep,
+            kind, alpha = (
+                [str(self.precision.compute), self.components.device.type],
                 float(self.alphas[sample.timestep]),
-                sample.caption,
-                sample.sizes,
-                *tensors,
-            ]
+            )
+            return [name, kind, sample.timestep, alpha, sample.caption, sample.sizes, *tensors]
 
         draws, count = self.draws.draws, cores() if self.pieces > 1 else 1
         taught = [(source.teacher, draws.taught(source)) for source in draws.sources if source.teacher is not None]
