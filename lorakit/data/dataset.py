@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from lorakit.data.decode import reads_heic
+from lorakit.data.decode import HEIC_SUFFIXES, reads_heic
 from lorakit.data.images import SUFFIXES, BadPicture, find, load
 from lorakit.errors import InputError
 from lorakit.io.files import existing_folder
@@ -207,7 +207,7 @@ def size_of(file: Path) -> tuple[int, int] | None:
     try:
         if not file.is_file():
             return None  # a pipe would be waited for
-        if file.suffix.lower() in (".heic", ".heif", ".hif"):
+        if file.suffix.lower() in HEIC_SUFFIXES:
             reads_heic()
         with Image.open(file) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)

@@ -61,6 +61,9 @@ def reduction(scale: float) -> int:
     return max((k for k, spare in _SPARE.items() if scale / k >= spare), default=1)
 
 
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+
+
 @functools.cache
 def reads_heic() -> bool:
     """Is a decoder of HEIC installed? It is told to Pillow when the first such file comes."""

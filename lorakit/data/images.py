@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lorakit.data.colours import WHITE
-from lorakit.data.decode import BadPicture, decode
+from lorakit.data.decode import HEIC_SUFFIXES, BadPicture, decode
 from lorakit.errors import InputError
 from lorakit.io.files import open_to_read
 
 SUFFIXES = frozenset({
-    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".hif",
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", *HEIC_SUFFIXES,
 })  # fmt: skip
 _MOST_BYTES = 1 << 30
 _MOST_PIXELS = 200_000_000

@@ -13,13 +13,13 @@ from PIL import Image
 
 from lorakit.data import quality, thumbs
 from lorakit.data.crops import Placed, View
-from lorakit.data.decode import MOST_PIXELS, BadPicture, Decoded, Unread, decode
+from lorakit.data.decode import HEIC_SUFFIXES, MOST_PIXELS, BadPicture, Decoded, Unread, decode
 from lorakit.data.images import Cut, cut, read_file
 from lorakit.data.looks import look
 from lorakit.io.files import write_bytes
 from lorakit.registry import AUGMENTS, CROPS
 
-_SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff"), "HEIF": (".heic", ".heif", ".hif")}
+_SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff"), "HEIF": HEIC_SUFFIXES}
 
 
 @dataclass(frozen=True)
