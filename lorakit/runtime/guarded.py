@@ -14,6 +14,7 @@ from typing import Any
 
 import lorakit
 from lorakit.errors import ResourceError
+from lorakit.runtime.heap import KEEPS_FREED_MEMORY
 
 
 @dataclass
@@ -48,11 +49,6 @@ def _how_it_ended(code: int) -> str:
     return f"it crashed the process that read it ({signal.Signals(-code).name if code < 0 else f'status {code}'})"
 
 
-# glibc gives buffers of megabytes back to the system with each picture and asks for them anew, zeroed page by page: an
-# eighth of a large JPEG's time, and what processes beside one another wait for. These keep the memory for the next one.
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
-
-
 class Guarded:
     """`count` processes of a module's `main`, which answers each line of JSON with one.
 
@@ -71,7 +67,7 @@ class Guarded:
         paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         env["OPENCV_FOR_THREADS_NUM"] = "1"
-        env |= {key: value for key, value in _MALLOC.items() if key not in env}
+        env = KEEPS_FREED_MEMORY | env
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", self._module], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, env=env,
