@@ -18,7 +18,7 @@ from lorakit.diffusion.noise import generator
 from lorakit.errors import NumericError
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.encode import latent_moments, to_pictures
-from lorakit.models.gated import Gates
+from lorakit.models.gates import Gates
 from lorakit.models.load import Components, is_small
 from lorakit.models.predict import predict
 from lorakit.runtime.workers import cores, each
@@ -145,14 +145,8 @@ def denoise(
     x = _begin(solver, noise, start, first)
     inpaint = _inpaint(components, pictures, mask, how) if components.inpaints else None
     extra = {"generator": draws} if how.scheduler in ("euler-a", "lcm") else {}
-    answers = _Answers(
-        components,
-        pictures,
-        how,
-        acting.gates if acting else None,
-        inpaint,
-        _together(components, pictures, how, acting),
-    )
+    gates, together = acting.gates if acting else None, _together(components, pictures, how, acting)
+    answers = _Answers(components, pictures, how, gates, inpaint, together)
     fine = []
     for i, t in enumerate(solver.timesteps[first:]):
         fraction = (first + i) / max(1, total - 1)
