@@ -8,15 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageFilter
 from torch import Tensor
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import floats
 from lorakit.composition import Composition, Member, curve, passes, uses
 from lorakit.composition.module_weights import block_name, number, pairs, which
+from lorakit.data.regions import region_map
 from lorakit.errors import InputError, UsageError
 from lorakit.formats import files, recipes
 from lorakit.io.paths import check_adapters, split
@@ -338,28 +337,6 @@ def _once_each(forwards: Sequence[Forward]) -> list[Forward]:
         key = one.weights, one.variant
         found[key] = replace(one, share=found[key].share + one.share) if key in found else one
     return list(found.values())
-
-
-def region_map(file: Path, feather: float, size: tuple[int, int], factor: int) -> Tensor:
-    """A mask of the picture's size as a map of the latents [1, 1, h, w], 0 to 1. InputError for one of another shape."""
-    try:
-        with Image.open(file) as image:
-            mask = image.convert("L")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: the region is no picture to be read: {error}") from error
-    if mask.size != size and abs(mask.width / mask.height - size[0] / size[1]) > 0.01:
-        raise InputError(
-            f"{file}: the region is {mask.width}x{mask.height}, the picture {size[0]}x{size[1]}: another shape"
-        )
-    if mask.size != size:
-        mask = mask.resize(size, Image.Resampling.BOX)
-    if feather:
-        mask = mask.filter(ImageFilter.GaussianBlur(feather))
-    small = mask.resize((size[0] // factor, size[1] // factor), Image.Resampling.BOX)
-    found = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)[None, None]
-    if not found.any():
-        raise InputError(f"{file}: the region is black everywhere; white is where the adapter acts")
-    return found
 
 
 def _span(weights: Sequence[float]) -> str:
