@@ -14,13 +14,8 @@ FAMILIES = ("sd1", "sd2", "sdxl")
 
 
 def _text(
-    width: int,
-    heads: int = 2,
-    activation: str = "quick_gelu",
-    projected: bool = False,
-    layers: int = 2,
-    length: int = 32,
-) -> torch.nn.Module:
+    width: int, heads: int = 2, activation: str = "quick_gelu", projected: bool = False, layers: int = 2, length: int = 32
+) -> torch.nn.Module:  # fmt: skip
     config = CLIPTextConfig(
         vocab_size=2048, hidden_size=width, intermediate_size=(2 if layers == 2 else 4) * width, num_hidden_layers=layers, num_attention_heads=heads,
         max_position_embeddings=length, bos_token_id=2046, eos_token_id=2047, pad_token_id=2047, projection_dim=width,

@@ -219,8 +219,8 @@ def prior_set(
     """The folder of these class pictures in the cache, filled where it lacks some; for `train --mode dreambooth`.
 
     Its name is made of all that a picture depends on but its number: model weights, the prompts and the negative prompt
-    with what the tokenizers make of them, steps, guidance, scheduler, size, seed, dtype and kind of device. A larger count goes on where a smaller one ended; who
-    asks for the same set at the same time waits.
+    with what the tokenizers make of them, steps, guidance, scheduler, size, seed, dtype and kind of device. A larger
+    count goes on where a smaller one ended; who asks for the same set at the same time waits.
 
     base    `base_hash` of the model, where it is known already
     """

@@ -90,8 +90,9 @@ def train(
     """Steps `first` to `steps` - 1 of an optimizer that has one parameter group for each of `groups` and factor.
 
     descend(step, parameters) depends on the step's number and the model alone; after(step, rates by group) may change
-    parameters once the optimizer has. total sums over the processes where each has a part of every gradient. Gradients longer than max_norm are scaled down to it, 0 leaves them. A step whose
-    gradients do not fit float16 under the scaler's factor is left out, until the factor cannot get smaller.
+    parameters once the optimizer has. total sums over the processes where each has a part of every gradient. Gradients
+    longer than max_norm are scaled down to it, 0 leaves them. A step whose gradients do not fit float16 under the
+    scaler's factor is left out, until the factor cannot get smaller.
 
     Diverged, before a parameter changes, where loss or gradient is not finite and the parameters are on the CPU; on
     other devices the reader of the steps looks, so that the device need not wait.

@@ -91,10 +91,8 @@ def read_data(
     sources = [Source("data", cached, [e.captions for e in examples], batch, 1.0, rules, _sizes(examples), config.seed)]
     for of in classes:
         share = max(1, batch // 2)
-        captions, teacher = (
-            [example.captions for example in prior],
-            Teacher() if config.prior_target == "teacher" else None,
-        )
+        captions = [example.captions for example in prior]
+        teacher = Teacher() if config.prior_target == "teacher" else None
         sources.append(Source("prior", of, captions, share, config.prior_weight, seed=config.seed, teacher=teacher))
     every = [
         (source.name, i, e.file)

@@ -20,8 +20,8 @@ def resumed(
 ) -> Checkpoint | None:
     """The checkpoint to go on from; None where the run begins.
 
-    Of its tensors `piece` takes what this process holds. `auto` takes the newest whole one of the same run. An unfinished run of another config, other data or another base is
-    refused with the differences, and with --force begun anew.
+    Of its tensors `piece` takes what this process holds. `auto` takes the newest whole one of the same run. An unfinished
+    run of another config, other data or another base is refused with the differences, and with --force begun anew.
     """
     if life.resume == "never":
         return None

@@ -38,8 +38,8 @@ def write_adapter(
     file: Path, adapter: Adapter, file_format: str, dtype: str, notes: Mapping[str, str], family: str | None,
     note: Callable[[str], None], idle: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Write, and read back: NumericError for an adapter without effect, whose modules are all `idle`, LorakitError where a module that was trained
-    is missing from the file, differs, or is one that a client would not apply."""
+    """Write, and read back: NumericError for an adapter without effect, whose modules are all `idle`, LorakitError where
+    a module that was trained is missing from the file, differs, or is one that a client would not apply."""
     check_effect(adapter, idle, str(file), note)
     adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family)
     wrong = wrong_in(file, adapter, _ROUNDING[dtype])
