@@ -139,7 +139,7 @@ class _Bar(Progress):
 class _Lines(Progress):
     def __init__(self, label: str) -> None:
         self._label, self._last = label, time.monotonic()
-        self._begun: tuple[float, int] | None = None
+        self._begun, self._at = (0.0, 0), (0, 0)
         self._figures: Mapping[str, str] = {}
 
     def show(self, figures: Mapping[str, str]) -> None:
@@ -147,7 +147,11 @@ class _Lines(Progress):
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        since, first = self._begun = self._begun or (now, done)  # what came before the first piece is start-up, no rate
+        before, of = self._at
+        if total != of or done < before:  # what came before the first piece is start-up, or other work: no rate
+            self._begun = now, done
+        self._at = done, total
+        since, first = self._begun
         if now - self._last >= 10 and first < done < total:
             self._last = now
             left = (now - since) / (done - first) * (total - done)

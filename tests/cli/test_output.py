@@ -37,3 +37,13 @@ def test_where_there_is_no_terminal_a_line_comes_every_ten_seconds(monkeypatch, 
         "training 12/100, 88 s left, loss 0.1, lr 0.002",
         "training 30/100, 70 s left, loss 0.1, lr 0.002",
     ]
+
+
+def test_the_time_left_is_told_from_the_work_at_hand(monkeypatch, capsys):
+    """Class pictures are drawn first, under the same progress: their time says nothing of the steps after them."""
+    now = iter([0.0, 1.0, 100.0, 101.0, 120.0, 200.0, 201.0, 220.0])
+    monkeypatch.setattr(output.time, "monotonic", lambda: next(now))
+    with output.progress("demo") as tick:
+        for done, total in ((1, 24), (24, 24), (1, 400), (20, 400), (400, 400), (1, 400), (20, 400)):
+            tick(done, total)
+    assert capsys.readouterr().err.splitlines() == ["demo 20/400, 380 s left", "demo 20/400, 380 s left"]
