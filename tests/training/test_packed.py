@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from lorakit.diffusion.noise import normal
+from lorakit.models.load import load
+from lorakit.registry import TRAINABLE
 from lorakit.training.packed import _can, pack
+from lorakit.training.variants import attach, targets
+from tests.tiny import make
 
 pytestmark = pytest.mark.skipif(not _can(), reason="weights are packed on AVX processors alone")
 
@@ -96,3 +101,24 @@ def test_another_weight_goes_its_own_way_and_state_dicts_stay() -> None:
     assert y.grad_fn.name() == "ConvolutionBackward0"
     with torch.autocast("cpu", torch.bfloat16):
         assert packed(x.requires_grad_()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("target", ["attention", "all"])
+def test_adapters_of_a_whole_model_get_the_same_gradients(target: str, tmp_path) -> None:
+    """With and without convolutions among what is adapted: those go through the packed weight and a branch."""
+    unet = load(str(make(tmp_path / "model", "sd1")), torch.device("cpu"), torch.float32).unet
+    found = attach(targets({"unet": unet}, target, [], 4, None), TRAINABLE["lora"], normal)
+    parameters = list(found.parameters.values())
+    with torch.no_grad():
+        for i, p in enumerate(parameters):
+            p.copy_(0.1 * normal(tuple(p.shape), i))
+    x, states = normal((2, 4, 16, 16), "x"), normal((2, 77, unet.config.cross_attention_dim), "states")
+
+    def gradients() -> list[torch.Tensor]:
+        said = unet(x, torch.tensor([3, 900]), states, return_dict=False)[0]
+        return list(torch.autograd.grad(said.square().mean(), parameters))
+
+    plain = gradients()
+    assert pack(unet) > 10
+    for own, wanted in zip(gradients(), plain, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-3, atol=1e-6 + 1e-4 * wanted.abs().max().item())
