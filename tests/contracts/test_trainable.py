@@ -223,3 +223,19 @@ def test_it_compiles_into_one_graph_with_the_same_gradients(name):
     wanted = torch.autograd.grad(loss(), parameters)
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(torch.autograd.grad(compiled(), parameters), wanted)
+
+
+def test_loha_beside_its_layer_and_in_its_weight_are_one(monkeypatch):
+    """Factors of rank r² or the dense delta: the same answer and gradients, and which is taken follows from the shapes."""
+    root, _, x, attached = put("loha", "large")
+    move(attached)
+    branch = attached.branches["unet.layer"]
+    assert branch._long_is_less(15)
+    assert not put("loha", "large", rank=8)[3].branches["unet.layer"]._long_is_less(15)
+    x, parameters, found = x.requires_grad_(), list(attached.parameters.values()), []
+    for long in (True, False):
+        monkeypatch.setattr(type(branch), "_long_is_less", lambda self, tokens, long=long: long)
+        y = root["layer"](x)
+        found.append([y, *torch.autograd.grad(y.square().mean(), [x, *parameters])])
+    for own, other in zip(*found, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
