@@ -89,11 +89,15 @@ class Dense(Branch):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        kind, mask, weight = self.working(x), self.mask(), self.base.weight
+        kind, mask = self.working(x), self.mask()
         if mask is None and kind == torch.float32:
-            return self._product(x, weight + self.dense(), self.base.bias)
+            return self.whole(x)
         added = self._product(x, self.dense().to(kind), None)
         return self.plain(x) + added * spread(mask, added, isinstance(self.base, nn.Conv2d))
+
+    def whole(self, x: Tensor) -> Tensor:
+        """The layer and its branch in float32, where nothing is left out."""
+        return self._product(x, self.base.weight + self.dense(), self.base.bias)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if isinstance(self.base, nn.Conv2d):

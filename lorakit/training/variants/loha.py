@@ -47,13 +47,13 @@ class Branch(Dense):
     w2_a: nn.Parameter
     w2_b: nn.Parameter
 
-    def forward(self, x: Tensor) -> Tensor:
-        linear = isinstance(self.base, nn.Linear) and x.device.type == "cpu" and self.working(x) == torch.float32
-        if linear and self.mask() is None and self._long_is_less(x.numel() // x.shape[-1]):
-            down = (self.w1_b[:, None] * self.w2_b[None]).flatten(0, 1)
-            up = (self.w1_a[:, :, None] * self.w2_a[:, None]).flatten(1)
-            return _fused.linear(x, self.base.weight, self.base.bias, down, up, self.spec.scale)
-        return super().forward(x)
+    def whole(self, x: Tensor) -> Tensor:
+        linear = isinstance(self.base, nn.Linear) and x.device.type == "cpu"
+        if not linear or not self._long_is_less(x.numel() // x.shape[-1]):
+            return super().whole(x)
+        down = (self.w1_b[:, None] * self.w2_b[None]).flatten(0, 1)
+        up = (self.w1_a[:, :, None] * self.w2_a[:, None]).flatten(1)
+        return _fused.linear(x, self.base.weight, self.base.bias, down, up, self.spec.scale)
 
     def _long_is_less(self, tokens: int) -> bool:
         r, (out, width) = self.w1_b.shape[0], self.base.weight.shape
