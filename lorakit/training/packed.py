@@ -23,10 +23,9 @@ def pack(model: nn.Module) -> int:
     """
     if not _can():
         return 0
-    found = [module for module in model.modules() if isinstance(module, nn.Conv2d) and _fits(module)]
+    found: list[Any] = [module for module in model.modules() if isinstance(module, nn.Conv2d) and _fits(module)]
     for module in found:
-        # Past nn.Module's own: its modules, as what stands here holds one, would make a circle.
-        vars(module)["_conv_forward"] = (_Pixelwise if module.kernel_size == (1, 1) else _Spatial)(module)
+        module._conv_forward = (_Pixelwise if module.kernel_size == (1, 1) else _Spatial)(module)
     return len(found)
 
 
