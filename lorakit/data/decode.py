@@ -22,6 +22,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each process has one core
 # good low-pass filter but not Lanczos'. So it must stay so many times larger than what is drawn from it: on 41
 # photographs these keep 45 dB or more against full decoding (tests/benchmarks/ppim.py).
 _SPARE = {2: 1.8, 4: 2.2, 8: 2.2}
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 _KINDS = (
     (b"<!doctype html", "a web page, not a picture (a failed download?)"),
     (b"<html", "a web page, not a picture (a failed download?)"),
@@ -59,9 +60,6 @@ class Decoded:
 def reduction(scale: float) -> int:
     """How many times smaller (1, 2, 4, 8) a JPEG may be decoded, of which `scale` pixels make one drawn pixel."""
     return max((k for k, spare in _SPARE.items() if scale / k >= spare), default=1)
-
-
-HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 
 
 @functools.cache

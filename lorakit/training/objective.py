@@ -165,10 +165,8 @@ class Objective:
 
         def inputs(sample: Sample) -> list[Any]:
             tensors = [sample.latents, sample.seen, *(() if sample.inpaint is None else (sample.inpaint,))]
-            kind, alpha = (
-                [str(self.precision.compute), self.components.device.type],
-                float(self.alphas[sample.timestep]),
-            )
+            kind = [str(self.precision.compute), self.components.device.type]
+            alpha = float(self.alphas[sample.timestep])
             return [name, kind, sample.timestep, alpha, sample.caption, sample.sizes, *tensors]
 
         draws, count = self.draws.draws, cores() if self.pieces > 1 else 1
