@@ -15,6 +15,7 @@ from typer.main import get_command
 from lorakit import __version__
 from lorakit.errors import LorakitError, Stopped
 from lorakit.registry import nearest
+from lorakit.runtime.platform import ENDING
 from lorakit.runtime.world import one_of_several, speaks
 
 
@@ -112,14 +113,14 @@ def _last_stop(error: Exception, arguments: list[str]) -> int:
 
 def _leave_last(status: int) -> None:
     """A launcher ends all processes when one fails; the one that says why should have said it by then."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, signal.SIG_DFL)
     time.sleep(1 if status > 128 else 5)  # at a signal all have met before
 
 
 def main() -> None:
     """Run the program and exit with its status."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
     arguments = sys.argv[1:]

@@ -1,5 +1,6 @@
 """What lies in a folder of raw pictures: those to read, and those to name and pass by."""
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def _trouble(entry: os.DirEntry[str], suffix: str) -> str:
         if not entry.is_file():
             return "a pipe, socket or device, not a file"
     except OSError as error:
-        return f"{error.strerror}" if error.errno != 40 else "a link that leads to itself"
+        return f"{error.strerror}" if error.errno != errno.ELOOP else "a link that leads to itself"
     return f"{_OTHERS[suffix]} is not read; convert it to PNG or JPEG" if suffix in _OTHERS else ""
 
 

@@ -7,12 +7,13 @@ process that started it. It ends when its input does.
 import hashlib
 import json
 import os
-import resource
 import signal
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
+
+from lorakit.runtime.platform import ENDING, limit_memory
 
 _SPARE = 1 << 30  # bytes for the interpreter, its libraries and what encoders need
 _A_PIXEL = 24  # bytes: several copies at full size, one of them in float32
@@ -20,13 +21,10 @@ _A_PIXEL = 24  # bytes: several copies at full size, one of them in float32
 
 def limit(most_pixels: int) -> None:
     """Memory by the largest picture that is let in; no core files; no signals meant for the whole group."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    size = _SPARE + _A_PIXEL * most_pixels
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or size <= hard:
-        resource.setrlimit(resource.RLIMIT_AS, (size, hard))
+    for number in ENDING:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    limit_memory(_SPARE + _A_PIXEL * most_pixels)
 
 
 def _intact(data: Path, files: dict[str, str]) -> bool:
@@ -64,7 +62,7 @@ def answer(request: dict[str, Any], raw: Path, data: Path, wanted: Any) -> dict[
 
 
 def main() -> None:
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)  # C libraries print their complaints about a file there; ours go into the answer
     setup = json.loads(sys.stdin.buffer.readline())

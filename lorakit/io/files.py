@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lorakit.errors import InputError, RefusedError, StorageError
+from lorakit.runtime import platform
 
 
 def check_target(target: Path, *, force: bool, folder: bool = False) -> None:
@@ -33,25 +34,7 @@ def check_target(target: Path, *, force: bool, folder: bool = False) -> None:
         raise StorageError(f"{target} cannot be written: no permission in {parent}")
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 _LEFT = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.partial")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
 
 
 @lru_cache(maxsize=64)
@@ -60,7 +43,7 @@ def _left_over(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     with suppress(OSError):
         for name in os.listdir(folder):
-            if (match := _LEFT.fullmatch(name)) and not _alive(int(match[2])):
+            if (match := _LEFT.fullmatch(name)) and not platform.alive(int(match[2])):
                 found.setdefault(match[1], []).append(folder / name)
     return found
 
@@ -94,15 +77,11 @@ def replacing(target: Path) -> Iterator[Path]:
         resolved.parent.mkdir(parents=True, exist_ok=True)
         partial = _temporary(resolved)
         yield partial
-        handle = os.open(partial, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        platform.sync_file(partial)
         if resolved.exists():
             os.chmod(partial, stat.S_IMODE(resolved.stat().st_mode))
         os.replace(partial, resolved)
-        _sync_folder(resolved.parent)
+        platform.sync_folder(resolved.parent)
     except OSError as error:
         raise StorageError(f"{target} could not be written: {error.strerror or error}") from error
     finally:
@@ -129,14 +108,12 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         yield partial
         for file in sorted(partial.rglob("*")):
             if file.is_file():
-                handle = os.open(file, os.O_RDONLY)
-                os.fsync(handle)
-                os.close(handle)
+                platform.sync_file(file)
         old = resolved.with_name(f".{resolved.name}.{secrets.token_hex(4)}.old")
         if resolved.exists():
             os.replace(resolved, old)
         os.replace(partial, resolved)
-        _sync_folder(resolved.parent)
+        platform.sync_folder(resolved.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise StorageError(f"{target} could not be written: {error.strerror or error}") from error
@@ -176,7 +153,7 @@ def open_to_read(path: str | Path, what: str) -> int:
     """A descriptor of a regular file, for the caller to close; a pipe is refused and not waited for."""
     file = existing_file(path, what)
     try:
-        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(file, os.O_RDONLY | platform.NO_WAIT | platform.BINARY)
     except OSError as error:
         raise InputError(f"{file}: {what} could not be read: {error.strerror or error}") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):  # changed since it was looked at

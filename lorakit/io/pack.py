@@ -5,7 +5,6 @@ checksum), its arrays' names and shapes as JSON, and their float32 bytes. A reco
 crash or a bad disk leaves of one counts as not there, and what comes after it is found by its mark.
 """
 
-import fcntl
 import json
 import os
 import struct
@@ -18,6 +17,7 @@ import numpy as np
 
 from lorakit.errors import StorageError
 from lorakit.io.files import replacing
+from lorakit.runtime import platform
 
 _MARK = b"\xf5lkpack\x01"
 _HEAD = struct.Struct("<8s32sQII")  # mark, key, length of what follows, its checksum, checksum of the head
@@ -37,25 +37,25 @@ class Pack:
 
     def __init__(self, path: Path) -> None:
         self.path, self.damaged = path, 0
-        self._fd = -1
+        self._fd, self._grows = -1, False
         self._places: dict[bytes, tuple[int, int, int]] = {}  # (offset, length, checksum) of what follows the head
         self._open(os.O_RDONLY)
         self._scan()
 
     def _open(self, flags: int) -> None:
         try:
-            fd = os.open(self.path, flags | os.O_CLOEXEC, 0o666)
+            fd = os.open(self.path, flags | platform.BINARY, 0o666)
         except FileNotFoundError:
             return
         except OSError as error:
             raise StorageError(f"{self.path} cannot be opened: {error.strerror}") from error
         self.close()
-        self._fd = fd
+        self._fd, self._grows = fd, bool(flags & os.O_APPEND)
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd = -1
+        self._fd, self._grows = -1, False
 
     def __del__(self) -> None:
         self.close()
@@ -66,7 +66,7 @@ class Pack:
             return
         at, end = 0, os.fstat(self._fd).st_size
         while at + _HEAD.size <= end:
-            head = os.pread(self._fd, _HEAD.size, at)
+            head = self._read(at, _HEAD.size)
             mark, key, length, checksum, own = _HEAD.unpack(head)
             if mark != _MARK or own != zlib.crc32(head[:-4]):
                 at = self._next_mark(at + 1, end)
@@ -75,12 +75,12 @@ class Pack:
             if after <= end:
                 self._places[key] = (at + _HEAD.size, length, checksum)
             # A record cut short has the next one within the length it tells.
-            whole = after == end or os.pread(self._fd, len(_MARK), after) == _MARK
+            whole = after == end or self._read(after, len(_MARK)) == _MARK
             at = after if whole else self._next_mark(at + 1, end)
 
     def _next_mark(self, at: int, end: int) -> int:
         while at < end:
-            found = os.pread(self._fd, _PIECE + len(_MARK), at).find(_MARK)
+            found = bytes(self._read(at, _PIECE + len(_MARK))).find(_MARK)
             if found >= 0:
                 return at + found
             at += _PIECE
@@ -118,7 +118,7 @@ class Pack:
         body = np.empty(length, np.uint8).data  # writable, so that torch may take it as it is
         done = 0
         try:
-            while done < length and (more := os.preadv(self._fd, [body[done:]], offset + done)):
+            while done < length and (more := platform.read_at(self._fd, body[done:], offset + done)):
                 done += more
         except OSError as error:
             raise StorageError(f"{self.path} cannot be read: {error.strerror}") from error
@@ -140,17 +140,16 @@ class Pack:
         body = len(text).to_bytes(4, "little") + text + data
         checksum = zlib.crc32(body)
         try:
-            if self._fd < 0 or not fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_RDWR:
+            if not self._grows:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._open(os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)  # another run may add to the same file
+            # Another process of the run may add to the same file. Where it cannot be locked, O_APPEND keeps records apart,
+            # and one that was torn all the same is known by its checksum.
+            platform.lock(self._fd, wait=True)
             try:
-                at = os.lseek(self._fd, 0, os.SEEK_END)
-                left = memoryview(_sealed(key, body, checksum))
-                while left:
-                    left = left[os.write(self._fd, left) :]
+                at = platform.append(self._fd, _sealed(key, body, checksum))
             finally:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                platform.unlock(self._fd)
         except OSError as error:
             raise StorageError(f"{self.path} could not be written: {error.strerror}") from error
         self._places[key] = (at + _HEAD.size, len(body), checksum)
@@ -158,7 +157,7 @@ class Pack:
     def sync(self) -> None:
         """To the disk with what was put in."""
         if self._fd >= 0:
-            os.fsync(self._fd)
+            platform.sync(self._fd)
 
     def compact(self, keep: Iterable[bytes]) -> bool:
         """Write the file anew with these keys alone, where they are less than half of it; whether it was done."""
@@ -169,10 +168,12 @@ class Pack:
         kept &= set(self._places)
         if self._fd < 0 or 2 * sum(_HEAD.size + self._places[key][1] for key in kept) > os.fstat(self._fd).st_size:
             return False
-        with replacing(self.path) as partial, partial.open("wb") as file:
-            for key in sorted(kept, key=lambda key: self._places[key]):
-                offset, length, checksum = self._places[key]
-                file.write(_sealed(key, bytes(self._read(offset, length)), checksum))
+        with replacing(self.path) as partial:
+            with partial.open("wb") as file:
+                for key in sorted(kept, key=lambda key: self._places[key]):
+                    offset, length, checksum = self._places[key]
+                    file.write(_sealed(key, bytes(self._read(offset, length)), checksum))
+            self.close()  # Windows replaces no file that is open
         self._places.clear()
         self._open(os.O_RDONLY)
         self._scan()

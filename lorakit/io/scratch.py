@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from threading import Lock
 
 from lorakit.arrays import Array, Stored, dtype_of, nbytes, raw
 from lorakit.errors import StorageError
+from lorakit.runtime.platform import read_at, write_at
 
 
 class Scratch:
@@ -36,7 +36,7 @@ class Scratch:
         left, at = memoryview(raw(x)), begin
         try:
             while left:
-                done = os.pwrite(self._file.fileno(), left, at)
+                done = write_at(self._file.fileno(), left, at)
                 left, at = left[done:], at + done
         except OSError as error:
             raise StorageError(f"{self._beside} could not be written: {error.strerror or error}") from error
@@ -46,7 +46,7 @@ class Scratch:
         data = memoryview(bytearray(size))
         at = 0
         while at < size:
-            done = os.preadv(self._file.fileno(), (data[at:],), begin + at)
+            done = read_at(self._file.fileno(), data[at:], begin + at)
             if not done:
                 raise StorageError(f"{self._beside} could not be written: what was put aside is gone")
             at += done

@@ -220,7 +220,7 @@ def _write(output: Path, encoded: Encoded, dtype: str | None) -> None:
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, str):
-                file.write_text(content, encoding="utf-8")
+                file.write_text(content, encoding="utf-8", newline="\n")
             else:
                 safetensors.write(file, typed(content[0]), content[1])
 

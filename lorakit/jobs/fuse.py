@@ -164,7 +164,7 @@ def _write_folder(
             shutil.copytree(base.path, partial, dirs_exist_ok=True, ignore=_ignored(base, untouched))
         for path, config in ready.items():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
-            (partial / path).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            (partial / path).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
         for part, source in tokenizers.items():
             (partial / tokenizer_of(part)).mkdir(exist_ok=True)
             for name in TOKENIZER_FILES:

@@ -150,7 +150,7 @@ def add_tokens(model: Path, part: str, added: Vocabulary) -> None:
 
 
 def _dump(file: Path, content: Any) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
 def texts_of(base: Model) -> list[str]:

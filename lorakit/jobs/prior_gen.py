@@ -20,7 +20,7 @@ from lorakit.jobs.sample import Request, drawing, pictures, settings_of
 from lorakit.models.config import base_hash
 from lorakit.models.load import Components
 from lorakit.models.sample import Drawing
-from lorakit.runtime.locks import held
+from lorakit.runtime.locks import forget, held
 from lorakit.runtime.world import World, place
 
 Tick = Callable[[int, int], None]
@@ -189,8 +189,8 @@ def _finish(
     output, count = slots.output, slots.request.count
     with ExitStack() as others:
         for number in range(1, turn.size):
+            others.callback(forget, output, f".lock.{number}")
             others.enter_context(held(output, f".lock.{number}", wait=True))
-            (output / f".lock.{number}").unlink(missing_ok=True)
         left = [i for i in todo if slots.attempt(i) is None]  # of a process that died
         _draw(components, slots, left, 0, tick, note)
         redrawn = _redraw(components, slots, tick, note)

@@ -178,7 +178,7 @@ def write(data: Path, records: Iterable[dict[str, Any]], raw: Path, found: Found
             cards.append(_card(data, record))
         elif verdict != "taken":
             more.append(f"{record['source']}: {record.get('reason', verdict)}")
-    with replacing(data / "report.html") as partial, partial.open("w", encoding="utf-8") as out:
+    with replacing(data / "report.html") as partial, partial.open("w", encoding="utf-8", newline="\n") as out:
         _head(out, counts, found, raw)
         out.write('<main><h2 class="shown" aria-live="polite"></h2>')
         out.writelines(cards)

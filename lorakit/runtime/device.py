@@ -4,6 +4,7 @@ import torch
 
 from lorakit.errors import UsageError
 from lorakit.io.tensors import DTYPES
+from lorakit.runtime import platform
 
 
 def pick_device(name: str) -> torch.device:
@@ -36,6 +37,4 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: the most the device has held for this process, or on the CPU the most the process has held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return platform.peak_memory()

@@ -1,6 +1,7 @@
 """What becomes of memory that was freed."""
 
 import ctypes
+import sys
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
 _ROOM = 64 << 20
@@ -17,6 +18,8 @@ def keep_freed_memory() -> None:
     Each step asks for the buffers that the last one freed. Pages that went back to the system in between are faulted in
     and zeroed anew, thousands a step: 4 % of the time of a step of the built-in model.
     """
+    if sys.platform != "linux":
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library

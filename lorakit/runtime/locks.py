@@ -1,29 +1,118 @@
 """One run at a time over one output."""
 
-import fcntl
+import json
+import os
+import socket
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lorakit.errors import RefusedError, StorageError
+from lorakit.runtime import platform
+
+_MARK = b'{"lorakit": "lock"'
+_POLL = 0.2  # seconds between two tries to take a marker
 
 
 @contextmanager
 def held(folder: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[None]:
     """Hold `folder`/`name` for this process; where another holds it, RefusedError, or with `wait` until it is free.
 
-    The kernel frees it at any death.
+    While it is held the file says by whom. A file of that name that somebody else has written is locked and left as it
+    is. The kernel frees the lock at any death of the process. Where the system or the file system has no locks, a file
+    `name`.lorakit stands for one: a later run of the same machine sees that its owner has died, and takes it over.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / name).open("w")
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
-    with handle:
+    file = folder / name
+    fd = _opened(file)
+    with os.fdopen(fd, "r+b", buffering=0):
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            locked = platform.lock(fd, wait=wait)
+        except BlockingIOError:
+            raise RefusedError(f"{_at_work(folder, fd)}; wait for it or choose another output") from None
         except OSError as error:
-            raise RefusedError(
-                f"another lorakit run is at work in {folder}; wait for it or choose another output"
-            ) from error
+            raise StorageError(f"{file} cannot be locked: {error.strerror or error}") from error
+        with _signed(fd) if locked else _marked(folder, file, fd, wait):
+            yield
+
+
+def forget(folder: Path, name: str) -> None:
+    """Remove a lock file that nobody holds any more, unless somebody else has written something there."""
+    with suppress(OSError):
+        if not (folder / name).lstat().st_size:
+            (folder / name).unlink()
+
+
+def _opened(file: Path) -> int:
+    """A descriptor of the lock file, which is made where it is missing; a link, folder or pipe is none."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | platform.NO_LINK | platform.NO_WAIT | platform.BINARY
+        fd = os.open(file, flags, 0o666)
+    except OSError as error:
+        raise StorageError(f"{file} cannot be written: {error.strerror or error}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise StorageError(f"{file} cannot be written: it is not a file")
+    return fd
+
+
+@contextmanager
+def _signed(fd: int) -> Iterator[None]:
+    """While it is open the lock file says who holds it, unless somebody else has written something there."""
+    ours = _said(fd) == b"" or _said(fd).startswith(_MARK)
+    if not ours:
         yield
+        return
+    who = {
+        "lorakit": "lock",
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M"),
+    }
+    with suppress(OSError):  # a full disk holds a lock as well
+        os.ftruncate(fd, 0)
+        platform.write_at(fd, memoryview(json.dumps(who).encode()), 0)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.ftruncate(fd, 0)
+
+
+@contextmanager
+def _marked(folder: Path, file: Path, fd: int, wait: bool) -> Iterator[None]:
+    """Hold a marker beside the lock file, for systems without locks."""
+    from filelock import SoftFileLock, Timeout
+
+    marker = file.with_name(f"{file.name}.lorakit")
+    lock = SoftFileLock(marker, timeout=-1 if wait else 0, poll_interval=_POLL)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RefusedError(
+            f"{_at_work(folder, fd)}; wait for it, or choose another output. This disk has no locks: if that process ran on "
+            f"another machine and is gone, delete {marker}"
+        ) from None
+    except OSError as error:
+        raise StorageError(f"{marker} cannot be written: {error.strerror or error}") from error
+    try:
+        with _signed(fd):
+            yield
+    finally:
+        lock.release()
+
+
+def _said(fd: int) -> bytes:
+    said = bytearray(512)
+    return bytes(said[: platform.read_at(fd, memoryview(said), 0)])
+
+
+def _at_work(folder: Path, fd: int) -> str:
+    """That another run is at work in `folder`, and which, where the lock file says so."""
+    who = ""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads(_said(fd))
+        who = f" (process {told['pid']} on {told['host']}, since {told['since']})"
+    return f"another lorakit run is at work in {folder}{who}"

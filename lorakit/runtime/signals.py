@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lorakit.runtime.platform import ENDING
+
 
 class Asked:
     """`number` is the signal that came, 0 while none has; `since`, when."""
@@ -15,7 +17,7 @@ class Asked:
 
 @contextmanager
 def deferred(echo: float = 0.0) -> Iterator[Asked]:
-    """While it is open, SIGINT, SIGTERM and SIGHUP are noted and not acted on; a second one acts at once.
+    """While it is open, the signals that ask a program to end are noted and not acted on; a second one acts at once.
 
     echo    seconds in which another is the same one again: a launcher hands on what its processes may have had already
     """
@@ -30,7 +32,7 @@ def deferred(echo: float = 0.0) -> Iterator[Asked]:
         if not echo:  # the second one ends it even where Python cannot be asked
             signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             old[number] = signal.signal(number, handle)
     try:

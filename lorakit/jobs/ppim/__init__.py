@@ -31,7 +31,7 @@ def _check(raw: Path, data: Path, force: bool) -> None:
     if data.resolve() in real.parents:
         raise InputError(f"{raw} lies in {data}: choose another folder, so that the pictures stay as they are")
     check_target(data, force=True, folder=True)
-    ours = not data.exists() or not any(f for f in data.iterdir() if f.name != ".lock")
+    ours = not data.exists() or not any(f for f in data.iterdir() if not f.name.startswith(".lock"))
     ours = ours or any((data / name).is_file() for name in ("metadata.jsonl", JOURNAL))
     if not ours and not force:
         raise RefusedError(f"{data} exists and was not made by ppim; choose another folder or use --force")
@@ -128,7 +128,7 @@ def _fill(
     _prune(data, gone, manifest, settings.prune, note)
     rejected, duplicates = _tell(raw, given, manifest, note)
     written = 0
-    with replacing(data / "metadata.jsonl") as partial, partial.open("w", encoding="utf-8") as out:
+    with replacing(data / "metadata.jsonl") as partial, partial.open("w", encoding="utf-8", newline="\n") as out:
         for row in rows(given, manifest):
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             written += 1

@@ -73,10 +73,11 @@ class Manifest:
     def finish(self, sources: Iterable[str]) -> None:
         """Write `.manifest.jsonl` of these sources, in this order; the journal goes. Sources that are gone stay in it
         until --prune, which must know what was made of them."""
-        with replacing(self._folder / FILE) as partial, partial.open("wb") as out:
-            for record in self.records(sources):
-                out.write(json.dumps(record, ensure_ascii=False, sort_keys=True).encode() + b"\n")
-        self.close()
+        with replacing(self._folder / FILE) as partial:
+            with partial.open("wb") as out:
+                for record in self.records(sources):
+                    out.write(json.dumps(record, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+            self.close()  # Windows replaces no file that is open
         (self._folder / JOURNAL).unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, TextIO
 
 import torch
@@ -47,7 +47,7 @@ class Watch:
         file = self.life.run_folder / "log.jsonl"
         with (
             deferred(_ECHO if self.world.size > 1 else 0.0) as asked,
-            file.open("a", encoding="utf-8") if self.world.main else _nowhere() as log,
+            file.open("a", encoding="utf-8", newline="\n") if self.world.main else _nowhere() as log,
         ):
             self._last = time.monotonic()
             for step in steps:
@@ -140,7 +140,7 @@ def _figures(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 
 def _nowhere() -> TextIO:
-    return Path("/dev/null").open("w", encoding="utf-8")
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def final_loss(rows: Sequence[dict[str, Any]]) -> float:

@@ -246,7 +246,7 @@ def train(pictures: render.Pictures, work: Path, recipe: Recipe, start: Path | N
     speak.save_pretrained(out)
     blip = BlipForConditionalGeneration.from_pretrained(out, dtype=torch.float32).eval()
     figures = {"shown": judge(blip, speak, pictures, shown[::4]), "kept back": judge(blip, speak, pictures, kept)}
-    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8", newline="\n")
     print(figures, flush=True)
 
 

@@ -54,15 +54,19 @@ def export(
     for name, part in (("vae", vae), ("unet", unet), ("text_encoder", text)):
         folder = out / name
         part.to(torch.float16).save_pretrained(folder, safe_serialization=True)
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (folder / "config.json").write_text(
+            json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n"
+        )
     (out / "tokenizer").mkdir(parents=True, exist_ok=True)
     for file in ("vocab.json", "merges.txt"):
         shutil.copyfile(tokenizer_folder / file, out / "tokenizer" / file)
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": denoiser.LENGTH, "unk_token": "<|endoftext|>"}
     settings |= {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    (out / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (out / "tokenizer" / "tokenizer_config.json").write_text(
+        json.dumps(settings, indent=2) + "\n", encoding="utf-8", newline="\n"
+    )
     denoiser.scheduler().save_pretrained(out / "scheduler")
-    (out / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
-    (out / "NOTICE").write_text(notice())
+    (out / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n", encoding="utf-8", newline="\n")
+    (out / "NOTICE").write_text(notice(), encoding="utf-8", newline="\n")

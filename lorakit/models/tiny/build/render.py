@@ -97,8 +97,10 @@ def render(packages: Path, work: Path) -> Pictures:
             drawn = list(pool.map(_draw, [source for *_, source in sources], chunksize=32))
         kept = [i for i, picture in enumerate(drawn) if picture[..., 3].mean() > 3]  # not empty
         np.save(array, np.stack([drawn[i] for i in kept]))
-        index.write_text(json.dumps([(sources[i][0], sources[i][1].code) for i in kept]))
-    rows = json.loads(index.read_text())
+        index.write_text(
+            json.dumps([(sources[i][0], sources[i][1].code) for i in kept]), encoding="utf-8", newline="\n"
+        )
+    rows = json.loads(index.read_text(encoding="utf-8"))
     return Pictures(
         np.load(array, mmap_mode="r"), tuple(style for style, _ in rows), tuple(concepts[code] for _, code in rows)
     )
