@@ -11,12 +11,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.systems import pretend
+
 _LONGEST = ("test_subject.py", "test_train.py", "test_faults.py", "test_world.py", "test_kills.py", "test_demo.py")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--on", choices=("windows", "macos"), help="take from lorakit what this system lacks")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if system := config.getoption("--on"):
+        os.environ[pretend.VARIABLE] = system
+        paths = [str(Path(pretend.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+        pretend.install(system)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The files that take minutes come first, so that no worker is left alone with one at the end."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
+    if config.getoption("--on") == "windows" or sys.platform == "win32":
+        for item in items:
+            if item.get_closest_marker("posix"):
+                item.add_marker(pytest.mark.skip(reason="needs what Windows lacks"))
 
 
 @pytest.fixture

@@ -91,8 +91,12 @@ def which(who: str, files: Sequence[Path], option: str) -> int:
     """The place of the adapter called `who`: by its number from 1, its path, its file name or its name's stem."""
     if who.isdigit() and 1 <= int(who) <= len(files):
         return int(who) - 1
-    for spelled in (str, lambda file: file.name, lambda file: file.stem):
-        hits = [i for i, file in enumerate(files) if spelled(file) == who]
+    for is_called in (
+        lambda file: file == type(file)(who),
+        lambda file: file.name == who,
+        lambda file: file.stem == who,
+    ):
+        hits = [i for i, file in enumerate(files) if is_called(file)]
         if len(hits) > 1:
             raise UsageError(
                 f"{option}: {len(hits)} adapters are called '{who}'; name it by its number, 1 to {len(files)}"

@@ -16,6 +16,7 @@ from lorakit.data.decode import HEIC_SUFFIXES, reads_heic
 from lorakit.data.images import SUFFIXES, BadPicture, find, load
 from lorakit.errors import InputError
 from lorakit.io.files import existing_folder
+from lorakit.io.paths import file_named, leads_out
 
 _KOHYA = re.compile(r"^(\d+)_(.+)$")
 _TABLE = "metadata.jsonl"
@@ -112,7 +113,7 @@ def _rows(table: Path, faults: _Faults) -> dict[Path, dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-            file, text = table.parent / row["file_name"], row.get("text", row.get("caption")) or ""
+            file, text = file_named(table.parent, row["file_name"]), row.get("text", row.get("caption")) or ""
             texts = [text] if isinstance(text, str) else [str(one) for one in text]
             repeats = row.get("repeats")
             if repeats is not None and (not isinstance(repeats, int) or repeats < 1):
@@ -121,7 +122,7 @@ def _rows(table: Path, faults: _Faults) -> dict[Path, dict[str, Any]]:
             where = f"{table.name}:{number}"
             faults.add("{n} lines are not an object with file_name, text (and repeats, at least 1)", where)
             continue
-        if Path(row["file_name"]).is_absolute() or ".." in Path(row["file_name"]).parts:
+        if leads_out(row["file_name"]):
             faults.add(
                 f"{table.name} has {{n}} names that lead out of the folder; name files below it", f"line {number}"
             )

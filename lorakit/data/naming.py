@@ -7,6 +7,18 @@ from collections.abc import Sequence
 
 _PLAIN = frozenset("._- ()&',@=")  # beside letters and digits; `+` is kept for copies
 _LONGEST = 160  # bytes, so that suffixes and temporary names still fit into 255
+# Names of devices on Windows, whatever suffix follows them.
+_DEVICES = frozenset(
+    (
+        "con",
+        "prn",
+        "aux",
+        "nul",
+        "conin$",
+        "conout$",
+        *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"),
+    )
+)
 
 
 def shown(path: str) -> str:
@@ -15,13 +27,18 @@ def shown(path: str) -> str:
 
 
 def plain(path: str) -> str:
-    """The stem of an output: the path below RAW with dashes for slashes, and without what shells or systems choke on."""
+    """The stem of an output: the path below RAW with dashes for slashes, and without what shells or systems choke on.
+
+    The stem is the same on every system, and a name on each: none is a device of Windows or ends in a dot or a space.
+    """
     stem, _ = os.path.splitext(shown(path))
     text = unicodedata.normalize("NFC", stem.replace("/", "-"))
     text = "".join(c if c.isalnum() or c in _PLAIN else "_" for c in text).strip(" ")
     text = text.encode("utf-8")[:_LONGEST].decode("utf-8", "ignore")
     if text[:1] in ("-", ".", ""):
         text = f"_{text[1:]}"
+    if text.partition(".")[0].rstrip(" ").lower() in _DEVICES:
+        text = f"_{text}"
     return f"{text[:-5]}_mask" if text.lower().endswith(".mask") else text.rstrip(". ") or "_"
 
 

@@ -39,16 +39,21 @@ def _trouble(entry: os.DirEntry[str], suffix: str) -> str:
     return f"{_OTHERS[suffix]} is not read; convert it to PNG or JPEG" if suffix in _OTHERS else ""
 
 
+def _identity(folder: Path) -> object:
+    """What is the same for one folder, whichever links lead to it; some disks on Windows number no folders."""
+    status = os.stat(folder)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+
 def walk(folder: Path, without: Path | None = None) -> Iterator[Found]:
-    """Pictures below `folder`, paths relative to it, in no order; hidden names and the folder `without` are left out.
+    """Pictures below `folder`, paths relative to it and with `/`, in no order; hidden names and the folder `without` are left out.
 
     Linked folders are followed, each real folder once, so that a loop of links ends; what lies in `folder` itself comes
     before what links lead to.
     """
-    seen: set[tuple[int, int]] = set()
+    seen: set[object] = set()
     if without is not None and without.exists():
-        status = without.stat()
-        seen.add((status.st_dev, status.st_ino))
+        seen.add(_identity(without))
     home = os.path.join(os.path.realpath(folder), "")
 
     def leads_out(entry: os.DirEntry[str]) -> bool:
@@ -59,10 +64,9 @@ def walk(folder: Path, without: Path | None = None) -> Iterator[Found]:
         below, linked = waiting.pop()
         try:
             with os.scandir(folder / below) as entries:
-                status = os.stat(folder / below)
-                if (status.st_dev, status.st_ino) in seen:
+                if (identity := _identity(folder / below)) in seen:
                     continue
-                seen.add((status.st_dev, status.st_ino))
+                seen.add(identity)
                 found = sorted(entries, key=lambda e: e.name)
         except OSError as error:
             yield Found(below or ".", f"the folder cannot be read: {error.strerror}")
@@ -70,7 +74,8 @@ def walk(folder: Path, without: Path | None = None) -> Iterator[Found]:
         for entry in found:
             if entry.name.startswith("."):
                 continue
-            path, suffix = os.path.join(below, entry.name), os.path.splitext(entry.name)[1].lower()
+            path = f"{below}/{entry.name}" if below else entry.name
+            suffix = os.path.splitext(entry.name)[1].lower()
             trouble, outside = _trouble(entry, suffix), linked or leads_out(entry)
             if suffix in SUFFIXES or (suffix in _OTHERS and trouble != "a folder"):
                 yield Found(path, trouble, outside)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from lorakit.composition import Composition, Member, curve, lbw
 from lorakit.composition.module_weights import block_name
 from lorakit.errors import InputError, UsageError
 from lorakit.io.files import existing_file, sha256_of
+from lorakit.io.paths import file_named, relative_name
 from lorakit.registry import COMPOSINGS, nearest
 
 VERSIONS = (1, 2)
@@ -95,7 +95,7 @@ def _member(file: Path, entry: Any, keys: set[str]) -> Member:
     unknown = sorted(set(entry) - keys)
     if unknown:
         raise ValueError("unknown: " + ", ".join(f"{key}{nearest(key, keys)}" for key in unknown))
-    path = file.parent / entry["path"]
+    path = file_named(file.parent, entry["path"])
     if not path.exists():
         raise ValueError(f"{path}: no such adapter")
     digest = _typed(entry, "sha256", str, None)
@@ -107,7 +107,7 @@ def _member(file: Path, entry: Any, keys: set[str]) -> Member:
         path, _number(entry, "weight", 1.0), _typed(entry, "name", str, path.stem),
         None if schedule is None else _told("schedule", curve.read, schedule),
         blocks_of(entry.get("blocks", {})), layers_of(entry.get("layers", {})), parts_of(entry.get("parts", {})),
-        None if region is None else existing_file(file.parent / region, "region"),
+        None if region is None else existing_file(file_named(file.parent, region), "region"),
         _number(entry, "feather", 0.0), _typed(entry, "prompt", str, ""), digest,
     )  # fmt: skip
 
@@ -182,7 +182,12 @@ def write(composition: Composition, folder: Path, notes: Mapping[str, str] | Non
         lines.append(f"way = {_text(composition.way)}")
         lines += [f"{key} = {_plain(value)}" for key, value in composition.settings.items()]
     for member in composition.members:
-        lines += ["", "[[adapter]]", f"name = {_text(member.name)}", f"path = {_text(_beside(member.path, folder))}"]
+        lines += [
+            "",
+            "[[adapter]]",
+            f"name = {_text(member.name)}",
+            f"path = {_text(relative_name(member.path.resolve(), folder.resolve()))}",
+        ]
         lines.append(f"weight = {float(member.weight)!r}")
         lines.append(f"sha256 = {_text(member.sha256 or sha256_of(member.path))}")
         if member.curve is not None:
@@ -194,15 +199,11 @@ def write(composition: Composition, folder: Path, notes: Mapping[str, str] | Non
         if member.layers:
             lines.append(f"layers = {{ {', '.join(f'{_text(k)} = {_plain(v)}' for k, v in member.layers)} }}")
         if member.region is not None:
-            lines.append(f"region = {_text(_beside(member.region, folder))}")
+            lines.append(f"region = {_text(relative_name(member.region.resolve(), folder.resolve()))}")
             lines += [f"feather = {_plain(member.feather)}"] if member.feather else []
         if member.prompt:
             lines.append(f"prompt = {_text(member.prompt)}")
     return "\n".join(lines) + "\n"
-
-
-def _beside(path: Path, folder: Path) -> str:
-    return os.path.relpath(path.resolve(), folder.resolve())
 
 
 def _text(text: str) -> str:

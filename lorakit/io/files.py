@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lorakit.errors import InputError, RefusedError, StorageError
+from lorakit.io.reader import step_aside
 from lorakit.runtime import platform
 
 
@@ -80,6 +81,7 @@ def replacing(target: Path) -> Iterator[Path]:
         platform.sync_file(partial)
         if resolved.exists():
             os.chmod(partial, stat.S_IMODE(resolved.stat().st_mode))
+        step_aside(resolved)
         os.replace(partial, resolved)
         platform.sync_folder(resolved.parent)
     except OSError as error:
@@ -111,6 +113,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
                 platform.sync_file(file)
         old = resolved.with_name(f".{resolved.name}.{secrets.token_hex(4)}.old")
         if resolved.exists():
+            step_aside(resolved)
             os.replace(resolved, old)
         os.replace(partial, resolved)
         platform.sync_folder(resolved.parent)
@@ -127,7 +130,7 @@ def sha256_of(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
-    for part in sorted(path.rglob("*")):
+    for part in sorted(path.rglob("*"), key=lambda part: part.parts):
         digest.update(f"{part.relative_to(path).as_posix()}\0".encode())
         if part.is_file():
             with part.open("rb") as file:

@@ -1,8 +1,10 @@
-"""Adapter arguments as people write them, `PATH[:WEIGHT]`. Standard library only: a wrong path is told at once."""
+"""Paths as people write them, and as they stand in files. Standard library only: a wrong path is told at once."""
 
+import ntpath
+import posixpath
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 
 from lorakit.errors import InputError
 
@@ -22,3 +24,27 @@ def check_adapters(arguments: Iterable[str]) -> None:
     missing = [path for path, _ in map(split, arguments) if not Path(path).exists()]
     if missing:
         raise InputError(f"no such adapter file: {', '.join(missing)}")
+
+
+def relative_name(path: PurePath, folder: PurePath) -> str:
+    """`path` as a file in `folder` gives it: relative to that folder and with `/` on every system, so that both can move.
+
+    Two absolute paths. From another drive the path is given whole.
+    """
+    system = ntpath if isinstance(path, PureWindowsPath) else posixpath
+    try:
+        return system.relpath(path, folder).replace(system.sep, "/")
+    except ValueError:  # another drive
+        return path.as_posix()
+
+
+def file_named(folder: Path, name: str) -> Path:
+    """The file that a table or a recipe in `folder` names. One that was written on Windows may have `\\` for `/`."""
+    file = folder / name
+    return folder / name.replace("\\", "/") if "\\" in name and not file.exists() else file
+
+
+def leads_out(name: str, system: type[PurePath] = PurePath) -> bool:
+    """Whether a name in a file can be of something that is not below the file's folder, on this system."""
+    path = system(name.replace("\\", "/"))
+    return bool(path.anchor) or ".." in path.parts

@@ -16,13 +16,11 @@ from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any
 
-import numpy as np
-
 from lorakit.arrays import SIZES, Array, Stored, dtype_of, finite, stored
 from lorakit.errors import InputError, NumericError
 from lorakit.io.files import open_to_read, replacing
 from lorakit.io.header import MAX_HEADER, Entry, Header, parse_header, shown
-from lorakit.runtime.platform import read_at
+from lorakit.io.reader import Reader
 
 __all__ = ["Header", "OpenFile", "data_hash", "open_file", "parse_header", "write"]
 
@@ -32,41 +30,12 @@ _SENT = 1 << 26  # bytes
 _HASH_KEYS = ("modelspec.hash_sha256", "sshs_model_hash")
 
 
-class _Descriptor:
-    """An open file, closed when the last tensor that may be read from it is gone.
-
-    Read with pread and not mapped: where somebody cuts a mapped file the process dies of SIGBUS, and pages that were
-    read once count as ours.
-    """
-
-    __slots__ = ("_close", "fd", "path")
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path, self.fd, self._close = path, fd, os.close
-
-    def __del__(self) -> None:
-        self._close(self.fd)
-
-    def read(self, offset: int, size: int) -> memoryview:
-        data = np.empty(size, np.uint8).data  # a bytearray would be filled with zeros first
-        try:
-            done = read_at(self.fd, data, offset) if size else 0
-            while done < size:  # a call gives 2 GiB at most
-                more = read_at(self.fd, data[done:], offset + done)
-                if not more:
-                    raise InputError(f"{self.path} was cut short while being read")
-                done += more
-        except OSError as error:
-            raise InputError(f"{self.path} could not be read: {error.strerror or error}") from error
-        return data
-
-
 class OpenFile(Mapping[str, Stored]):
     """A file whose tensors are read when their bytes are asked for; needs no closing, and no keeping either."""
 
-    def __init__(self, path: Path, descriptor: _Descriptor, size: int, header: Header) -> None:
+    def __init__(self, path: Path, reader: Reader, size: int, header: Header) -> None:
         self.path, self.size, self.header = path, size, header
-        self._descriptor = descriptor
+        self._reader = reader
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -74,7 +43,7 @@ class OpenFile(Mapping[str, Stored]):
 
     def __getitem__(self, key: str) -> Stored:
         dtype, shape, begin, end = self.header.entries[key]
-        start, read = self.header.data_start + begin, self._descriptor.read
+        start, read = self.header.data_start + begin, self._reader.read
         return Stored(dtype, shape, partial(read, start, end - begin), lambda a, b: read(start + a, b - a))
 
     def __iter__(self) -> Iterator[str]:
@@ -87,21 +56,21 @@ class OpenFile(Mapping[str, Stored]):
         """sha256 of the data, as hex: what `modelspec.hash_sha256` and `sshs_model_hash` say."""
         digest = hashlib.sha256()
         for at in range(self.header.data_start, self.size, _PIECE):
-            digest.update(self._descriptor.read(at, min(_PIECE, self.size - at)))
+            digest.update(self._reader.read(at, min(_PIECE, self.size - at)))
         return digest.hexdigest()
 
 
 def open_file(path: str | Path, what: str = "safetensors file") -> OpenFile:
     """Reads the header alone; InputError, which names the file, where it is not as it should be."""
     file = Path(path)
-    descriptor = _Descriptor(file, open_to_read(file, what))
-    size = os.fstat(descriptor.fd).st_size
-    head = bytes(descriptor.read(0, min(size, 512)))
+    reader = Reader(file, open_to_read(file, what))
+    size = os.fstat(reader.fd).st_size
+    head = bytes(reader.read(0, min(size, 512)))
     length = int.from_bytes(head[:8], "little")
     if len(head) - 8 < length <= min(MAX_HEADER, size - 8):
-        head = bytes(descriptor.read(0, 8 + length))
+        head = bytes(reader.read(0, 8 + length))
     try:
-        return OpenFile(file, descriptor, size, parse_header(head, size))
+        return OpenFile(file, reader, size, parse_header(head, size))
     except InputError as error:
         raise InputError(f"{file} {error}") from None
 

@@ -106,7 +106,7 @@ def files_beside(adapter: Adapter, output: Path, force: bool) -> dict[Path, Enco
     for token, by in adapter.embeddings.items():
         plain = re.sub(r"[^\w.-]", "", token) or hashlib.sha256(token.encode()).hexdigest()[:8]
         path = output.with_name(f"{output.stem}.{plain}.safetensors")
-        if path in found or path == output:
+        if any(path.name.casefold() == other.name.casefold() for other in (*found, output)):
             raise InputError(f"two outputs would be {path}; rename the learned token {token}")
         check_target(path, force=force)
         found[path] = ADAPTER_FORMATS["a1111-embedding"].encode(Adapter({}, embeddings={token: by}), Context())

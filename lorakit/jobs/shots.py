@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from lorakit.composition.curve import Curve
 from lorakit.composition.curve import read as read_curve
 from lorakit.errors import InputError, UsageError
 from lorakit.registry import nearest
+from lorakit.runtime import platform
 from lorakit.schedulers import SCHEDULERS
 
 
@@ -150,7 +150,7 @@ def _named(key: str) -> str:
 
 def _options(text: str) -> dict[str, str]:
     try:
-        words = shlex.split(text)
+        words = platform.words(text)
     except ValueError as error:
         raise UsageError(f"prompt line {text[:60]!r}: {error}") from error
     found: dict[str, str] = {}

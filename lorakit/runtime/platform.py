@@ -152,3 +152,17 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def words(text: str, *, windows: bool = sys.platform == "win32") -> list[str]:
+    """Split options or a command as a shell does; on Windows a backslash belongs to a path and escapes nothing.
+
+    raises  ValueError for a quote that is not closed
+    """
+    import shlex
+
+    lexer = shlex.shlex(text, posix=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    if windows:
+        lexer.escape = ""
+    return list(lexer)

@@ -1,7 +1,6 @@
 """All captions in one text file, in the editor of the user's choice, and back."""
 
 import os
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lorakit.io.files import write_text
 from lorakit.jobs.ppim.lint import count
 from lorakit.jobs.ppim.manifest import Manifest
 from lorakit.jobs.ppim.reading import Source
+from lorakit.runtime import platform
 
 _HEAD = """# One picture a line: its name, a tab, its caption. Change the captions, save and close.
 # An empty caption is kept empty. Lines that begin with # are not read. To change nothing, close without saving.
@@ -36,12 +36,15 @@ def parse(text: str, known: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def editor() -> str:
-    """The command that the environment names. UsageError where it names none."""
+def editor() -> list[str]:
+    """The words of the command that the environment names. UsageError where it names none."""
     named = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not named:
         raise UsageError("--edit opens the editor that $VISUAL or $EDITOR names; set one, such as EDITOR=nano")
-    return named
+    try:
+        return platform.words(named)
+    except ValueError as error:
+        raise UsageError(f"$VISUAL or $EDITOR, {named}: {error}") from None
 
 
 def edit(given: list[Source], data: Path, manifest: Manifest, note: Any) -> int:
@@ -51,9 +54,9 @@ def edit(given: list[Source], data: Path, manifest: Manifest, note: Any) -> int:
     file = data / "captions.edit.txt"
     if not file.is_file():
         write_text(file, _HEAD + "".join(f"{name}\t{text}\n" for name, text in known.items()))
-    done = subprocess.run([*shlex.split(command), str(file)], check=False)
+    done = subprocess.run([*command, str(file)], check=False)
     if done.returncode:
-        raise UsageError(f"the editor '{command}' ended with status {done.returncode}; nothing was changed")
+        raise UsageError(f"the editor '{' '.join(command)}' ended with status {done.returncode}; nothing was changed")
     found = parse(file.read_text(encoding="utf-8-sig"), known)
     changed = 0
     for source in given:
