@@ -133,6 +133,7 @@ def test_no_pictures_says_what_is_there(tmp_path):
         read(tmp_path, None)
 
 
+@pytest.mark.posix
 def test_sizes_are_of_the_upright_picture_and_bad_ones_are_listed(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -116,6 +116,7 @@ def test_two_writers_of_one_file_do_not_harm_each_other(tmp_path):
     assert all(holds(one, number) == bool(number % 2) for number in range(10))
 
 
+@pytest.mark.posix
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_a_storage_error(tmp_path):
     (tmp_path / "full.pack").symlink_to("/dev/full")

@@ -189,6 +189,7 @@ def test_a_damaged_pickle_is_an_input_error_or_read(tmp_path):
                 assert "bad.pt" in str(error) and "weights_only" not in str(error)
 
 
+@pytest.mark.posix
 def test_what_is_not_pytorchs_is_said(tmp_path):
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"a": 1}, protocol=2))
     (tmp_path / "text.pt").write_text("hello")

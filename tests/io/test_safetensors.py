@@ -90,6 +90,7 @@ def test_a_file_may_hold_nothing(tmp_path):
     assert dict(safetensors.open_file(tmp_path / "a")) == library.load_file(tmp_path / "a") == {}
 
 
+@pytest.mark.posix
 def test_tensors_stay_readable_without_their_file_object_and_close_with_the_last(tmp_path):
     def one() -> Stored:
         return safetensors.open_file(tmp_path / "a")["b"]
@@ -309,6 +310,7 @@ def test_names_are_text_and_nothing_more(tmp_path):
     assert file.metadata[""] == "\0" and set(library.load_file(tmp_path / "a")) == set(names)
 
 
+@pytest.mark.posix
 def test_missing_files_folders_and_pipes_are_told_in_plain_words(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
@@ -322,7 +324,8 @@ def test_missing_files_folders_and_pipes_are_told_in_plain_words(tmp_path):
         safetensors.open_file("/dev/zero")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.posix
+@pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root reads everything")
 def test_a_file_without_permission_is_told(tmp_path):
     (tmp_path / "a").write_bytes(file_of("{}"))
     (tmp_path / "a").chmod(0)
@@ -436,6 +439,7 @@ def test_a_file_can_be_written_onto_itself(tmp_path):
     assert (tmp_path / "a").read_bytes() == before
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_keeps_its_own(tmp_path, umask, mode):
     before = os.umask(umask)
@@ -449,6 +453,7 @@ def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_keeps_its_own(tmp_p
         os.umask(before)
 
 
+@pytest.mark.posix
 def test_a_symlink_is_followed_and_kept(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real/a")
@@ -458,6 +463,7 @@ def test_a_symlink_is_followed_and_kept(tmp_path):
     assert [path.name for path in (tmp_path / "real").iterdir()] == ["a"]
 
 
+@pytest.mark.posix
 def test_devices_pipes_and_folders_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
@@ -469,6 +475,7 @@ def test_devices_pipes_and_folders_are_not_replaced(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["folder", "null", "pipe"]
 
 
+@pytest.mark.posix
 def test_a_full_disk_keeps_the_old_file():
     """/dev/shm is small enough only in a limit: files of this process may have 1 MB."""
     code = (
@@ -491,6 +498,7 @@ def test_a_full_disk_keeps_the_old_file():
         assert file.read_text() == "old" and os.listdir(folder) == ["a"]
 
 
+@pytest.mark.posix
 def test_a_write_that_is_killed_leaves_the_old_file_and_the_next_sweeps_up(tmp_path):
     safetensors.write(tmp_path / "a", {"x": np.zeros(9)}, {})
     before = (tmp_path / "a").read_bytes()

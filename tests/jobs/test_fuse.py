@@ -319,6 +319,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     assert int(grown) * 1024 < 5 * 33 * 2**20  # the tensor as read and as written, and some rows in float32
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("target", ["out.safetensors", "out.ckpt", "out"])
 def test_a_killed_run_leaves_no_output(both, tmp_path, target):
     _, folder, _ = both

@@ -140,6 +140,7 @@ def test_plain_tensors_are_read_without_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
 
 
+@pytest.mark.posix
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the peak of memory")
 def test_a_checkpoint_of_seven_gigabytes_is_told_by_its_header(tmp_path):
     """A sparse file: were its data read, it would take seconds and the memory to hold them."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(tmp_path):
     done = subprocess.run(

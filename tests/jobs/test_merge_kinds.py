@@ -226,6 +226,7 @@ def test_the_report_names_every_module(two, tmp_path, into):
         assert "polyline" in text or "<path" in text
 
 
+@pytest.mark.posix
 def test_a_killed_merge_leaves_the_old_output_and_nothing_beside_it(two):
     odd, other, output = two
     write(odd, plain())

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -80,6 +79,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(lorakit, json_of, tmp_path):
     assert snapshot(tmp_path / "killed") == snapshot(tmp_path / "whole")
 
 
+@pytest.mark.posix
 def test_an_interrupt_ends_with_130_and_no_worker_stays(tmp_path):
     (tmp_path / "raw").mkdir()
     picture((900, 700), seed=1).save(tmp_path / "raw/000.png", compress_level=1)
@@ -222,6 +222,7 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
     assert (used[1] - used[0]) / 500 < 4000  # bytes a picture: 400 MB for 100,000
 
 
+@pytest.mark.posix
 def test_a_full_disk_ends_the_run_and_what_is_done_stays(json_of, tmp_path):
     (tmp_path / "raw").mkdir()
     picture((300, 300), seed=1).save(tmp_path / "raw" / "a.png")
@@ -229,6 +230,8 @@ def test_a_full_disk_ends_the_run_and_what_is_done_stays(json_of, tmp_path):
     Image.fromarray(noise).save(tmp_path / "raw" / "b.png")
 
     def full():
+        import resource
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # a write beyond fails as on a full disk
 
     command = [sys.executable, "-m", "lorakit", "ppim", "raw", "data", "--size", "256"]

@@ -1,7 +1,6 @@
 """Training runs in this process on the built-in model, a few steps each: what resumes, what is refused, what comes out."""
 
 import json
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -71,7 +70,7 @@ def stopping_at(step: int) -> Callable[[int, int], None]:
 
     def tick(done: int, total: int) -> None:
         if done == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     return tick
 

@@ -23,7 +23,7 @@ from tests import pairs
 from tests.conftest import captioned
 from tests.tiny import make
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.posix]
 
 
 @pytest.fixture

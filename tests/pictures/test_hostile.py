@@ -61,6 +61,7 @@ def test_fuzzed_files_are_read_or_refused_and_nothing_else():
     assert outcomes == {Decoded, BadPicture}
 
 
+@pytest.mark.posix
 def test_links_are_followed_last_and_what_they_lead_out_to_is_marked(tmp_path):
     for name in ("raw/b/c.png", "elsewhere/o.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

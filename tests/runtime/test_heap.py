@@ -16,6 +16,7 @@ print(faults(), faults())
 """
 
 
+@pytest.mark.posix
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_freed_memory_is_taken_again_without_a_page_fault():
     done = subprocess.run(

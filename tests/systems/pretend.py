@@ -61,6 +61,7 @@ _LACKS_ON_MACOS = {
     )
 }
 _FULL_SYNC = 51  # F_FULLFSYNC
+full_syncs: list[int] = []
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
 
 
@@ -120,7 +121,10 @@ def _macos() -> tuple[dict[str, ModuleType], list[str]]:
     import resource
 
     def control(fd: int, command: int, argument: Any = 0) -> Any:
-        return os.fsync(fd) if command == _FULL_SYNC else fcntl.fcntl(fd, command, argument)
+        if command != _FULL_SYNC:
+            return fcntl.fcntl(fd, command, argument)
+        full_syncs.append(fd)
+        return os.fsync(fd)
 
     def used(who: int) -> Any:
         found = resource.getrusage(who)

@@ -136,5 +136,5 @@ def write(model: Path, pictures: Pictures, figures: dict[str, object]) -> None:
         "were cut short while they ran. About an hour and a half of two cores that did other work beside it.",
         "",
     ]
-    (model / "README.md").write_text("\n".join(lines), encoding="utf-8")
-    (model / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (model / "README.md").write_text("\n".join(lines), encoding="utf-8", newline="\n")
+    (model / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8", newline="\n")
