@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import stat
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 from lorakit.errors import RefusedError, StorageError
 from lorakit.runtime import platform
 
-_MARK = b'{"lorakit": "lock"'
+_NAME = re.compile(r"\.lock(\.\d+)?(\.lorakit)?")
+_MARK, _MARKER, _MOST = b'{"lorakit": "lock"', ".lorakit", 512
 _POLL = 0.2  # seconds between two tries to take a marker
 
 
@@ -37,10 +39,24 @@ def held(folder: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[N
             yield
 
 
+def is_lock(path: Path) -> bool:
+    """Whether a file is a lock that `held` made or may use: of such a name, and with nothing of somebody else's in it."""
+    if not _NAME.fullmatch(path.name):
+        return False
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        with path.open("rb") as file:
+            said = file.read(_MOST)
+    except OSError:
+        return False
+    return not said or said.startswith(_MARK) or path.suffix == _MARKER
+
+
 def forget(folder: Path, name: str) -> None:
     """Remove a lock file that nobody holds any more, unless somebody else has written something there."""
     with suppress(OSError):
-        if not (folder / name).lstat().st_size:
+        if is_lock(folder / name):
             (folder / name).unlink()
 
 
@@ -61,8 +77,8 @@ def _opened(file: Path) -> int:
 @contextmanager
 def _signed(fd: int) -> Iterator[None]:
     """While it is open the lock file says who holds it, unless somebody else has written something there."""
-    ours = _said(fd) == b"" or _said(fd).startswith(_MARK)
-    if not ours:
+    said = _said(fd)
+    if said and not said.startswith(_MARK):
         yield
         return
     who = {
@@ -86,7 +102,7 @@ def _marked(folder: Path, file: Path, fd: int, wait: bool) -> Iterator[None]:
     """Hold a marker beside the lock file, for systems without locks."""
     from filelock import SoftFileLock, Timeout
 
-    marker = file.with_name(f"{file.name}.lorakit")
+    marker = file.with_name(f"{file.name}{_MARKER}")
     lock = SoftFileLock(marker, timeout=-1 if wait else 0, poll_interval=_POLL)
     try:
         lock.acquire()
@@ -105,7 +121,7 @@ def _marked(folder: Path, file: Path, fd: int, wait: bool) -> Iterator[None]:
 
 
 def _said(fd: int) -> bytes:
-    said = bytearray(512)
+    said = bytearray(_MOST)
     return bytes(said[: platform.read_at(fd, memoryview(said), 0)])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lorakit.errors import RefusedError, StorageError
 from lorakit.runtime import platform
-from lorakit.runtime.locks import forget, held
+from lorakit.runtime.locks import forget, held, is_lock
 
 _HOLDS = """
 import sys, time
@@ -145,3 +145,16 @@ def test_another_fault_of_the_disk_is_told_as_what_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(StorageError, match="Input/output error"), held(tmp_path):
         pass
+
+
+def test_a_lock_file_is_told_from_a_file_of_the_users(tmp_path, other):
+    process = other(tmp_path)
+    assert all(is_lock(path) for path in tmp_path.iterdir())
+    process.kill()
+    process.wait()
+    assert all(is_lock(path) for path in tmp_path.iterdir())  # as it is left
+    for name, data in ((".lock.3", b""), (".lock.txt", b"x"), (".lock.4", b"mine"), ("lock", b"")):
+        (tmp_path / name).write_bytes(data)
+    assert [is_lock(tmp_path / name) for name in (".lock.3", ".lock.txt", ".lock.4", "lock", "none")] == [True] + [
+        False
+    ] * 4

@@ -15,7 +15,7 @@ from lorakit.jobs.ppim.manifest import JOURNAL, Manifest
 from lorakit.jobs.ppim.reading import Source
 from lorakit.jobs.ppim.settings import Settings, native
 from lorakit.reports import training_set
-from lorakit.runtime.locks import held
+from lorakit.runtime.locks import held, is_lock
 
 __all__ = ["Settings", "native", "run"]
 Note = Callable[[str], None]
@@ -31,7 +31,7 @@ def _check(raw: Path, data: Path, force: bool) -> None:
     if data.resolve() in real.parents:
         raise InputError(f"{raw} lies in {data}: choose another folder, so that the pictures stay as they are")
     check_target(data, force=True, folder=True)
-    ours = not data.exists() or not any(f for f in data.iterdir() if not f.name.startswith(".lock"))
+    ours = not data.exists() or not any(f for f in data.iterdir() if not is_lock(f))
     ours = ours or any((data / name).is_file() for name in ("metadata.jsonl", JOURNAL))
     if not ours and not force:
         raise RefusedError(f"{data} exists and was not made by ppim; choose another folder or use --force")
