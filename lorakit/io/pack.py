@@ -156,7 +156,7 @@ class Pack:
 
     def sync(self) -> None:
         """To the disk with what was put in."""
-        if self._fd >= 0:
+        if self._grows:
             platform.sync(self._fd)
 
     def compact(self, keep: Iterable[bytes]) -> bool:

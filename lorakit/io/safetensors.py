@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from io import RawIOBase
 from math import prod
 from pathlib import Path
 from queue import Empty, Queue
@@ -21,6 +20,7 @@ from lorakit.errors import InputError, NumericError
 from lorakit.io.files import open_to_read, replacing
 from lorakit.io.header import MAX_HEADER, Entry, Header, parse_header, shown
 from lorakit.io.reader import Reader
+from lorakit.runtime.platform import BINARY
 
 __all__ = ["Header", "OpenFile", "data_hash", "open_file", "parse_header", "write"]
 
@@ -192,10 +192,10 @@ def _hashing(wanted: bool) -> Iterator[tuple[Callable[[Any], None], Callable[[],
             thread.join()
 
 
-def _write_all(file: RawIOBase, piece: Any) -> int:
+def _write_all(fd: int, piece: Any) -> int:
     left = memoryview(piece)
     while left:
-        left = left[file.write(left) or 0 :]
+        left = left[os.write(fd, left) :]
     return len(piece)
 
 
@@ -228,23 +228,27 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str],
     except UnicodeEncodeError as error:
         raise InputError(f"{path}: a name or a note in the metadata is no text: {error.object[:80]!a}") from None
     bad: list[str] = []
-    with replacing(path) as temporary, temporary.open("xb", buffering=0) as file:
-        with _hashing(hashed) as (update, hexdigest):
-            at = sent = _write_all(file, head)
-            with closing(_ahead(_pieces(tensors, entries, bad))) as pieces:
-                for piece in pieces:
-                    update(piece)
-                    at += _write_all(file, piece)
-                    if at - sent >= _SENT:
-                        _send_on(file.fileno(), sent, at)
-                        sent = at
-            if bad:
-                raise NumericError(
-                    f"{path}: NaN or infinity in {len(bad)} tensors, first {shown(bad[0])}; nothing was written"
-                )
-            found = hexdigest()
-        if hashed:
-            head = _spelled(spelled, {**notes, "modelspec.hash_sha256": f"0x{found}", "sshs_model_hash": found})
-            file.seek(0)
-            _write_all(file, head)
+    with replacing(path) as temporary:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
+        try:
+            with _hashing(hashed) as (update, hexdigest):
+                at = sent = _write_all(fd, head)
+                with closing(_ahead(_pieces(tensors, entries, bad))) as pieces:
+                    for piece in pieces:
+                        update(piece)
+                        at += _write_all(fd, piece)
+                        if at - sent >= _SENT:
+                            _send_on(fd, sent, at)
+                            sent = at
+                if bad:
+                    raise NumericError(
+                        f"{path}: NaN or infinity in {len(bad)} tensors, first {shown(bad[0])}; nothing was written"
+                    )
+                found = hexdigest()
+            if hashed:
+                head = _spelled(spelled, {**notes, "modelspec.hash_sha256": f"0x{found}", "sshs_model_hash": found})
+                os.lseek(fd, 0, os.SEEK_SET)
+                _write_all(fd, head)
+        finally:
+            os.close(fd)
     return found

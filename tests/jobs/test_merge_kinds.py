@@ -190,6 +190,7 @@ def test_nan_in_many_modules_is_told_at_once(two):
     assert str(odd) in str(error.value) and not output.exists()
 
 
+@pytest.mark.posix
 def test_a_full_disk_leaves_the_old_output(two, monkeypatch):
     odd, other, output = two
     write(odd, plain())
