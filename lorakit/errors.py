@@ -12,7 +12,13 @@ LorakitError
 Stopped is no error: a signal asked the run to end, and what could be saved is saved.
 """
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class LorakitError(Exception):
@@ -61,3 +67,24 @@ def some(names: Sequence[str], most: int, between: str = ", ") -> str:
     """The first `most` of many, for a sentence, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return between.join(names[:most]) + more
+
+
+def each(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """work(item) of each item. What is wrong with them is one InputError that names all, not the first alone."""
+    done, wrong = [], list[InputError]()
+    for item in items:
+        try:
+            done.append(work(item))
+        except InputError as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        raise InputError("\n".join(dict.fromkeys(" ".join(str(error).split()) for error in wrong))) from wrong[0]
+    return done
+
+
+def reason(error: OSError) -> str:
+    """Why, in the system's words; of the many errors that copying a folder gathers, the first one's."""
+    told = re.search(r"\[Errno (\d+)\]", str(error))
+    return error.strerror or (os.strerror(int(told[1])) if told else str(error))

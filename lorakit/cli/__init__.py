@@ -13,9 +13,10 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from lorakit import __version__
-from lorakit.errors import LorakitError, Stopped
+from lorakit.errors import LorakitError, ResourceError, Stopped, StorageError, reason
 from lorakit.registry import nearest
 from lorakit.runtime.platform import ENDING
+from lorakit.runtime.scarce import FILES, THREADS, lacking
 from lorakit.runtime.world import one_of_several, speaks
 
 
@@ -71,44 +72,63 @@ def _run(arguments: list[str]) -> int:
 
     try:
         code = get_command(app).main(arguments, prog_name="lorakit", standalone_mode=False)
+        sys.stdout.flush()  # a full disk is told here, not when Python has ended
         return code if isinstance(code, int) else 0
     except ClickException as error:
         output.error(error.format_message())
         return 2
-    except LorakitError as error:
+    except Stopped as stopped:
+        output.error(str(stopped) or "stopped; nothing was written")
+        return stopped.exit_status
+    except Exception as error:  # noqa: BLE001  the last stop: turn known kinds into sentences, show bugs
         if "--debug" in arguments or os.environ.get("LORAKIT_DEBUG") == "1":
             traceback.print_exc()
-        output.error(str(error))
-        return error.exit_status
-    except Stopped as stopped:
-        output.error(str(stopped) or "stopped")
-        return stopped.exit_status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:  # noqa: BLE001  the last stop: turn known kinds into sentences, show bugs
-        return _last_stop(error, arguments)
+        text, status = _told(error)
+        output.error(text if _has_place() else f"{text}\n{_NO_PLACE}")
+        return status
 
 
-def _last_stop(error: Exception, arguments: list[str]) -> int:
-    from lorakit.cli import output
+_NO_PLACE = "the folder that lorakit was started in is gone: go to one that is there (cd) and run it again"
 
-    debug = "--debug" in arguments or os.environ.get("LORAKIT_DEBUG") == "1"
-    if debug:
-        traceback.print_exc()
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        output.error("out of memory; try a smaller --batch-size or --size")
-        return 7
+
+def _has_place() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """An error as (what is said of it, exit status)."""
+    if not isinstance(error, ResourceError) and (what := lacking(error)):
+        return _remedy(what), ResourceError.exit_status
+    if isinstance(error, LorakitError):
+        return str(error), error.exit_status
     if isinstance(error, OSError):
-        output.error(f"{error.filename or 'storage'}: {error.strerror or error}")
-        return 5
+        return f"{error.filename or 'storage'}: {reason(error)}", StorageError.exit_status
     where = traceback.extract_tb(error.__traceback__)[-1]
-    output.error(
-        f"a bug in lorakit {__version__}: {type(error).__name__}: {error}\n"
+    return (
+        f"a bug in lorakit {__version__}: {type(error).__name__}: {' '.join(str(error).split())}\n"
         f"at {where.filename}:{where.lineno}; run again with --debug for the traceback,\n"
         "and please report it with the command at the project's issues"
-    )
-    return 1
+    ), 1
+
+
+def _remedy(lacking: str) -> str:
+    """What can be done about it, as far as the command has options for it."""
+    from lorakit.cli import output
+
+    if lacking == FILES:
+        return "more files are open at once than this shell allows; allow more with `ulimit -n 4096` and run it again"
+    if lacking == THREADS:
+        return "no more threads or processes can be started; end others, or allow more with `ulimit -u`"
+    command: Any = get_command(app)
+    command = command.commands.get(output.running())
+    options = {name for parameter in command.params for name in parameter.opts} if command else set()
+    smaller = [name for name in ("--batch-size", "--size", "--workers") if name in options]
+    remedies = [f"try a smaller {' or '.join(smaller)}"] if smaller else []
+    return f"out of memory; {', or '.join([*remedies, 'end programs that run beside it'])}"
 
 
 def _leave_last(status: int) -> None:
@@ -120,12 +140,14 @@ def _leave_last(status: int) -> None:
 
 def main() -> None:
     """Run the program and exit with its status."""
+    from lorakit.cli.streams import make_lasting
+
+    make_lasting()
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
     arguments = sys.argv[1:]
     status = _run(arguments or ["--help"])
-    sys.stdout.flush()
     if not one_of_several():
         sys.exit(status)
     if status and not speaks():

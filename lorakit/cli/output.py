@@ -10,6 +10,8 @@ from typing import Any
 
 from lorakit import __version__
 from lorakit.cli.command import Manner
+from lorakit.data.naming import shown as readable
+from lorakit.data.naming import spelled
 from lorakit.runtime.world import speaks
 
 
@@ -23,22 +25,46 @@ def begin(command: str, manner: Manner) -> None:
     _State.command, _State.manner, _State.started = command, manner, time.monotonic()
 
 
+def running() -> str:
+    """The name of the command that is at work; "" before one is."""
+    return _State.command
+
+
 def shown(text: str) -> str:
     """Text from a file or user as data: control characters escaped, never taken for terminal codes."""
-    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in readable(text))
+
+
+_LONGEST = 500  # characters of a line for people
+_LINES = 4
+
+
+def bounded(text: str) -> str:
+    """Text for people on one line: shown, and of a long one the beginning, where the file is named, and the end, where it
+    says what to do. It is cut between words where there are any."""
+    line = shown(text if len(text) <= 4 * _LONGEST else f"{text[: 2 * _LONGEST]}\n{text[-2 * _LONGEST :]}")
+    if len(line) <= _LONGEST:
+        return line
+    head, tail = line[: _LONGEST * 3 // 5], line[-_LONGEST * 2 // 5 + 3 :]
+    first, last = head.rfind(" "), tail.find(" ")
+    head = head[:first] if first > len(head) // 2 else head
+    tail = tail[last + 1 :] if -1 < last < len(tail) // 2 else tail
+    return f"{head} … {tail}"
 
 
 def note(text: str) -> None:
     """A line for people on stderr."""
     if not _State.manner.quiet:
-        print(shown(text), file=sys.stderr, flush=True)
+        print(bounded(text), file=sys.stderr, flush=True)
 
 
 def error(text: str) -> None:
     if not speaks():
         return
-    lines = [shown(line) for line in text.strip().splitlines()][:4]
-    print("lorakit: " + "\n".join(lines), file=sys.stderr, flush=True)
+    lines = text.strip().splitlines()
+    if len(lines) > _LINES:
+        lines[_LINES - 1 :] = [f"and {len(lines) - _LINES + 1} more"]
+    print("lorakit: " + "\n".join(map(bounded, lines)), file=sys.stderr, flush=True)
 
 
 def emit(result: Mapping[str, Any]) -> None:
@@ -46,15 +72,20 @@ def emit(result: Mapping[str, Any]) -> None:
     if _State.manner.json_output:
         seconds = round(time.monotonic() - _State.started, 3)
         whole = {"command": _State.command, "version": __version__, "seconds": seconds, **result}
-        print(json.dumps(whole, default=str), flush=True)
-    else:
-        for path in result.get("outputs", ()):
-            print(path, flush=True)
+        print(json.dumps(spelled(whole), default=str), flush=True)
+        return
+    for path in result.get("outputs", ()):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(path) + os.linesep.encode())  # its very bytes, whatever the encoding
+        sys.stdout.buffer.flush()
 
 
 def line(result: Mapping[str, Any]) -> None:
     """One JSON object on a line of its own, at once: for those who read as results come."""
-    print(json.dumps(result, ensure_ascii=False, default=str), flush=True)
+    text = json.dumps(spelled(result), ensure_ascii=False, default=str)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode() + b"\n")  # JSON is UTF-8, whatever the encoding
+    sys.stdout.buffer.flush()
 
 
 def shower() -> Callable[[Any], None] | None:

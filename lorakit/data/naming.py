@@ -3,7 +3,8 @@
 import hashlib
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 _PLAIN = frozenset("._- ()&',@=")  # beside letters and digits; `+` is kept for copies
 _LONGEST = 160  # bytes, so that suffixes and temporary names still fit into 255
@@ -22,8 +23,22 @@ _DEVICES = frozenset(
 
 
 def shown(path: str) -> str:
-    """A path as text that can be written as UTF-8: bytes that are none are spelt as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path as text that can be written as UTF-8: bytes that are none are spelt as escapes, \\xNN."""
+    if path.isascii():
+        return path
+    try:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, out of a JSON file and not out of a path
+        return path.encode("utf-8", "backslashreplace").decode()
+
+
+def spelled(value: Any) -> Any:
+    """Plain values, as JSON has them, with every text `shown`."""
+    if isinstance(value, str | os.PathLike):
+        return shown(os.fspath(value))
+    if isinstance(value, Mapping):
+        return {shown(key) if isinstance(key, str) else key: spelled(one) for key, one in value.items()}
+    return [spelled(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def plain(path: str) -> str:
