@@ -69,7 +69,7 @@ def some(names: Sequence[str], most: int, between: str = ", ") -> str:
     return between.join(names[:most]) + more
 
 
-def each(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def faults_together(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """work(item) of each item. What is wrong with them is one InputError that names all, not the first alone."""
     done, wrong = [], list[InputError]()
     for item in items:

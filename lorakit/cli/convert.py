@@ -8,7 +8,7 @@ import typer
 from lorakit.cli.command import Manner, command
 from lorakit.cli.options import one_of
 from lorakit.cli.output import emit, note, progress
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import UsageError
 from lorakit.registry import ADAPTER_FORMATS
 
 WRITTEN = ("kohya", "diffusers", "peft", "cloneofsimo", "lorakit", "a1111-embedding", "diffusers-embedding")
@@ -59,10 +59,9 @@ def convert(
     one_of("--save-dtype", save_dtype, tuple(_DTYPES))
     if approximate is not None and approximate != "exact" and (not approximate.isdigit() or int(approximate) < 1):
         raise UsageError(f"--approximate {approximate}: expected a rank from 1, or exact")
-    if not Path(source).exists():
-        raise InputError(f"no such adapter: {source}")
-    from lorakit.io.files import check_target
+    from lorakit.io.files import check_inputs, check_target
 
+    check_inputs([source], "adapter")
     check_target(Path(output), force=manner.force, folder=to == "peft")
     from lorakit.runtime.workers import one_thread_each
 

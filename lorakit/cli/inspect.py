@@ -7,7 +7,7 @@ import typer
 
 from lorakit.cli.command import Manner, command
 from lorakit.cli.output import emit, note, report
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import UsageError
 
 
 def inspect(
@@ -30,9 +30,9 @@ def inspect(
         raise UsageError("--report is a page of similarities: add --similarity")
     if similarity and (verify or len(files) < 2):
         raise UsageError(f"--similarity compares two adapters or more{', and does not verify' if verify else ''}")
-    missing = [file for file in files if not Path(file).exists()]
-    if missing:
-        raise InputError(f"no such file: {', '.join(missing)}")
+    from lorakit.io.files import check_inputs
+
+    check_inputs(files, "file")
     from lorakit.runtime.workers import one_thread_each
 
     one_thread_each()

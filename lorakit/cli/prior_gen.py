@@ -12,17 +12,6 @@ from lorakit.errors import UsageError
 from lorakit.schedulers import SCHEDULERS
 
 
-def _lines(file: str) -> list[str]:
-    try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--prompts {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
-    prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not prompts:
-        raise UsageError(f"--prompts {file} has no prompts; write one a line")
-    return prompts
-
-
 def prior_gen(
     manner: Manner,
     prompt: Annotated[
@@ -59,7 +48,10 @@ def prior_gen(
         raise UsageError('prior-gen needs a prompt and a folder: lorakit prior-gen "a photo of a dog" OUT')
     if any(not text.strip() for text in wanted):
         raise UsageError("prior-gen: the prompt is empty")
-    wanted += _lines(prompts) if prompts else []
+    if prompts:
+        from lorakit.jobs.shots import read_prompts
+
+        wanted += read_prompts(prompts)
     if class_word and not token:
         raise UsageError("--class-word needs --token: the word whose place it takes")
     from lorakit.jobs import prior_gen as job

@@ -183,10 +183,9 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
     from dataclasses import fields, replace
 
     from lorakit.data.pngtext import read_any
+    from lorakit.io.files import existing_file
 
-    if not Path(source).is_file():
-        raise InputError(f"--from {source}: no such picture")
-    found = read_any(Path(source))
+    found = read_any(existing_file(source, "picture of --from"))
     if found is None:
         raise InputError(
             f"--from {source}: the picture does not say how it was drawn (no PNG text of lorakit or a webui)"

@@ -82,7 +82,7 @@ def make_lasting() -> None:
                 os.dup2(null, number)
                 os.close(null)
             os.set_inheritable(number, True)
-            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
     codecs.register_error("lorakit", _spelled)
     sys.stdout, sys.stderr = _lasting(sys.stdout, True), _lasting(sys.stderr, False)
     if isinstance(sys.stdin, io.TextIOWrapper):

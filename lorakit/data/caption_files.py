@@ -5,6 +5,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorakit.io.files import kind_of
+
 _SUFFIXES = (".txt", ".TXT", ".caption")
 _MOST_BYTES = 65536
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -56,8 +58,11 @@ def beside(picture: Path, encoding: str = "") -> Text:
     found: dict[str, Text] = {}
     for suffix in _SUFFIXES:
         for file in (picture.with_suffix(suffix), picture.with_name(picture.name + suffix)):
-            if not file.is_file():
+            kind = kind_of(file)
+            if not kind:
                 continue
+            if kind != "a file":
+                raise BadCaption(f"its caption {file.name} is not a file but {kind}")
             if file.stat().st_size > _MOST_BYTES:
                 raise BadCaption(f"its caption {file.name} has {file.stat().st_size} bytes; {_MOST_BYTES} are enough")
             found.setdefault(file.name, one_line(_decode(file.read_bytes(), file.name, encoding)))

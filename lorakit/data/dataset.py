@@ -15,7 +15,7 @@ from PIL import Image
 from lorakit.data.decode import HEIC_SUFFIXES, reads_heic
 from lorakit.data.images import SUFFIXES, BadPicture, find, load
 from lorakit.errors import InputError
-from lorakit.io.files import existing_folder
+from lorakit.io.files import existing_folder, kind_of
 from lorakit.io.paths import file_named, leads_out
 
 _KOHYA = re.compile(r"^(\d+)_(.+)$")
@@ -80,17 +80,26 @@ def _cleaned(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line for line in kept if line))
 
 
+def _is_there(file: Path, what: str, faults: _Faults) -> bool:
+    """Whether there is a file; a pipe or a folder in its place is a fault, and is not passed by."""
+    kind = kind_of(file)
+    if kind not in ("", "a file"):
+        faults.add(f"{{n}} {what} are no files; remove what is in their place", f"{file.name} ({kind})")
+    return kind == "a file"
+
+
 def _caption_file(picture: Path, faults: _Faults) -> tuple[str, ...] | None:
     """The captions beside a picture, in NAME.txt or NAME.caption; None where the file is at fault."""
     found: dict[str, tuple[str, ...] | None] = {}
     for suffix in (".txt", ".caption"):
         file = picture.with_suffix(suffix)
-        if not file.is_file():
+        if not _is_there(file, "caption files", faults):
             continue
-        found[suffix], data = None, file.read_bytes()
-        if len(data) > _LONGEST:
+        found[suffix] = None
+        if file.stat().st_size > _LONGEST:
             faults.add("{n} caption files are longer than 64 KB", file.name)
             continue
+        data = file.read_bytes()
         try:
             found[suffix] = _cleaned(data.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
@@ -147,7 +156,7 @@ def _kohya(file: Path, folder: Path) -> tuple[int, str]:
 def _pictures(folder: Path, faults: _Faults, note: Callable[[str], None]) -> dict[Path, dict[str, Any]]:
     """The pictures to train on and what tables say of them."""
     found = [file for file in find(folder) if not file.name.lower().endswith(".mask.png")]
-    tables = [table for table in sorted(folder.rglob(_TABLE)) if table.is_file()]
+    tables = [table for table in sorted(folder.rglob(_TABLE)) if _is_there(table, "tables", faults)]
     listed: dict[Path, dict[str, Any]] = {}
     for table in tables:
         listed |= _rows(table, faults)
@@ -193,7 +202,7 @@ def read(folder: Path, instance_prompt: str | None, note: Callable[[str], None] 
             replaced += sidecars or bool(row.get("captions") or named)
         mask = file.with_name(f"{file.stem}.mask.png")
         captions = own if instance_prompt is None else (instance_prompt,)
-        covered = mask if mask.is_file() else None
+        covered = mask if _is_there(mask, "masks", faults) else None
         examples.append(Example(file, captions, row.get("repeats") or repeats, covered, written=row.get("written", "")))
     faults.raise_any(folder)
     if not examples:

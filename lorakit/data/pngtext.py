@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from lorakit.errors import InputError
+from lorakit.io.files import open_to_read
 
 # Our schedulers as the webuis call them; of the names that are read, more than one is ours.
 _SAMPLERS = {
@@ -98,10 +102,10 @@ def encode(picture: np.ndarray, settings: Mapping[str, Any]) -> bytes:
 def read(file: Path) -> dict[str, Any] | None:
     """Our settings in a PNG; None where it has none or cannot be read to its end."""
     try:
-        with Image.open(file, formats=("PNG",)) as image:
+        with os.fdopen(open_to_read(file, "picture"), "rb") as opened, Image.open(opened, formats=("PNG",)) as image:
             image.load()
             return json.loads(image.info["lorakit"])
-    except (OSError, KeyError, ValueError, SyntaxError):
+    except (OSError, KeyError, ValueError, SyntaxError, InputError):
         return None
 
 
@@ -111,7 +115,7 @@ def read_any(file: Path) -> tuple[dict[str, Any], bool] | None:
     if isinstance(ours, dict):
         return ours, True
     try:
-        with Image.open(file, formats=("PNG",)) as image:
+        with os.fdopen(open_to_read(file, "picture"), "rb") as opened, Image.open(opened, formats=("PNG",)) as image:
             image.load()
             text = image.info.get("parameters")
     except (OSError, ValueError, SyntaxError):

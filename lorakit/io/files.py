@@ -6,12 +6,12 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from lorakit.errors import InputError, RefusedError, StorageError
+from lorakit.errors import InputError, RefusedError, StorageError, reason, some
 from lorakit.io.reader import step_aside
 from lorakit.runtime import platform
 
@@ -85,7 +85,7 @@ def replacing(target: Path) -> Iterator[Path]:
         os.replace(partial, resolved)
         platform.sync_folder(resolved.parent)
     except OSError as error:
-        raise StorageError(f"{target} could not be written: {error.strerror or error}") from error
+        raise StorageError(f"{target} could not be written: {reason(error)}") from error
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
@@ -119,7 +119,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         platform.sync_folder(resolved.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise StorageError(f"{target} could not be written: {error.strerror or error}") from error
+        raise StorageError(f"{target} could not be written: {reason(error)}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -127,7 +127,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 def sha256_of(path: Path) -> str:
     """Of a file; of a folder, of its files' names and contents. Hex."""
     if not path.is_dir():
-        with path.open("rb") as file:
+        with os.fdopen(open_to_read(path, "file"), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
     for part in sorted(path.rglob("*"), key=lambda part: part.parts):
@@ -139,17 +139,62 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def kind_of(path: str | Path) -> str:
+    """What stands at a path, in words, links followed: "a file", "a folder", "a pipe" ..., or "" for nothing. OSError
+    where that cannot be known."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no path has a zero byte in it
+        return ""
+    kinds = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+_PIPE_HINT = "save what comes through it as a file first"
+
+
 def existing_file(path: str | Path, what: str) -> Path:
+    """The path of a regular file. InputError for what is missing or is none, such as a pipe, which is not waited for."""
     file = Path(path)
     try:
-        if not file.exists():
-            raise InputError(f"{file}: no such {what}")
-        if not file.is_file():
-            kind = "a folder" if file.is_dir() else "a device or a pipe"
-            raise InputError(f"{file} is not a file but {kind}; expected {what}")
+        kind = kind_of(file)
     except OSError as error:
         raise InputError(f"{file}: {what} could not be read: {error.strerror or error}") from error
+    if not kind:
+        raise InputError(f"{file}: no such {what}")
+    if kind != "a file":
+        hint = f"; {_PIPE_HINT}" if kind == "a pipe" else ""
+        raise InputError(f"{file} is not a file but {kind}; expected {what}{hint}")
     return file
+
+
+def check_inputs(paths: Iterable[str | Path], what: str) -> None:
+    """Refuse, before any work, files and folders that are to be read and cannot be: InputError that names all of them."""
+    wrong: dict[str, list[str]] = {}
+    for path in paths:
+        try:
+            kind = kind_of(path)
+            if kind not in ("a file", "a folder"):
+                fault = f"neither a file nor a folder but {kind}" if kind else f"no such {what}"
+            elif os.access(path, os.R_OK):
+                continue
+            else:
+                fault = "no permission to read"
+        except OSError as error:
+            fault = f"{what} could not be read: {error.strerror or error}"
+        wrong.setdefault(fault, []).append(str(path))
+    if wrong:
+        lines = [f"{fault}: {some(names, 20)}" for fault, names in wrong.items()]
+        raise InputError("\n".join([*lines, *[_PIPE_HINT] * any(fault.endswith("pipe") for fault in wrong)]))
+
+
+def check_plain(folder: Path, what: str) -> Path:
+    """The folder, for libraries that open what lies in it: InputError where they would wait for a pipe or a device."""
+    odd = [file for file in folder.rglob("*") if kind_of(file) not in ("a file", "a folder", "")]
+    if odd:
+        named = some([f"{file.relative_to(folder)} ({kind_of(file)})" for file in sorted(odd)], 5)
+        raise InputError(f"{folder}: the {what} has what is no file in it: {named}")
+    return folder
 
 
 def open_to_read(path: str | Path, what: str) -> int:
@@ -163,6 +208,26 @@ def open_to_read(path: str | Path, what: str) -> int:
         os.close(handle)
         raise InputError(f"{file} is not a file; expected {what}")
     return handle
+
+
+def read_bytes(path: str | Path, what: str, most: int = 64 << 20) -> bytes:
+    """The content of a regular file; InputError for what cannot be read or has more than `most` bytes."""
+    with os.fdopen(open_to_read(path, what), "rb") as file:
+        try:
+            data = file.read(most + 1)
+        except OSError as error:
+            raise InputError(f"{path}: {what} could not be read: {reason(error)}") from error
+    if len(data) > most:
+        raise InputError(f"{path}: {what} has more than {most >> 20} MiB")
+    return data
+
+
+def read_text(path: str | Path, what: str, most: int = 64 << 20) -> str:
+    """The same as text: UTF-8, with or without a byte order mark."""
+    try:
+        return read_bytes(path, what, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {what} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
 def existing_folder(path: str | Path, what: str) -> Path:

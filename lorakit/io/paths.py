@@ -1,12 +1,13 @@
 """Paths as people write them, and as they stand in files. Standard library only: a wrong path is told at once."""
 
 import ntpath
+import os
 import posixpath
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePath, PureWindowsPath
 
-from lorakit.errors import InputError
+from lorakit.io.files import check_inputs
 
 _WEIGHT = re.compile(r"^(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 
@@ -14,16 +15,19 @@ _WEIGHT = re.compile(r"^(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 def split(argument: str) -> tuple[str, float]:
     """(path, weight): only a trailing `:number` is a weight, and not where a file of the whole name exists."""
     match = _WEIGHT.match(argument)
-    if match is None or Path(argument).exists():
+    if match is None or os.path.lexists(argument):
         return argument, 1.0
     return match.group(1), float(match.group(2))
 
 
+def is_recipe(path: str) -> bool:
+    """Whether an adapter argument names a recipe and no adapter."""
+    return os.path.splitext(path)[1] == ".toml"
+
+
 def check_adapters(arguments: Iterable[str]) -> None:
-    """InputError that names every adapter that is not there."""
-    missing = [path for path, _ in map(split, arguments) if not Path(path).exists()]
-    if missing:
-        raise InputError(f"no such adapter file: {', '.join(missing)}")
+    """InputError that names every adapter that is not there, and every one that is no file or folder."""
+    check_inputs((path for path, _ in map(split, arguments)), "adapter file")
 
 
 def relative_name(path: PurePath, folder: PurePath) -> str:

@@ -10,13 +10,13 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import narrowed, type_named
 from lorakit.composition import Member
 from lorakit.deltas.low_rank import plain
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.families import table
 from lorakit.formats import files, recipes
 from lorakit.formats.adapters._modules import Context
 from lorakit.io import safetensors
 from lorakit.io.files import sha256_of
-from lorakit.io.paths import check_adapters, split
+from lorakit.io.paths import check_adapters, is_recipe, split
 from lorakit.registry import ADAPTER_FORMATS
 
 if TYPE_CHECKING:
@@ -60,19 +60,21 @@ def read_arguments(arguments: Sequence[str | Weighted]) -> list[Weighted]:
     """
     out: list[Weighted] = []
     check_adapters(one for one in arguments if isinstance(one, str))
-    for one in arguments:
-        if isinstance(one, Weighted):
-            out.append(one)
-            continue
-        path, weight = split(one)
-        if Path(path).suffix == ".toml":
-            composition = recipes.read(Path(path))
-            if not composition.constant:
-                raise InputError(f"{path} cannot be one adapter: {'; '.join(composition.why_not_constant())}")
-            out += [Weighted(m.path, m.weight * weight, m) for m in composition.members]
-        else:
-            out.append(Weighted(Path(path), weight))
+    for weighted in faults_together(_read_argument, arguments):
+        out += weighted
     return out
+
+
+def _read_argument(one: str | Weighted) -> list[Weighted]:
+    if isinstance(one, Weighted):
+        return [one]
+    path, weight = split(one)
+    if not is_recipe(path):
+        return [Weighted(Path(path), weight)]
+    composition = recipes.read(Path(path))
+    if not composition.constant:
+        raise InputError(f"{path} cannot be one adapter: {'; '.join(composition.why_not_constant())}")
+    return [Weighted(m.path, m.weight * weight, m) for m in composition.members]
 
 
 def load(file: Path) -> Adapter:

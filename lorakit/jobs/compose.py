@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.composition import Composition, effective
-from lorakit.errors import InputError, UsageError
+from lorakit.composition import Composition, Member, effective
+from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files, recipes
 from lorakit.io.files import check_target, write_bytes, write_text
 from lorakit.jobs import composed
@@ -70,7 +70,7 @@ def run(
 
 
 def _check(composition: Composition, note: Note) -> None:
-    for member in composition.members:
+    def check(member: Member) -> None:
         adapter = files.read(member.path)
         note(f"{member.path} at {member.weight:g}: {len(adapter.modules)} modules")
         if not adapter.modules and not adapter.embeddings and not adapter.biases:
@@ -78,6 +78,8 @@ def _check(composition: Composition, note: Note) -> None:
         idle = member.idle([*adapter.modules, *adapter.biases])
         if idle:
             raise InputError(f"{member.path}: no module for the weights of {', '.join(idle)}")
+
+    faults_together(check, composition.members)
 
 
 def _plotted(composition: Composition, file: Path, steps: int) -> Path:

@@ -16,9 +16,10 @@ from lorakit.arrays import floats
 from lorakit.composition import Composition, Member, curve, passes, uses
 from lorakit.composition.module_weights import block_name, number, pairs, which
 from lorakit.data.regions import region_map
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files, recipes
-from lorakit.io.paths import check_adapters, split
+from lorakit.io.files import existing_file
+from lorakit.io.paths import check_adapters, is_recipe, split
 from lorakit.models import tokens
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.gated import Stack
@@ -52,11 +53,13 @@ def read(arguments: Sequence[str], changes: Changes | None = None) -> Compositio
     check_adapters(arguments)
     members: list[Member] = []
     ways: list[Composition] = []
-    for path, weight in map(split, arguments):
-        if Path(path).suffix != ".toml":
+    given = list(map(split, arguments))
+    read = faults_together(lambda one: recipes.read(Path(one[0])) if is_recipe(one[0]) else None, given)
+    for (path, weight), recipe in zip(given, read, strict=True):
+        if recipe is None:
             members.append(Member(Path(path), weight, Path(path).stem, free=True))
             continue
-        recipe = recipes.read(Path(path)).scaled(weight)
+        recipe = recipe.scaled(weight)
         free = recipe.way == "sum"
         ways += [] if free else [recipe]
         members += [replace(member, free=free) for member in recipe.members]
@@ -157,12 +160,9 @@ def _layer(text: str) -> tuple[str, float]:
 
 
 def _with_region(member: Member, text: str) -> Member:
-    path, feather = (text, 0.0) if Path(text).exists() else split(text)
-    if ":" not in text or path == text:
-        path, feather = text, 0.0
-    if not Path(path).is_file():
-        raise InputError(f"--region {member.name}={text}: {path}: no such picture")
-    return replace(member, region=Path(path), feather=feather)
+    path, feather = split(text)
+    region = existing_file(path, f"picture of --region {member.name}=")
+    return replace(member, region=region, feather=feather if path != text else 0.0)
 
 
 def _parts(members: list[Member], text: str) -> None:
@@ -202,17 +202,17 @@ class Ensemble:
         self._maps: dict[Hashable, Tensor] = {}
         shapes = _shapes(components)
         learnt: dict[str, tuple[Path, Mapping[str, Any]]] = {}
-        read: dict[Path, Adapter] = {}
         members = [member for composition in compositions for member in composition.members]
         weights: dict[Hashable, list[float]] = {}
         for member in members:
             weights.setdefault(_key(member), []).append(member.weight)
+        paths = list(dict.fromkeys(member.path for member in members))
+        read = dict(zip(paths, faults_together(lambda path: _read(path, shapes), paths), strict=True))
+        for path, adapter in read.items():
+            _collect(adapter, path, learnt)
         for member in members:
             if _key(member) in self._numbers:
                 continue
-            if member.path not in read:
-                read[member.path] = _read(member.path, shapes)
-                _collect(read[member.path], member.path, learnt)
             self._put_on(member, read[member.path], _span(weights[_key(member)]), note)
         self.stack.ready()
         if learnt:

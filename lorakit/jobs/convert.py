@@ -19,7 +19,7 @@ from lorakit.formats import files
 from lorakit.formats.adapters._modules import Context, Encoded, balanced
 from lorakit.formats.clients import coverages
 from lorakit.io import pickles, safetensors
-from lorakit.io.files import check_target, replacing, replacing_folder
+from lorakit.io.files import check_plain, check_target, replacing, replacing_folder
 from lorakit.jobs.base_weights import weights_of
 from lorakit.lowrank.approximate import as_low_rank
 from lorakit.lowrank.compare import aligned_error
@@ -192,7 +192,7 @@ def _copy(source: Path, output: Path) -> None:
     """The very bytes, read back beside the source's before they are given their name."""
     if source.is_dir():
         with replacing_folder(output) as partial:
-            shutil.copytree(source, partial, dirs_exist_ok=True)
+            shutil.copytree(check_plain(source, "adapter"), partial, dirs_exist_ok=True)
             for file in (path for path in source.rglob("*") if path.is_file()):
                 _check_same(file, partial / file.relative_to(source))
         return

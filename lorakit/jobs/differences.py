@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from lorakit.arrays import Stored
-from lorakit.errors import InputError, some
+from lorakit.errors import InputError, faults_together, some
 from lorakit.families import as_linear, guess
 from lorakit.formats.layouts import Model, open_model
 from lorakit.models.config import folder_of
@@ -62,7 +62,7 @@ def compare(tuned: str, base: str, target: str, parts: Collection[str]) -> Diffe
     target  "attention", "attention+ff", "all", or a regular expression of module names
     parts   of the model, all where it is empty
     """
-    ours, theirs = open_model(tuned, folder_of), open_model(base, folder_of)
+    ours, theirs = faults_together(lambda name: open_model(name, folder_of), (tuned, base))
     families = [guess({name: x.shape for name, x in model.weights().items()}).family for model in (ours, theirs)]
     if families[0] != families[1] and None not in families:
         raise InputError(f"{tuned} is {families[0]} and {base} is {families[1]}: give two models of one architecture")

@@ -18,7 +18,7 @@ from lorakit.formats.layouts import FOLDER, SINGLE, UNET_FILE, Model, _ckpt, fol
 from lorakit.formats.layouts._architecture import tokenizer_of
 from lorakit.formats.layouts._describe import configs_of
 from lorakit.io import safetensors
-from lorakit.io.files import check_target, replacing_folder
+from lorakit.io.files import check_plain, check_target, replacing_folder
 from lorakit.jobs.fuse_layout import Plan, other_layout, same_layout
 from lorakit.jobs.fuse_tokens import (
     TOKENIZER_FILES,
@@ -161,7 +161,9 @@ def _write_folder(
     tokenizers = {} if same else {part: tokenizer_files(base, part, given) for part in texts_of(base)}
     with replacing_folder(output) as partial:
         if same:
-            shutil.copytree(base.path, partial, dirs_exist_ok=True, ignore=_ignored(base, untouched))
+            shutil.copytree(
+                check_plain(base.path, "model"), partial, dirs_exist_ok=True, ignore=_ignored(base, untouched)
+            )
         for path, config in ready.items():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")

@@ -16,7 +16,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import dtype_of
 from lorakit.deltas._base import Delta, NeedsBase
 from lorakit.deltas.low_rank import LowRank
-from lorakit.errors import InputError
+from lorakit.errors import InputError, faults_together
 from lorakit.families import FAMILIES
 from lorakit.formats import checkpoints, files
 from lorakit.formats.adapters import decode
@@ -30,7 +30,7 @@ _HASHES = ("modelspec.hash_sha256", "sshs_model_hash")
 
 def run(paths: list[Path], *, verify: bool, note: Callable[[str], None]) -> dict[str, Any]:
     """A description of each file; with `verify`, InputError where one is not the bytes its own hash is of."""
-    described = [inspect(path, verify=verify) for path in paths]
+    described = faults_together(lambda path: inspect(path, verify=verify), paths)
     broken = [one["file"] for one in described if verify and one["hash_matches"] is False]
     if broken:
         raise InputError(

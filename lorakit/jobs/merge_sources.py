@@ -12,7 +12,7 @@ import numpy as np
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array, finite
 from lorakit.composition.module_weights import ModuleWeights, which
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files
 from lorakit.formats.adapters import checked
 from lorakit.formats.adapters._modules import family_of, flat
@@ -34,7 +34,9 @@ def read(given: Sequence[Weighted], rename: Iterable[str], allow_unmatched: bool
 
     InputError for keys that are wrong, empty files, different families and modules that do not fit each other.
     """
-    sources = [Source(one.file, one.sha256(), one.scaled(_one(one.file, allow_unmatched, unmatched))) for one in given]
+    sources = faults_together(
+        lambda one: Source(one.file, one.sha256(), one.scaled(_one(one.file, allow_unmatched, unmatched))), given
+    )
     sources = _renamed(sources, rename)
     _one_family(sources)
     _one_shape(sources)

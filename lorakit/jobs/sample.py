@@ -13,8 +13,8 @@ from PIL import Image
 
 from lorakit.composition import Composition
 from lorakit.data.pngtext import encode as png
-from lorakit.errors import InputError, LorakitError, UsageError
-from lorakit.io.files import check_target, write_bytes
+from lorakit.errors import LorakitError, UsageError, faults_together
+from lorakit.io.files import check_target, existing_file, write_bytes
 from lorakit.jobs import composed
 from lorakit.jobs.session import Drawn, Session, drawing, load_model, pictures, settings_of, spaced
 from lorakit.jobs.shots import Axis, Request, Shot, cells, from_line, shots_of
@@ -99,9 +99,8 @@ def _check_pictures(request: Request) -> None:
     """What needs no model to be wrong."""
     if request.mask is not None and request.image is None:
         raise UsageError("--mask says what of --image is drawn anew; give --image too")
-    for option, file in (("--image", request.image), ("--mask", request.mask)):
-        if file is not None and not file.is_file():
-            raise InputError(f"{option} {file}: no such picture")
+    given = [(file, option) for option, file in (("--image", request.image), ("--mask", request.mask)) if file]
+    faults_together(lambda one: existing_file(one[0], f"picture of {one[1]}"), given)
     request.curve()
 
 

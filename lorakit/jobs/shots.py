@@ -15,6 +15,7 @@ from lorakit.composition import Composition
 from lorakit.composition.curve import Curve
 from lorakit.composition.curve import read as read_curve
 from lorakit.errors import InputError, UsageError
+from lorakit.io.files import kind_of, read_text
 from lorakit.registry import nearest
 from lorakit.runtime import platform
 from lorakit.schedulers import SCHEDULERS
@@ -176,10 +177,9 @@ def _value(read: Callable[[str], Any], text: str, where: str, least: float = 0) 
 
 def read_prompts(file: str) -> list[str]:
     """The lines of a file of prompts; empty ones and those that begin with # are left out."""
-    try:
-        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--prompts {file}: {getattr(error, 'strerror', None) or error}") from error
+    if kind_of(file) == "a pipe":
+        raise InputError(f"--prompts {file} is a pipe; --prompts - reads prompts as they come, from standard input")
+    lines = [line.strip() for line in read_text(file, "file of --prompts").splitlines()]
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
         raise InputError(f"--prompts {file}: no prompts in it")

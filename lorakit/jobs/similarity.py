@@ -12,7 +12,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import finite, on_host
 from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import LowRank, plain
-from lorakit.errors import InputError, NumericError, UsageError
+from lorakit.errors import InputError, NumericError, UsageError, faults_together
 from lorakit.families import as_linear
 from lorakit.formats import files
 from lorakit.io.files import check_target, write_text
@@ -29,7 +29,7 @@ def run(paths: list[Path], *, report: Path | None, force: bool, note: Note) -> d
         raise UsageError("--similarity compares adapters: name two or more")
     if report is not None:
         check_target(report, force=force)
-    adapters = [_read(path, note) for path in paths]
+    adapters = faults_together(lambda path: _read(path, note), paths)
     pairs = [
         _pair(*both, *names, note)
         for both, names in zip(combinations(adapters, 2), combinations(map(str, paths), 2), strict=True)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorakit.errors import InputError, UnavailableError
+from lorakit.io.files import check_plain
 
 _WANTED = ["*.json", "*.txt", "*.csv", "*.safetensors"]
 _REFUSED = ["*.fp16.*", "onnx/*", "openvino/*"]
@@ -16,7 +17,7 @@ def folder_of(name: str, option: str) -> Path:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"{option} {name} is not a model folder: it has no config.json")
-        return path
+        return check_plain(path, f"model of {option}")
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"{option} {name}: no such model folder")
     from huggingface_hub import snapshot_download

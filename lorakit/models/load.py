@@ -13,6 +13,7 @@ from torch import nn
 from lorakit.arrays import Stored
 from lorakit.errors import InputError, some
 from lorakit.formats.layouts import open_model
+from lorakit.io.files import check_plain
 from lorakit.models.config import Described, described, tokenizer_folder
 from lorakit.targets import canonical
 
@@ -150,7 +151,7 @@ _TEXTS = ("text_encoder", "text_encoder_2")
 def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Path]:
     from transformers import CLIPTokenizer
 
-    folder = tokenizer_folder(about.place, about.kind, part, given)
+    folder = check_plain(tokenizer_folder(about.place, about.kind, part, given), "tokenizer")
     length = about.configs[f"{part}/config.json"].get("max_position_embeddings", 77)
     quiet_libraries()
     try:

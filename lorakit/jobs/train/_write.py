@@ -19,7 +19,7 @@ from lorakit.errors import LorakitError, NumericError, some
 from lorakit.formats import files
 from lorakit.formats.clients import coverage
 from lorakit.formats.layouts import open_model
-from lorakit.io.files import replacing_folder, write_text
+from lorakit.io.files import check_plain, replacing_folder, write_text
 from lorakit.io.tensors import DTYPES
 from lorakit.jobs import adapters
 from lorakit.jobs.fuse import fuse, is_folder
@@ -134,7 +134,7 @@ def _write_folder(
     configs = described(str(components.folder)).configs
     with replacing_folder(output) as partial:
         left_out = shutil.ignore_patterns(*parts, "*.py", "__pycache__", "build")
-        shutil.copytree(components.folder, partial, dirs_exist_ok=True, ignore=left_out)
+        shutil.copytree(check_plain(components.folder, "model"), partial, dirs_exist_ok=True, ignore=left_out)
         for part in parts:
             own = {n.removeprefix(f"{part}."): x for n, x in changed.items() if n.startswith(f"{part}.")}
             tensors = {name: x.detach().cpu().to(DTYPES[dtype]) for name, x in own.items()}
