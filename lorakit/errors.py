@@ -60,7 +60,7 @@ class Stopped(BaseException):
 
     def __init__(self, signal_number: int, note: str = "") -> None:
         super().__init__(note)
-        self.exit_status = 128 + signal_number
+        self.signal_number, self.exit_status = signal_number, 128 + signal_number
 
 
 def some(names: Sequence[str], most: int, between: str = ", ") -> str:

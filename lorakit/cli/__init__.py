@@ -78,7 +78,7 @@ def _run(arguments: list[str]) -> int:
         output.error(error.format_message())
         return 2
     except Stopped as stopped:
-        output.error(str(stopped) or "stopped; nothing was written")
+        output.error(str(stopped) or "stopped; nothing was written, and the same command begins anew")
         return stopped.exit_status
     except Exception as error:  # noqa: BLE001  the last stop: turn known kinds into sentences, show bugs
         if "--debug" in arguments or os.environ.get("LORAKIT_DEBUG") == "1":

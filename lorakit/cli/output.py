@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -92,7 +93,6 @@ def shower() -> Callable[[Any], None] | None:
     """Shows a picture [h, w, 3] on stderr, two pixels a character; None where stderr is no terminal of 24-bit colour."""
     if _State.manner.quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
         return None
-    import shutil
 
     def show(picture: Any) -> None:
         from lorakit.reports.terminal import half_blocks
@@ -112,9 +112,12 @@ def report(lines: Iterable[str]) -> None:
 
 class Progress:
     """tick(done, total), and `show(figures)`, what is to stand beside it from then on, the most wanted first. This one
-    says nothing."""
+    says nothing. `reached` is how far it is, "14 of 50"."""
 
-    def __call__(self, done: int, total: int) -> None: ...
+    reached = "0"
+
+    def __call__(self, done: int, total: int) -> None:
+        self.reached = f"{done} of {total}"
 
     def show(self, figures: Mapping[str, str]) -> None: ...
 
@@ -124,7 +127,7 @@ def progress(label: str) -> Iterator[Progress]:
     """A bar with ETA and as many figures as there is room for on a terminal, a line every ten seconds elsewhere."""
     if _State.manner.quiet:
         yield Progress()
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _Bar(label) as bar:
             yield bar
     else:
@@ -137,7 +140,8 @@ class _Bar(Progress):
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Rich
 
-        console = Console(stderr=True, no_color="NO_COLOR" in os.environ or None)
+        width = max(20, shutil.get_terminal_size().columns)  # COLUMNS may say anything
+        console = Console(stderr=True, width=width, no_color="NO_COLOR" in os.environ or None)
         bar = max(8, min(40, console.width // 4))
         self._label, self._room = label, console.width - len(label) - bar - len("  /   0:00:00  ")
         self._rich = Rich(
@@ -158,6 +162,7 @@ class _Bar(Progress):
         self._figures = figures
 
     def __call__(self, done: int, total: int) -> None:
+        super().__call__(done, total)
         beside, room = "", self._room - 2 * len(str(total))
         for name, value in self._figures.items():
             longer = f"{beside}  {name} {value}".lstrip()
@@ -177,6 +182,7 @@ class _Lines(Progress):
         self._figures = figures
 
     def __call__(self, done: int, total: int) -> None:
+        super().__call__(done, total)
         now = time.monotonic()
         before, of = self._at
         if total != of or done < before:  # what came before the first piece is start-up, or other work: no rate

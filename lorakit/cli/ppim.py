@@ -11,6 +11,7 @@ from lorakit.cli.options import Model, Seed, one_of, size_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.registry import AUGMENTS, CAPTIONERS, CROPS, MASKS
+from lorakit.runtime.signals import telling
 
 _COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128), "gray": (128, 128, 128)}
 
@@ -125,7 +126,11 @@ def ppim(
 
     side, multiple = native(model)
     settings = Settings(size=asked or (side, side), multiple=multiple, **options)
-    with progress("preparing") as tick:
+
+    def kept() -> str:
+        return f"{tick.reached} pictures are done in {data}; the same command goes on from there"
+
+    with progress("preparing") as tick, telling(kept):
         result = run(
             Path(raw),
             Path(data),

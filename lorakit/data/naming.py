@@ -32,6 +32,11 @@ def shown(path: str) -> str:
         return path.encode("utf-8", "backslashreplace").decode()
 
 
+def is_text(text: str) -> bool:
+    """Whether all of it can be written as UTF-8 as it stands: no bytes of a path or an input that are none."""
+    return shown(text) == text
+
+
 def spelled(value: Any) -> Any:
     """Plain values, as JSON has them, with every text `shown`."""
     if isinstance(value, str | os.PathLike):

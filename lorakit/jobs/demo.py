@@ -13,6 +13,7 @@ from lorakit.io.files import check_target, write_text
 from lorakit.jobs import merge, ppim, sample, train
 from lorakit.models.config import folder_of, native_size
 from lorakit.reports.page import Page, inline
+from lorakit.runtime.signals import telling
 
 # Two subjects the built-in model has never seen, and what it calls their class.
 _SUBJECTS = {"fox": ("fox-3d.png", "3d", "animal"), "strawberry": ("strawberry-noto.png", "noto", "fruit")}
@@ -127,7 +128,12 @@ def run(
     check_target(out, force=True, folder=True)
     if force and out.is_dir() and (out / "index.html").is_file():
         shutil.rmtree(out)
-    tour = _Tour(out, seed, steps, note, tick)
+    with telling(lambda: f"what is finished stays in {out}; the same command goes on with it"):
+        return _whole(_Tour(out, seed, steps, note, tick), photos, word)
+
+
+def _whole(tour: _Tour, photos: Path | None, word: str) -> dict[str, Any]:
+    out, note = tour.out, tour.note
     learnt = [_photos(tour, photos, word)] if photos else [_subject(tour, "fox")]
     learnt.append(_subject(tour, "strawberry"))
     merged = out / "merged.safetensors"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lorakit.jobs.merge_sources import Source
 from lorakit.lowrank.ranks import Rule, allot
 from lorakit.merging._module import Made
 from lorakit.merging._operands import is_vector
+from lorakit.runtime.signals import telling
 from lorakit.runtime.workers import cores, each
 
 Note = Callable[[str], None]
@@ -114,14 +115,25 @@ def run(
     if dry_run:
         note(f"{len(plan.names)} modules would be written to {', '.join(map(str, outputs))}")
         return {"outputs": [], "layers": len(plan.names), "ranks": {}, "error": 0.0, "unmatched": list(plan.unmatched)}
-    if into is not None and rank is None:
-        series = [_collapsed(plan, i, into, choices, force, tick, note) for i in range(len(outputs))]
-    else:
-        series = _cut(plan, rank, choices, into, file_format, dtype, force, tick, note)
+    series: list[dict[str, Any]] = []
+    with telling(lambda: _kept(series, outputs)):
+        if into is not None and rank is None:
+            made: Iterator[dict[str, Any]] = (
+                _collapsed(plan, i, into, choices, force, tick, note) for i in range(len(outputs))
+            )
+        else:
+            made = _cut(plan, rank, choices, into, file_format, dtype, force, tick, note)
+        series.extend(made)
     done = merge_figures.report(series, plan.unmatched, bool(choices.sweep))
     if choices.report is not None:
         done["outputs"].append(str(choices.report))
     return done
+
+
+def _kept(series: Sequence[Mapping[str, Any]], outputs: Sequence[Path]) -> str:
+    if not series:
+        return "nothing was written; the same command begins anew"
+    return f"{len(series)} of {len(outputs)} files are written, the last {series[-1]['output']}; with --force the same command makes all anew"
 
 
 def _planned(
@@ -158,13 +170,12 @@ def _planned(
 def _cut(
     plan: _Plan, rank: Rule | None, choices: Choices, into: Into | None, file_format: str, dtype: str, force: bool,
     tick: Tick, note: Note,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The outputs as adapters of a rank, written as such or into a model."""
     base = _base(choices, into, plan.how.sources, note)
     keep = Scratch(plan.outputs[0]).keep
     cut = Cut(plan.how, rank, base, keep, dtype == "float16", choices.report is not None)
     table = _worked(cut, plan.names, tick)
-    series = []
     for i, (path, row, rest) in enumerate(zip(plan.outputs, plan.how.rows, plan.rest, strict=True)):
         found = {name: made[i] for name, made in table.items()}
         if rank is not None and rank.kind == "budget":
@@ -180,11 +191,10 @@ def _cut(
             figures |= {key: value for key, value in done.items() if key != "norms"}
         for line in merge_figures.table(figures, choices.verbose):
             note(line)
-        series.append(figures)
+        yield figures
     if choices.report is not None:
         shapes = _shapes(plan.how.sources, base)
         write_text(choices.report, merge_figures.page(found, shapes, f"{path.name}: what was merged"))
-    return series
 
 
 def _shapes(sources: Sequence[Source], base: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:

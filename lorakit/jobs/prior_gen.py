@@ -21,6 +21,7 @@ from lorakit.models.config import base_hash
 from lorakit.models.load import Components
 from lorakit.models.sample import Drawing
 from lorakit.runtime.locks import forget, held
+from lorakit.runtime.signals import telling
 from lorakit.runtime.world import World, place
 
 Tick = Callable[[int, int], None]
@@ -174,12 +175,17 @@ def run(
     if dry_run:
         note(f"{len(todo)} pictures would be drawn into {output}")
         return {"outputs": [], "made": 0, "kept": request.count - len(todo), "redrawn": []}
-    with held(output, ".lock" if turn.main else f".lock.{turn.rank}"):
+    with held(output, ".lock" if turn.main else f".lock.{turn.rank}"), telling(lambda: _kept(slots)):
         mine = [i for i in todo if turn.mine(i)]
         _draw(components, slots, mine, 0, tick, note)
         if not turn.main:
             return {"outputs": [str(slots.file(i)) for i in mine], "made": len(mine), "kept": 0, "redrawn": []}
         return _finish(components, slots, todo, turn, tick, note)
+
+
+def _kept(slots: Slots) -> str:
+    count = sum(slots.file(i).exists() for i in range(slots.request.count))
+    return f"{count} of {slots.request.count} pictures are in {slots.output}; the same command goes on from there"
 
 
 def _finish(

@@ -12,13 +12,15 @@ import numpy as np
 from PIL import Image
 
 from lorakit.composition import Composition
+from lorakit.data.naming import is_text
 from lorakit.data.pngtext import encode as png
-from lorakit.errors import LorakitError, UsageError, faults_together
+from lorakit.errors import InputError, LorakitError, UsageError, faults_together
 from lorakit.io.files import check_target, existing_file, write_bytes
 from lorakit.jobs import composed
 from lorakit.jobs.session import Drawn, Session, drawing, load_model, pictures, settings_of, spaced
 from lorakit.jobs.shots import Axis, Request, Shot, cells, from_line, shots_of
 from lorakit.reports import moving, sheets
+from lorakit.runtime.signals import telling
 
 Note = Callable[[str], None]
 Tick = Callable[[int, int], None]
@@ -82,16 +84,17 @@ def run(
     if dry_run:
         note(f"{len(shots)} pictures would be drawn into {output}")
         return {"outputs": [], "adapters": adapters}
-    made = []
-    for i, one in enumerate(session.draw(shots, plan.stages)):
-        plan.write(i, one)
-        if extras.show is not None:
-            extras.show(one.picture)
+    made: list[np.ndarray] = []
+    with telling(lambda: f"{len(plan.written)} files are in {output}, whole; the same command draws all pictures anew"):
+        for i, one in enumerate(session.draw(shots, plan.stages)):
+            plan.write(i, one)
+            if extras.show is not None:
+                extras.show(one.picture)
+            if grid:
+                made.append(one.picture)
+            tick(i + 1, len(shots))
         if grid:
-            made.append(one.picture)
-        tick(i + 1, len(shots))
-    if grid:
-        plan.write_sheet(made, grid, extras)
+            plan.write_sheet(made, grid, extras)
     return {"outputs": [str(name) for name in plan.written], "adapters": adapters}
 
 
@@ -229,17 +232,20 @@ def serve(
     if request.tiling:
         session.components.vae.enable_tiling()
     number, status = 0, 0
-    for at, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            for one in session.draw(shots_of(from_line(line.strip(), request), asked)):
-                target = output / f"{number:05d}.png"
-                check_target(target, force=force)
-                write_bytes(target, png(one.picture, one.settings))
-                number += 1
-                each({"line": at, "output": str(target), **one.settings})
-        except LorakitError as error:
-            status = error.exit_status
-            each({"line": at, "error": str(error), "status": status})
+    with telling(lambda: f"{number} pictures are in {output}"):
+        for at, line in enumerate(lines, 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            try:
+                if not is_text(line):
+                    raise InputError("the line is not UTF-8")
+                for one in session.draw(shots_of(from_line(line.strip(), request), asked)):
+                    target = output / f"{number:05d}.png"
+                    check_target(target, force=force)
+                    write_bytes(target, png(one.picture, one.settings))
+                    number += 1
+                    each({"line": at, "output": str(target), **one.settings})
+            except LorakitError as error:
+                status = error.exit_status
+                each({"line": at, "error": str(error), "status": status})
     return status

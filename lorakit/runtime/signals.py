@@ -1,10 +1,11 @@
-"""Signals that wait for a safe moment."""
+"""Signals that end a run: they wait for a safe moment, and it is said what is kept."""
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from lorakit.errors import Stopped
 from lorakit.runtime.platform import ENDING
 
 
@@ -40,3 +41,15 @@ def deferred(echo: float = 0.0) -> Iterator[Asked]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def telling(kept: Callable[[], str]) -> Iterator[None]:
+    """A signal that ends what is inside is told with `kept()`: what is kept and how to go on. What is further inside
+    and knows it better has told it already."""
+    try:
+        yield
+    except Stopped as stopped:
+        if str(stopped):
+            raise
+        raise Stopped(stopped.signal_number, f"stopped; {kept()}") from None

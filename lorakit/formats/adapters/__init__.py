@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
-from lorakit.errors import InputError
+from lorakit.errors import InputError, some
 from lorakit.registry import ADAPTER_FORMATS
 
 
@@ -39,9 +39,14 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str], source: st
 
 
 def checked(adapter: Adapter, source: str) -> Adapter:
-    """The adapter if nothing is wrong with it; InputError that names the faulty and the unknown keys, the first ten."""
+    """The adapter if nothing is wrong with it; InputError that counts the faulty and the unknown keys and names the first
+    ones of each fault."""
     wrong = [*adapter.faults, *(f"{key}: belongs to nothing" for key in adapter.unknown)]
+    keys: dict[str, list[str]] = {}
+    for fault in wrong:
+        key, _, what = fault.partition(": ")
+        keys.setdefault(what, []).append(key)
     if wrong:
-        more = f"\nand {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise InputError(f"{source}: {len(wrong)} keys are wrong: " + "; ".join(wrong[:10]) + more)
+        lines = [f"{some(named, 4)}: {what}" if what else some(named, 4) for what, named in keys.items()]
+        raise InputError(f"{source}: {len(wrong)} keys are wrong: {some(lines, 4, '; ')}")
     return adapter

@@ -22,7 +22,9 @@ from lorakit.models.config import base_hash
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime.device import peak_memory, pick_device
 from lorakit.runtime.locks import held
+from lorakit.runtime.scarce import MEMORY, lacking
 from lorakit.runtime.sharding import Sharding
+from lorakit.runtime.signals import telling
 from lorakit.runtime.world import World, alone_by_mistake, joined, place
 from lorakit.training.loop import Diverged
 
@@ -45,7 +47,7 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
         talk.note(
             "accelerate has started one process: --cpu starts no others; --multi_gpu does, without a GPU too, or torchrun"
         )
-    with joined(_device(life, world)) as world:
+    with joined(_device(life, world)) as world, telling(lambda: _BEFORE):
         if not world.main:
             _inside(data, config, life, talk, world, how)
             return None
@@ -53,6 +55,9 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
             return _inside(data, config, life, talk, world, how)
         with held(life.run_folder):
             return _inside(data, config, life, talk, world, how)
+
+
+_BEFORE = "no step was taken; class pictures and encoded pictures that are finished stay, and the same command goes on"
 
 
 def check(config: TrainConfig, life: Life) -> None:
@@ -127,9 +132,12 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         last, seconds = this.train(first, rows)
     except Diverged as error:
         raise NumericError(_replay.bundle(this, error)) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if lacking(error) != MEMORY:
+            raise
         raise _plan.out_of_memory(this, error) from error
-    outputs = this.finish(rows)
+    with telling(lambda: f"step {last}, the last, is saved; the same command writes {life.output}"):
+        outputs = this.finish(rows)
     if not world.main:
         return None
     report = write_report(life.run_folder, config, life.sources, rows, this.data.pictures)
