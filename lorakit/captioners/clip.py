@@ -6,7 +6,7 @@ from typing import Any
 
 from lorakit.captioners import Captions, How, Shown, Text
 from lorakit.errors import InputError
-from lorakit.io.files import read_text
+from lorakit.io.plain import read_text
 
 CLIP = "openai/clip-vit-large-patch14"
 _OWN = Path(__file__).with_name("vocabulary.txt")
@@ -14,7 +14,7 @@ _OWN = Path(__file__).with_name("vocabulary.txt")
 
 def vocabulary(file: Path) -> dict[str, list[str]]:
     """Groups of phrases: `# name` begins one, `# name 2` one of which two phrases are taken; a phrase a line."""
-    text = read_text(file, "file of --caption-vocabulary")
+    text = read_text(file, "the file of --caption-vocabulary")
     groups: dict[str, list[str]] = {}
     name = ""
     for line in map(str.strip, text.splitlines()):

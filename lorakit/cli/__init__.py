@@ -140,8 +140,9 @@ def _leave_last(status: int) -> None:
 
 def main() -> None:
     """Run the program and exit with its status."""
-    from lorakit.cli.streams import make_lasting
+    from lorakit.cli.streams import in_utf8, make_lasting
 
+    in_utf8()
     make_lasting()
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:

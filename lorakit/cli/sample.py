@@ -184,6 +184,7 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
 
     from lorakit.data.pngtext import read_any
     from lorakit.io.files import existing_file
+    from lorakit.io.paths import file_named
 
     found = read_any(existing_file(source, "picture of --from"))
     if found is None:
@@ -197,7 +198,7 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
     values = {name: settings[name] for name in taken if ours or name != "loras"}
     for name in ("image", "mask"):
         if name in values:
-            values[name] = Path(values[name])
+            values[name] = file_named(Path(), values[name])
     if "size" in values:
         values["size"] = (int(values["size"][0]), int(values["size"][1]))
     request = replace(request, prompts=[settings["prompt"]], **values)

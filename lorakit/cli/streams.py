@@ -72,6 +72,16 @@ def _lasting(stream: TextIO, results: bool) -> TextIO:
     )
 
 
+def in_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale is one in which only ASCII can be written.
+
+    Python leaves that mode out under LC_ALL=C where PYTHONUTF8=0 says so; then no file of another name can be made.
+    """
+    if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and not sys.flags.utf8_mode and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"  # for the processes that it starts
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def make_lasting() -> None:
     """Make the streams of this process such that neither work nor exit status depends on what they are tied to."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):

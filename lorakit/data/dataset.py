@@ -74,7 +74,9 @@ class _Faults:
 def _cleaned(text: str) -> tuple[str, ...]:
     """The lines of a caption, without control characters and marks of writing direction; empty ones left out."""
     kept = (
-        "".join(c for c in line.replace("\t", " ") if unicodedata.category(c) != "Cc" and c not in _DIRECTIONS).strip()
+        "".join(
+            c for c in line.replace("\t", " ") if unicodedata.category(c) not in ("Cc", "Cs") and c not in _DIRECTIONS
+        ).strip()
         for line in text.splitlines()
     )
     return tuple(dict.fromkeys(line for line in kept if line))

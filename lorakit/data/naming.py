@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 _PLAIN = frozenset("._- ()&',@=")  # beside letters and digits; `+` is kept for copies
+_ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f])")
 _LONGEST = 160  # bytes, so that suffixes and temporary names still fit into 255
 # Names of devices on Windows, whatever suffix follows them.
 _DEVICES = frozenset(
@@ -30,6 +32,11 @@ def shown(path: str) -> str:
         return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half a character, out of a JSON file and not out of a path
         return path.encode("utf-8", "backslashreplace").decode()
+
+
+def undone(text: str) -> str:
+    """The path that `shown` spelt, where its escapes stand for bytes."""
+    return os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), os.fsencode(text)))
 
 
 def is_text(text: str) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from lorakit.data.naming import spelled
 from lorakit.errors import InputError
 from lorakit.io.files import open_to_read
 
@@ -91,6 +92,7 @@ def from_parameters(text: str) -> dict[str, Any]:
 
 def encode(picture: np.ndarray, settings: Mapping[str, Any]) -> bytes:
     """uint8 [h, w, 3] as PNG bytes, the same for the same picture and settings."""
+    settings = spelled(settings)
     info = PngInfo()
     info.add_itxt("parameters", parameters(settings))
     info.add_itxt("lorakit", json.dumps(settings, ensure_ascii=False, sort_keys=True))

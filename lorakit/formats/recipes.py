@@ -15,6 +15,7 @@ from typing import Any
 
 from lorakit.composition import Composition, Member, curve, lbw
 from lorakit.composition.module_weights import block_name
+from lorakit.data.naming import shown
 from lorakit.errors import InputError, UsageError
 from lorakit.io.files import existing_file, sha256_of
 from lorakit.io.paths import file_named, relative_name
@@ -208,7 +209,7 @@ def write(composition: Composition, folder: Path, notes: Mapping[str, str] | Non
 
 def _text(text: str) -> str:
     """A TOML string: JSON's, whose escapes TOML has too; a delete character it has to be told."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(shown(text), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _plain(value: float) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
+from lorakit.data.naming import shown
 from lorakit.errors import InputError, RefusedError, StorageError, reason, some
 from lorakit.io.reader import step_aside
 from lorakit.runtime import platform
@@ -97,7 +98,7 @@ def write_bytes(target: Path, data: bytes) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    write_bytes(target, text.encode("utf-8"))
+    write_bytes(target, shown(text).encode())
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
     for part in sorted(path.rglob("*"), key=lambda part: part.parts):
-        digest.update(f"{part.relative_to(path).as_posix()}\0".encode())
+        digest.update(os.fsencode(f"{part.relative_to(path).as_posix()}\0"))
         if part.is_file():
             with part.open("rb") as file:
                 while piece := file.read(1 << 22):
@@ -208,26 +209,6 @@ def open_to_read(path: str | Path, what: str) -> int:
         os.close(handle)
         raise InputError(f"{file} is not a file; expected {what}")
     return handle
-
-
-def read_bytes(path: str | Path, what: str, most: int = 64 << 20) -> bytes:
-    """The content of a regular file; InputError for what cannot be read or has more than `most` bytes."""
-    with os.fdopen(open_to_read(path, what), "rb") as file:
-        try:
-            data = file.read(most + 1)
-        except OSError as error:
-            raise InputError(f"{path}: {what} could not be read: {reason(error)}") from error
-    if len(data) > most:
-        raise InputError(f"{path}: {what} has more than {most >> 20} MiB")
-    return data
-
-
-def read_text(path: str | Path, what: str, most: int = 64 << 20) -> str:
-    """The same as text: UTF-8, with or without a byte order mark."""
-    try:
-        return read_bytes(path, what, most).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: {what} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
 def existing_folder(path: str | Path, what: str) -> Path:

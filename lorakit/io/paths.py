@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePath, PureWindowsPath
 
+from lorakit.data.naming import undone
 from lorakit.io.files import check_inputs
 
 _WEIGHT = re.compile(r"^(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
@@ -43,9 +44,13 @@ def relative_name(path: PurePath, folder: PurePath) -> str:
 
 
 def file_named(folder: Path, name: str) -> Path:
-    """The file that a table or a recipe in `folder` names. One that was written on Windows may have `\\` for `/`."""
+    """The file that a table or a recipe in `folder` names. One that was written on Windows may have `\\` for `/`, and one
+    of ours `\\xNN` for a byte that is no UTF-8."""
     file = folder / name
-    return folder / name.replace("\\", "/") if "\\" in name and not file.exists() else file
+    if "\\" not in name or file.exists():
+        return file
+    spelt = folder / undone(name)
+    return spelt if spelt.exists() else folder / name.replace("\\", "/")
 
 
 def leads_out(name: str, system: type[PurePath] = PurePath) -> bool:

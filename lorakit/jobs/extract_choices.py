@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lorakit.data.naming import spelled
 from lorakit.errors import UsageError
 from lorakit.families import FAMILIES
 from lorakit.lowrank.ranks import Rule
@@ -67,7 +68,7 @@ def metadata(tuned: str, base: str | None, choices: Choices, rule: Rule | None, 
         **({"rank": {k: v for k, v in asdict(rule).items() if v is not None}} if rule is not None else {}),
         **settings,
     }
-    found = {"lorakit.extract": json.dumps(recipe, ensure_ascii=False, sort_keys=True, default=list)}
+    found = {"lorakit.extract": json.dumps(spelled(recipe), ensure_ascii=False, sort_keys=True, default=list)}
     if family is not None:
         found["ss_base_model_version"] = FAMILIES[family].version
         found["modelspec.architecture"] = f"{FAMILIES[family].architecture}/lora"

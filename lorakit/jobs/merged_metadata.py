@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lorakit.data.naming import spelled
+
 # Of one file alone, or written anew.
 _OWN = (
     "modelspec.title", "modelspec.hash", "modelspec.thumbnail", "modelspec.date", "modelspec.merged_from",
@@ -34,9 +36,9 @@ def merged(sources: Sequence[Mapping[str, str]], names: Sequence[str], recipe: M
             found[key] = ", ".join(dict.fromkeys(words))
     tags = _tags(sources)
     if tags:
-        found["ss_tag_frequency"] = json.dumps(tags, ensure_ascii=False, sort_keys=True)
+        found["ss_tag_frequency"] = json.dumps(spelled(tags), ensure_ascii=False, sort_keys=True)
     found["modelspec.merged_from"] = ", ".join(names)
-    found["lorakit.merge"] = json.dumps(recipe, ensure_ascii=False, sort_keys=True)
+    found["lorakit.merge"] = json.dumps(spelled(recipe), ensure_ascii=False, sort_keys=True)
     return found
 
 

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from lorakit.composition import Composition
-from lorakit.data.naming import is_text
 from lorakit.data.pngtext import encode as png
-from lorakit.errors import InputError, LorakitError, UsageError, faults_together
+from lorakit.errors import LorakitError, UsageError, faults_together
 from lorakit.io.files import check_target, existing_file, write_bytes
 from lorakit.jobs import composed
 from lorakit.jobs.session import Drawn, Session, drawing, load_model, pictures, settings_of, spaced
@@ -237,8 +236,6 @@ def serve(
             if not line.strip() or line.startswith("#"):
                 continue
             try:
-                if not is_text(line):
-                    raise InputError("the line is not UTF-8")
                 for one in session.draw(shots_of(from_line(line.strip(), request), asked)):
                     target = output / f"{number:05d}.png"
                     check_target(target, force=force)

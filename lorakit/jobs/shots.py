@@ -14,8 +14,10 @@ from typing import Any
 from lorakit.composition import Composition
 from lorakit.composition.curve import Curve
 from lorakit.composition.curve import read as read_curve
+from lorakit.data.naming import is_text
 from lorakit.errors import InputError, UsageError
-from lorakit.io.files import kind_of, read_text
+from lorakit.io.files import kind_of
+from lorakit.io.plain import read_text
 from lorakit.registry import nearest
 from lorakit.runtime import platform
 from lorakit.schedulers import SCHEDULERS
@@ -58,6 +60,11 @@ class Request:
     dtype: str = "auto"
     tiling: bool = False
     acting: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for text in (*self.prompts, self.negative):
+            if not is_text(text):
+                raise UsageError(f"the prompt {text[:60]!r} is not UTF-8 text")
 
     def curve(self) -> Curve | None:
         if self.guidance_schedule is None:
@@ -179,7 +186,7 @@ def read_prompts(file: str) -> list[str]:
     """The lines of a file of prompts; empty ones and those that begin with # are left out."""
     if kind_of(file) == "a pipe":
         raise InputError(f"--prompts {file} is a pipe; --prompts - reads prompts as they come, from standard input")
-    lines = [line.strip() for line in read_text(file, "file of --prompts").splitlines()]
+    lines = [line.strip() for line in read_text(file, "the file of --prompts").splitlines()]
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
         raise InputError(f"--prompts {file}: no prompts in it")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lorakit.config import TrainConfig
+from lorakit.data.naming import spelled
 from lorakit.errors import InputError, NumericError
 from lorakit.io.files import check_target, write_text
 from lorakit.jobs import sample
@@ -96,7 +97,7 @@ def _inside(
     base = base_hash(components.folder)
     read = read_data(data, config, life, components, base if mode.NEEDS_PRIOR else None, talk, world)
     notes = _identity.notes_of(config, life.sources, read.hash, base, read.family, world.size)
-    notes["lorakit.options"] = json.dumps(life.recorded(), sort_keys=True)
+    notes["lorakit.options"] = json.dumps(spelled(life.recorded()), sort_keys=True)
     if config.gradient_checkpointing or (how and how.checkpointing):
         components.unet.enable_gradient_checkpointing()
     trained, shards = mode.begin(components, config), None

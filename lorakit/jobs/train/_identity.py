@@ -11,6 +11,7 @@ from typing import Any
 from lorakit import __version__
 from lorakit.config import TrainConfig, option
 from lorakit.data.dataset import Example
+from lorakit.data.naming import shown, spelled
 
 CONFIG, SOURCES, DATA, BASE, RUN, PROCESSES = (
     f"lorakit.{key}" for key in ("config", "sources", "data", "base", "run", "processes")
@@ -23,7 +24,7 @@ def data_hash(examples: Sequence[Example], digests: Sequence[str]) -> str:
     whole = hashlib.sha256()
     for example, digest in zip(examples, digests, strict=True):
         whole.update(digest.encode())
-        whole.update(f"{example.file.name}\0{example.caption}\0{example.repeats}\n".encode())
+        whole.update(f"{shown(example.file.name)}\0{example.caption}\0{example.repeats}\n".encode())
     return whole.hexdigest()
 
 
@@ -31,7 +32,7 @@ def notes_of(
     config: TrainConfig, sources: Mapping[str, str], data: str, base: str, family: str | None, processes: int = 1
 ) -> dict[str, str]:
     """Metadata that every file of the run carries; `ss_*` is what kohya's tools look for."""
-    text = json.dumps(config.values(), sort_keys=True)
+    text = json.dumps(spelled(config.values()), sort_keys=True)
     several = {PROCESSES: str(processes)} if processes > 1 else {}
     same = "\0".join([text, data, base, __version__, *several.values()])
     return several | {
@@ -92,6 +93,6 @@ def toml(config: TrainConfig, sources: Mapping[str, str], extra: Mapping[str, An
     for name, value in values.items():
         if value is None or value == []:
             continue
-        written = json.dumps(value, ensure_ascii=False)
+        written = json.dumps(spelled(value), ensure_ascii=False)
         lines.append(f"{name.replace('_', '-')} = {written}  # {sources.get(name, 'default')}")
     return "\n".join(lines) + "\n"

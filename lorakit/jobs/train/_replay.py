@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorakit.data.naming import spelled
 from lorakit.errors import InputError, some
 from lorakit.io.files import existing_file, write_text
 from lorakit.jobs.train._identity import RUN
@@ -29,7 +30,7 @@ def bundle(run: Run, error: Diverged) -> str:
         "grad_norm": _number(float(step.norm)), "samples": samples,
     }  # fmt: skip
     if run.world.main:
-        write_text(file, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        write_text(file, json.dumps(spelled(told), indent=1, ensure_ascii=False) + "\n")
     bad = [s["picture"] for s in samples if not isinstance(s["loss"], float)] or [s["picture"] for s in samples]
     kept = f"{good} is the last good checkpoint" if good else "there is no checkpoint before it"
     return f"{error} (pictures: {some(bad, 5)}); try a lower --lr\n{kept}; look at the step again with --replay {file}"

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import torch
 
+from lorakit.data.naming import spelled
 from lorakit.errors import Stopped
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.runtime.device import peak_memory
@@ -91,7 +92,7 @@ class Watch:
                 row |= more
             self.rows.append(row)
             if self.world.main:
-                log.write(json.dumps(row) + "\n")
+                log.write(json.dumps(spelled(row)) + "\n")
                 for tracker in self.trackers:
                     tracker.log(step.number, _numbers(row))
         log.flush()

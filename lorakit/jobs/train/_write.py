@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Stored, on_host
+from lorakit.data.naming import spelled
 from lorakit.deltas._base import Delta, relative_error
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.full import Full
@@ -139,7 +140,7 @@ def _write_folder(
             own = {n.removeprefix(f"{part}."): x for n, x in changed.items() if n.startswith(f"{part}.")}
             tensors = {name: x.detach().cpu().to(DTYPES[dtype]) for name, x in own.items()}
             part_with(part, configs[f"{part}/config.json"], tensors).save_pretrained(partial / part)
-        write_text(partial / "lorakit.json", json.dumps(dict(notes), indent=1))
+        write_text(partial / "lorakit.json", json.dumps(spelled(notes), indent=1))
 
 
 def _write_other(
@@ -150,8 +151,8 @@ def _write_other(
     base = open_model(str(components.folder), folder_of)
     modules: dict[str, Delta] = {}
     biases = {}
-    for spelled, x in changed.items():
-        name = canonical(spelled)
+    for key, x in changed.items():
+        name = canonical(key)
         module, _, kind = name.rpartition(".")
         gained = x.detach().float().cpu().numpy() - base.arrays[name].float()
         if kind == "bias":
