@@ -17,6 +17,7 @@ from lorakit.errors import LorakitError, ResourceError, Stopped, StorageError, r
 from lorakit.registry import nearest
 from lorakit.runtime.platform import ENDING
 from lorakit.runtime.scarce import FILES, THREADS, lacking
+from lorakit.runtime.signals import written
 from lorakit.runtime.world import one_of_several, speaks
 
 
@@ -78,7 +79,7 @@ def _run(arguments: list[str]) -> int:
         output.error(error.format_message())
         return 2
     except Stopped as stopped:
-        output.error(str(stopped) or "stopped; nothing was written, and the same command begins anew")
+        output.error(str(stopped) or f"stopped; {written([])}")
         return stopped.exit_status
     except Exception as error:  # noqa: BLE001  the last stop: turn known kinds into sentences, show bugs
         if "--debug" in arguments or os.environ.get("LORAKIT_DEBUG") == "1":

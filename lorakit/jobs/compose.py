@@ -13,6 +13,8 @@ from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files, recipes
 from lorakit.io.files import check_target, write_bytes, write_text
 from lorakit.jobs import composed
+from lorakit.runtime.signals import telling
+from lorakit.runtime.signals import written as told
 
 Note = Callable[[str], None]
 
@@ -60,10 +62,11 @@ def run(
     if dry_run:
         note(f"{len(composition.members)} adapters would be composed in {output}")
         return result
-    if wanted.bake:
-        result |= _baked(composition, output, wanted, force, note)
-    else:
-        write_text(output, recipes.write(composition, output.parent, notes))
+    with telling(lambda: told(written)):
+        if wanted.bake:
+            result |= _baked(composition, output, wanted, force, note)
+        else:
+            write_text(output, recipes.write(composition, output.parent, notes))
     if wanted.plot is not None:
         written.append(_plotted(composition, wanted.plot, wanted.steps))
     return {**result, "outputs": [str(output), *map(str, written)]}

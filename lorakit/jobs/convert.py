@@ -24,6 +24,8 @@ from lorakit.jobs.base_weights import weights_of
 from lorakit.lowrank.approximate import as_low_rank
 from lorakit.lowrank.compare import aligned_error
 from lorakit.registry import ADAPTER_FORMATS
+from lorakit.runtime.signals import telling
+from lorakit.runtime.signals import written as told
 
 Note = Callable[[str], None]
 PLAIN = ("diffusers", "peft", "cloneofsimo")
@@ -86,7 +88,8 @@ def run(
     else:
         _write(output, encoded, changes.dtype)
         written = files.read(output, shapes)
-    compared = dict.fromkeys(adapter.modules, 0.0) if same else _compare(wanted, written, losses, tick)
+    with telling(lambda: told([output])):
+        compared = dict.fromkeys(adapter.modules, 0.0) if same else _compare(wanted, written, losses, tick)
     worst = max([*compared.values(), *errors.values()], default=0.0)
     result |= {
         "outputs": [str(output)], "modules": len(compared), "tokens": sorted(written.embeddings), "error": worst,

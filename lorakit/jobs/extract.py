@@ -18,6 +18,8 @@ from lorakit.jobs.extract_choices import Choices
 from lorakit.jobs.extract_models import between
 from lorakit.jobs.module_lines import Line, table
 from lorakit.lowrank.taken import Taken
+from lorakit.runtime.signals import telling
+from lorakit.runtime.signals import written as told
 
 Note = Callable[[str], None]
 
@@ -48,8 +50,9 @@ def run(
             note(f"{len(adapter.modules)} modules would be written to {output}")
     else:
         adapters.save(output, adapter, file_format, dtype, family)
-        if report is not None:
-            _draw(report, found, f"{Path(tuned).name}: what was extracted")
+        with telling(lambda: told([output])):
+            if report is not None:
+                _draw(report, found, f"{Path(tuned).name}: what was extracted")
         taken = [Line(one.name, one.rank, one.kept, one.excess) for one in found if one.delta is not None]
         for line in table(taken, verbose):
             note(line)

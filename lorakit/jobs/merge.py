@@ -23,7 +23,7 @@ from lorakit.jobs.merge_sources import Source
 from lorakit.lowrank.ranks import Rule, allot
 from lorakit.merging._module import Made
 from lorakit.merging._operands import is_vector
-from lorakit.runtime.signals import telling
+from lorakit.runtime.signals import telling, written
 from lorakit.runtime.workers import cores, each
 
 Note = Callable[[str], None]
@@ -116,7 +116,7 @@ def run(
         note(f"{len(plan.names)} modules would be written to {', '.join(map(str, outputs))}")
         return {"outputs": [], "layers": len(plan.names), "ranks": {}, "error": 0.0, "unmatched": list(plan.unmatched)}
     series: list[dict[str, Any]] = []
-    with telling(lambda: _kept(series, outputs)):
+    with telling(lambda: written([one["output"] for one in series])):
         if into is not None and rank is None:
             made: Iterator[dict[str, Any]] = (
                 _collapsed(plan, i, into, choices, force, tick, note) for i in range(len(outputs))
@@ -128,12 +128,6 @@ def run(
     if choices.report is not None:
         done["outputs"].append(str(choices.report))
     return done
-
-
-def _kept(series: Sequence[Mapping[str, Any]], outputs: Sequence[Path]) -> str:
-    if not series:
-        return "nothing was written; the same command begins anew"
-    return f"{len(series)} of {len(outputs)} files are written, the last {series[-1]['output']}; with --force the same command makes all anew"
 
 
 def _planned(

@@ -2,10 +2,10 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from lorakit.errors import Stopped
+from lorakit.errors import Stopped, some
 from lorakit.runtime.platform import ENDING
 
 
@@ -53,3 +53,10 @@ def telling(kept: Callable[[], str]) -> Iterator[None]:
         if str(stopped):
             raise
         raise Stopped(stopped.signal_number, f"stopped; {kept()}") from None
+
+
+def written(files: Sequence[object]) -> str:
+    """What is told of a command that makes each of its files whole or not at all, and begins anew."""
+    if not files:
+        return "nothing was written, and the same command begins anew"
+    return f"written and whole: {some(list(map(str, files)), 3)}; with --force the same command makes all anew"
