@@ -28,7 +28,7 @@ def load(how: How) -> Captions:
     folder = folder_of(name_of(how), "--caption-model")
     where = pick_device(how.device)
     kind = pick_dtype(how.dtype, where)
-    with whole(folder, "--caption-model", "BLIP model"):
+    with whole(folder, "--caption-model", "BLIP model") as folder:
         import torch
         from transformers import AutoConfig, AutoProcessor, Blip2ForConditionalGeneration, BlipForConditionalGeneration
 

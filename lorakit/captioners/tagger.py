@@ -81,7 +81,7 @@ def load(how: How) -> Captions:
     where = pick_device(how.device)
     kind = pick_dtype(how.dtype, where)
     tags = read_tags(folder / "selected_tags.csv")
-    with whole(folder, "--caption-model", "timm tagger"):
+    with whole(folder, "--caption-model", "timm tagger") as folder:
         import timm
         import torch
         from PIL import Image

@@ -17,6 +17,7 @@ from lorakit.cli.options import (
     Schedule,
     Seed,
     Switch,
+    check_text,
     one_of,
 )
 from lorakit.cli.output import emit, note, progress
@@ -57,6 +58,7 @@ def compose(
     dtype: str = "auto",
 ) -> None:
     """Compose adapters over time, blocks and places, as a recipe that sample, merge and compose read."""
+    check_text(words=words, instance_prompt=instance_prompt)
     one_of("--learn-per", learn_per, ("adapter", "block", "layer", "band"))
     if bake and Path(output).suffix != ".safetensors":
         raise UsageError(f"--bake writes an adapter: name it with -o OUT.safetensors (now {output})")

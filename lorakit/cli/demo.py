@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Seed
+from lorakit.cli.options import Seed, check_text
 from lorakit.cli.output import emit, note, progress
 
 
@@ -19,6 +19,7 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """The whole tour offline, on the built-in model: prepare, train, draw, merge, and a page to look at."""
+    check_text(word=word)
     from lorakit.jobs.demo import run
 
     with progress("demo") as tick:

@@ -1,9 +1,10 @@
 """Options that several commands have, as types; and their checks that need no import."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from lorakit.config import option
 from lorakit.errors import UsageError
 
 Model = Annotated[
@@ -44,6 +45,16 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
     if value in known:
         return value
     raise UsageError(f"{name}: no '{value}'{nearest(value, known)} (there are: {', '.join(known)})")
+
+
+def check_text(**options: Any) -> None:
+    """UsageError that names the options whose text is not UTF-8; paths may be of any bytes and do not come here."""
+    from lorakit.data.naming import is_text
+
+    texts = {name: [value] if isinstance(value, str) else value for name, value in options.items()}
+    wrong = [name for name, many in texts.items() if isinstance(many, list) and not all(map(is_text, many))]
+    if wrong:
+        raise UsageError(f"not UTF-8 text: {', '.join(option(name) for name in wrong)}")
 
 
 def size_of(text: str | None, multiple: int = 1) -> tuple[int, int] | None:

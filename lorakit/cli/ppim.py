@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Model, Seed, one_of, size_of
+from lorakit.cli.options import Model, Seed, check_text, one_of, size_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.registry import AUGMENTS, CAPTIONERS, CROPS, MASKS
@@ -108,6 +108,7 @@ def ppim(
         raise UsageError(f"--size {size}: buckets take one number")
     if copies > 1 and not changes:
         raise UsageError(f"--copies {copies} needs --augment, such as --augment flip,color; equal copies teach nothing")
+    check_text(token=token, caption_template=caption_template, caption_replace=caption_replace, mask_prompt=mask_prompt)
     template = caption_template or ("{token} {caption}" if token else "")
     if "{token}" in template and not token:
         raise UsageError(f"--caption-template {template!r} needs --token")
@@ -122,6 +123,10 @@ def ppim(
         "upscale_model": upscale_model, "device": device, "dtype": dtype, "batch_size": batch_size, "workers": workers,
         "prune": prune, "contact_sheet": contact_sheet, "edit": edit,
     }  # fmt: skip
+    if caption_vocabulary:
+        from lorakit.io.files import existing_file
+
+        existing_file(caption_vocabulary, "file of --caption-vocabulary")
     from lorakit.jobs.ppim import Settings, native, run
 
     side, multiple = native(model)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Model, Seed, Tokenizer, one_of, size_of
+from lorakit.cli.options import Model, Seed, Tokenizer, check_text, one_of, size_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.schedulers import SCHEDULERS
@@ -39,6 +39,7 @@ def prior_gen(
     dtype: str = "auto",
 ) -> None:
     """Draw class pictures for prior preservation; picture i depends on seed+i alone."""
+    check_text(token=token, class_word=class_word)
     one_of("--scheduler", scheduler, tuple(SCHEDULERS))
     asked = size_of(size)
     wanted = [prompt]

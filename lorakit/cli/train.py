@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lorakit.cli.command import Command, Manner, command, sources
-from lorakit.cli.options import ADAPTER_FILES, one_of
+from lorakit.cli.options import ADAPTER_FILES, check_text, one_of
 from lorakit.cli.output import emit, note, progress, report
 from lorakit.config import TrainConfig
 from lorakit.errors import UsageError
@@ -73,6 +73,7 @@ def train(
         one_of("--optimizer", options["optimizer"], tuple(OPTIMIZERS.names()))
     tracked = [one_of("--track", name, ("none", *TRACKERS.names())) for name in track or ()]
     config = _config(options)
+    check_text(**{name: value for name, value in options.items() if name not in _PATHS})
     if format == "diffusers" and (config.mode == "pivotal" or len(config.token) > 1):
         raise UsageError("--format diffusers holds no learned tokens beside an adapter; use kohya or lorakit")
     if (validate_every or early_stop) and not config.validation_split:
@@ -116,6 +117,7 @@ class _Train(Command):
 
 
 _LISTS = {field.name for field in fields(TrainConfig) if field.default_factory is not MISSING}
+_PATHS = {"model", "tokenizer", "prior_dir", "init_from"}
 _FILE = {"ti": "embedding.safetensors", "full": "model"}
 
 

@@ -6,12 +6,13 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from lorakit.data.naming import shown
+from lorakit.data.naming import is_text, shown
 from lorakit.errors import InputError, RefusedError, StorageError, reason, some
 from lorakit.io.reader import step_aside
 from lorakit.runtime import platform
@@ -176,7 +177,8 @@ def check_inputs(paths: Iterable[str | Path], what: str) -> None:
         try:
             kind = kind_of(path)
             if kind not in ("a file", "a folder"):
-                fault = f"neither a file nor a folder but {kind}" if kind else f"no such {what}"
+                hint = f" ({_PIPE_HINT})" if kind == "a pipe" else ""
+                fault = f"neither a file nor a folder but {kind}{hint}" if kind else f"no such {what}"
             elif os.access(path, os.R_OK):
                 continue
             else:
@@ -185,8 +187,7 @@ def check_inputs(paths: Iterable[str | Path], what: str) -> None:
             fault = f"{what} could not be read: {error.strerror or error}"
         wrong.setdefault(fault, []).append(str(path))
     if wrong:
-        lines = [f"{fault}: {some(names, 20)}" for fault, names in wrong.items()]
-        raise InputError("\n".join([*lines, *[_PIPE_HINT] * any(fault.endswith("pipe") for fault in wrong)]))
+        raise InputError("\n".join(f"{fault}: {some(names, 20)}" for fault, names in wrong.items()))
 
 
 def check_plain(folder: Path, what: str) -> Path:
@@ -209,6 +210,18 @@ def open_to_read(path: str | Path, what: str) -> int:
         os.close(handle)
         raise InputError(f"{file} is not a file; expected {what}")
     return handle
+
+
+@contextmanager
+def utf8_path(folder: Path) -> Iterator[Path]:
+    """A path that leads to `folder`, for libraries that take no other than UTF-8: a link, where its own is of other bytes."""
+    if is_text(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as home:
+        link = Path(home, "linked")
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+        yield link
 
 
 def existing_folder(path: str | Path, what: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 from lorakit.composition import Composition
 from lorakit.composition.curve import Curve
 from lorakit.composition.curve import read as read_curve
-from lorakit.data.naming import is_text
+from lorakit.data.naming import is_text, shown
 from lorakit.errors import InputError, UsageError
 from lorakit.io.files import kind_of
 from lorakit.io.plain import read_text
@@ -64,7 +64,7 @@ class Request:
     def __post_init__(self) -> None:
         for text in (*self.prompts, self.negative):
             if not is_text(text):
-                raise UsageError(f"the prompt {text[:60]!r} is not UTF-8 text")
+                raise UsageError(f"the prompt '{shown(text[:60])}' is not UTF-8 text")
 
     def curve(self) -> Curve | None:
         if self.guidance_schedule is None:

@@ -22,7 +22,7 @@ def load(name: str, prompt: str, device: str, dtype: str) -> Callable[[Sequence[
     folder = folder_of(name, "--mask-model")
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    with whole(folder, "--mask-model", "CLIPSeg model"):
+    with whole(folder, "--mask-model", "CLIPSeg model") as folder:
         from transformers import AutoProcessor, CLIPSegForImageSegmentation
 
         processor: Any = AutoProcessor.from_pretrained(folder)

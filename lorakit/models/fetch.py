@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorakit.errors import InputError, UnavailableError
-from lorakit.io.files import check_plain
+from lorakit.io.files import check_plain, utf8_path
 
 _WANTED = ["*.json", "*.txt", "*.csv", "*.safetensors"]
 _REFUSED = ["*.fp16.*", "onnx/*", "openvino/*"]
@@ -41,13 +41,14 @@ def folder_of(name: str, option: str) -> Path:
 
 
 @contextmanager
-def whole(folder: Path, option: str, what: str) -> Iterator[None]:
-    """What libraries raise over a broken or strange model folder, as one sentence."""
+def whole(folder: Path, option: str, what: str) -> Iterator[Path]:
+    """Gives the path for libraries to read the model from; what they raise over a broken or strange one is one sentence."""
     from lorakit.models.load import quiet_libraries
 
     quiet_libraries()
     try:
-        yield
+        with utf8_path(folder) as path:
+            yield path
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{option} {folder} is no whole {what}: {first}") from error

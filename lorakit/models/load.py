@@ -13,7 +13,7 @@ from torch import nn
 from lorakit.arrays import Stored
 from lorakit.errors import InputError, some
 from lorakit.formats.layouts import open_model
-from lorakit.io.files import check_plain
+from lorakit.io.files import check_plain, utf8_path
 from lorakit.models.config import Described, described, tokenizer_folder
 from lorakit.targets import canonical
 
@@ -155,7 +155,8 @@ def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Pa
     length = about.configs[f"{part}/config.json"].get("max_position_embeddings", 77)
     quiet_libraries()
     try:
-        return CLIPTokenizer.from_pretrained(folder, model_max_length=length, local_files_only=True), folder
+        with utf8_path(folder) as path:
+            return CLIPTokenizer.from_pretrained(path, model_max_length=length, local_files_only=True), folder
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: no tokenizer to be read: {str(error).splitlines()[0]}") from error
 

@@ -16,7 +16,7 @@ def load(name: str, device: str, dtype: str) -> Callable[[Image.Image, tuple[int
     folder = folder_of(name or SWIN2SR, "--upscale-model")
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    with whole(folder, "--upscale-model", "Swin2SR model"):
+    with whole(folder, "--upscale-model", "Swin2SR model") as folder:
         from transformers import Swin2SRForImageSuperResolution
 
         model = Swin2SRForImageSuperResolution.from_pretrained(folder, use_safetensors=True, dtype=kind)

@@ -107,7 +107,7 @@ def test_all_that_cannot_be_read_are_named_at_once(program, tmp_path):
         said = program("merge", "no", "pipe", "nor", "socket", "/dev/null", status=3).stderr
     for fault in (
         "no such adapter file: no, nor",
-        "but a pipe: pipe",
+        "but a pipe (save what comes through it as a file first): pipe",
         "but a socket: socket",
         "but a device: /dev/null",
     ):
