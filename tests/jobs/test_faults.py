@@ -1,6 +1,7 @@
 """Wrong use, bad input, and ends that come from outside: each through the program."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lorakit.jobs import adapters
+from tests.adapter_files import random_adapter
 from tests.conftest import picture
 
 
@@ -160,3 +163,32 @@ def test_control_characters_of_a_name_do_not_reach_the_terminal(lorakit, tmp_pat
     picture().save(raw / "good.png")
     done = lorakit("ppim", raw, "data")
     assert "\x1b" not in done.stderr and "\\x1b[31m" in done.stderr
+
+
+def _limited(folder: Path, limit: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The program under a limit of the shell, such as `-f 200`, as jobs of a cluster run it."""
+    line = f"ulimit {limit}; exec {shlex.join([sys.executable, '-m', 'lorakit', *map(str, arguments)])}"
+    return subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def tiny_adapter(tmp_path):
+    adapters.save(tmp_path / "a.safetensors", random_adapter("tiny", lambda n: ".mid_block." in n), "kohya")
+    return "a.safetensors"
+
+
+def test_a_disk_that_fills_while_a_folder_is_copied_is_a_short_error(tiny_adapter, tmp_path):
+    done = _limited(tmp_path, "-f 200", "merge", tiny_adapter, "--into", "tiny", "-o", "model")
+    assert done.returncode == 5 and "model" in done.stderr and "File too large" in done.stderr
+    assert len(done.stderr) < 600 and os.listdir(tmp_path) == [tiny_adapter]
+
+
+def test_more_open_files_than_are_allowed_are_no_fault_of_a_file(tiny_adapter, tmp_path):
+    done = _limited(tmp_path, "-n 20", "merge", *[tiny_adapter] * 30, "-o", "m.safetensors")
+    assert done.returncode == 7 and "ulimit -n" in done.stderr and not (tmp_path / "m.safetensors").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to the limit")
+def test_memory_that_is_not_to_be_had_is_no_bug(tmp_path):
+    done = _limited(tmp_path, "-v 3500000", "sample", "a cat", "--size", 2048, "--steps", 1, "-o", "out")
+    assert done.returncode == 7 and "out of memory" in done.stderr and os.listdir(tmp_path) == []
