@@ -96,6 +96,5 @@ def make_lasting() -> None:
     codecs.register_error("lorakit", _spelled)
     sys.stdout, sys.stderr = _lasting(sys.stdout, True), _lasting(sys.stderr, False)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(
-            encoding="utf-8", errors="surrogateescape"
-        )  # as files of prompts are, whatever the locale
+        # Prompts come in UTF-8, as those of files do, whatever the locale says.
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")

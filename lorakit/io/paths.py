@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath, PureWindowsPath
 
 from lorakit.data.naming import undone
+from lorakit.errors import StorageError
 from lorakit.io.files import check_inputs
 
 _WEIGHT = re.compile(r"^(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
@@ -57,3 +58,15 @@ def leads_out(name: str, system: type[PurePath] = PurePath) -> bool:
     """Whether a name in a file can be of something that is not below the file's folder, on this system."""
     path = system(name.replace("\\", "/"))
     return bool(path.anchor) or ".." in path.parts
+
+
+def home_folder(purpose: str) -> str:
+    """The user's home folder; StorageError where there is none, as for users that a container's system does not know.
+
+    purpose   what is to be kept there; and what to do where it cannot be
+    """
+    told = os.environ.get("HOME")
+    home = os.path.expanduser("~") if told is None or os.path.isabs(told) else ""
+    if not os.path.isabs(home):
+        raise StorageError(f"there is no home folder for {purpose}")
+    return home

@@ -14,8 +14,9 @@ from PIL import Image
 
 from lorakit.data import dataset, pngtext, quality
 from lorakit.data.looks import Look, look
-from lorakit.errors import InputError, RefusedError, StorageError
+from lorakit.errors import InputError, RefusedError, StorageError, reason
 from lorakit.io.files import check_target, write_bytes, write_text
+from lorakit.io.paths import home_folder
 from lorakit.jobs.sample import Request, drawing, pictures, settings_of
 from lorakit.models.config import base_hash
 from lorakit.models.load import Components
@@ -210,30 +211,23 @@ def _finish(
     }  # fmt: skip
 
 
+_ELSEWHERE = "name a folder with --prior-dir, or set XDG_CACHE_HOME"
+
+
 def cache_folder() -> Path:
     """Where lorakit keeps what it can make again: $XDG_CACHE_HOME/lorakit, marked as a cache for backup programs."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(named):  # such a one is not to be heeded, says the standard
-        named = os.path.join(_home(), ".cache")
+        named = os.path.join(home_folder(f"class pictures; {_ELSEWHERE}"), ".cache")
     home = Path(named) / "lorakit"
     tag = home / "CACHEDIR.TAG"
     try:
         if not tag.is_file():
             write_text(tag, "Signature: 8a477f597d28d172789f06886806bc55\n# made by lorakit; it can be deleted\n")
     except (OSError, StorageError) as error:
-        raise StorageError(
-            f"class pictures cannot be kept in {home}: {error.__cause__ or error}; {_ELSEWHERE}"
-        ) from error
-    return home
-
-
-_ELSEWHERE = "name a folder with --prior-dir, or set XDG_CACHE_HOME"
-
-
-def _home() -> str:
-    home = os.path.expanduser("~") if os.path.isabs(os.environ.get("HOME", os.path.abspath(os.sep))) else ""
-    if not os.path.isabs(home):
-        raise StorageError(f"there is no home folder to keep class pictures in; {_ELSEWHERE}")
+        why = error if isinstance(error, OSError) else error.__cause__
+        said = reason(why) if isinstance(why, OSError) else error
+        raise StorageError(f"class pictures cannot be kept in {home}: {said}; {_ELSEWHERE}") from error
     return home
 
 

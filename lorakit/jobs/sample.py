@@ -13,7 +13,7 @@ from PIL import Image
 
 from lorakit.composition import Composition
 from lorakit.data.pngtext import encode as png
-from lorakit.errors import LorakitError, UsageError, faults_together
+from lorakit.errors import InputError, LorakitError, UsageError, faults_together
 from lorakit.io.files import check_target, existing_file, write_bytes
 from lorakit.jobs import composed
 from lorakit.jobs.session import Drawn, Session, drawing, load_model, pictures, settings_of, spaced
@@ -230,7 +230,7 @@ def serve(
     session = Session(components, [asked], note, extras.limit)
     if request.tiling:
         session.components.vae.enable_tiling()
-    number, status = 0, 0
+    number, status, at = 0, 0, 0
     with telling(lambda: f"{number} pictures are in {output}"):
         for at, line in enumerate(lines, 1):
             if not line.strip() or line.startswith("#"):
@@ -245,4 +245,6 @@ def serve(
             except LorakitError as error:
                 status = error.exit_status
                 each({"line": at, "error": str(error), "status": status})
+    if not at:
+        raise InputError("--prompts -: nothing came on standard input")
     return status

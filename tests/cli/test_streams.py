@@ -17,6 +17,7 @@ from lorakit.cli import app, streams
 from lorakit.errors import StorageError
 from lorakit.jobs import adapters
 from tests.adapter_files import random_adapter
+from tests.conftest import captioned
 
 FULL = Path("/dev/full")
 MERGE = ("merge", "a.safetensors", "b.safetensors", "-o", "m.safetensors")
@@ -154,3 +155,19 @@ def test_a_working_folder_that_is_gone_is_named(tmp_path):
         ["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": home}
     )
     assert done.returncode == 3 and "the folder that lorakit was started in is gone" in done.stderr
+
+
+def test_a_run_that_nobody_listens_to_any_more_finishes_its_files(tmp_path):
+    captioned(tmp_path / "data", "a cat")
+    pipe = _unread()
+    command = [sys.executable, "-m", "lorakit", "train", "data", "--steps", "2", "--batch-size", "1"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=pipe, stderr=pipe, timeout=300)
+    os.close(pipe)
+    assert done.returncode == 0 and (tmp_path / "lora.safetensors").is_file()
+    assert len((tmp_path / "lora.run" / "log.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "x"])
+def test_help_stands_whatever_columns_says(program, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "--output" in program("merge", "--help").stdout

@@ -17,7 +17,7 @@ KEPT = {
     ("prior-gen", "a cat", "prior", "-n", "3", "--steps", "1", "--batch-size", "1"):
         "stopped; 1 of 3 pictures are in prior; the same command goes on",
     ("sample", "a cat", "-n", "3", "--steps", "1", "--batch-size", "1", "-o", "drawn"): "in drawn",
-    ("train", "data", "--steps", "4", "--batch-size", "1"): "stopped at step 1, which is saved; the same command goes on",
+    ("train", "data", "--steps", "4", "--batch-size", "1"): ", which is saved; the same command goes on",
     ("train", "data", "--steps", "4", "--batch-size", "1", "--mode", "dreambooth", "--class-prompt", "a cat",
      "--prior-count", "9"): "of 9 pictures are in",
     ("merge", "a.safetensors", "a.safetensors", "--weights", "1,1"): "stopped; nothing was written",

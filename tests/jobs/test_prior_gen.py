@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorakit.errors import InputError, RefusedError
+from lorakit.errors import InputError, RefusedError, StorageError
 from lorakit.jobs import prior_gen
 from lorakit.jobs.sample import Request
 from lorakit.models.load import load
@@ -154,3 +154,33 @@ def test_prompts_of_a_file_need_no_other(lorakit, tmp_path):
     done = lorakit("prior-gen", "out", "--prompts", "prompts.txt", "--count", "2", "--dry-run")
     assert "2 pictures would be drawn into out" in done.stderr and not (tmp_path / "out").exists()
     assert "needs a prompt and a folder" in lorakit("prior-gen", "out", status=2).stderr
+
+
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_without_a_home_folder_it_is_said_where_class_pictures_can_go(monkeypatch, home):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+    with pytest.raises(StorageError, match="no home folder for class pictures; name a folder with --prior-dir"):
+        prior_gen.cache_folder()
+
+
+def test_a_user_that_the_system_does_not_know_has_no_home_folder(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it answers for numbers without a name
+    with pytest.raises(StorageError, match="no home folder"):
+        prior_gen.cache_folder()
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match=r"class pictures cannot be kept in .*file/lorakit: .*--prior-dir"):
+        prior_gen.cache_folder()
+
+
+def test_a_relative_cache_home_is_not_heeded(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert prior_gen.cache_folder() == tmp_path / "home" / ".cache" / "lorakit"
