@@ -95,9 +95,11 @@ def _caption_file(picture: Path, faults: _Faults) -> tuple[str, ...] | None:
     found: dict[str, tuple[str, ...] | None] = {}
     for suffix in (".txt", ".caption"):
         file = picture.with_suffix(suffix)
-        if not _is_there(file, "caption files", faults):
+        if not kind_of(file):
             continue
         found[suffix] = None
+        if not _is_there(file, "caption files", faults):
+            continue
         if file.stat().st_size > _LONGEST:
             faults.add("{n} caption files are longer than 64 KB", file.name)
             continue

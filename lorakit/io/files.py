@@ -1,5 +1,6 @@
 """Outputs that appear whole or not at all."""
 
+import errno
 import hashlib
 import os
 import re
@@ -146,8 +147,12 @@ def kind_of(path: str | Path) -> str:
     where that cannot be known."""
     try:
         mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # no path has a zero byte in it
+    except ValueError:  # no path has a zero byte in it
         return ""
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return ""
+        raise
     kinds = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
 
