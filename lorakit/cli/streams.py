@@ -6,8 +6,10 @@ for are an error, once.
 """
 
 import codecs
+import errno
 import io
 import os
+import stat
 import sys
 import time
 from typing import Any, TextIO
@@ -40,8 +42,9 @@ class _Lasting(io.RawIOBase):
         return int(written)
 
     def _reader_left(self, error: OSError) -> bool:
-        """A pipe or socket without its other end, or a terminal that was closed."""
-        return isinstance(error, ConnectionError) or self.isatty()
+        """A pipe or socket without its other end, or a terminal that was closed, which does not even say that it is one."""
+        closed = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+        return isinstance(error, ConnectionError) or closed
 
     def writable(self) -> bool:
         return True

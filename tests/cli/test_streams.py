@@ -130,6 +130,37 @@ LOCALES = {
 }  # fmt: skip
 
 
+def test_prompts_that_are_no_text_are_told_with_their_line(program, tmp_path, monkeypatch):
+    lines = io.TextIOWrapper(
+        io.BytesIO(b'\xef\xbb\xbfa caf\xe9\n{"prompt": "\\ud83d"}\n'), "utf-8-sig", "surrogateescape"
+    )
+    monkeypatch.setattr("sys.stdin", lines)
+    rows = [json.loads(row) for row in program("sample", "--prompts", "-", "-o", "out", status=2).stdout.splitlines()]
+    assert [row["line"] for row in rows] == [1, 2] and "'a caf\\xe9' is not UTF-8" in rows[0]["error"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert "nothing came" in program("sample", "--prompts", "-", "-o", "out", status=3).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "data", "--instance-prompt"),
+        ("train", "data", "--mode", "ti", "--token"),
+        ("ppim", "data", "out", "--token"),
+        ("prior-gen", "a cat", "out", "--class-word"),
+        ("prior-gen", "--prompts", "no", "out", "--negative"),
+        ("demo", "out", "--word"),
+        ("compose", "a.safetensors", "--instance-prompt"),
+        ("sample",),
+    ],
+    ids=" ".join,
+)
+def test_a_word_that_is_no_text_is_a_wrong_option(program, tmp_path, arguments):
+    (tmp_path / "no").write_text("a cat")
+    captioned(tmp_path / "data", "a cat")
+    assert "UTF-8" in program(*arguments, os.fsdecode(b"caf\xe9"), status=2).stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
 @pytest.mark.parametrize("locale", LOCALES)
 @pytest.mark.parametrize("name", NAMES)
@@ -165,6 +196,15 @@ def test_a_run_that_nobody_listens_to_any_more_finishes_its_files(tmp_path):
     os.close(pipe)
     assert done.returncode == 0 and (tmp_path / "lora.safetensors").is_file()
     assert len((tmp_path / "lora.run" / "log.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems answer otherwise")
+def test_a_terminal_that_was_closed_is_a_reader_that_has_gone(two):
+    ours, theirs = os.openpty()
+    os.close(ours)
+    done = subprocess.run([sys.executable, "-m", "lorakit", *MERGE], cwd=two, stdout=theirs, stderr=theirs, timeout=300)
+    os.close(theirs)
+    assert done.returncode == 0 and (two / "m.safetensors").is_file()
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "x"])
