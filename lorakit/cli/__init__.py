@@ -150,7 +150,7 @@ def main() -> None:
             signal.signal(number, _stop)
     arguments = sys.argv[1:]
     status = _run(arguments or ["--help"])
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         if signal.getsignal(number) is _stop:
             signal.signal(number, signal.SIG_DFL)  # all is said: what is only being taken down may end at once
     if not one_of_several():
