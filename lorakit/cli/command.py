@@ -7,6 +7,7 @@ default; the order is Typer's own once the file's table stands in the context's 
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ COMPUTE: dict[str, Any] = {
 _DEFAULTS: dict[str, Any] = {"config_file": None, "settings": None, "device": "auto", "dtype": "auto"}
 _METAVARS = {"int": "N", "int range": "N", "float": "X", "float range": "X", "str": "TEXT"}
 _FOUND = "lorakit.toml"  # read where no --config names another
-_NOTES = "lorakit.notes"
+_NOTES, _DOCUMENT = "lorakit.notes", "lorakit.document"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,12 @@ class Command(TyperCommand):
         commands: dict[str, Any] = ctx.parent.command.commands if ctx.parent else {name: self}
         parameters = {name: command.params for name, command in commands.items()}
         faults = settings.environment_faults(os.environ, parameters)
-        file = file or os.environ.get(settings.environment_name(name, "config")) or None
+        for key in own:
+            variable, bare = settings.environment_name(name, key), f"{settings.PREFIX}{key.replace('-', '_').upper()}"
+            if bare in os.environ:
+                self.note(ctx, f"{bare} sets nothing; {variable} does")
+        if file is None:
+            file = os.environ.get(settings.environment_name(name, "config")) or None
         named = file is not None
         if file is None and Path(_FOUND).is_file():
             file = _FOUND
@@ -145,6 +151,7 @@ class Command(TyperCommand):
                 document = toml.read(file, "configuration")
             except InputError as error:
                 raise UsageError(f"--config {error}" if named else str(error)) from error
+            ctx.meta[_DOCUMENT] = document
             faults += settings.file_faults(document, parameters, name, named)
             table = document.tables.get(name, {})
         settings.refuse(faults)
@@ -169,10 +176,26 @@ class Command(TyperCommand):
         for text in ctx.meta.get(_NOTES, ()) if speaks() else ():
             output.note(text)
         output.begin(str(self.name), manner)
-        if ctx.params.get("print_config"):
-            typer.echo(self.resolved(ctx), nl=False)
-            return None
-        return super().invoke(ctx)
+        try:
+            if ctx.params.get("print_config"):
+                typer.echo(self.resolved(ctx), nl=False)
+                return None
+            return super().invoke(ctx)
+        except UsageError as error:
+            raise UsageError(f"{error}{self._origins(ctx, str(error))}") from error
+
+    def _origins(self, ctx: Any, text: str) -> str:
+        """Where the options that an error names were set, those that the command line does not say."""
+        keys = settings.keys_of(self.params)
+        told = []
+        for key in dict.fromkeys(re.findall(r"--([a-z][a-z0-9-]*)", text)):
+            where = source(ctx, keys[key].name) if key in keys else ""
+            if where == "environment":
+                told.append(settings.environment_name(str(self.name), key))
+            elif where == "file":
+                document = ctx.meta.get(_DOCUMENT)
+                told.append(f"{document.place(self.name, key)}: {key}" if document else f"{key} in the --config")
+        return f" (set by {'; '.join(told)})" if told else ""
 
     def chosen(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         """What the command takes for options that were left open: name to (value, what it follows from)."""

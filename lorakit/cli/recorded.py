@@ -43,12 +43,12 @@ def read(file: Path, parameters: Iterable[settings.Parameter]) -> RecordedRun:
 
     UsageError, with all faults, for a file without a record, unknown options and values of a wrong type.
     """
-    known = {settings.long_name(parameter).replace("-", "_"): parameter for parameter in parameters}
+    known = {key.replace("-", "_"): parameter for key, parameter in settings.keys_of(parameters).items()}
     metadata = _metadata(file)
     values, faults = {}, []
     for name, value in {**_table(file, metadata, "config"), **_table(file, metadata, "options", "{}")}.items():
         if name not in known:
-            faults.append(f"--config {file} records '{name}', which is no option of train")
+            faults.append(f"--config {file} records '{name}', which is no setting of train")
         elif value is not None and (wrong := settings.complaint(known[name], value)):
             faults.append(f"--config {file} records {name}: {wrong}")
         else:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from lorakit.cli import recorded
-from lorakit.cli.command import Command, Manner, command, source
+from lorakit.cli.command import COMMON, COMPUTE, Command, Manner, command, source
 from lorakit.cli.options import ADAPTER_FILES, one_of
 from lorakit.cli.output import emit, note, progress, report
 from lorakit.cli.settings import long_name
@@ -164,7 +164,8 @@ class _Train(Command):
 
 def _is_taken_over(name: str, value: Any) -> bool:
     """Whether an option's recorded value is taken over by `--config ADAPTER`."""
-    marks = getattr(inspect.signature(train).parameters[name].annotation, "__metadata__", ())
+    own = {parameter.name: parameter.annotation for parameter in inspect.signature(train).parameters.values()}
+    marks = {**own, **COMMON, **COMPUTE}[name].__metadata__
     if Recorded.NAME not in marks:
         return Recorded.ANY in marks
     from lorakit.models.config import ALIASES

@@ -84,7 +84,7 @@ def lines_of(text: str) -> dict[Keys, int]:
     """Returns the line of each key of a text that is TOML; none at all where the walk meets what it does not expect."""
     try:
         return _Scan(text).lines
-    except (AttributeError, IndexError, RecursionError):
+    except (AttributeError, IndexError, RecursionError, TypeError, ValueError):
         return {}
 
 
