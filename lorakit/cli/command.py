@@ -157,7 +157,8 @@ class Command(TyperCommand):
         settings.refuse(faults)
         ctx.default_map = {own[key].name: value for key, value in table.items()}
         if table and not named:
-            self.note(ctx, f"settings taken from ./{_FOUND}: {', '.join(table)}")
+            changed = [key for key, value in table.items() if value != own[key].default]
+            self.note(ctx, f"settings taken from ./{_FOUND}: {', '.join(changed) or 'the defaults'}")
 
     def note(self, ctx: Any, text: str) -> None:
         """Keeps a line for people until it is known whether they want any."""

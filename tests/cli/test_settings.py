@@ -264,3 +264,24 @@ def test_a_file_with_a_byte_order_mark_is_read_and_utf_16_is_refused(program, tm
     (tmp_path / "c.toml").write_text("[train]\nrank = 4\n", encoding="utf-16")
     done = program("train", "--config", "c.toml", "--print-config", status=2)
     assert "c.toml is UTF-16 text; save it as UTF-8" in done.stderr
+
+
+def test_a_variable_without_a_command_is_noted(program, monkeypatch):
+    monkeypatch.setenv("LORAKIT_STEPS", "12")
+    assert "LORAKIT_STEPS sets nothing; LORAKIT_TRAIN_STEPS does" in program("train", "--print-config").stderr
+    assert "LORAKIT_STEPS" not in program("inspect", "x", "--print-config").stderr
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+def test_a_number_on_the_command_line_is_finite(number, printed):
+    assert "--lr: expected a finite number" in fault(printed, "train", f"--lr={number}")
+    assert "--rank: expected a number below 2^63" in fault(printed, "train", f"--rank={2**63}")
+
+
+def test_all_faults_of_set_are_told_at_once(printed):
+    told = fault(printed, "train", "--set", "rnak=4", "--set=flip=maybe", "--set", "rank")
+    assert told.splitlines() == [
+        "--set rnak=4: no option 'rnak' in train; did you mean 'rank'?",
+        '--set flip=maybe: expected true or false, got "maybe"',
+        "--set rank: expected KEY=VALUE",
+    ]
