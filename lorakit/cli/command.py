@@ -80,8 +80,8 @@ class Command(TyperCommand):
         out: list[str] = []
         flags: dict[str, bool] = {}
         faults: list[str] = []
-        known = {key: p for key, p in settings.keys_of(self.params).items() if p.param_type_name == "option"}
-        rest = iter(args)
+        options = [parameter for parameter in self.params if parameter.param_type_name == "option"]
+        known, rest = settings.keys_of(options), iter(args)
         for argument in rest:
             if argument == "--":
                 out += [argument, *rest]
@@ -94,7 +94,7 @@ class Command(TyperCommand):
                     if not equals:
                         raise ValueError("expected KEY=VALUE")
                     if key not in known:
-                        raise ValueError(settings.unknown(key, str(self.name), known.values()))
+                        raise ValueError(settings.unknown(key, str(self.name), options))
                     if not known[key].is_flag:
                         out.append(f"--{key}={value}")
                     elif known[key].secondary_opts:

@@ -91,11 +91,10 @@ def complaint(parameter: Parameter, value: Any) -> str | None:
 
 
 def _one(parameter: Parameter, value: Any) -> str | None:
-    kind = parameter.type.name.removesuffix(" range")
-    types, _ = _KINDS[kind]
+    kind = _kind(parameter)
     # `size = 512` and `rank = 32` are right where the option takes a number among other words.
     written = kind == "str" and type(value) is int and "N" in (parameter.metavar or "").split("|")
-    if type(value) not in types and not written:
+    if type(value) not in _KINDS[kind][0] and not written:
         return f"expected {_expected(parameter)}, got {told(value)}"
     if isinstance(value, int) and abs(value) >= _MOST:
         return f"expected a number below 2^63, got {told(value)}"
@@ -108,13 +107,17 @@ def _one(parameter: Parameter, value: Any) -> str | None:
     return None
 
 
+def _kind(parameter: Parameter) -> str:
+    return str(parameter.type.name.removesuffix(" range"))
+
+
 def _expected(parameter: Parameter) -> str:
-    return _KINDS[parameter.type.name.removesuffix(" range")][1]
+    return _KINDS[_kind(parameter)][1]
 
 
 def _text_complaint(parameter: Parameter, text: str) -> str | None:
     """Returns what is wrong with the text of a variable."""
-    kind = parameter.type.name.removesuffix(" range")
+    kind = _kind(parameter)
     if kind == "boolean":
         try:
             flag(text)
