@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, fields, replace
+from enum import Enum
 from typing import Annotated, Any
 
 from lorakit.errors import UsageError
@@ -21,28 +22,47 @@ RATES = ("lr", "lr_text", "lr_token")
 _WITH_TOKENS = ("ti", "pivotal")
 
 
+class Recorded(Enum):
+    """A mark of a text option: what `train --config ADAPTER` takes over of it from the metadata of a file.
+
+    Numbers and flags of the config are taken over without a mark. Text without one is not, since it can name files, and
+    an option that is no part of the config is not either: where to write, and how, is for the user to say.
+    """
+
+    ANY = "any value"
+    NAME = "a name that lorakit gives a meaning, and no path, hub id or import path"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The options of `train`, and the notes in its output."""
 
-    mode: Annotated[str, "lora, dreambooth, ti, pivotal or full."] = "lora"
-    model: Annotated[str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file."] = "tiny"
+    mode: Annotated[str, "lora, dreambooth, ti, pivotal or full.", Recorded.ANY] = "lora"
+    model: Annotated[
+        str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file.", Recorded.NAME
+    ] = "tiny"
     tokenizer: Annotated[str | None, "Folder of the tokenizer of a single-file model."] = None
 
-    instance_prompt: Annotated[str | None, "One prompt for all pictures, instead of their captions."] = None
-    class_prompt: Annotated[str | None, "Prompt of the class prior."] = None
+    instance_prompt: Annotated[str | None, "One prompt for all pictures, instead of their captions.", Recorded.ANY] = (
+        None
+    )
+    class_prompt: Annotated[str | None, "Prompt of the class prior.", Recorded.ANY] = None
     prior_dir: Annotated[str | None, "Class pictures; missing ones are drawn first."] = None
     prior_count: Annotated[int, "How many class pictures."] = 100
     prior_weight: Annotated[float, "Weight of the class loss."] = 1.0
     prior_target: Annotated[
-        str, "What class pictures are learnt from: noise, or teacher, what the untrained model says of them."
+        str,
+        "What class pictures are learnt from: noise, or teacher, what the untrained model says of them.",
+        Recorded.ANY,
     ] = "noise"
-    token: Annotated[list[str], "Placeholder token to learn, such as <s1>; repeatable."] = field(default_factory=list)
-    init_token: Annotated[list[str], "Words that a token starts from; one for all, or one for each."] = field(
+    token: Annotated[list[str], "Placeholder token to learn, such as <s1>; repeatable.", Recorded.ANY] = field(
         default_factory=list
     )
+    init_token: Annotated[list[str], "Words that a token starts from; one for all, or one for each.", Recorded.ANY] = (
+        field(default_factory=list)
+    )
     vectors: Annotated[int, "Vectors of each token."] = 1
-    template: Annotated[str, "object, style or none: sentences that tokens are learnt in."] = "none"
+    template: Annotated[str, "object, style or none: sentences that tokens are learnt in.", Recorded.ANY] = "none"
     token_norm: Annotated[float, "Norm that learned vectors are drawn to; 0 leaves them."] = 0.0
 
     mask_weight: Annotated[float | None, "Weight of what a mask leaves out, 0 to 1; masks are read where given."] = None
@@ -51,41 +71,51 @@ class TrainConfig:
     tag_dropout: Annotated[float, "Share of comma-separated tags left out, 0 to 1."] = 0.0
     shuffle_tags: Annotated[bool, "Show the tags in another order each time."] = False
     keep_tokens: Annotated[int, "So many tags at the front stay in place."] = 0
-    keep_separator: Annotated[str, "Tags before this mark stay in place."] = ""
-    caption_separator: Annotated[str, "What stands between tags."] = ","
+    keep_separator: Annotated[str, "Tags before this mark stay in place.", Recorded.ANY] = ""
+    caption_separator: Annotated[str, "What stands between tags.", Recorded.ANY] = ","
     tag_warmup: Annotated[int, "Epochs over which the tags come in one after another."] = 0
-    caption_prefix: Annotated[str, "Put before every caption."] = ""
-    caption_suffix: Annotated[str, "Put after every caption."] = ""
+    caption_prefix: Annotated[str, "Put before every caption.", Recorded.ANY] = ""
+    caption_suffix: Annotated[str, "Put after every caption.", Recorded.ANY] = ""
     size: Annotated[int | None, "Side in pixels; default, the model's own."] = None
     upscale: Annotated[bool, "Enlarge pictures that are smaller than --size."] = False
     validation_split: Annotated[float, "Share of the pictures held out, 0 to 0.5."] = 0.0
 
     rank: Annotated[int, "Rank of the low-rank factors."] = 8
     alpha: Annotated[float | None, "Scale numerator: delta = up @ down * alpha / rank; default, the rank."] = None
-    target: Annotated[str, "attention, attention+ff, all, or a regular expression of module names."] = "attention"
+    target: Annotated[str, "attention, attention+ff, all, or a regular expression of module names.", Recorded.ANY] = (
+        "attention"
+    )
     text_encoder: Annotated[bool, "Train the text encoder too."] = False
     text_steps: Annotated[int | None, "Steps after which the text encoder rests; default, never."] = None
     dropout: Annotated[float, "Share of the adapter's inner numbers left out, 0 to 1."] = 0.0
-    variant: Annotated[str, "lora, rslora, dora, loha or lokr."] = "lora"
-    init: Annotated[str, "How factors start: gaussian, kaiming or pissa."] = "gaussian"
+    variant: Annotated[str, "lora, rslora, dora, loha or lokr.", Recorded.ANY] = "lora"
+    init: Annotated[str, "How factors start: gaussian, kaiming or pissa.", Recorded.ANY] = "gaussian"
     init_from: Annotated[str | None, "Adapter to go on from, in any format."] = None
     block_rank: Annotated[
-        list[str], "PATTERN=RANK[:ALPHA][@RATE] or PATTERN=off; the first that matches a module wins; repeatable."
+        list[str],
+        "PATTERN=RANK[:ALPHA][@RATE] or PATTERN=off; the first that matches a module wins; repeatable.",
+        Recorded.ANY,
     ] = field(default_factory=list)
     lora_plus: Annotated[float, "Rate of the up factors over that of the down factors (LoRA+)."] = 1.0
 
     steps: Annotated[int | None, "Optimizer steps; default, what suits the model."] = None
     ti_steps: Annotated[int | None, "Steps of pivotal's first phase, tokens alone."] = None
-    joint: Annotated[str, "alternate, together or off: how pivotal refines token and adapter."] = "alternate"
+    joint: Annotated[str, "alternate, together or off: how pivotal refines token and adapter.", Recorded.ANY] = (
+        "alternate"
+    )
     joint_token_weight: Annotated[float, "Weight of the loss at the token's turns."] = 1.0
     batch_size: Annotated[int | None, "Pictures a step and process; default, what suits the model."] = None
     accumulate: Annotated[int, "Batches a step."] = 1
     lr: Annotated[float | None, "Learning rate; default, what suits the model and the optimizer."] = None
     lr_text: Annotated[float | None, "Rate of the text encoder's adapter."] = None
     lr_token: Annotated[float | None, "Rate of learned tokens."] = None
-    optimizer: Annotated[str, "adamw, adamw8bit, adafactor, prodigy, lion, schedulefree, or module:Class."] = "adamw"
-    optimizer_args: Annotated[list[str], "KEY=VALUE for the optimizer; repeatable."] = field(default_factory=list)
-    lr_schedule: Annotated[str, "constant, linear, cosine, cosine-restarts or polynomial."] = "cosine"
+    optimizer: Annotated[
+        str, "adamw, adamw8bit, adafactor, prodigy, lion, schedulefree, or module:Class.", Recorded.NAME
+    ] = "adamw"
+    optimizer_args: Annotated[list[str], "KEY=VALUE for the optimizer; repeatable.", Recorded.ANY] = field(
+        default_factory=list
+    )
+    lr_schedule: Annotated[str, "constant, linear, cosine, cosine-restarts or polynomial.", Recorded.ANY] = "cosine"
     warmup: Annotated[int, "Steps over which the rate rises."] = 10
     max_grad_norm: Annotated[float, "Gradients are scaled down to this norm; 0 turns it off."] = 1.0
     ema: Annotated[float, "Decay of averaged weights, such as 0.999; 0 turns it off."] = 0.0
@@ -94,14 +124,14 @@ class TrainConfig:
     debiased: Annotated[bool, "Debiased loss weights, instead of min-SNR."] = False
     v_like: Annotated[bool, "Loss weights as of a model that predicts v, instead of min-SNR."] = False
     zero_snr: Annotated[bool, "Noise schedule rescaled to zero terminal SNR."] = False
-    loss: Annotated[str, "l2, huber or smooth-l1."] = "l2"
+    loss: Annotated[str, "l2, huber or smooth-l1.", Recorded.ANY] = "l2"
     huber: Annotated[float, "Where huber and smooth-l1 turn linear."] = 0.1
     noise_offset: Annotated[float, "Spread of an offset to each channel's noise."] = 0.0
     multires_noise: Annotated[float, "Share of coarser noise, 0 to 1."] = 0.0
     perturbation: Annotated[float, "Spread of extra noise in what the model sees."] = 0.0
-    timesteps: Annotated[str, "uniform, logit-normal or importance."] = "uniform"
+    timesteps: Annotated[str, "uniform, logit-normal or importance.", Recorded.ANY] = "uniform"
     stratify: Annotated[bool, "Spread the timesteps of each step's pictures evenly."] = False
-    timestep_range: Annotated[str, "FIRST:LAST of the model's timesteps; empty, all."] = ""
+    timestep_range: Annotated[str, "FIRST:LAST of the model's timesteps; empty, all.", Recorded.ANY] = ""
 
     gradient_checkpointing: Annotated[bool, "Less memory, about a third more time."] = False
     compile: Annotated[bool, "Compile the UNet's blocks (torch.compile)."] = False

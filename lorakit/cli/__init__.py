@@ -8,12 +8,11 @@ import traceback
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer._click.exceptions import ClickException
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from lorakit import __version__
-from lorakit.errors import LorakitError, ResourceError, Stopped, StorageError, reason
+from lorakit.errors import LorakitError, ResourceError, Stopped, StorageError, UsageError, reason
 from lorakit.registry import nearest
 from lorakit.runtime.platform import ENDING
 from lorakit.runtime.scarce import FILES, THREADS, lacking
@@ -26,7 +25,7 @@ class _Group(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            raise ClickException(f"no command '{args[0]}'{nearest(args[0], self.commands)}; see lorakit --help")
+            raise UsageError(f"no command '{args[0]}'{nearest(args[0], self.commands)}; see lorakit --help")
         return super().resolve_command(ctx, args)
 
 
@@ -35,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=False,
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LORAKIT"},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -49,9 +48,7 @@ def _print_version(value: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, allow_from_autoenv=False, help="Print the version."
-        ),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Personalise Stable Diffusion: prepare pictures, train, extract, merge, compose, draw."""
@@ -75,7 +72,7 @@ def _run(arguments: list[str]) -> int:
         code = get_command(app).main(arguments, prog_name="lorakit", standalone_mode=False)
         sys.stdout.flush()  # a full disk is told here, not when Python has ended
         return code if isinstance(code, int) else 0
-    except ClickException as error:
+    except typer.TyperException as error:  # the base of all that Typer says of a command line
         output.error(error.format_message())
         return 2
     except Stopped as stopped:

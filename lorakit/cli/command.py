@@ -7,17 +7,19 @@ default; the order is Typer's own once the file's table stands in the context's 
 import inspect
 import json
 import os
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from lorakit.errors import UsageError
-from lorakit.registry import nearest
+from lorakit.cli import recorded, settings
+from lorakit.config import Recorded
+from lorakit.errors import InputError, UsageError
+from lorakit.runtime.world import speaks
 
 COMMON: dict[str, Any] = {
     "json_output": Annotated[bool, typer.Option("--json", help="Print one JSON object instead of paths.")],
@@ -32,12 +34,12 @@ COMMON: dict[str, Any] = {
 }
 COMPUTE: dict[str, Any] = {
     "device": Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")],
-    "dtype": Annotated[str, typer.Option(metavar="auto|float32|bfloat16|float16", help="Arithmetic.")],
+    "dtype": Annotated[str, typer.Option(metavar="auto|float32|bfloat16|float16", help="Arithmetic."), Recorded.ANY],
 }
 _DEFAULTS: dict[str, Any] = {"config_file": None, "settings": None, "device": "auto", "dtype": "auto"}
 _METAVARS = {"int": "N", "int range": "N", "float": "X", "float range": "X", "str": "TEXT"}
-# Options that say how to run and not what to make: no part of a configuration.
-_NOT_CONFIG = {"help", "config_file", "settings", "print_config", "dry_run", "debug"}
+_FOUND = "lorakit.toml"  # read where no --config names another
+_NOTES, _DOCUMENT = "lorakit.notes", "lorakit.document"
 
 
 @dataclass(frozen=True)
@@ -52,144 +54,149 @@ class Manner:
     dry_run: bool = False
 
 
-def _read_table(file: str, command: str) -> dict[str, Any]:
-    path = Path(file)
-    if _is_made(file):
-        values = {**_recorded(path, "config"), **_recorded(path, "options")}
-        return {name.replace("_", "-"): value for name, value in values.items() if value is not None}
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {file}: not TOML: {error}") from error
-    table = tables.get(command, {})
-    if not isinstance(table, dict):
-        raise UsageError(f"--config {file}: '{command}' must be a table of options")
-    return table
-
-
-def _recorded(path: Path, what: str) -> dict[str, Any]:
-    """What an adapter or a model folder says of the run that made it: its `config`, the `sources` of that, or other
-    `options`."""
-    notes = path / "lorakit.json"
-    try:
-        if path.is_dir():
-            metadata = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
-        else:
-            from lorakit.io.safetensors import open_file
-
-            metadata = open_file(path, "adapter").metadata
-        return dict(
-            json.loads(metadata[f"lorakit.{what}"] if what == "config" else metadata.get(f"lorakit.{what}", "{}"))
-        )
-    except (KeyError, ValueError) as error:
-        raise UsageError(f"--config {path}: no config in its metadata; it was not trained by lorakit") from error
-
-
-def _is_made(file: str | None) -> bool:
-    """Whether a configuration is what `train` has made, and not one that was written for it."""
-    return file is not None and (Path(file).suffix == ".safetensors" or Path(file).is_dir())
-
-
 _SOURCES = {"COMMANDLINE": "option", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
 
 
-def sources(ctx: Any) -> dict[str, str]:
-    """Where each option's value came from: option, environment, file or default. A value out of an adapter comes from
-    where that run had it from, so that running it again gives the same."""
-    file = ctx.meta.get("lorakit.config_file")
-    recorded = _recorded(Path(file), "sources") if _is_made(file) else {}
-    found = {}
-    for parameter in ctx.command.params:
-        source = ctx.get_parameter_source(parameter.name)
-        said = _SOURCES.get(getattr(source, "name", ""), "default")
-        found[parameter.name] = recorded.get(parameter.name, said) if said == "file" else said
-    return found
+def source(ctx: Any, name: str) -> str:
+    """Returns where an option's value came from: option, environment, file or default."""
+    return _SOURCES.get(getattr(ctx.get_parameter_source(name), "name", ""), "default")
 
 
 class Command(TyperCommand):
     """A command that reads its configuration before its options, and can print it."""
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         for parameter in self.params:
+            parameter.envvar = settings.environment_name(str(self.name), settings.long_name(parameter))
             # Each option can come from the environment; saying so at each would bury what it does.
             parameter.show_envvar = False  # type: ignore[attr-defined]
             if parameter.param_type_name == "option" and parameter.metavar is None:
                 parameter.metavar = _METAVARS.get(parameter.type.name)
 
-    def _long_names(self) -> dict[str, Any]:
-        return {
-            option.removeprefix("--"): parameter
-            for parameter in self.params
-            for option in parameter.opts
-            if option.startswith("--") or parameter.param_type_name == "argument"
-        }
-
-    def _known(self, keys: Iterable[str], where: str) -> dict[str, Any]:
-        names = {key: p for key, p in self._long_names().items() if p.name not in _NOT_CONFIG}
-        wrong = [key for key in keys if key not in names]
-        if wrong:
-            known = [*names]
-            raise UsageError(
-                f"{where}: " + "; ".join(f"no option '{key}' in {self.name}{nearest(key, known)}" for key in wrong)
-            )
-        return names
-
-    def _expand_settings(self, args: list[str]) -> list[str]:
-        """`--set rank=4` read as `--rank 4`, so that it is checked like any option and the last one wins."""
+    def _expand_settings(self, args: list[str]) -> tuple[list[str], set[str]]:
+        """`--set rank=4` read as `--rank 4`, so that it is checked like any option and the last one wins; and the names
+        of flags that are set to false and have no option to say so."""
         out: list[str] = []
-        i = 0
-        while i < len(args):
-            if args[i] == "--":
-                return out + args[i:]
-            pair = args[i].removeprefix("--set=") if args[i].startswith("--set=") else None
-            if args[i] == "--set":
-                i += 1
-                pair = args[i] if i < len(args) else ""
-            i += 1
-            if pair is None:
-                out.append(args[i - 1])
-                continue
-            key, equals, value = pair.partition("=")
-            if not equals:
-                raise UsageError(f"--set {pair}: expected KEY=VALUE")
-            parameter = self._known([key], "--set")[key]
-            if not getattr(parameter, "is_flag", False):
-                out.append(f"--{key}={value}")
-            elif value.lower() in ("true", "1", "yes", "on"):
-                out.append(f"--{key}")
-            elif parameter.secondary_opts:
-                out.append(parameter.secondary_opts[0])
-        return out
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        self.name = info_name or self.name
-        args = self._expand_settings(args)
-        file = os.environ.get(f"LORAKIT_{str(self.name).upper().replace('-', '_')}_CONFIG")
-        for i, argument in enumerate(args):
+        flags: dict[str, bool] = {}
+        faults: list[str] = []
+        options = [parameter for parameter in self.params if parameter.param_type_name == "option"]
+        known, rest = settings.keys_of(options), iter(args)
+        for argument in rest:
             if argument == "--":
-                break
-            if argument == "--config" and i + 1 < len(args):
-                file = args[i + 1]
-            elif argument.startswith("--config="):
-                file = argument.removeprefix("--config=")
-        if file is None and Path("lorakit.toml").is_file():
-            file = "lorakit.toml"
+                out += [argument, *rest]
+            elif argument != "--set" and not argument.startswith("--set="):
+                out.append(argument)
+            else:
+                pair = next(rest, "") if argument == "--set" else argument.removeprefix("--set=")
+                key, equals, value = pair.partition("=")
+                try:
+                    if not equals:
+                        raise ValueError("expected KEY=VALUE")
+                    if key not in known:
+                        raise ValueError(settings.unknown(key, str(self.name), options))
+                    if not known[key].is_flag:
+                        out.append(f"--{key}={value}")
+                    elif known[key].secondary_opts:
+                        out.append(f"--{key}" if settings.flag(value) else known[key].secondary_opts[0])
+                    else:
+                        flags[key] = settings.flag(value)
+                except ValueError as error:
+                    faults.append(f"--set {pair}: {error}")
+        settings.refuse(faults)
+        return [*(f"--{key}" for key, on in flags.items() if on), *out], {known[k].name for k in flags if not flags[k]}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args, off = self._expand_settings(args)
+        given: dict[str, Any] = self.make_parser(ctx).parse_args(args=[*args])[0]
+        if given.get("help") or ctx.resilient_parsing:  # neither help nor completion needs settings
+            return super().parse_args(ctx, args)
+        both = [settings.long_name(p) for p in self.params if p.name in off and given.get(p.name)]
+        settings.refuse([f"--{key} and --set {key}=false contradict each other" for key in both])
+        self._read_settings(ctx, given.get("config_file"))
+        rest = super().parse_args(ctx, args)
+        for name in off:
+            ctx.params[name] = False
+            ctx.set_parameter_source(name, type(ctx.get_parameter_source(name)).COMMANDLINE)
+        values = [(p, ctx.params[p.name]) for p in self.params if ctx.params.get(p.name) is not None]
+        wrong = [(p, complaint) for p, value in values if (complaint := settings.complaint(p, value))]
+        settings.refuse([f"--{settings.long_name(p)}: {complaint}" for p, complaint in wrong])
+        return rest
+
+    def _read_settings(self, ctx: Any, file: str | None) -> None:
+        """Checks the environment and the configuration file, all faults at once, and makes the file's values those that
+        options take where nobody says otherwise."""
+        name, own = str(self.name), settings.keys_of(self.params)
+        commands: dict[str, Any] = ctx.parent.command.commands if ctx.parent else {name: self}
+        parameters = {name: command.params for name, command in commands.items()}
+        faults = settings.environment_faults(os.environ, parameters)
+        for key in own:
+            variable, bare = settings.environment_name(name, key), f"{settings.PREFIX}{key.replace('-', '_').upper()}"
+            if bare in os.environ:
+                self.note(ctx, f"{bare} sets nothing; {variable} does")
+        if file is None:
+            file = os.environ.get(settings.environment_name(name, "config")) or None
+        named = file is not None
+        if file is None and Path(_FOUND).is_file():
+            file = _FOUND
+        if file is not None and recorded.is_recorded(Path(file)):
+            settings.refuse(faults)
+            ctx.default_map = self.read_recorded(ctx, Path(file))
+            return
+        table: dict[str, Any] = {}
         if file is not None:
-            table = _read_table(file, str(self.name))
-            names = self._known(table, f"--config {file}")
-            extra["default_map"] = {names[key].name: value for key, value in table.items()}
-        context = super().make_context(info_name, args, parent, **extra)
-        context.meta["lorakit.config_file"] = file
-        return context
+            from lorakit.io import toml
+
+            try:
+                document = toml.read(file, "configuration")
+            except InputError as error:
+                raise UsageError(f"--config {error}" if named else str(error)) from error
+            ctx.meta[_DOCUMENT] = document
+            faults += settings.file_faults(document, parameters, name, named)
+            table = document.tables.get(name, {})
+        settings.refuse(faults)
+        ctx.default_map = {own[key].name: value for key, value in table.items()}
+        if table and not named:
+            changed = [key for key, value in table.items() if value != own[key].default]
+            self.note(ctx, f"settings taken from ./{_FOUND}: {', '.join(changed) or 'the defaults'}")
+
+    def note(self, ctx: Any, text: str) -> None:
+        """Keeps a line for people until it is known whether they want any."""
+        ctx.meta.setdefault(_NOTES, []).append(text)
+
+    def read_recorded(self, ctx: Any, file: Path) -> dict[str, Any]:
+        """Values by option that the metadata of an adapter or a model gives; a command that trains nothing takes none."""
+        raise UsageError(f"--config {file} records a run of train; {self.name} takes a TOML file")
 
     def invoke(self, ctx: Any) -> Any:
-        if ctx.params.get("print_config"):
-            typer.echo(self.resolved(ctx), nl=False)
-            return None
-        return super().invoke(ctx)
+        from lorakit.cli import output
+
+        manner = Manner(**{key: ctx.params[key] for key in Manner.__dataclass_fields__})
+        # A file that sets `quiet` does not silence what is said of the file.
+        output.begin(str(self.name), replace(manner, quiet=manner.quiet and source(ctx, "quiet") != "file"))
+        for text in ctx.meta.get(_NOTES, ()) if speaks() else ():
+            output.note(text)
+        output.begin(str(self.name), manner)
+        try:
+            if ctx.params.get("print_config"):
+                typer.echo(self.resolved(ctx), nl=False)
+                return None
+            return super().invoke(ctx)
+        except UsageError as error:
+            raise UsageError(f"{error}{self._origins(ctx, str(error))}") from error
+
+    def _origins(self, ctx: Any, text: str) -> str:
+        """Where the options that an error names were set, those that the command line does not say."""
+        keys = settings.keys_of(self.params)
+        told = []
+        for key in dict.fromkeys(re.findall(r"--([a-z][a-z0-9-]*)", text)):
+            where = source(ctx, keys[key].name) if key in keys else ""
+            if where == "environment":
+                told.append(settings.environment_name(str(self.name), key))
+            elif where == "file":
+                document = ctx.meta.get(_DOCUMENT)
+                told.append(f"{document.place(self.name, key)}: {key}" if document else f"{key} in the --config")
+        return f" (set by {'; '.join(told)})" if told else ""
 
     def chosen(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         """What the command takes for options that were left open: name to (value, what it follows from)."""
@@ -198,17 +205,17 @@ class Command(TyperCommand):
     def resolved(self, ctx: Any) -> str:
         """TOML that runs the same job again; what follows from other options is told on stderr, for a file that is made
         of this one prints the same."""
+        from lorakit.cli import output
+
         lines, chosen = [f"[{self.name}]"], self.chosen(ctx.params)
-        if not ctx.params.get("quiet"):
-            for source in dict.fromkeys(source for _, source in chosen.values()):
-                told = (f"{n.replace('_', '-')} = {v:g}" for n, (v, of) in chosen.items() if of == source)
-                typer.echo(f"from the {source}: {', '.join(told)}", err=True)
+        for source in dict.fromkeys(source for _, source in chosen.values()):
+            told = (f"{n.replace('_', '-')} = {v:g}" for n, (v, of) in chosen.items() if of == source)
+            output.note(f"from the {source}: {', '.join(told)}")
         values = {**ctx.params, **{name: value for name, (value, _) in chosen.items()}}
-        for parameter in self.params:
+        for key, parameter in settings.keys_of(self.params).items():
             value = values.get(parameter.name)
-            if parameter.name in _NOT_CONFIG or value is None or value in ([], ()):
+            if value is None or value in ([], ()):
                 continue
-            key = next((o.removeprefix("--") for o in parameter.opts if o.startswith("--")), parameter.name)
             value = list(value) if isinstance(value, tuple) else value
             lines.append(f"{key} = {json.dumps(value, ensure_ascii=False, default=str)}")
         return "\n".join(lines) + "\n"
@@ -223,12 +230,9 @@ def command(
         common = {**COMMON, **(COMPUTE if compute else {})}
 
         def run(**options: Any) -> None:
-            from lorakit.cli import output
-
             manner = Manner(**{key: options.pop(key) for key in Manner.__dataclass_fields__})
             for key in ("config_file", "settings", "print_config"):
                 options.pop(key)
-            output.begin(name, manner)
             function(manner, **options)
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]

@@ -1,6 +1,7 @@
 """`lorakit train`: its options are the fields of TrainConfig, and how the run lives."""
 
 import inspect
+import shlex
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -9,12 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-from lorakit.cli.command import Command, Manner, command, sources
+from lorakit.cli import recorded
+from lorakit.cli.command import COMMON, COMPUTE, Command, Manner, command, source
 from lorakit.cli.options import ADAPTER_FILES, check_text, one_of
 from lorakit.cli.output import emit, note, progress, report
-from lorakit.config import TrainConfig
+from lorakit.cli.settings import long_name
+from lorakit.config import Recorded, TrainConfig
 from lorakit.errors import UsageError
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or any(_is_text(inner) for inner in typing.get_args(kind))
 
 
 def _options() -> list[inspect.Parameter]:
@@ -22,12 +29,14 @@ def _options() -> list[inspect.Parameter]:
     hints = typing.get_type_hints(TrainConfig, include_extras=True)
     options = []
     for field in fields(TrainConfig):
-        kind, text = typing.get_args(hints[field.name])
+        kind, text, *marks = typing.get_args(hints[field.name])
+        if not _is_text(kind):
+            marks = [Recorded.ANY]
         names = ["--model", "-m"] if field.name == "model" else []
         default = field.default if field.default_factory is MISSING else None
         if default is None and field.default_factory is not MISSING:
             kind = kind | None
-        annotation = Annotated[kind, typer.Option(*names, help=text)]  # type: ignore[valid-type]
+        annotation = Annotated[kind, typer.Option(*names, help=text), *marks]  # type: ignore[valid-type]
         options.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
         )
@@ -42,16 +51,22 @@ def train(
         str | None,
         typer.Option("--output", "-o", help="Default ./lora.safetensors, ./embedding.safetensors or ./model."),
     ] = None,
-    format: Annotated[str, typer.Option(metavar="|".join(ADAPTER_FILES), help="File format of the adapter.")] = "kohya",
+    format: Annotated[
+        str, typer.Option(metavar="|".join(ADAPTER_FILES), help="File format of the adapter."), Recorded.ANY
+    ] = "kohya",
     save_dtype: Annotated[
-        str, typer.Option(metavar="float32|float16|bfloat16", help="Numbers of the output.")
+        str, typer.Option(metavar="float32|float16|bfloat16", help="Numbers of the output."), Recorded.ANY
     ] = "float32",
     run_dir: Annotated[str | None, typer.Option(help="Log and checkpoints; default OUTPUT.run.")] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     keep: Annotated[int, typer.Option(min=1, help="Checkpoints to keep.")] = 2,
     resume: Annotated[str, typer.Option(metavar="auto|PATH|never", help="Go on with an interrupted run.")] = "auto",
-    validate_every: Annotated[int, typer.Option(min=0, help="Steps between held-out losses; 0, never.")] = 0,
-    early_stop: Annotated[int, typer.Option(min=0, help="End after so many validations without a better one.")] = 0,
+    validate_every: Annotated[
+        int, typer.Option(min=0, help="Steps between held-out losses; 0, never."), Recorded.ANY
+    ] = 0,
+    early_stop: Annotated[
+        int, typer.Option(min=0, help="End after so many validations without a better one."), Recorded.ANY
+    ] = 0,
     preview_prompt: Annotated[list[str] | None, typer.Option(help="What to draw as it goes; repeatable.")] = None,
     preview_every: Annotated[int, typer.Option(min=0, help="Steps between previews; 0, never.")] = 0,
     track: Annotated[
@@ -95,7 +110,7 @@ def train(
         target, folder, format, save_dtype, device, dtype, checkpoint_every, keep, resume, manner.force, manner.dry_run,
         plan, show_targets, Path(replay) if replay else None, validate_every, early_stop, preview_prompt or (),
         preview_every or (max(1, config.suited().total // 4) if preview_prompt else 0),
-        [name for name in tracked if name != "none"], sources(ctx),
+        [name for name in tracked if name != "none"], _sources(ctx),
     )  # fmt: skip
     with progress("training") as tick:
         result = run(Path(data), config, life, Talk(tick, note, tick.show))
@@ -115,7 +130,66 @@ class _Train(Command):
     def chosen(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         return _config(values).chosen()
 
+    def read_recorded(self, ctx: Any, file: Path) -> dict[str, Any]:
+        ctx.meta[_RUN] = run = recorded.read(file, self.params)
+        return {name: value for name, value in run.values.items() if value is not None and _is_taken_over(name, value)}
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        if _RUN in ctx.meta:
+            self._tell_left_out(ctx, ctx.meta[_RUN])
+        return rest
+
+    def _tell_left_out(self, ctx: Any, run: recorded.RecordedRun) -> None:
+        """UsageError for recorded options that make another run where they are missing and that the user has not said;
+        a note of the others that are not taken over."""
+        own = {field.name for field in fields(TrainConfig)}
+        needed, left = [], []
+        parameters: list[Any] = self.params
+        for parameter in parameters:
+            value = run.values.get(parameter.name)
+            if value in (None, [], parameter.default) or _is_taken_over(parameter.name, value):
+                continue
+            if parameter.name not in own:
+                left.append(f"--{long_name(parameter)}")
+            elif source(ctx, parameter.name) not in ("option", "environment"):
+                needed.append(f"--{long_name(parameter)} {shlex.quote(str(value))}")
+        if needed:
+            raise UsageError(
+                f"--config {run.file}: its run had {' '.join(needed)}; paths, hub ids and code are not taken from a file's "
+                "metadata: give these options again, or others"
+            )
+        if left:
+            self.note(ctx, f"not taken from the metadata of {run.file}: {', '.join(left)}")
+
+
+def _is_taken_over(name: str, value: Any) -> bool:
+    """Whether an option's recorded value is taken over by `--config ADAPTER`."""
+    own = {parameter.name: parameter.annotation for parameter in inspect.signature(train).parameters.values()}
+    marks = {**own, **COMMON, **COMPUTE}[name].__metadata__
+    if Recorded.NAME not in marks:
+        return Recorded.ANY in marks
+    from lorakit.models.config import ALIASES
+
+    return value in {"model": ("tiny", *ALIASES), "optimizer": OPTIMIZERS.names()}[name]
+
+
+def _sources(ctx: typer.Context) -> dict[str, str]:
+    """Where each option's value came from. A value that a recorded run had too comes from where that run had it from, so
+    that running it again gives the same bytes."""
+    run: recorded.RecordedRun | None = ctx.meta.get(_RUN)
+    found = {}
+    for name, value in ctx.params.items():
+        same = run is not None and name in run.values and _plain(run.values[name]) == _plain(value)
+        found[name] = run.sources.get(name, source(ctx, name)) if run and same else source(ctx, name)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return list(value or ()) if isinstance(value, list | tuple) or value is None else value
+
+
+_RUN = "lorakit.recorded_run"
 _LISTS = {field.name for field in fields(TrainConfig) if field.default_factory is not MISSING}
 _PATHS = {"model", "tokenizer", "prior_dir", "init_from"}
 _FILE = {"ti": "embedding.safetensors", "full": "model"}

@@ -49,8 +49,12 @@ class Run:
         self.components, self.config, self.life, self.talk, self.world = components, config, life, talk, world
         self.data, self.trained, self.notes, self.shards = data, trained, notes, shards
         self.optimizer = loop.optimizer_of(
-            trained.groups, lambda inner: optimizers.make(config.optimizer, inner, 0.0, config.optimizer_args)
-        )
+            trained.groups,
+            lambda inner: optimizers.make(
+                config.optimizer, inner, 0.0, config.optimizer_args,
+                installed=life.sources.get("optimizer") in ("file", "environment"),
+            ),
+        )  # fmt: skip
         self.ema = Ema(trained.parameters, config.ema) if config.ema else None
         own = trained.attached.state() if trained.attached is not None else {}
         fixed = {name: x for name, x in own.items() if name not in trained.parameters}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +35,17 @@ def groups_of(parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float]
     return [Group(group, factor) for factor, group in by_factor.items()]
 
 
-def make(name: str, groups: Sequence[Group], rate: float, settings: Sequence[str] = ()) -> torch.optim.Optimizer:
+def make(
+    name: str, groups: Sequence[Group], rate: float, settings: Sequence[str] = (), *, installed: bool = False
+) -> torch.optim.Optimizer:
     """The optimizer `name`, a registered one or `module:Class`, with `settings` as `key=value` texts.
+
+    With `installed` the module is not looked for in the working folder, where files of others may lie.
 
     UsageError for an unknown name or setting, or a package that is missing.
     """
     values = dict(_setting(text) for text in settings)
-    maker: Callable[..., Any] = _imported(name) if ":" in name else OPTIMIZERS[name].make
+    maker: Callable[..., Any] = _imported(name, installed) if ":" in name else OPTIMIZERS[name].make
     known = inspect.signature(maker).parameters
     own = [key for key in known if key not in ("groups", "params", "self")]
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
@@ -112,12 +118,25 @@ def _value(text: str) -> Any:
         return text.strip()
 
 
-def _imported(path: str) -> Callable[..., Any]:
+def _imported(path: str, installed: bool) -> Callable[..., Any]:
     module, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        with _without_working_folder() if installed else nullcontext():
+            found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as reason:
-        raise UsageError(f"--optimizer {path}: {reason}") from None
+        hint = "; a module of the working folder is imported where the command line names it" if installed else ""
+        raise UsageError(f"--optimizer {path}: {reason}{hint}") from None
     if not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)):
         raise UsageError(f"--optimizer {path} is no torch optimizer")
     return found
+
+
+@contextmanager
+def _without_working_folder() -> Iterator[None]:
+    """Leaves the working folder, which `python -m` puts first, out of where modules are looked for."""
+    kept, here = sys.path, os.path.realpath("")
+    sys.path = [entry for entry in kept if os.path.realpath(entry) != here]
+    try:
+        yield
+    finally:
+        sys.path = kept
