@@ -21,6 +21,7 @@ _LONGEST = 4000  # characters
 _MOST_COUNTED = 1000  # `a{30}` inside `{30}` is compiled as 900 copies
 _SECONDS = 2.0
 _USUAL = 2e-5  # seconds that a match takes at most which is nothing out of the ordinary
+_WHOLE = re.compile(r"\^((?:\w|\\\.)+)\$")  # one name and no other, as `compose --learn-per layer` writes them
 _COUNTS = re.compile(r"\{(\d{0,9})(?:,(\d{0,9}))?\}")
 _OTHERWISE = re.compile(r"\{[^{}]*[a-z<>][^{}]*\}|\[:\w+:\]")  # what `regex` reads otherwise than `re`
 
@@ -45,16 +46,22 @@ class Pattern:
         self, text: str, where: str = "", error: type[LorakitError] = InputError, time: Time | None = None
     ) -> None:
         self.text, self._where, self._error, self._time = text, where, error, time or Time()
+        whole = _WHOLE.fullmatch(text)
+        self._name = whole[1].replace("\\", "") if whole else None
         begun = thread_time()
-        self._compiled = _compiled(text)
+        self._compiled = None if whole else _compiled(text)
         self._time.left -= max(0.0, thread_time() - begun - 100 * _USUAL)
 
     def search(self, name: str) -> bool:
         """Whether the pattern matches somewhere in `name`, as re.search does."""
+        if self._name is not None:
+            return name.removesuffix("\n") == self._name
         return self._timed(self._compiled.search, name)
 
     def match(self, name: str) -> bool:
         """Whether the pattern matches at the beginning of `name`, as re.match does."""
+        if self._name is not None:
+            return self.search(name)
         return self._timed(self._compiled.match, name)
 
     def _timed(self, ask: Callable[..., Any], name: str) -> bool:

@@ -40,7 +40,7 @@ def read_bytes(path: str | Path, what: str, most: int = _MOST_BYTES) -> bytes:
             raise InputError(f"{path}: {what} could not be read: {error.strerror or error}") from error
         if len(data) > most:
             size = max(os.fstat(file.fileno()).st_size, len(data))
-            raise InputError(f"{path} has {size:,} bytes; {what} has at most {most:,}")
+            raise InputError(f"{path} has {size:,} bytes; of {what} at most {most:,} are read")
     return data
 
 
@@ -56,7 +56,7 @@ def read_lines(path: str | Path, what: str) -> Iterator[tuple[int, str]]:
     """(number from 1, text) of a file's lines, one held at a time; InputError for one over a million characters."""
     with os.fdopen(open_to_read(path, what), "rb") as file:
         if (size := os.fstat(file.fileno()).st_size) > _MOST_TABLE:
-            raise InputError(f"{path} has {size:,} bytes; {what} has at most {_MOST_TABLE:,}")
+            raise InputError(f"{path} has {size:,} bytes; of {what} at most {_MOST_TABLE:,} are read")
         text = io.TextIOWrapper(file, encoding="utf-8-sig")
         try:
             yield from bounded_lines(text, str(path))
