@@ -49,7 +49,7 @@ class Pattern:
         whole = _WHOLE.fullmatch(text)
         self._name = whole[1].replace("\\", "") if whole else None
         begun = thread_time()
-        self._compiled = None if whole else _compiled(text)
+        self._compiled: Any = None if whole else _compiled(text)
         self._time.left -= max(0.0, thread_time() - begun - 100 * _USUAL)
 
     def search(self, name: str) -> bool:
