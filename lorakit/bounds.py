@@ -88,4 +88,3 @@ def check_count(pictures: int) -> None:
     """UsageError for more pictures than one folder takes."""
     if pictures > MOST_PICTURES:
         raise UsageError(f"{pictures:,} pictures are asked for; at most {MOST_PICTURES:,} go into one folder")
-

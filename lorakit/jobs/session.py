@@ -47,7 +47,9 @@ def drawing(components: Components, request: Request) -> Drawing:
     if size[0] % components.multiple or size[1] % components.multiple or min(size) < components.multiple:
         raise UsageError(f"--size {size[0]}x{size[1]}: sides must be multiples of {components.multiple} for this model")
     if request.hires * max(size) > MOST_SIDE:
-        raise UsageError(f"--hires {request.hires:g} of {size[0]}x{size[1]}: at most {MOST_SIDE} pixels a side are drawn")
+        raise UsageError(
+            f"--hires {request.hires:g} of {size[0]}x{size[1]}: at most {MOST_SIDE} pixels a side are drawn"
+        )
     return Drawing(
         size, request.steps, request.guidance, request.scheduler, request.batch_size, request.rescale, request.curve(),
         request.guidance_until, request.strength if request.image else 1.0,
