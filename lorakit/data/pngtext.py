@@ -164,7 +164,10 @@ def _checked(found: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """The settings that a request has; InputError that lists those of another type or out of bounds."""
     if "prompt" not in found:
         raise InputError(f"{file}: its text has no prompt")
-    settings, wrong = {}, []
+    settings = {}
+    wrong = [
+        f"{name[:40]!r} is no setting that this lorakit knows" for name in found.keys() - _SETTINGS.keys() - _BESIDE
+    ]
     for name in _SETTINGS.keys() & found.keys():
         try:
             settings[name] = _SETTINGS[name](found[name])
@@ -205,6 +208,7 @@ def _path(value: Any) -> Path:
     return file_named(Path(), check_local(_text(value)))
 
 
+_BESIDE = {"loras", "unread", "version"}
 # What is taken over from a picture's text, by the field of a request, and how it is checked.
 _SETTINGS: dict[str, Callable[[Any], Any]] = {
     **{name: bound.check for name, bound in DRAWING.items() if name != "count"},
