@@ -183,16 +183,17 @@ def _part(
     begin = f"{part}."
     held = {name for name in arrays if name.startswith(begin)}
     check_config(config, (arrays[name].shape for name in held), about.place / part / "config.json")
-    with torch.device("meta"):
-        module = _empty(part, config)
+    module = _empty(part, config, about.place / part / "config.json")
     tensors: dict[str, torch.Tensor] = {}
     missing = []
-    for key in module.state_dict():
+    for key, parameter in module.state_dict().items():
         name = canonical(f"{part}.{key}")
         if name not in held:
             missing.append(name)
             continue
         held.remove(name)
+        if (shape := tuple(arrays[name].shape)) != (said := tuple(parameter.shape)):
+            raise ValueError(f"{name} has the shape {list(shape)}, and by its config {list(said)}")
         tensor = arrays[name].tensor()
         tensors[key] = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
     if missing:
@@ -209,13 +210,23 @@ def _part(
 
 def part_with(part: str, config: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
     """A part of a model made of these tensors, all of its parameters by name, to be written; nothing is copied."""
-    with torch.device("meta"):
-        module = _empty(part, config)
+    module = _empty(part, config, f"the {part} to be written")
     module.load_state_dict(tensors, assign=True)
     return module
 
 
-def _empty(part: str, config: dict[str, Any]) -> nn.Module:
+def _empty(part: str, config: dict[str, Any], where: Path | str) -> nn.Module:
+    """The part with tensors that have a shape and no memory. InputError where the libraries cannot use the config."""
+    try:
+        with torch.device("meta"):
+            return _of_config(part, config)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # the libraries raise a dozen kinds
+        raise InputError(f"{where}: {' '.join(str(error).split())[:200]}") from error
+
+
+def _of_config(part: str, config: dict[str, Any]) -> nn.Module:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 

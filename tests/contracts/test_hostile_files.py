@@ -15,14 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 from lorakit.io import safetensors
 from tests import confined
 from tests.conftest import captioned
-from tests.hostile import png, zeros
+from tests.hostile import MODULE, NEVER, png, zeros
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and limits a process's memory")
 
-MODULE = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-NEVER = (
-    r"^((.*)(.*)(.*)(.*)(.*)(.*)\2\3\4\5\6\7)\d$"  # goes back for ever in `re`, and in matchers that guard against less
-)
 DEEP = 60_000
 Make = Callable[[Path], list[str]]
 CASES: dict[str, tuple[Make, tuple[int, ...], str]] = {}
