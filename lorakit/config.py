@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Annotated, Any
 
 from lorakit.errors import UsageError
+from lorakit.patterns import Pattern
 from lorakit.registry import OPTIMIZERS
 
 # What suits a model of this size, where the user names nothing. The built-in model is small and learns fast.
@@ -250,7 +251,7 @@ def option(name: str) -> str:
 
 def _broken(pattern: str) -> str:
     try:
-        re.compile(pattern)
-    except re.error as error:
+        Pattern(pattern)
+    except ValueError as error:
         return str(error)
     return ""

@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+MODULE = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+# It goes back for ever over a module's name, in `re` and in matchers that guard against repeats inside repeats.
+NEVER = r"^(?P<a>.*)(?P<b>.*)(?P<c>.*)(?P<d>.*)(?P<e>.*)(?P<f>.*)(?P=a)(?P=b)(?P=c)(?P=d)(?P=e)(?P=f)\d$"
+
 
 def picture(size: tuple[int, int] = (96, 80), seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)

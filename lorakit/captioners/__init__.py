@@ -28,10 +28,9 @@ class Shown:
 
     def opened(self) -> "Image":
         """What was prepared, in RGB."""
-        from PIL import Image
+        from lorakit.data.images import as_written
 
-        with Image.open(self.picture) as opened:
-            return opened.convert("RGB")
+        return as_written(self.picture)
 
 
 @dataclass(frozen=True)

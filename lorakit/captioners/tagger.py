@@ -1,6 +1,7 @@
 """Tags joined by commas, by a tagger through timm (WD14 and its like): a model folder with `selected_tags.csv`."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from lorakit.captioners import Captions, How, Shown, Text
 from lorakit.errors import InputError
+from lorakit.io.plain import read_text
 
 WD = "SmilingWolf/wd-vit-tagger-v3"
 _GENERAL, _CHARACTER = 0, 4  # categories of the csv; 9 is a rating and no word for the picture
@@ -47,9 +49,9 @@ class Tag:
 def read_tags(file: Path) -> list[Tag]:
     """The tags in the order of the model's outputs. InputError for a file that has none."""
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = [(row["name"], int(row.get("category") or 0)) for row in csv.DictReader(lines)]
-    except (OSError, KeyError, ValueError) as error:
+        lines = io.StringIO(read_text(file, "list of tags"), newline="")
+        rows = [(row["name"], int(row.get("category") or 0)) for row in csv.DictReader(lines)]
+    except (InputError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{file} is no list of tags with the columns name and category") from error
     return [Tag(name if name in _FACES else name.replace("_", " "), category) for name, category in rows]
 

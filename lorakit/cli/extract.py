@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from lorakit.cli.command import Manner, command
 from lorakit.cli.options import ADAPTER_FILES, Format, Output, one_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
+from lorakit.patterns import Pattern
 
 
 def extract(
@@ -61,8 +61,8 @@ def extract(
     if budget is not None and (conv_tucker or clamp_quantile is not None):
         raise UsageError("--budget does not go with --conv-tucker or --clamp-quantile")
     try:
-        re.compile(target)
-    except re.error as error:
+        Pattern(target)
+    except ValueError as error:
         raise UsageError(f"--target {target}: not a regular expression: {error}") from error
     given = {
         "--conv-tucker": conv_tucker,

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lorakit import bounds
 from lorakit.config import option
 from lorakit.errors import UsageError
 
@@ -57,14 +58,9 @@ def check_text(**options: Any) -> None:
         raise UsageError(f"not UTF-8 text: {', '.join(option(name) for name in wrong)}")
 
 
-def size_of(text: str | None, multiple: int = 1) -> tuple[int, int] | None:
+def size_of(text: str | None) -> tuple[int, int] | None:
     """`512` or `640x512` (width x height) as (width, height)."""
-    if text is None:
-        return None
-    width, _, height = text.lower().partition("x")
-    if not width.isdigit() or not (height or width).isdigit():
-        raise UsageError(f"--size {text}: expected N or WxH, such as 512 or 640x512")
-    size = int(width), int(height or width)
-    if min(size) < multiple or size[0] % multiple or size[1] % multiple or max(size) > 16384:
-        raise UsageError(f"--size {text}: sides must be multiples of {multiple}, from {multiple} to 16384")
-    return size
+    try:
+        return None if text is None else bounds.size_of(text)
+    except ValueError as error:
+        raise UsageError(f"--size {text}: {error}") from None

@@ -5,11 +5,22 @@ from typing import Annotated
 
 import typer
 
+from lorakit.bounds import check_drawing, check_prompt
 from lorakit.cli.command import Manner, command
 from lorakit.cli.options import Model, Seed, Tokenizer, check_text, one_of, size_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.schedulers import SCHEDULERS
+
+
+def _checked(prompts: list[str]) -> list[str]:
+    """The prompts, each once."""
+    for prompt in prompts:
+        try:
+            check_prompt(prompt)
+        except ValueError as error:
+            raise UsageError(f"the prompt {prompt[:40]!r}... has {error}") from None
+    return list(dict.fromkeys(prompts))
 
 
 def prior_gen(
@@ -41,6 +52,7 @@ def prior_gen(
     """Draw class pictures for prior preservation; picture i depends on seed+i alone."""
     check_text(token=token, class_word=class_word)
     one_of("--scheduler", scheduler, tuple(SCHEDULERS))
+    check_drawing({"count": count, "seed": seed, "steps": steps, "guidance": guidance})
     asked = size_of(size)
     wanted = [prompt]
     if out is None and (from_ is not None or prompts):
@@ -64,7 +76,7 @@ def prior_gen(
     if from_ is not None:
         wanted += job.class_prompts(Path(from_), token, class_word, say)
         say(f"{len(wanted)} prompts: {', '.join(wanted[:3])}{' ...' if len(wanted) > 3 else ''}")
-    wanted = list(dict.fromkeys(wanted))
+    wanted = _checked(wanted)
     request = sample.Request(wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size)
     words = None if tokenizer is None else Path(tokenizer)
     components = sample.load_model(model, turn.device(device), dtype, say, words)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lorakit.bounds import check_drawing
 from lorakit.cli.command import Manner, command
 from lorakit.cli.options import (
     BlockWeights,
@@ -109,6 +110,11 @@ def sample(
     """Draw pictures, with adapters. Picture i depends on seed+i alone."""
     given, axes = _split([word for word in (prompt, *(more or ())) if word is not None], grid or [])
     one_of("--scheduler", scheduler, tuple(SCHEDULERS))
+    check_drawing({
+        "count": count, "seed": seed, "steps": steps, "guidance": guidance, "guidance_until": guidance_until,
+        "rescale": guidance_rescale, "clip_skip": clip_skip, "strength": _strength(strength, image, mask),
+        "hires": hires, "hires_strength": hires_strength,
+    })  # fmt: skip
     asked = size_of(size)
     sources = sum(x is not None for x in (given, prompts, source))
     if sources != 1:
@@ -179,39 +185,41 @@ def _split(words: list[str], grid: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], changes: Any) -> tuple[Any, Any]:
-    """The request and the composition of a picture; what was given on the command line counts more."""
-    from dataclasses import fields, replace
+    """The request and the composition of a picture; what was given on the command line counts more.
 
-    from lorakit.data.pngtext import read_any
+    Of models only the built-in one is taken over: a picture from elsewhere must not have anything fetched or opened.
+    """
+    from dataclasses import replace
+
+    from lorakit.data.pngtext import told
     from lorakit.io.files import existing_file
-    from lorakit.io.paths import file_named
 
-    found = read_any(existing_file(source, "picture of --from"))
+    try:
+        found = told(existing_file(source, "picture of --from"))
+    except InputError as error:
+        raise InputError(f"--from {error}") from error
     if found is None:
         raise InputError(
             f"--from {source}: the picture does not say how it was drawn (no PNG text of lorakit or a webui)"
         )
-    settings, ours = found
     names = {"guidance_rescale": "rescale", "plain_prompts": "plain", "cut_prompts": "cut", "vae_tiling": "tiling"}
     said = {names.get(name, name) for name in ctx.params if _said(ctx, name)}
-    taken = {field.name for field in fields(request)} & settings.keys() - said - {"batch_size"}
-    values = {name: settings[name] for name in taken if ours or name != "loras"}
-    for name in ("image", "mask"):
-        if name in values:
-            values[name] = file_named(Path(), values[name])
-    if "size" in values:
-        values["size"] = (int(values["size"][0]), int(values["size"][1]))
-    request = replace(request, prompts=[settings["prompt"]], **values)
-    if not ours:
-        for text in settings["unread"]:
-            note(f"{source}: not taken over: {text}")
-        if settings["loras"] and not loras:
-            wanted = ", ".join(f"{name} at {weight:g}" for name, weight in settings["loras"])
-            raise InputError(f"--from {source} was drawn with {wanted}; give them with --lora PATH:WEIGHT")
+    values = {name: value for name, value in found.settings.items() if name not in said and name != "prompt"}
+    if values.get("model", "tiny") != "tiny":
+        model = values["model"]
+        raise UsageError(
+            f"--from {source} was drawn with the model {model!r}, which is not taken from a picture; say --model {model} "
+            "if you trust it, or another"
+        )
+    request = replace(request, prompts=[found.settings["prompt"]], **values)
+    for text in found.unread:
+        note(f"{source}: not taken over: {text}")
+    if found.loras and not loras:
+        wanted = ", ".join(f"{name} at {weight:g}" for name, weight in found.loras)
+        raise InputError(f"--from {source} was drawn with {wanted}; give them with --lora PATH:WEIGHT")
+    if loras or found.recipe is None:
         return request, None
-    if loras or "recipe" not in settings:
-        return request, None
-    return request, _recipe(settings["recipe"], Path(source).name, changes)
+    return request, _recipe(found.recipe, Path(source).name, changes)
 
 
 def _recipe(text: str, picture: str, changes: Any) -> Any:

@@ -5,7 +5,6 @@ Pure data and functions of the step; standard library only. How it is written in
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from lorakit.composition import lbw
 from lorakit.composition.curve import Curve
 from lorakit.composition.module_weights import within
+from lorakit.patterns import Pattern
 from lorakit.registry import COMPOSINGS
 
 
@@ -23,7 +23,7 @@ class Member:
     weight    of the adapter; times the curve where it has one
     curve     over the denoising
     blocks    beginning of a module's name to a factor; the longest that fits counts
-    layers    (regular expression over whole module names, factor); the first that matches counts, beside the blocks'
+    layers    (pattern searched in whole module names, factor); the first that matches counts, beside the blocks'
     parts     "unet", "text_encoder", "text_encoder_2" to a factor
     region    picture of where it acts, white is in; blurred by `feather` pixels
     prompt    words that follow the prompt where the adapter acts
@@ -35,7 +35,7 @@ class Member:
     name: str = ""
     curve: Curve | None = None
     blocks: Mapping[str, float] = field(default_factory=dict)
-    layers: tuple[tuple[str, float], ...] = ()
+    layers: tuple[tuple[Pattern, float], ...] = ()
     parts: Mapping[str, float] = field(default_factory=dict)
     region: Path | None = None
     feather: float = 0.0
@@ -52,7 +52,7 @@ class Member:
         hits = [block for block in self.blocks if within(module, block)]
         if hits:
             found *= self.blocks[max(hits, key=len)]
-        return found * next((factor for pattern, factor in self.layers if re.search(pattern, module)), 1.0)
+        return found * next((factor for pattern, factor in self.layers if pattern.search(module)), 1.0)
 
     def idle(self, modules: Sequence[str]) -> list[str]:
         """What was given a factor and is in none of the adapter's modules; lists of block weights, which name blocks that
@@ -60,7 +60,7 @@ class Member:
         named = [f"part {part}" for part in self.parts if not any(within(m, part) for m in modules)]
         strict = (block for block in self.blocks if block not in lbw.named())
         named += [f"block {block}" for block in strict if not any(within(m, block) for m in modules)]
-        named += [f"layers {p}" for p, _ in self.layers if not any(re.search(p, m) for m in modules)]
+        named += [f"layers {p}" for p, _ in self.layers if not any(map(p.search, modules))]
         return named
 
 

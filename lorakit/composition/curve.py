@@ -12,6 +12,7 @@ from lorakit.composition.expression import parse as expression
 from lorakit.registry import nearest
 
 SHAPES = ("linear", "step", "cosine")
+_LONGEST = 10_000
 _SHAPED = re.compile(r"(.*):\s*([a-z]+)\s*", re.DOTALL)
 
 
@@ -34,6 +35,8 @@ class Curve:
 def read(text: str) -> Curve:
     """ValueError that says what is wrong with it."""
     text = text.strip()
+    if len(text) > _LONGEST:
+        raise ValueError(f"it has {len(text):,} characters; at most {_LONGEST:,} are read")
     if "@" not in text:
         curve = Curve(text, expression(text))
         for i in range(101):

@@ -38,7 +38,7 @@ TEMPLATES = {
     ),
 }  # fmt: skip
 
-_CHOICE = re.compile(r"\{([^{}]*\|[^{}]*)\}")
+_CHOICE = re.compile(r"\{([^{}|]*+\|[^{}]*+)\}")
 
 
 @dataclass(frozen=True, kw_only=True)

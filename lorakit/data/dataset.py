@@ -1,6 +1,5 @@
 """A folder to examples, whichever of the common layouts it has."""
 
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -17,10 +16,16 @@ from lorakit.data.images import SUFFIXES, BadPicture, find, load
 from lorakit.errors import InputError
 from lorakit.io.files import existing_folder, kind_of
 from lorakit.io.paths import file_named, leads_out
+from lorakit.io.plain import json_object, read_bytes, read_lines
 
 _KOHYA = re.compile(r"^(\d+)_(.+)$")
 _TABLE = "metadata.jsonl"
 _LONGEST = 64 << 10  # bytes of a caption file
+_MOST_REPEATS = 1000
+_TOO_OFTEN = (
+    f"more than {_MOST_REPEATS} repeats an epoch are asked for; name folders NUMBER_NAME only to repeat their pictures, as "
+    "10_dog"
+)
 _MANY = re.compile(r"(\w+)s( that)? (are|have)\b")
 _DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -55,7 +60,9 @@ class _Faults:
         self._kinds: dict[str, list[str]] = {}
 
     def add(self, kind: str, name: str) -> None:
-        self._kinds.setdefault(kind, []).append(name)
+        names = self._kinds.setdefault(kind, [])
+        if name not in names[-1:]:  # a folder's name comes with each of its pictures
+            names.append(name)
 
     def raise_any(self, folder: Path) -> None:
         """InputError with a line for each kind; `kind` has a {n} and ends in what to do after a semicolon."""
@@ -103,9 +110,8 @@ def _caption_file(picture: Path, faults: _Faults) -> tuple[str, ...] | None:
         if file.stat().st_size > _LONGEST:
             faults.add("{n} caption files are longer than 64 KB", file.name)
             continue
-        data = file.read_bytes()
         try:
-            found[suffix] = _cleaned(data.decode("utf-8-sig"))
+            found[suffix] = _cleaned(read_bytes(file, "caption").decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             faults.add("{n} caption files are not UTF-8; save them as UTF-8", f"{file.name} (byte {error.start})")
     if len(set(found.values())) > 1:
@@ -116,24 +122,22 @@ def _caption_file(picture: Path, faults: _Faults) -> tuple[str, ...] | None:
 def _rows(table: Path, faults: _Faults) -> dict[Path, dict[str, Any]]:
     """What a metadata.jsonl says of each picture; several rows of one picture give it several captions."""
     rows: dict[Path, dict[str, Any]] = {}
-    try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        faults.add("{n} tables are not UTF-8; save them as UTF-8", f"{table.name} (byte {error.start})")
-        return {}
-    for number, line in enumerate(lines, 1):
+    for number, line in read_lines(table, "table of pictures"):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json_object(line)
             file, text = file_named(table.parent, row["file_name"]), row.get("text", row.get("caption")) or ""
             texts = [text] if isinstance(text, str) else [str(one) for one in text]
             repeats = row.get("repeats")
-            if repeats is not None and (not isinstance(repeats, int) or repeats < 1):
+            if repeats is not None and (not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1):
                 raise ValueError(repeats)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             where = f"{table.name}:{number}"
             faults.add("{n} lines are not an object with file_name, text (and repeats, at least 1)", where)
+            continue
+        if repeats is not None and repeats > _MOST_REPEATS:
+            faults.add(_TOO_OFTEN, f"{repeats} times ({table.name}:{number})")
             continue
         if leads_out(row["file_name"]):
             faults.add(
@@ -143,17 +147,19 @@ def _rows(table: Path, faults: _Faults) -> dict[Path, dict[str, Any]]:
         if not file.is_file():
             faults.add(f"{table.name} names {{n}} pictures that are not there; run ppim again", str(row["file_name"]))
             continue
-        known = rows.setdefault(file, {"captions": (), "repeats": None, "written": str(row.get("file_sha256") or "")})
-        known["captions"] = tuple(dict.fromkeys(known["captions"] + _cleaned("\n".join(texts))))
+        known = rows.setdefault(file, {"captions": {}, "repeats": None, "written": str(row.get("file_sha256") or "")})
+        known["captions"] |= dict.fromkeys(_cleaned("\n".join(texts)))
         known["repeats"] = repeats or known["repeats"]
-    return rows
+    return {file: {**row, "captions": tuple(row["captions"])} for file, row in rows.items()}
 
 
-def _kohya(file: Path, folder: Path) -> tuple[int, str]:
+def _kohya(file: Path, folder: Path, faults: _Faults) -> tuple[int, str]:
     """(repeats, caption) of the nearest folder named as `10_sks dog`, below `folder`."""
     for part in reversed(file.relative_to(folder).parts[:-1]):
         if match := _KOHYA.match(part):
-            return max(1, int(match.group(1))), match.group(2).strip()
+            if (repeats := int(match.group(1))) > _MOST_REPEATS:
+                faults.add(_TOO_OFTEN, f"{repeats} times (folder '{part}')")
+            return max(1, repeats), match.group(2).strip()
     return 1, ""
 
 
@@ -191,7 +197,7 @@ def read(folder: Path, instance_prompt: str | None, note: Callable[[str], None] 
     existing_folder(folder, "training pictures")
     faults, examples, replaced = _Faults(), list[Example](), 0
     for file, row in _pictures(folder, faults, note).items():
-        repeats, named = _kohya(file, folder) if file.is_relative_to(folder) else (1, "")
+        repeats, named = _kohya(file, folder, faults) if file.is_relative_to(folder) else (1, "")
         own: tuple[str, ...] = ()
         if instance_prompt is None:
             # The sidecar rules over metadata.jsonl: it is what people edit.

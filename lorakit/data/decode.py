@@ -166,6 +166,24 @@ def _open(
     return _Opened(_upright(opened, orientation, notes), full, kind, opened.info.get("icc_profile"))
 
 
+def as_stored(data: bytes, formats: tuple[str, ...], most_pixels: int = MOST_PIXELS) -> Image.Image:
+    """The picture in `data`, loaded whole and otherwise as it is stored. BadPicture as `decode`."""
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as file:
+            if file.width * file.height > most_pixels:
+                raise BadPicture(f"{file.width}x{file.height} has more than {most_pixels:,} pixels")
+            file.load()
+            return file
+    except BadPicture:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadPicture(what_is(data)) from error
+    except MemoryError as error:
+        raise BadPicture("needs more memory than one picture may take") from error
+    except Exception as error:  # fuzzed files make decoders raise a dozen kinds; each is the file's fault
+        raise BadPicture(f"damaged: {str(error) or type(error).__name__}") from error
+
+
 def decode(
     data: bytes,
     *,

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lorakit.data.colours import WHITE
-from lorakit.data.decode import HEIC_SUFFIXES, BadPicture, decode
+from lorakit.data.decode import FORMATS, HEIC_SUFFIXES, BadPicture, as_stored, decode
 from lorakit.errors import InputError
 from lorakit.io.files import open_to_read
 
@@ -17,7 +17,7 @@ SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", *HEIC_SUFFIXES,
 })  # fmt: skip
 _MOST_BYTES = 1 << 30
-_MOST_PIXELS = 200_000_000
+MOST_PIXELS = 200_000_000
 
 
 def find(folder: Path) -> list[Path]:
@@ -45,9 +45,22 @@ def read_file(file: Path) -> bytes:
             raise BadPicture(f"cannot be read: {error.strerror}") from error
 
 
+def stored(file: Path, formats: tuple[str, ...] = (*FORMATS, "PPM", "TGA")) -> Image.Image:
+    """A picture whole, in the mode that it is stored in and as it lies; BadPicture as `load`."""
+    return as_stored(read_file(file), formats, MOST_PIXELS)
+
+
+def as_written(file: Path) -> Image.Image:
+    """A picture of a folder that lorakit writes, in RGB; InputError, which names it, where it is damaged."""
+    try:
+        return stored(file).convert("RGB")
+    except BadPicture as error:
+        raise InputError(f"{file}: {error}") from error
+
+
 def load(file: Path, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """An upright RGB picture. BadPicture, with the reason, for anything that cannot be read whole."""
-    return decode(read_file(file), background=background, most_pixels=_MOST_PIXELS).image
+    return decode(read_file(file), background=background, most_pixels=MOST_PIXELS).image
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lorakit.data.images import BadPicture, Cut
+from lorakit.data.images import BadPicture, Cut, stored
 
 
 def _opened(file: Path) -> Image.Image:
-    if not file.is_file():
-        raise BadPicture("not a regular file")
     try:
-        with Image.open(file) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, Image.DecompressionBombError) as error:
-        raise BadPicture(f"{file.name} is not a picture that can be read") from error
+        return ImageOps.exif_transpose(stored(file))
+    except BadPicture as error:
+        raise BadPicture(f"{file.name} is not a picture that can be read: {error}") from error
 
 
 def of_file(file: Path, size: tuple[int, int]) -> Image.Image:

@@ -2,9 +2,9 @@
 
 import io
 import json
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,14 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from lorakit.bounds import DRAWING, check_prompt, check_size
+from lorakit.composition.curve import read as read_curve
+from lorakit.data.images import BadPicture, stored
 from lorakit.data.naming import spelled
-from lorakit.errors import InputError
-from lorakit.io.files import open_to_read
+from lorakit.errors import InputError, some
+from lorakit.io.paths import check_local, file_named
+from lorakit.io.plain import json_object
+from lorakit.schedulers import SCHEDULERS
 
 # Our schedulers as the webuis call them; of the names that are read, more than one is ours.
 _SAMPLERS = {
@@ -23,8 +28,10 @@ _SAMPLERS = {
 }  # fmt: skip
 _READ = {name.lower(): ours for ours, name in _SAMPLERS.items()} | {name: name for name in _SAMPLERS}
 _READ |= {"dpm++ 2m karras": "dpm++", "dpm++ sde": "dpm++", "dpm++ 2m sde": "dpm++", "dpm++ 2m sde karras": "dpm++"}
-_FIELD = re.compile(r'\s*([A-Z][\w ]*?):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
-_LORA = re.compile(r"\s*<lora:([^:>]+):([-+.\d]+)>")
+# No part of these can go back far, and none begins with blanks that another place could begin with.
+_FIELD = re.compile(r'([A-Z][\w ]{0,63}?):\s*+("(?:\\.|[^"\\])*+"(?=,|$)|[^,]*+)')
+_LORA = re.compile(r"<lora:([^:>]{1,1000}):([-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9}))>")
+_MOST_TEXT = 1 << 20  # characters
 
 
 def parameters(settings: Mapping[str, Any]) -> str:
@@ -55,7 +62,8 @@ def parameters(settings: Mapping[str, Any]) -> str:
 
 def from_parameters(text: str) -> dict[str, Any]:
     """The settings in a webui's text: prompt, negative, steps, scheduler, guidance, seed, size, clip_skip, as many as
-    are there; `loras` are (name, weight); `unread` what it says beside them that changes a picture."""
+    are there; `loras` are (name, weight); `unread` what it says beside them that changes a picture. Numbers are checked
+    as those of our own texts are; one that is none is left out."""
     lines = text.strip().split("\n")
     fields = {m[1]: m[2].strip('"') for m in _FIELD.finditer(lines[-1])}
     if "Steps" in fields:
@@ -64,8 +72,9 @@ def from_parameters(text: str) -> dict[str, Any]:
         fields = {}
     cut = next((i for i, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
     prompt, negative = "\n".join(lines[:cut]), "\n".join(lines[cut:]).removeprefix("Negative prompt:").strip()
-    found: dict[str, Any] = {"prompt": _LORA.sub("", prompt).strip(), "negative": negative}
-    found["loras"] = [(name, float(weight)) for name, weight in _LORA.findall(prompt)]
+    *before, last = _LORA.split(prompt)[:: _LORA.groups + 1]
+    found: dict[str, Any] = {"prompt": "".join([*(piece.rstrip() for piece in before), last]).strip()}
+    found |= {"negative": negative, "loras": [(name, float(weight)) for name, weight in _LORA.findall(prompt)]}
     kinds = {
         "Steps": ("steps", int),
         "CFG scale": ("guidance", float),
@@ -78,7 +87,7 @@ def from_parameters(text: str) -> dict[str, Any]:
                 found[ours] = kind(fields[theirs])
             except ValueError:
                 continue
-    if match := re.fullmatch(r"(\d+)x(\d+)", fields.get("Size", "")):
+    if match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", fields.get("Size", "")):
         found["size"] = [int(match[1]), int(match[2])]
     sampler = fields.get("Sampler", "")
     if sampler.lower() in _READ:
@@ -104,22 +113,107 @@ def encode(picture: np.ndarray, settings: Mapping[str, Any]) -> bytes:
 def read(file: Path) -> dict[str, Any] | None:
     """Our settings in a PNG; None where it has none or cannot be read to its end."""
     try:
-        with os.fdopen(open_to_read(file, "picture"), "rb") as opened, Image.open(opened, formats=("PNG",)) as image:
-            image.load()
-            return json.loads(image.info["lorakit"])
-    except (OSError, KeyError, ValueError, SyntaxError, InputError):
+        return json_object(stored(file, ("PNG",)).info["lorakit"])
+    except (BadPicture, KeyError, ValueError, TypeError):
         return None
 
 
-def read_any(file: Path) -> tuple[dict[str, Any], bool] | None:
-    """(settings, whether they are ours) of a PNG of ours or a webui's; None where it has none."""
-    ours = read(file)
-    if isinstance(ours, dict):
-        return ours, True
+@dataclass(frozen=True)
+class Told:
+    """What a PNG says of how it was drawn.
+
+    settings    fields of a request, each of the right type and within an option's bounds
+    recipe      of our adapters, a text; None where there is none
+    loras       a webui's adapters, (name, weight)
+    unread      what else a webui says that changes a picture
+    """
+
+    settings: dict[str, Any]
+    recipe: str | None = None
+    loras: Sequence[tuple[str, float]] = ()
+    unread: Sequence[str] = ()
+
+
+def told(file: Path) -> Told | None:
+    """What a PNG of ours or a webui's says; None where it says nothing. InputError lists the settings that cannot be."""
     try:
-        with os.fdopen(open_to_read(file, "picture"), "rb") as opened, Image.open(opened, formats=("PNG",)) as image:
-            image.load()
-            text = image.info.get("parameters")
-    except (OSError, ValueError, SyntaxError):
-        return None
-    return (from_parameters(text), False) if isinstance(text, str) else None
+        texts = stored(file, ("PNG",)).info
+    except BadPicture as error:
+        raise InputError(f"{file}: {error}") from error
+    ours, theirs = texts.get("lorakit"), texts.get("parameters")
+    try:
+        if isinstance(ours, str):
+            found = json_object(_bounded(ours))
+            settings = _checked(found, file)
+            return Told({key: value for key, value in settings.items() if key != "recipe"}, settings.get("recipe"))
+        if isinstance(theirs, str):
+            found = from_parameters(_bounded(theirs))
+            return Told(_checked(found, file), None, found["loras"], found["unread"])
+    except ValueError as error:
+        raise InputError(f"{file}: the text in it cannot be read: {error}") from error
+    return None
+
+
+def _bounded(text: str) -> str:
+    if len(text) > _MOST_TEXT:
+        raise ValueError(f"it has {len(text):,} characters; at most {_MOST_TEXT:,} are read")
+    return text
+
+
+def _checked(found: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The settings that a request has; InputError that lists those of another type or out of bounds."""
+    if "prompt" not in found:
+        raise InputError(f"{file}: its text has no prompt")
+    settings = {}
+    wrong = [
+        f"{name[:40]!r} is no setting that this lorakit knows" for name in found.keys() - _SETTINGS.keys() - _BESIDE
+    ]
+    for name in _SETTINGS.keys() & found.keys():
+        try:
+            settings[name] = _SETTINGS[name](found[name])
+        except ValueError as error:
+            wrong.append(f"{name} is {str(found[name])[:40]!r}: {error}")
+    if wrong:
+        raise InputError(f"{file}: {some(sorted(wrong), 3, chr(10))}")
+    return settings
+
+
+def _one_of(*known: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in known:
+            raise ValueError(f"there are {', '.join(known)}")
+        return value
+
+    return check
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected text")
+    return value
+
+
+def _curve(value: Any) -> str:
+    read_curve(_text(value))
+    return value
+
+
+def _path(value: Any) -> Path:
+    return file_named(Path(), check_local(_text(value)))
+
+
+_BESIDE = {"loras", "unread", "version"}
+# What is taken over from a picture's text, by the field of a request, and how it is checked.
+_SETTINGS: dict[str, Callable[[Any], Any]] = {
+    **{name: bound.check for name, bound in DRAWING.items() if name != "count"},
+    "prompt": check_prompt, "negative": check_prompt, "model": _text, "recipe": _text, "size": check_size,
+    "scheduler": _one_of(*SCHEDULERS), "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
+    "guidance_schedule": _curve, "plain": _yes_or_no, "cut": _yes_or_no, "tiling": _yes_or_no,
+    "image": _path, "mask": _path,
+}  # fmt: skip

@@ -7,15 +7,15 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from lorakit.data.images import BadPicture, stored
 from lorakit.errors import InputError
 
 
 def region_map(file: Path, feather: float, size: tuple[int, int], factor: int) -> Tensor:
     """A mask of the picture's size as a map of the latents [1, 1, h, w], 0 to 1. InputError for one of another shape."""
     try:
-        with Image.open(file) as image:
-            mask = image.convert("L")
-    except (OSError, ValueError) as error:
+        mask = stored(file).convert("L")
+    except BadPicture as error:
         raise InputError(f"{file}: the region is no picture to be read: {error}") from error
     if mask.size != size and abs(mask.width / mask.height - size[0] / size[1]) > 0.01:
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from lorakit.arrays import Array, dtype_of
 from lorakit.families import FAMILIES
+from lorakit.io.plain import read_json
 
 _SINGLE = "model.diffusion_model."
 _TEXTS = {
@@ -64,4 +64,4 @@ def prediction_of_folder(folder: Path) -> str | None:
     file = folder / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         return None
-    return str(json.loads(file.read_text(encoding="utf-8")).get("prediction_type", "epsilon"))
+    return str(read_json(file, "config").get("prediction_type", "epsilon"))

@@ -13,9 +13,11 @@ from lorakit.families import Shape
 from lorakit.formats.adapters import checked, cloneofsimo, decode
 from lorakit.formats.adapters._vectors import UNNAMED
 from lorakit.io import safetensors
+from lorakit.io.plain import read_text
 
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
 _CONFIG, _WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+_USUAL = "pytorch_lora_weights.safetensors"
 Contents = tuple[dict[str, Array], dict[str, str]]
 
 
@@ -54,6 +56,22 @@ def _named(adapter: Adapter, stem: str) -> Adapter:
     return replace(adapter, embeddings={stem: adapter.embeddings[UNNAMED]}, notes=notes)
 
 
+def check(path: Path) -> None:
+    """InputError where no adapter can be at `path`, told by its folder's names or its file's header alone."""
+    from lorakit.io import pickles
+
+    if path.is_dir():
+        inside = [path / _CONFIG, path / _USUAL, *(path / part / _CONFIG for part in _PARTS)]
+        if not any(file.is_file() for file in inside):
+            raise _none(path)
+    elif not pickles.is_pickle(path, "adapter"):
+        safetensors.open_file(path, "adapter")
+
+
+def _none(folder: Path) -> InputError:
+    return InputError(f"{folder}: no adapter in it (no {_CONFIG}, no {_USUAL})")
+
+
 def contents(path: Path) -> Contents:
     """(tensors by key, metadata) of whatever file or folder an adapter comes as."""
     from lorakit.io import pickles
@@ -66,7 +84,7 @@ def contents(path: Path) -> Contents:
     metadata = dict(file.metadata)
     config = path.with_name(_CONFIG)
     if path.name == _WEIGHTS[0] and config.is_file():
-        metadata["adapter_config"] = _text(config)
+        metadata["adapter_config"] = read_text(config, "PEFT's settings")
     return dict(file.items()), metadata
 
 
@@ -82,10 +100,9 @@ def _folder(folder: Path) -> Contents:
             more, notes = _peft(folder / part, f"{part}/")
             tensors, metadata = tensors | more, metadata | notes
         return tensors, metadata
-    usual = folder / "pytorch_lora_weights.safetensors"
-    if usual.is_file():
-        return contents(usual)
-    raise InputError(f"{folder}: no adapter in it (no {_CONFIG}, no {usual.name})")
+    if (folder / _USUAL).is_file():
+        return contents(folder / _USUAL)
+    raise _none(folder)
 
 
 def _peft(folder: Path, prefix: str) -> Contents:
@@ -94,7 +111,7 @@ def _peft(folder: Path, prefix: str) -> Contents:
         raise InputError(f"{folder}: {_CONFIG} without {_WEIGHTS[0]}")
     tensors, metadata = contents(weights)
     metadata = {f"{prefix}{key}": value for key, value in metadata.items() if key != "adapter_config"}
-    metadata[f"{prefix}adapter_config"] = _text(folder / _CONFIG)
+    metadata[f"{prefix}adapter_config"] = read_text(folder / _CONFIG, "PEFT's settings")
     return {f"{prefix}{key}": x for key, x in tensors.items()}, metadata
 
 
@@ -110,10 +127,3 @@ def _pickle(path: Path) -> Contents:
                 more, _ = pickles.flatten(pickles.read(sidecar))
                 tensors |= {f"{prefix}/{key}": x for key, x in more.items()}
     return tensors, metadata
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8: {error}") from error

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,34 +15,38 @@ from typing import Any
 from lorakit.composition import Composition, Member, curve, lbw
 from lorakit.composition.module_weights import block_name
 from lorakit.data.naming import shown
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import InputError, LorakitError, UsageError, some
+from lorakit.io import plain
 from lorakit.io.files import existing_file, sha256_of
-from lorakit.io.paths import file_named, relative_name
+from lorakit.io.paths import check_local, file_named, relative_name
+from lorakit.patterns import Pattern, Time
 from lorakit.registry import COMPOSINGS, nearest
 
 VERSIONS = (1, 2)
 _OLD = {"name", "path", "weight", "sha256"}
 _KEYS = {*_OLD, "schedule", "blocks", "layers", "parts", "region", "feather", "prompt"}
+_MOST_BYTES = 1 << 20
+_MOST_ADAPTERS = 1000
+_MOST_FEATHER = 16384  # pixels, the longest side of a picture
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 def read(file: Path) -> Composition:
     """InputError that names what is unknown, missing, or not the file that the recipe was made with."""
-    try:
-        return parse(existing_file(file, "recipe").read_text(encoding="utf-8"), file)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a recipe: {error}") from error
+    return parse(plain.read_text(file, "recipe", _MOST_BYTES), file)
 
 
 def parse(text: str, file: Path) -> Composition:
     """A recipe's text; paths in it are beside `file`, which errors name."""
     try:
-        recipe = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        recipe = plain.toml_of(text)
+    except ValueError as error:
         raise InputError(f"{file}: not a recipe: {error}") from error
     version = recipe.get("lorakit")
     if version not in VERSIONS or not isinstance(recipe.get("adapter"), list) or not recipe["adapter"]:
         raise InputError(f"{file}: not a recipe: expected lorakit = {VERSIONS[-1]} and [[adapter]] tables")
+    if len(recipe["adapter"]) > _MOST_ADAPTERS:
+        raise InputError(f"{file}: {len(recipe['adapter']):,} adapters; a recipe has at most {_MOST_ADAPTERS:,}")
     way = recipe.get("way", "sum")
     known = {"lorakit", "adapter"} | ({"way"} if version > 1 else set())
     try:
@@ -51,12 +54,14 @@ def parse(text: str, file: Path) -> Composition:
         way, settings = checked_way(way, settings)
     except UsageError as error:
         raise InputError(f"{file}: {error}") from error
-    members = []
+    members, wrong, time = list[Member](), list[str](), Time()
     for number, entry in enumerate(recipe["adapter"], 1):
         try:
-            members.append(_member(file, entry, _KEYS if version > 1 else _OLD))
-        except ValueError as error:
-            raise InputError(f"{file}: adapter {number}: {error}") from error
+            members.append(_member(file, number, entry, _KEYS if version > 1 else _OLD, time))
+        except (ValueError, InputError) as error:
+            wrong.append(f"adapter {number}: {error}")
+    if wrong:
+        raise InputError(f"{file}: {some(wrong, 3, chr(10))}")
     _check_names(file, members)
     return Composition(tuple(members), way, settings)
 
@@ -84,33 +89,47 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_names(file: Path, members: list[Member]) -> None:
-    names = [member.name for member in members]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    counts = Counter(member.name for member in members)
+    twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
-        raise InputError(f"{file}: two adapters are called {', '.join(twice)}; give each a name of its own")
+        raise InputError(f"{file}: two adapters are called {some(twice, 5)}; give each a name of its own")
 
 
-def _member(file: Path, entry: Any, keys: set[str]) -> Member:
+def _member(file: Path, number: int, entry: Any, keys: set[str], time: Time) -> Member:
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         raise ValueError("expected a table with a path")
     unknown = sorted(set(entry) - keys)
     if unknown:
-        raise ValueError("unknown: " + ", ".join(f"{key}{nearest(key, keys)}" for key in unknown))
-    path = file_named(file.parent, entry["path"])
-    if not path.exists():
-        raise ValueError(f"{path}: no such adapter")
+        raise ValueError("unknown: " + some([f"{key}{nearest(key, keys)}" for key in unknown], 5))
+    path = _adapter(file_named(file.parent, check_local(entry["path"])))
     digest = _typed(entry, "sha256", str, None)
     if digest is not None and digest != sha256_of(path):
         raise ValueError(f"{path} is not the file the recipe was made with (sha256 differs)")
+    feather = _number(entry, "feather", 0.0)
+    if not 0 <= feather <= _MOST_FEATHER:
+        raise ValueError(f"feather is {feather:g}, expected 0 to {_MOST_FEATHER} pixels")
     region = _typed(entry, "region", str, None)
     schedule = _typed(entry, "schedule", str, None)
     return Member(
         path, _number(entry, "weight", 1.0), _typed(entry, "name", str, path.stem),
         None if schedule is None else _told("schedule", curve.read, schedule),
-        blocks_of(entry.get("blocks", {})), layers_of(entry.get("layers", {})), parts_of(entry.get("parts", {})),
-        None if region is None else existing_file(file_named(file.parent, region), "region"),
-        _number(entry, "feather", 0.0), _typed(entry, "prompt", str, ""), digest,
+        blocks_of(entry.get("blocks", {})),
+        layers_of(entry.get("layers", {}), f"{file}: adapter {number}: layers", time=time), parts_of(entry.get("parts", {})),
+        None if region is None else existing_file(file_named(file.parent, check_local(region)), "region"),
+        feather, _typed(entry, "prompt", str, ""), digest,
     )  # fmt: skip
+
+
+def _adapter(path: Path) -> Path:
+    """A path where an adapter can be, which its header or folder says before any of it is read."""
+    from lorakit.formats.files import check
+
+    if not path.exists():
+        raise ValueError(f"{path}: no such adapter")
+    if path.suffix == ".toml":
+        raise ValueError(f"{path} is a recipe, and a recipe names adapters alone; take over what it names")
+    check(path)
+    return path
 
 
 def _told(key: str, read: Callable[[str], Any], text: str) -> Any:
@@ -146,15 +165,16 @@ def blocks_of(given: Any) -> dict[str, float]:
     return found
 
 
-def layers_of(given: Any) -> tuple[tuple[str, float], ...]:
-    """Of a table of regular expressions over module names."""
+def layers_of(
+    given: Any, where: str, error: type[LorakitError] = InputError, time: Time | None = None
+) -> tuple[tuple[Pattern, float], ...]:
+    """Of a table of regular expressions over module names; the rest is said to Pattern."""
     found = []
-    for pattern, factor in _table(given, "layers").items():
+    for text, factor in _table(given, "layers").items():
         try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"layers: '{pattern}' is no regular expression: {error}") from None
-        found.append((pattern, factor))
+            found.append((Pattern(text, where, error, time), factor))
+        except ValueError as reason:
+            raise ValueError(f"layers: '{text[:80]}' is no regular expression: {reason}") from None
     return tuple(found)
 
 
@@ -198,7 +218,7 @@ def write(composition: Composition, folder: Path, notes: Mapping[str, str] | Non
             if table:
                 lines.append(f"{key} = {{ {', '.join(f'{_text(k)} = {_plain(v)}' for k, v in table.items())} }}")
         if member.layers:
-            lines.append(f"layers = {{ {', '.join(f'{_text(k)} = {_plain(v)}' for k, v in member.layers)} }}")
+            lines.append(f"layers = {{ {', '.join(f'{_text(k.text)} = {_plain(v)}' for k, v in member.layers)} }}")
         if member.region is not None:
             lines.append(f"region = {_text(relative_name(member.region.resolve(), folder.resolve()))}")
             lines += [f"feather = {_plain(member.feather)}"] if member.feather else []

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from lorakit.data.naming import is_text, shown
@@ -127,13 +128,19 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+_MOST_PARTS = 10_000
+
+
 def sha256_of(path: Path) -> str:
-    """Of a file; of a folder, of its files' names and contents. Hex."""
+    """Of a regular file; of a folder, of its files' names and contents. Hex. InputError for what is neither."""
     if not path.is_dir():
         with os.fdopen(open_to_read(path, "file"), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
-    for part in sorted(path.rglob("*"), key=lambda part: part.parts):
+    parts = list(islice(path.rglob("*"), _MOST_PARTS + 1))
+    if len(parts) > _MOST_PARTS:
+        raise InputError(f"{path} holds more than {_MOST_PARTS:,} files; name a model's or an adapter's own folder")
+    for part in sorted(parts, key=lambda part: part.parts):
         digest.update(os.fsencode(f"{part.relative_to(path).as_posix()}\0"))
         if part.is_file():
             with part.open("rb") as file:

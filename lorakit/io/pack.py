@@ -17,6 +17,7 @@ import numpy as np
 
 from lorakit.errors import StorageError
 from lorakit.io.files import replacing
+from lorakit.io.plain import json_object
 from lorakit.runtime import platform
 
 _MARK = b"\xf5lkpack\x01"
@@ -27,6 +28,19 @@ _PIECE = 1 << 20
 def _sealed(key: bytes, body: bytes, checksum: int) -> bytes:
     head = _HEAD.pack(_MARK, key, len(body), checksum, 0)[:-4]
     return head + struct.pack("<I", zlib.crc32(head)) + body
+
+
+def _content(body: memoryview) -> dict[str, np.ndarray] | bytes:
+    """The arrays of a record, or the key that it is another name of."""
+    at = 4 + int.from_bytes(body[:4], "little")
+    notes = json_object(bytes(body[4:at]))
+    if "same" in notes:
+        return bytes.fromhex(notes["same"])
+    arrays = {}
+    for name, shape in notes["arrays"]:
+        arrays[name] = np.frombuffer(body, np.float32, prod(shape), at).reshape(shape)
+        at += 4 * prod(shape)
+    return arrays
 
 
 class Pack:
@@ -43,6 +57,8 @@ class Pack:
         self._scan()
 
     def _open(self, flags: int) -> None:
+        if self.path.is_fifo():  # it would be waited for
+            raise StorageError(f"{self.path} is a pipe, and no file; remove it")
         try:
             fd = os.open(self.path, flags | platform.BINARY, 0o666)
         except FileNotFoundError:
@@ -103,15 +119,15 @@ class Pack:
                 self.damaged += 1
                 del self._places[key]
                 return None
-            size = int.from_bytes(body[:4], "little")
-            notes = json.loads(bytes(body[4 : 4 + size]))
-            if "same" not in notes:
-                arrays, at = {}, 4 + size
-                for name, shape in notes["arrays"]:
-                    arrays[name] = np.frombuffer(body, np.float32, prod(shape), at).reshape(shape)
-                    at += 4 * prod(shape)
-                return arrays
-            key = bytes.fromhex(notes["same"])
+            try:
+                found = _content(body)
+            except (ValueError, LookupError, TypeError):  # whole, and yet nothing that `put` has written
+                self.damaged += 1
+                del self._places[key]
+                return None
+            if not isinstance(found, bytes):
+                return found
+            key = found
         return None
 
     def _read(self, offset: int, length: int) -> memoryview:
@@ -183,6 +199,6 @@ class Pack:
         offset, length, _ = self._places[key]
         head = bytes(self._read(offset, min(length, 4096)))
         try:
-            return dict(json.loads(head[4 : 4 + int.from_bytes(head[:4], "little")]))
+            return json_object(head[4 : 4 + int.from_bytes(head[:4], "little")])
         except ValueError:
             return {}

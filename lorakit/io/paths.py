@@ -14,8 +14,15 @@ from lorakit.io.files import check_inputs
 _WEIGHT = re.compile(r"^(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 
 
+def check_local(path: str) -> str:
+    """`path`; ValueError for one on another machine, which Windows signs in to as soon as it looks there."""
+    if path[:2].strip("\\/") == "" and len(path) > 1:
+        raise ValueError(f"{path!r} lies on another machine; copy it here, or name it on the command line")
+    return path
+
+
 def split(argument: str) -> tuple[str, float]:
-    """(path, weight): only a trailing `:number` is a weight, and not where a file of the whole name exists."""
+    """(path, weight) of an adapter argument `PATH[:WEIGHT]`: only a trailing `:number` is a weight, and not where a file of the whole name exists."""
     match = _WEIGHT.match(argument)
     if match is None or os.path.lexists(argument):
         return argument, 1.0

@@ -26,6 +26,7 @@ from lorakit.models.gated import Stack
 from lorakit.models.load import Components
 from lorakit.models.prompts import Reading, encode, length
 from lorakit.models.sample import Acting, Forward
+from lorakit.patterns import Pattern
 from lorakit.targets import canonical
 
 Note = Callable[[str], None]
@@ -152,11 +153,11 @@ def _blocks(text: str) -> dict[str, float]:
     return recipes.blocks_of(pairs(text, "--block-weights"))
 
 
-def _layer(text: str) -> tuple[str, float]:
+def _layer(text: str) -> tuple[Pattern, float]:
     pattern, equals, weight = text.rpartition("=")
     if not equals:
         raise ValueError("expected NAME=REGEX=WEIGHT")
-    return recipes.layers_of({pattern: number(weight, "--layer-weights")})[0]
+    return recipes.layers_of({pattern: number(weight, "--layer-weights")}, "--layer-weights", UsageError)[0]
 
 
 def _with_region(member: Member, text: str) -> Member:

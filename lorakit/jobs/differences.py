@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import prod
 
 from lorakit.arrays import Stored
-from lorakit.errors import InputError, faults_together, some
+from lorakit.errors import InputError, UsageError, faults_together, some
 from lorakit.families import as_linear, guess
 from lorakit.formats.layouts import Model, open_model
 from lorakit.models.config import folder_of
+from lorakit.patterns import Pattern
 from lorakit.targets import PARTS
 
 _TARGETS = {
@@ -85,7 +85,7 @@ def compare(tuned: str, base: str, target: str, parts: Collection[str]) -> Diffe
 
 def chosen(target: str, names: Iterable[str]) -> list[str]:
     """The modules that `--target` names."""
-    pattern = re.compile(_TARGETS.get(target, target))
+    pattern = Pattern(_TARGETS.get(target, target), f"--target {target[:80]}", UsageError)
     return [name for name in names if pattern.search(name)]
 
 

@@ -19,11 +19,14 @@ from lorakit.formats.adapters._modules import Context, Encoded
 from lorakit.formats.layouts import FOLDER, Model
 from lorakit.formats.layouts._architecture import tokenizer_of
 from lorakit.io.files import check_target
+from lorakit.io.plain import read_json
 from lorakit.jobs.fuse_layout import architecture
 from lorakit.merging._operands import as_numpy
 from lorakit.registry import ADAPTER_FORMATS
 
 TOKENS = "text_model.embeddings.token_embedding.weight"
+_MOST_ADDED = 100_000  # tokens beside those of the text encoder's table
+_MOST = 64 << 20  # bytes of a tokenizer's file
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -70,6 +73,8 @@ def vocabulary_of(adapter: Adapter, base: Model, given: Path | None) -> dict[str
             )
         source = tokenizer_files(base, part, given)
         known = _known_tokens(source)
+        if max(known.values()) > table.shape[0] + _MOST_ADDED:
+            raise InputError(f"{source}: a token has the number {max(known.values())}, the table {table.shape[0]} rows")
         numbers, free = {}, max(known.values(), default=-1) + 1
         for token in vectors:
             numbers[token] = known.get(token, free)
@@ -83,11 +88,16 @@ def _known_tokens(source: Path) -> dict[str, int]:
     known: dict[str, int] = {}
     for name in ("vocab.json", "added_tokens.json"):
         if (source / name).is_file():
-            known |= json.loads((source / name).read_text(encoding="utf-8"))
+            known |= read_json(source / name, "vocabulary", _MOST)
     config = source / "tokenizer_config.json"
     if config.is_file():
-        added = json.loads(config.read_text(encoding="utf-8")).get("added_tokens_decoder", {})
-        known |= {entry["content"]: int(number) for number, entry in added.items()}
+        added = read_json(config, "config", _MOST).get("added_tokens_decoder", {})
+        try:
+            known |= {str(entry["content"]): int(number) for number, entry in added.items()}
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise InputError(f"{config}: added_tokens_decoder is not a table of tokens by their numbers") from None
+    if wrong := [token for token, number in known.items() if not isinstance(number, int) or number < 0]:
+        raise InputError(f"{source}: the token {wrong[0][:40]!r} has no number")
     if not known:
         raise InputError(f"{source}: no tokenizer that tokens can be added to (vocab.json)")
     return known
@@ -121,12 +131,12 @@ def add_tokens(model: Path, part: str, added: Vocabulary) -> None:
     known = _known_tokens(place)
     fresh = {token: row for token, row in added.rows.items() if token not in known}
     own = place / "added_tokens.json"
-    held = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
+    held = read_json(own, "vocabulary", _MOST) if own.is_file() else {}
     _dump(own, {**held, **fresh})
     entry = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": False}
     config = place / "tokenizer_config.json"
     if config.is_file():
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = read_json(config, "config", _MOST)
         decoder = content.setdefault("added_tokens_decoder", {})
         for token in ("<|startoftext|>", "<|endoftext|>"):  # a decoder that names any must name these
             if token in known:
@@ -135,13 +145,13 @@ def add_tokens(model: Path, part: str, added: Vocabulary) -> None:
         _dump(config, content)
     whole = place / "tokenizer.json"
     if whole.is_file():
-        content = json.loads(whole.read_text(encoding="utf-8"))
+        content = read_json(whole, "tokenizer", _MOST)
         content.setdefault("added_tokens", []).extend(
             {"id": row, "content": token, **entry} for token, row in fresh.items()
         )
         _dump(whole, content)
     config = model / part / "config.json"
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_json(config, "config", _MOST)
     content["vocab_size"] = max(content.get("vocab_size", 0), *(row + 1 for row in added.rows.values()))
     if content.get("eos_token_id") == 2 and added.end is not None:
         # with 2 transformers takes the largest number for the end of the text, which a learned token now is

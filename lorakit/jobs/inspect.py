@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ from lorakit.formats.adapters import decode
 from lorakit.formats.adapters._modules import family_of
 from lorakit.formats.clients import coverages
 from lorakit.io import pickles, safetensors
+from lorakit.io.plain import json_object, read_json
 
 _BASE_KEYS = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "base_model_name_or_path")
 _HASHES = ("modelspec.hash_sha256", "sshs_model_hash")
@@ -82,7 +82,7 @@ def _model_folder(folder: Path) -> dict[str, Any]:
     model = checkpoints.describe(dict(file.items()), file.metadata)
     if model is None:
         raise InputError(f"{unet}: not the UNet of a Stable Diffusion")
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_json(folder / "model_index.json", "model's index")
     found = _checkpoint(model, {})
     parts = sorted(key for key, value in index.items() if isinstance(value, list) and value and value[0])
     return {
@@ -195,7 +195,7 @@ def _triggers(metadata: Mapping[str, str]) -> list[str]:
     words = [metadata["modelspec.trigger_phrase"]] if metadata.get("modelspec.trigger_phrase") else []
     counts: Counter[str] = Counter()
     try:
-        for tags in json.loads(metadata.get("ss_tag_frequency", "{}")).values():
+        for tags in json_object(metadata.get("ss_tag_frequency", "{}")).values():
             counts.update({str(tag).strip(): int(n) for tag, n in tags.items()})
     except (ValueError, AttributeError, TypeError):
         return words  # other people's metadata: a broken table tells nothing

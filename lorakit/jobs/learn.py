@@ -24,6 +24,7 @@ from lorakit.models.encode import latent_moments, to_tensor
 from lorakit.models.load import Components
 from lorakit.models.predict import predict
 from lorakit.models.prompts import Reading, encode
+from lorakit.patterns import Pattern
 
 PER = ("adapter", "block", "layer", "band")
 BANDS = 4  # of the denoising
@@ -185,7 +186,7 @@ class _Gates:
         if self.per == "adapter":
             return replace(member, weight=round(member.weight * mine[""], 6))
         if self.per == "layer":
-            layers = tuple((f"^{name.replace('.', chr(92) + '.')}$", factor) for name, factor in mine.items())
+            layers = tuple((Pattern(f"^{name.replace('.', chr(92) + '.')}$"), factor) for name, factor in mine.items())
             return replace(member, layers=(*layers, *member.layers))
         if self.per == "block":
             if member.blocks:

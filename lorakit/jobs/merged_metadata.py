@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorakit.data.naming import spelled
+from lorakit.io.plain import json_object
 
 # Of one file alone, or written anew.
 _OWN = (
@@ -47,10 +48,8 @@ def _tags(sources: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
     total: dict[str, dict[str, int]] = {}
     for text in dict.fromkeys(source.get("ss_tag_frequency", "") for source in sources):
         try:
-            table = json.loads(text or "{}")
+            table = json_object(text or "{}")
         except ValueError:
-            continue
-        if not isinstance(table, dict):
             continue
         for name, counts in table.items():
             if isinstance(counts, dict):

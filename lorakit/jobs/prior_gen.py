@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lorakit.data import dataset, pngtext, quality
+from lorakit.data.images import as_written
 from lorakit.data.looks import Look, look
 from lorakit.errors import InputError, RefusedError, StorageError, reason
 from lorakit.io.files import check_target, write_bytes, write_text
@@ -106,8 +107,7 @@ def _redraw(components: Components, slots: Slots, tick: Tick, note: Note) -> lis
     for i in range(slots.request.count):
         attempt, reason = slots.attempt(i) or 0, ""
         while True:
-            with Image.open(slots.file(i), formats=("PNG",)) as opened:
-                picture = opened.convert("RGB")
+            picture = as_written(slots.file(i))
             seen = look(picture)
             fault = _fault(picture, seen, looks)
             reason = reason or fault
@@ -145,8 +145,7 @@ def class_prompts(data: Path, token: str, word: str, note: Note = lambda text: N
 def _row(slots: Slots, i: int) -> dict[str, Any]:
     file = slots.file(i)
     encoded = file.read_bytes()
-    with Image.open(file, formats=("PNG",)) as opened:
-        picture = opened.convert("RGB")
+    picture = as_written(file)
     return {
         "file_name": file.name, "text": slots.prompt(i), "seed": slots.settings(i, slots.attempt(i) or 0)["seed"],
         "source": "prior-gen", "sha256": hashlib.sha256(encoded).hexdigest(), "size": list(picture.size),

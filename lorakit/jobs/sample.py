@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
 
+from lorakit.bounds import check_count
 from lorakit.composition import Composition
 from lorakit.data.pngtext import encode as png
 from lorakit.errors import InputError, LorakitError, UsageError, faults_together
 from lorakit.io.files import check_target, existing_file, write_bytes
+from lorakit.io.plain import bounded_lines
 from lorakit.jobs import composed
 from lorakit.jobs.session import Drawn, Session, drawing, load_model, pictures, settings_of, spaced
 from lorakit.jobs.shots import Axis, Request, Shot, cells, from_line, shots_of
@@ -67,6 +70,7 @@ def run(
     if not any(axis.key in ("lora", "recipe") for axis in (extras.axes or {}).values()):
         _check_adapters(asked, changes)
     requests = [from_line(line, request) for line in lines] or [request]
+    check_count(sum(len(one.prompts) * one.count for one in requests))
     shots = [shot for one in requests for shot in shots_of(one, asked)]
     grid = _grid(extras, shots, changes)
     if grid:
@@ -114,6 +118,7 @@ def _check_adapters(composition: Composition, changes: composed.Changes | None) 
 def _grid(extras: Extras, shots: list[Shot], changes: composed.Changes | None) -> list[list[Shot]]:
     if not extras.axes:
         return []
+    check_count(math.prod(len(axis.values) for axis in extras.axes.values()))
     if len(shots) > 1:
         raise UsageError(f"--grid takes one prompt and -n 1; {len(shots)} pictures are asked for")
     read: dict[str, Composition] = {}
@@ -215,7 +220,7 @@ def _bytes(image: Image.Image) -> bytes:
 
 
 def serve(
-    request: Request, output: Path, lines: Iterable[str], *, loras: Sequence[str], device: str, force: bool,
+    request: Request, output: Path, lines: TextIO, *, loras: Sequence[str], device: str, force: bool,
     note: Note, each: Callable[[dict[str, Any]], None], changes: composed.Changes | None = None,
     extras: Extras | None = None,
 ) -> int:  # fmt: skip
@@ -232,7 +237,7 @@ def serve(
         session.components.vae.enable_tiling()
     number, status, at = 0, 0, 0
     with telling(lambda: f"{number} pictures are in {output}"):
-        for at, line in enumerate(lines, 1):
+        for at, line in bounded_lines(lines, "--prompts -"):
             if not line.strip() or line.startswith("#"):
                 continue
             try:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lorakit import __version__
+from lorakit.bounds import MOST_SIDE
 from lorakit.composition import Composition, effective
 from lorakit.errors import InputError, UsageError
 from lorakit.formats import recipes
@@ -45,6 +46,10 @@ def drawing(components: Components, request: Request) -> Drawing:
     size = request.size or (components.size, components.size)
     if size[0] % components.multiple or size[1] % components.multiple or min(size) < components.multiple:
         raise UsageError(f"--size {size[0]}x{size[1]}: sides must be multiples of {components.multiple} for this model")
+    if request.hires * max(size) > MOST_SIDE:
+        raise UsageError(
+            f"--hires {request.hires:g} of {size[0]}x{size[1]}: at most {MOST_SIDE} pixels a side are drawn"
+        )
     return Drawing(
         size, request.steps, request.guidance, request.scheduler, request.batch_size, request.rescale, request.curve(),
         request.guidance_until, request.strength if request.image else 1.0,
@@ -243,15 +248,14 @@ def _stage(composition: Composition, step: int, total: int) -> str:
 
 def _opened(file: Path, option: str, mode: str, size: tuple[int, int]) -> np.ndarray:
     """A picture upright, cut to the shape in its middle, and scaled to `size`."""
-    from lorakit.data.images import BadPicture, centre, cut
+    from lorakit.data.images import BadPicture, centre, cut, stored
     from lorakit.data.images import load as open_picture
 
     try:
         if mode == "RGB":
             return np.asarray(cut(image := open_picture(file), centre(image.size, size)))
-        with Image.open(file) as mask:
-            return np.asarray(mask.convert("L"))
-    except (BadPicture, OSError, ValueError) as error:
+        return np.asarray(stored(file).convert("L"))
+    except BadPicture as error:
         raise InputError(f"{option} {file}: not a picture to be read: {error}") from error
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lorakit.bounds import DRAWING, MOST_PICTURES, check_prompt, size_of
 from lorakit.composition import Composition
 from lorakit.composition.curve import Curve
 from lorakit.composition.curve import read as read_curve
+from lorakit.composition.module_weights import number
 from lorakit.data.naming import is_text, shown
 from lorakit.errors import InputError, UsageError
 from lorakit.io.files import kind_of
-from lorakit.io.plain import read_text
+from lorakit.io.paths import check_local
+from lorakit.io.plain import json_object, read_text
 from lorakit.registry import nearest
 from lorakit.runtime import platform
 from lorakit.schedulers import SCHEDULERS
@@ -93,13 +94,6 @@ def shots_of(request: Request, composition: Composition) -> list[Shot]:
     ]
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not width.isdigit() or not (height or width).isdigit():
-        raise ValueError("expected N or WxH")
-    return int(width), int(height or width)
-
-
 def _scheduler(text: str) -> str:
     if text not in SCHEDULERS:
         raise ValueError(f"no such scheduler{nearest(text, SCHEDULERS)}")
@@ -109,10 +103,10 @@ def _scheduler(text: str) -> str:
 # What a line of prompts and an axis of a grid may set, by the option's name: (field of Request, how it is read).
 _SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "seed": ("seed", int), "steps": ("steps", int), "guidance": ("guidance", float), "negative": ("negative", str),
-    "scheduler": ("scheduler", _scheduler), "size": ("size", _size), "count": ("count", int),
+    "scheduler": ("scheduler", _scheduler), "size": ("size", size_of), "count": ("count", int),
     "clip-skip": ("clip_skip", int), "strength": ("strength", float), "guidance-rescale": ("rescale", float),
     "guidance-until": ("guidance_until", float), "guidance-schedule": ("guidance_schedule", str),
-    "hires": ("hires", float), "hires-strength": ("hires_strength", float), "image": ("image", Path),
+    "hires": ("hires", float), "hires-strength": ("hires_strength", float), "image": ("image", lambda text: Path(check_local(text))),
 }  # fmt: skip
 # sd-scripts' letters for some of them; width and height are two of theirs.
 _LETTERS = {"n": "negative", "d": "seed", "l": "guidance", "s": "steps", "ds": "scheduler", "am": "weight"}
@@ -123,7 +117,7 @@ def from_line(line: str, request: Request) -> Request:
     --w --h`, or a JSON object. UsageError that names what is not understood."""
     if line.startswith("{"):
         try:
-            given = json.loads(line)
+            given = json_object(line)
         except ValueError as error:
             raise UsageError(f"prompt line {line[:60]!r}: not JSON: {error}") from error
         prompt = given.pop("prompt", None)
@@ -148,8 +142,12 @@ def from_line(line: str, request: Request) -> Request:
                 f"prompt line {line[:60]!r}: no option '{key}' in a line{nearest(name, [*_SETTINGS, 'weight', 'schedule'])}"
             )
         field, read = _SETTINGS[name]
-        changes[field] = _value(read, value, f"prompt line {line[:60]!r}: {key} {value!r}")
-    return replace(request, prompts=[prompt.strip()], **changes)
+        changes[field] = _setting(field, read, value, f"prompt line {line[:60]!r}: {key} {value[:60]!r}")
+    try:
+        check_prompt(changes.get("negative", ""))
+        return replace(request, prompts=[check_prompt(prompt.strip())], **changes)
+    except ValueError as error:
+        raise UsageError(f"prompt line {line[:60]!r}: {error}") from None
 
 
 def _named(key: str) -> str:
@@ -172,14 +170,13 @@ def _options(text: str) -> dict[str, str]:
     return found
 
 
-def _value(read: Callable[[str], Any], text: str, where: str, least: float = 0) -> Any:
+def _setting(field: str, read: Callable[[str], Any], text: str, where: str) -> Any:
+    """The value of a request's field; UsageError for one that the option would not take."""
     try:
         value = read(text)
+        return DRAWING[field].check(value) if field in DRAWING else value
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
-    if isinstance(value, int | float) and not least <= value < math.inf:
-        raise UsageError(f"{where}: expected a number from {least:g}")
-    return value
 
 
 def read_prompts(file: str) -> list[str]:
@@ -237,8 +234,8 @@ def _pieces(text: str) -> list[str]:
 def _values(body: str) -> list[str]:
     if match := _RANGE.fullmatch(body.strip()):
         first, last, count = float(match[1]), float(match[2]), int(match[3])
-        if count < 2:
-            raise UsageError(f"--grid {body}: a range has at least 2 values")
+        if not 2 <= count <= MOST_PICTURES:
+            raise UsageError(f"--grid {body}: a range has 2 to {MOST_PICTURES} values")
         return [f"{first + (last - first) * i / (count - 1):.6g}" for i in range(count)]
     return [value.strip() for value in body.split("|" if "|" in body else ",") if value.strip()]
 
@@ -271,7 +268,7 @@ def _set(axis: Axis, value: str, shot: Shot, compose: Callable[[Sequence[str]], 
     if _of_adapters(axis.key):
         return replace(shot, composition=_changed(shot.composition, axis.key, value, where))
     field, read = _SETTINGS[axis.key]
-    found = _value(read, value, where)
+    found = _setting(field, read, value, where)
     if field == "seed":
         return replace(shot, seed=found)
     return replace(shot, request=replace(shot.request, **{field: found}))
@@ -284,9 +281,9 @@ def _of_adapters(key: str) -> bool:
 def _changed(composition: Composition, key: str, value: str, where: str) -> Composition:
     """Adapters with another weight or schedule: `lora.weight`, `weight` is every adapter's, `NAME.weight` one's."""
     if key.endswith("weight"):
-        changes: dict[str, Any] = {"weight": _value(float, value, where, -1e6)}
+        changes: dict[str, Any] = {"weight": number(value, where)}
     else:
-        changes = {"curve": _value(read_curve, value, where)}
+        changes = {"curve": _setting("curve", read_curve, value, where)}
     name = key.rpartition(".")[0]
     members = composition.members
     names = [member.name for member in members]

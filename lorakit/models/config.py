@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 from lorakit.errors import InputError, UnavailableError, UsageError
 from lorakit.io.files import sha256_of
+from lorakit.io.plain import read_json
+from lorakit.models.claims import check_described
 
 ALIASES = {
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -106,21 +107,12 @@ def described(name: str, note: Callable[[str], None] = lambda text: None) -> Des
         place, configs, kind = Path(name), configs_of(model, note), architecture(model)[1]
     else:
         place, kind = folder_of(name), None
-        configs = {path: _json(place / path) for path in _CONFIGS if (place / path).is_file()}
+        configs = {path: read_json(place / path, "config") for path in _CONFIGS if (place / path).is_file()}
     missing = [path.partition("/")[0] for path in _NEEDED if path not in configs]
     if missing:
         raise InputError(f"{place} is not a whole Stable Diffusion model: it has no {', '.join(missing)}")
+    check_described(configs, place)
     return Described(place, configs, kind)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected a table of settings")
-    return content
 
 
 def native_size(name: str) -> tuple[int, int]:

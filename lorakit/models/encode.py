@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorakit.errors import NumericError, UsageError
+from lorakit.errors import InputError, NumericError, UsageError
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import Components, is_small
 from lorakit.models.tokens import spelled
@@ -58,7 +58,12 @@ def encode_ids(components: Components, ids: Sequence[Tensor], clip_skip: int = 1
     double = components.text_encoder_2 is not None
     states, pooled = [], None
     for encoder, row in zip(components.text_encoders.values(), ids, strict=True):
-        done = encoder(row.to(components.device), output_hidden_states=double or clip_skip > 1)
+        try:
+            done = encoder(row.to(components.device), output_hidden_states=double or clip_skip > 1)
+        except IndexError as error:
+            raise InputError(
+                f"{components.folder}: its tokenizer has token {int(row.max())}, which its text encoder does not know"
+            ) from error
         if double:
             states.append(_hidden(done, clip_skip + 1, encoder))
             pooled = getattr(done, "text_embeds", None)

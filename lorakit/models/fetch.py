@@ -43,12 +43,14 @@ def folder_of(name: str, option: str) -> Path:
 @contextmanager
 def whole(folder: Path, option: str, what: str) -> Iterator[Path]:
     """Gives the path for libraries to read the model from; what they raise over a broken or strange one is one sentence."""
+    from lorakit.models.claims import check_folder
     from lorakit.models.load import quiet_libraries
 
     quiet_libraries()
+    check_folder(folder)
     try:
         with utf8_path(folder) as path:
             yield path
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{option} {folder} is no whole {what}: {first}") from error

@@ -14,6 +14,7 @@ from lorakit.arrays import Stored
 from lorakit.errors import InputError, some
 from lorakit.formats.layouts import open_model
 from lorakit.io.files import check_plain, utf8_path
+from lorakit.models.claims import check_config
 from lorakit.models.config import Described, described, tokenizer_folder
 from lorakit.targets import canonical
 
@@ -146,6 +147,7 @@ def load(
 
 
 _TEXTS = ("text_encoder", "text_encoder_2")
+_MOST_TOKENIZER = 64 << 20  # bytes of a file
 
 
 def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Path]:
@@ -154,11 +156,20 @@ def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Pa
     folder = check_plain(tokenizer_folder(about.place, about.kind, part, given), "tokenizer")
     length = about.configs[f"{part}/config.json"].get("max_position_embeddings", 77)
     quiet_libraries()
+    large = [file.name for file in folder.iterdir() if file.stat().st_size > _MOST_TOKENIZER]
+    if large:
+        raise InputError(f"{folder}: {large[0]} is too large for a tokenizer's file")
     try:
         with utf8_path(folder) as path:
-            return CLIPTokenizer.from_pretrained(path, model_max_length=length, local_files_only=True), folder
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: no tokenizer to be read: {str(error).splitlines()[0]}") from error
+            words = CLIPTokenizer.from_pretrained(path, model_max_length=length, local_files_only=True)
+    except ImportError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare exceptions over broken files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder}: no tokenizer to be read: {reason}") from error
+    if None in (words.bos_token_id, words.eos_token_id, words.pad_token_id):
+        raise InputError(f"{folder}: the tokenizer has no tokens for the beginning, the end and the padding of a text")
+    return words, folder
 
 
 def _part(
@@ -169,18 +180,20 @@ def _part(
     config = about.configs[f"{part}/config.json"]
     if part == "vae" and config.get("force_upcast") and dtype == torch.float16:
         dtype = torch.float32  # it overflows in float16
-    with torch.device("meta"):
-        module = _empty(part, config)
     begin = f"{part}."
     held = {name for name in arrays if name.startswith(begin)}
+    check_config(config, (arrays[name].shape for name in held), about.place / part / "config.json")
+    module = _empty(part, config, about.place / part / "config.json")
     tensors: dict[str, torch.Tensor] = {}
     missing = []
-    for key in module.state_dict():
+    for key, parameter in module.state_dict().items():
         name = canonical(f"{part}.{key}")
         if name not in held:
             missing.append(name)
             continue
         held.remove(name)
+        if (shape := tuple(arrays[name].shape)) != (said := tuple(parameter.shape)):
+            raise ValueError(f"{name} has the shape {list(shape)}, and by its config {list(said)}")
         tensor = arrays[name].tensor()
         tensors[key] = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
     if missing:
@@ -197,13 +210,23 @@ def _part(
 
 def part_with(part: str, config: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
     """A part of a model made of these tensors, all of its parameters by name, to be written; nothing is copied."""
-    with torch.device("meta"):
-        module = _empty(part, config)
+    module = _empty(part, config, f"the {part} to be written")
     module.load_state_dict(tensors, assign=True)
     return module
 
 
-def _empty(part: str, config: dict[str, Any]) -> nn.Module:
+def _empty(part: str, config: dict[str, Any], where: Path | str) -> nn.Module:
+    """The part with tensors that have a shape and no memory. InputError where the libraries cannot use the config."""
+    try:
+        with torch.device("meta"):
+            return _of_config(part, config)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # the libraries raise a dozen kinds
+        raise InputError(f"{where}: {' '.join(str(error).split())[:200]}") from error
+
+
+def _of_config(part: str, config: dict[str, Any]) -> nn.Module:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 

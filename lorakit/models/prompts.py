@@ -19,7 +19,7 @@ from lorakit.models.load import Components
 from lorakit.models.tokens import spelled
 
 _ROUND, _SQUARE = 1.1, 1 / 1.1
-_WEIGHT = re.compile(r":\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*\)")
+_WEIGHT = re.compile(r":\s*+([-+]?(?:\d++\.?\d*+|\.\d++))\s*+\)")
 _BREAK = re.compile(r"\bBREAK\b")
 
 

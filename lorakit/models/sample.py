@@ -15,7 +15,7 @@ from torch import Tensor
 from lorakit.composition.curve import Curve
 from lorakit.diffusion.guidance import guided
 from lorakit.diffusion.noise import generator
-from lorakit.errors import NumericError
+from lorakit.errors import InputError, NumericError
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.encode import latent_moments, to_pictures
 from lorakit.models.gates import Gates
@@ -39,8 +39,13 @@ def make_scheduler(components: Components, name: str, steps: int) -> Any:
         config["clip_sample"] = False
     if config.get("rescale_betas_zero_snr"):
         config["timestep_spacing"] = "trailing"  # the noisiest step is one of its own (Lin et al., 2024)
-    scheduler = getattr(diffusers, kind).from_config({**config, **settings})
-    scheduler.set_timesteps(steps, device=components.device)
+    try:
+        scheduler = getattr(diffusers, kind).from_config({**config, **settings})
+        scheduler.set_timesteps(steps, device=components.device)
+    except (ValueError, TypeError, RuntimeError, LookupError, NotImplementedError) as error:
+        raise InputError(
+            f"{components.folder}: {steps} steps of {name} cannot be made of its scheduler's config: {error}"
+        ) from error
     return scheduler
 
 

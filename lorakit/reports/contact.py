@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from lorakit.data.images import as_written
 from lorakit.io.files import write_bytes
 
 _CELL, _GAP, _MOST = 168, 8, 600
@@ -39,8 +40,7 @@ def write(data: Path, rows: Iterable[dict[str, Any]]) -> Path:
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for number, (name, text, _) in enumerate(chosen):
         x, y = _GAP + number % across * (_CELL + _GAP), _GAP + number // across * high
-        with Image.open(data / name) as opened:
-            picture = opened.convert("RGB")
+        picture = as_written(data / name)
         scale = min(_CELL / picture.width, cell / picture.height)
         small = picture.resize(
             (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))),

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from lorakit.data.images import BadPicture, stored
 from lorakit.io.files import replacing
 
 _MOST_SHOWN = 1000  # pictures with thumbnails; the page names the rest, so that it opens whatever the folder's size
@@ -36,9 +37,8 @@ def _say(text: str) -> str:
 def _mask_uri(file: Path) -> str:
     """A mask as a small picture that darkens what training leaves out."""
     try:
-        with Image.open(file, formats=("PNG",)) as opened:
-            mask = opened.convert("L")
-    except (OSError, ValueError, SyntaxError):
+        mask = stored(file, ("PNG",)).convert("L")
+    except BadPicture:
         return ""
     mask.thumbnail((128, 128))
     shade = Image.new("LA", mask.size, 0)

@@ -69,7 +69,7 @@ def read(file: Path, piece: Piece = _all) -> Checkpoint:
         raise InputError(f"{file} is not a training checkpoint of lorakit")
     tensors = {key: piece(key, stored.tensor()) for key, stored in opened.items()}
     step = tensors.pop(_STEP, None)
-    if step is None or not whole(file):
+    if step is None or step.numel() != 1 or not whole(file):
         raise InputError(f"{file} is damaged: its tensors are not those that were written")
     return Checkpoint(file, int(step), tensors, notes)
 

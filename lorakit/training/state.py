@@ -57,7 +57,7 @@ class State:
             for more in (self.ema, self.scaler):
                 if more is not None:
                     more.restore(tensors)
-        except (InputError, KeyError, ValueError) as error:
+        except (InputError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise InputError(f"{source} is not a whole checkpoint: {error}") from error
         self.best = parts[_BEST]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -10,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from lorakit.io.plain import json_object
+from lorakit.patterns import Pattern, Time
 
 # Settings that are files' own and wrong for any other: never copied from one file to another.
 STALE = ("lora_adapter_metadata", "adapter_config")
@@ -31,12 +33,9 @@ class PeftConfig:
     def read(text: str, source: str) -> PeftConfig:
         """ValueError where the text is no JSON object."""
         try:
-            values = json.loads(text)
+            return PeftConfig(json_object(text), source)
         except ValueError as error:
             raise ValueError(f"{source}: not JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{source}: expected a JSON object, got {type(values).__name__}")
-        return PeftConfig(values, source)
 
     def faults(self) -> list[str]:
         """What of it says that the tensors are not simply up @ down times a scale."""
@@ -82,25 +81,26 @@ class PeftConfig:
         for name, value in patterns.items():
             if not isinstance(value, dict):
                 raise ValueError(f"{self.source} has a {name}_pattern that is no JSON object")
-        return {name: _Patterns(value, self.source) for name, value in patterns.items()}
+        time = Time()
+        return {name: _Patterns(value, self.source, time) for name, value in patterns.items()}
 
 
 class _Patterns:
     """rank_pattern or alpha_pattern: the first pattern that is the module's path, or the end of it, decides."""
 
-    def __init__(self, patterns: Mapping[str, Any], source: str) -> None:
+    def __init__(self, patterns: Mapping[str, Any], source: str, time: Time) -> None:
         self.values = list(patterns.values())
         self.plain: dict[str, int] = {}  # most are paths; thousands of those are looked up, not tried in turn
-        self.others: list[tuple[int, re.Pattern[str]]] = []
+        self.others: list[tuple[int, Pattern]] = []
         for i, pattern in enumerate(patterns):
             if re.fullmatch(r"\^?[\w.]+", pattern):
                 self.plain.setdefault(pattern, i)
                 continue
             try:
-                self.others.append((i, re.compile(rf"(.*\.)?({pattern})$")))
-            except re.error as error:
+                self.others.append((i, Pattern(rf"(.*\.)?({pattern})$", source, time=time)))
+            except ValueError as error:
                 raise ValueError(
-                    f"{source} has a pattern {pattern!r} that is no regular expression: {error}"
+                    f"{source} has a pattern {pattern[:80]!r} that is no regular expression: {error}"
                 ) from error
 
     def find(self, path: str) -> Any:

@@ -7,7 +7,7 @@ vectors each learned token has.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -20,6 +20,7 @@ from lorakit.arrays import Array, floats
 from lorakit.families import FAMILIES, Shape
 from lorakit.formats.adapters import _bundle, _marks
 from lorakit.formats.adapters._modules import Context, Encoded, Groups, build
+from lorakit.io.plain import json_object
 from lorakit.registry import DELTA_KINDS
 
 FORMAT, _BIAS = "lorakit.format", "diff_b"
@@ -80,7 +81,7 @@ def _checkpoint(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Ad
             groups.add(module, ending, key, array)
         else:
             groups.unknown[key] = array
-    scale, scales = float(metadata.get("lorakit.scale", "nan")), _table(metadata, "lorakit.scales")
+    scale, scales = _scale(metadata), _table(metadata, "lorakit.scales")
     for module, found in groups.modules.items():
         _since_the_start(module, found, tensors)
         if (rank := _rank(found)) is not None:
@@ -94,9 +95,17 @@ def _checkpoint(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Ad
 
 def _table(metadata: Mapping[str, str], key: str) -> dict[str, float]:
     try:
-        return dict(json.loads(metadata.get(key, "{}")))
+        table = json_object(metadata.get(key, "{}"))
     except ValueError:
         return {}
+    return {name: value for name, value in table.items() if isinstance(value, int | float)}
+
+
+def _scale(metadata: Mapping[str, str]) -> float:
+    try:
+        return float(metadata.get("lorakit.scale", "nan"))
+    except ValueError:
+        return math.nan
 
 
 def _rank(found: Mapping[str, tuple[str, Array]]) -> int | None:

@@ -8,18 +8,22 @@ from typing import Any
 
 from lorakit.errors import InputError
 from lorakit.families import Shape, Unet
+from lorakit.formats.layouts._place import counted
 
+_MOST_BLOCKS = 16
 VERSION = "0.30.0"  # of diffusers, whose configs these are like
 
 
 def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
     found = re.compile(pattern)
-    return max((int(match[1]) for name in shapes if (match := found.match(name))), default=-1) + 1
+    return counted(match[1] for name in shapes if (match := found.match(name)))
 
 
 def unet_of(shapes: Mapping[str, Shape]) -> Unet:
     """The row of a UNet with these parameters ("unet.conv_in.weight" ...); InputError where it is none we know."""
     blocks = _count(shapes, r"unet\.down_blocks\.(\d+)\.")
+    if blocks > _MOST_BLOCKS:
+        raise InputError(f"its UNet is none of Stable Diffusion's: it has {blocks} blocks on its way down")
     depths = tuple(
         _count(shapes, rf"unet\.down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in range(blocks)
     )
@@ -33,6 +37,8 @@ def unet_of(shapes: Mapping[str, Shape]) -> Unet:
             _count(shapes, r"unet\.mid_block\.attentions\.0\.transformer_blocks\.(\d+)\."), added[1] if added else None,
             _count(shapes, r"unet\.down_blocks\.0\.resnets\.(\d+)\."),
         )  # fmt: skip
+        if (unet.layers + 1) * (blocks + sum(depths)) > len(shapes):
+            raise KeyError("tensors for so many layers")
         rows = dict(unet.weights())
     except (KeyError, IndexError, StopIteration) as error:
         raise InputError(f"its UNet is none of Stable Diffusion's: no {error}") from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -10,6 +11,13 @@ from typing import Any
 import numpy as np
 
 from lorakit.arrays import SIZES, Array, Stored, stored
+
+
+def counted(numbers: Iterable[str]) -> int:
+    """How many numbers follow one another from 0: what lies beyond a gap is no block or layer of a model."""
+    there = {int(number) for number in numbers if len(number) <= 6}
+    return next(n for n in itertools.count() if n not in there)
+
 
 THIRDS = 3  # OpenCLIP keeps q, k and v below each other in one tensor
 

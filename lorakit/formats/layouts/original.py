@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from lorakit.families import Unet
-from lorakit.formats.layouts._place import Rule
+from lorakit.formats.layouts._place import Rule, counted
 from lorakit.targets import original_names, text_paths
 
 LAYERS = 2  # of a block; the original code knows no other
@@ -71,13 +71,12 @@ def wanted(names: Collection[str], unet: Unet, kind: str) -> list[Rule]:
 
 def layers_of(inside: Collection[str]) -> int:
     """How many layers an OpenCLIP text encoder has, from its keys without the prefix."""
-    return max((int(match[1]) for key in inside if (match := _RESBLOCK.fullmatch(key))), default=-1) + 1
+    return counted(match[1] for key in inside if (match := _RESBLOCK.fullmatch(key)))
 
 
 def levels_of(keys: Collection[str] | Iterator[str]) -> int:
     """How many resolutions an autoencoder has, from its keys in either spelling."""
-    matches = (match for key in keys if (match := _VAE_LEVEL.match(key)))
-    return max((int(match[1] or match[2] or 0) for match in matches), default=-1) + 1
+    return counted(match[1] or match[2] for key in keys if (match := _VAE_LEVEL.match(key)))
 
 
 def _unet(names: Mapping[str, str]) -> Iterator[Rule]:

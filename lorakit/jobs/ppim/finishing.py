@@ -14,6 +14,7 @@ from lorakit.data import quality, thumbs
 from lorakit.data.caption_rules import clean, replace
 from lorakit.data.captions import fill
 from lorakit.data.faces import need_opencv
+from lorakit.data.images import as_written
 from lorakit.data.prepare import encode
 from lorakit.io.files import write_bytes, write_text
 from lorakit.jobs.ppim.manifest import Manifest
@@ -55,12 +56,6 @@ def _taken(given: Iterable[Source], manifest: Manifest) -> Iterator[tuple[Source
             yield source, record
 
 
-def _picture(file: Path) -> Image.Image:
-    """A picture that we have written ourselves."""
-    with Image.open(file) as opened:
-        return opened.convert("RGB")
-
-
 def enlarge(given: list[Source], data: Path, settings: Settings, manifest: Manifest, tick: Tick) -> None:
     """Where a picture must grow and a model was asked for: it grows, and is drawn at its size."""
     if settings.upscale in ("none", "lanczos"):
@@ -76,7 +71,7 @@ def enlarge(given: list[Source], data: Path, settings: Settings, manifest: Manif
             if "enlarge_to" not in row:
                 continue
             size = tuple(row.pop("enlarge_to"))
-            picture = grow(_picture(data / row["file_name"]), size)
+            picture = grow(as_written(data / row["file_name"]), size)
             encoded = encode(picture, settings.image_format)
             write_bytes(data / row["file_name"], encoded)
             if "thumb" in row:
@@ -118,7 +113,7 @@ def cover(given: list[Source], data: Path, settings: Settings, manifest: Manifes
     for some in _batches(todo, settings.batch_size):
         records = [(source, manifest.get(source.key)) for source in some]
         rows = [row for _, record in records for row in record["rows"]]
-        made = make([_picture(data / row["file_name"]) for row in rows])
+        made = make([as_written(data / row["file_name"]) for row in rows])
         for row, mask in zip(rows, made, strict=True):
             name = f"{Path(row['file_name']).stem}.mask.png"
             encoded = _mask_bytes(mask)

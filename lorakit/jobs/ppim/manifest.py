@@ -11,8 +11,11 @@ from typing import Any
 
 from lorakit.errors import StorageError
 from lorakit.io.files import replacing
+from lorakit.io.plain import json_object
+from lorakit.jobs.ppim.record import is_sound
 
 FILE, JOURNAL = ".manifest.jsonl", ".manifest.journal"
+_LONGEST = 64 << 20  # bytes of a line, small pictures included
 
 
 class Manifest:
@@ -35,12 +38,14 @@ class Manifest:
     def _index(self, file: Path, journal: bool) -> int:
         """Note where each whole line lies; a damaged line counts as none. Gives where the last whole line ends."""
         offset = 0
+        if not file.is_file():
+            return 0
         with suppress(OSError), file.open("rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                with suppress(ValueError, KeyError, TypeError):
-                    self._where[json.loads(line)["source"]] = (journal, offset, len(line))
+            while (line := lines.readline(_LONGEST)).endswith(b"\n"):
+                with suppress(ValueError):
+                    record = json_object(line)
+                    if is_sound(record):
+                        self._where[record["source"]] = (journal, offset, len(line))
                 offset += len(line)
         return offset
 

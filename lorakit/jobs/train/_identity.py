@@ -12,6 +12,7 @@ from lorakit import __version__
 from lorakit.config import TrainConfig, option
 from lorakit.data.dataset import Example
 from lorakit.data.naming import shown, spelled
+from lorakit.io.plain import json_object
 
 CONFIG, SOURCES, DATA, BASE, RUN, PROCESSES = (
     f"lorakit.{key}" for key in ("config", "sources", "data", "base", "run", "processes")
@@ -77,7 +78,7 @@ def differences(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
 
 def _config(notes: Mapping[str, str]) -> dict[str, Any]:
     try:
-        return dict(json.loads(notes.get(CONFIG, "{}")))
+        return json_object(notes.get(CONFIG, "{}"))
     except ValueError:
         return {}
 

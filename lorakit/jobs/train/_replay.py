@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.data.naming import spelled
 from lorakit.errors import InputError, some
-from lorakit.io.files import existing_file, write_text
+from lorakit.io.files import write_text
+from lorakit.io.plain import read_json
 from lorakit.jobs.train._identity import RUN
 from lorakit.training import checkpoints
 from lorakit.training.loop import Diverged, Step
@@ -51,14 +52,14 @@ def _samples(run: Run, step: Step) -> list[dict[str, Any]]:
 def replay(run: Run, file: Path) -> dict[str, Any]:
     """Run again from the bundle's checkpoint to its step, and say what each picture's loss was there. Writes nothing."""
     try:
-        told = json.loads(existing_file(file, "replay bundle").read_text(encoding="utf-8"))
+        told = read_json(file, "replay bundle")
         number, checkpoint = int(told["step"]), told["checkpoint"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (InputError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"--replay {file}: not a replay bundle of lorakit") from error
     if told.get("lorakit.run") != run.notes[RUN]:
         raise InputError(f"--replay {file} is of another run: its config, data or base model differ")
     first = 0
-    if checkpoint:
+    if checkpoint is not None:
         found = checkpoints.read(Path(checkpoint), run.piece)
         run.state.restore(found.tensors, checkpoint)
         first = found.step

@@ -56,14 +56,13 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _previews(page: Page, run_folder: Path) -> None:
-    from PIL import Image
+    from lorakit.data.images import as_written
 
     files = sorted((run_folder / "previews").glob("*.png"))
     if files:
         page.heading("Previews")
     for file in files:
-        with Image.open(file) as image:
-            page.figure(inline(image.convert("RGB"), 160), file.stem)
+        page.figure(inline(as_written(file), 160), file.stem)
 
 
 def hardest(rows: Sequence[dict[str, Any]], most: int = _HARD) -> list[tuple[str, float]]:
@@ -83,7 +82,7 @@ def hardest(rows: Sequence[dict[str, Any]], most: int = _HARD) -> list[tuple[str
 
 
 def _hard(page: Page, rows: Sequence[dict[str, Any]], pictures: Mapping[str, Path]) -> None:
-    from PIL import Image
+    from lorakit.data.images import as_written
 
     found = [(name, ratio) for name, ratio in hardest(rows) if name in pictures]
     if len(found) < 2:
@@ -91,7 +90,6 @@ def _hard(page: Page, rows: Sequence[dict[str, Any]], pictures: Mapping[str, Pat
     page.heading("Pictures that stay hardest")
     page.text("Loss over what is usual at the same noise. Look for wrong captions and strays among the first.")
     for name, ratio in found:
-        with Image.open(pictures[name]) as image:
-            small = image.convert("RGB")
-            small.thumbnail((160, 160))
-            page.figure(inline(small), f"{pictures[name].name}: {ratio:.2f} times")
+        small = as_written(pictures[name])
+        small.thumbnail((160, 160))
+        page.figure(inline(small), f"{pictures[name].name}: {ratio:.2f} times")

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorakit.errors import InputError, RefusedError
 from lorakit.io.files import write_text
+from lorakit.io.plain import json_object, read_lines
 from lorakit.jobs.train._identity import differences
 from lorakit.jobs.train._life import Life
 from lorakit.training import checkpoints
@@ -59,12 +60,12 @@ def cleaned_log(file: Path, step: int) -> list[dict[str, Any]]:
     """The log's whole lines up to `step`; what came after is computed again."""
     rows = []
     if step and file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for _, line in read_lines(file, "log"):
             try:
-                row = json.loads(line)
-            except ValueError:
+                row = json_object(line)
+                if int(row["step"]) <= step:
+                    rows.append(row)
+            except (ValueError, KeyError, TypeError):
                 break
-            if row["step"] <= step:
-                rows.append(row)
     write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
     return rows

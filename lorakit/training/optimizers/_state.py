@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lorakit.errors import InputError
+from lorakit.io.plain import json_object
 
 _MANIFEST = "optimizer"
 
@@ -48,7 +49,7 @@ def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> 
     """
     if _MANIFEST not in tensors:
         raise InputError(f"the optimizer's state is missing: no tensor '{_MANIFEST}'")
-    manifest = json.loads(bytes(tensors[_MANIFEST].cpu().numpy()))
+    manifest = json_object(bytes(tensors[_MANIFEST].cpu().numpy()))
     kind = f"{type(optimizer).__module__}:{type(optimizer).__qualname__}"
     if manifest["class"] != kind:
         raise InputError(f"the saved optimizer is {manifest['class']}, and this run's is {kind}")

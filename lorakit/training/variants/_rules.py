@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from lorakit.errors import InputError, UsageError
+from lorakit.patterns import Pattern, Time
 from lorakit.targets import canonical
 
 # What each preset names in a UNet, and in a text encoder.
@@ -19,6 +20,8 @@ PRESETS = {
     "attention+ff": (r"attentions\..*\.(attn[12]\.|ff\.)", r"self_attn\.(q|k|v|out)_proj$|mlp\.fc[12]$"),
     "all": (r"attentions|resnets|samplers", r"self_attn\.(q|k|v|out)_proj$|mlp\.fc[12]$"),
 }
+
+_MOST_RULES = 1000
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,10 @@ def targets(
     raises  UsageError for a pattern that is none, or that matches nothing, with the nearest names; InputError where
             nothing is left to train
     """
-    chosen_modules = dict(_chosen(parts, chosen))
-    compiled = [(_compiled(rule.pattern), rule) for rule in rules]
+    if len(rules) > _MOST_RULES:
+        raise UsageError(f"{len(rules):,} rules for the ranks of modules; at most {_MOST_RULES:,} are taken")
+    chosen_modules, time = dict(_chosen(parts, chosen)), Time()
+    compiled = [(_compiled(rule.pattern, time), rule) for rule in rules]
     for pattern, rule in compiled:
         if not any(pattern.search(name) for name in chosen_modules):
             raise UsageError(f"pattern '{rule.pattern}' matches no target module{_near(rule.pattern, chosen_modules)}")
@@ -82,10 +87,10 @@ def targets(
     return found
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compiled(pattern: str, time: Time) -> Pattern:
     try:
-        return re.compile(pattern)
-    except re.error as error:
+        return Pattern(pattern, error=UsageError, time=time)
+    except ValueError as error:
         raise UsageError(f"'{pattern}' is no regular expression: {error}") from None
 
 
@@ -96,7 +101,8 @@ def _chosen(parts: Mapping[str, nn.Module], chosen: str) -> Iterator[tuple[str, 
         for path, module in root.named_modules()
         if isinstance(module, (nn.Linear, nn.Conv2d))
     }
-    patterns = tuple(_compiled(p) for p in PRESETS.get(chosen, (chosen, chosen)))
+    time = Time()
+    patterns = tuple(_compiled(p, time) for p in PRESETS.get(chosen, (chosen, chosen)))
     found = {name: m for name, m in every.items() if patterns[not name.startswith("unet.")].search(name)}
     if not found:
         raise UsageError(
