@@ -6,7 +6,6 @@ run takes over is marked where they are declared (`lorakit.config.Recorded`).
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -83,13 +82,12 @@ def _table(file: Path, metadata: Mapping[str, Any], name: str, default: str | No
 
 
 def _json(file: Path, what: str, text: Any) -> dict[str, Any]:
+    from lorakit.io.plain import json_object
+
     try:
-        found = json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UsageError(f"--config {file}: {what} is not a table of options as lorakit writes it")
-    return found
+        return json_object(text)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"--config {file}: {what} is not a table of options as lorakit writes it: {error}") from error
 
 
 def _without_config(file: Path) -> UsageError:

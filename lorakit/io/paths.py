@@ -22,7 +22,7 @@ def check_local(path: str) -> str:
 
 
 def split(argument: str) -> tuple[str, float]:
-    """(path, weight) of an adapter argument `PATH[:WEIGHT]`: only a trailing `:number` is a weight, and not where a file of the whole name exists."""
+    """(path, weight) of `PATH[:WEIGHT]`: only a trailing `:number` is a weight, and not where a file of the whole name is."""
     match = _WEIGHT.match(argument)
     if match is None or os.path.lexists(argument):
         return argument, 1.0

@@ -13,8 +13,9 @@ from typing import Any
 
 from lorakit.errors import InputError
 from lorakit.io.files import open_to_read
+from lorakit.io.plain import toml_of
 
-_MOST_BYTES = 4 << 20
+_MOST_BYTES = 1 << 20
 Keys = tuple[str | int, ...]
 
 
@@ -54,10 +55,8 @@ def read(path: str | Path, what: str) -> Document:
 def parse(text: str, file: Path, what: str) -> Document:
     """Reads a text as TOML; InputError, which names `file`, where it is not."""
     try:
-        tables = tomllib.loads(text)
-    except RecursionError as error:
-        raise InputError(f"{file}: not a {what}: its lists or tables are nested too deep") from error
-    except ValueError as error:  # TOMLDecodeError, and a number of more digits than Python reads
+        tables = toml_of(text)
+    except ValueError as error:
         hint = "; write a path with backslashes in single quotes" if "\\" in str(error) or "hex" in str(error) else ""
         raise InputError(f"{file}: not a {what}: {error}{hint}") from error
     return Document(file, tables, text)
