@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ from typing import Any
 from lorakit.composition import Composition, Member, curve, lbw
 from lorakit.composition.module_weights import block_name
 from lorakit.data.naming import shown
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import InputError, UsageError, all_of
+from lorakit.io import toml
 from lorakit.io.files import existing_file, sha256_of
 from lorakit.io.paths import file_named, relative_name
+from lorakit.io.toml import Document
 from lorakit.registry import COMPOSINGS, nearest
 
 VERSIONS = (1, 2)
@@ -28,55 +29,65 @@ _PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 def read(file: Path) -> Composition:
-    """InputError that names what is unknown, missing, or not the file that the recipe was made with."""
-    try:
-        return parse(existing_file(file, "recipe").read_text(encoding="utf-8"), file)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a recipe: {error}") from error
+    """InputError that names, each with its line, what is unknown, of a wrong type or missing, and what is not the file
+    that the recipe was made with."""
+    return _composition(toml.read(file, "recipe"))
 
 
 def parse(text: str, file: Path) -> Composition:
     """A recipe's text; paths in it are beside `file`, which errors name."""
-    try:
-        recipe = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{file}: not a recipe: {error}") from error
-    version = recipe.get("lorakit")
-    if version not in VERSIONS or not isinstance(recipe.get("adapter"), list) or not recipe["adapter"]:
+    return _composition(toml.parse(text, file, "recipe"))
+
+
+def _composition(document: Document) -> Composition:
+    recipe, file = document.tables, document.file
+    version, entries = recipe.get("lorakit"), recipe.get("adapter")
+    if type(version) is not int or version not in VERSIONS or not isinstance(entries, list) or not entries:
         raise InputError(f"{file}: not a recipe: expected lorakit = {VERSIONS[-1]} and [[adapter]] tables")
-    way = recipe.get("way", "sum")
+    faults: list[str] = []
     known = {"lorakit", "adapter"} | ({"way"} if version > 1 else set())
+    way = recipe.get("way", "sum") if version > 1 else "sum"
+    settings = {key: value for key, value in recipe.items() if key not in known}
     try:
-        settings = {key: value for key, value in recipe.items() if key not in known}
-        way, settings = checked_way(way, settings)
+        way, settings = checked_way(way, settings, lambda key: f"{document.place(key)}: ")
     except UsageError as error:
-        raise InputError(f"{file}: {error}") from error
-    members = []
-    for number, entry in enumerate(recipe["adapter"], 1):
-        try:
-            members.append(_member(file, entry, _KEYS if version > 1 else _OLD))
-        except ValueError as error:
-            raise InputError(f"{file}: adapter {number}: {error}") from error
+        faults.append(str(error))
+    keys = _KEYS if version > 1 else _OLD
+    members = [_member(document, number, keys, faults) for number in range(len(entries))]
+    if faults:
+        raise InputError(all_of(faults))
     _check_names(file, members)
     return Composition(tuple(members), way, settings)
 
 
-def checked_way(way: Any, settings: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
-    """The way to compose and its settings, tried; UsageError where there is no such way or it does not take them."""
+def checked_way(
+    way: Any, settings: Mapping[str, Any], place: Callable[[str], str] = lambda key: ""
+) -> tuple[str, dict[str, float]]:
+    """The way to compose and its settings, tried; UsageError where there is no such way or it does not take them, with
+    each fault behind the `place` of its key."""
     import inspect
 
-    part = COMPOSINGS[str(way)]
+    if not isinstance(way, str):
+        raise UsageError(f"{place('way')}way is {way!r}, expected text")
+    try:
+        part = COMPOSINGS[way]
+    except UsageError as error:
+        raise UsageError(f"{place('way')}{error}") from None
     taken = {name for name, p in inspect.signature(part.passes).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    for key, value in settings.items():
-        if key not in taken:
-            raise UsageError(f"unknown: {key}{nearest(key, [*taken, 'way', 'adapter'])}")
-        if not _is_number(value):
-            raise UsageError(f"{key} is {value!r}, expected a number")
+    faults = [
+        f"{place(key)}unknown: {key}{nearest(key, {*taken, 'way', 'adapter'} - {key})}"
+        if key not in taken
+        else f"{place(key)}{key} is {value!r}, expected a number"
+        for key, value in settings.items()
+        if key not in taken or not _is_number(value)
+    ]
+    if faults:
+        raise UsageError(all_of(faults))
     try:
         part.passes(0, [1.0], **settings)
     except ValueError as error:
-        raise UsageError(f"{way}: {error}") from error
-    return str(way), dict(settings)
+        raise UsageError(f"{place('way')}{way}: {error}") from error
+    return way, dict(settings)
 
 
 def _is_number(value: Any) -> bool:
@@ -90,48 +101,55 @@ def _check_names(file: Path, members: list[Member]) -> None:
         raise InputError(f"{file}: two adapters are called {', '.join(twice)}; give each a name of its own")
 
 
-def _member(file: Path, entry: Any, keys: set[str]) -> Member:
-    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-        raise ValueError("expected a table with a path")
-    unknown = sorted(set(entry) - keys)
-    if unknown:
-        raise ValueError("unknown: " + ", ".join(f"{key}{nearest(key, keys)}" for key in unknown))
-    path = file_named(file.parent, entry["path"])
-    if not path.exists():
-        raise ValueError(f"{path}: no such adapter")
-    digest = _typed(entry, "sha256", str, None)
-    if digest is not None and digest != sha256_of(path):
-        raise ValueError(f"{path} is not the file the recipe was made with (sha256 differs)")
-    region = _typed(entry, "region", str, None)
-    schedule = _typed(entry, "schedule", str, None)
-    return Member(
-        path, _number(entry, "weight", 1.0), _typed(entry, "name", str, path.stem),
-        None if schedule is None else _told("schedule", curve.read, schedule),
-        blocks_of(entry.get("blocks", {})), layers_of(entry.get("layers", {})), parts_of(entry.get("parts", {})),
-        None if region is None else existing_file(file_named(file.parent, region), "region"),
-        _number(entry, "feather", 0.0), _typed(entry, "prompt", str, ""), digest,
-    )  # fmt: skip
+def _member(document: Document, number: int, keys: set[str], faults: list[str]) -> Member:
+    """An adapter of a recipe; what is wrong with it is added to `faults`, each with its line."""
+    entry, values = document.tables["adapter"][number], {}
+    place, count = document.place("adapter", number), len(faults)
+    if not isinstance(entry, dict) or "path" not in entry:
+        faults.append(f"{place}: adapter {number + 1}: expected a table with a path")
+        return Member(Path())
+    for key, value in entry.items():
+        try:
+            if key not in keys:
+                raise ValueError(f"unknown: {key}{nearest(key, keys)}")
+            values[key] = _READERS[key](key, value, document.file.parent)
+        except (InputError, ValueError) as error:
+            faults.append(f"{document.place('adapter', number, key)}: adapter {number + 1}: {error}")
+    path, digest = values.get("path", Path()), values.get("sha256")
+    if len(faults) == count and digest is not None and digest != sha256_of(path):
+        told = f"{path} is not the file the recipe was made with (sha256 differs)"
+        faults.append(f"{document.place('adapter', number, 'sha256')}: adapter {number + 1}: {told}")
+    return Member(**{"path": path, "name": path.stem, "curve": values.pop("schedule", None), **values})
 
 
-def _told(key: str, read: Callable[[str], Any], text: str) -> Any:
-    try:
-        return read(text)
-    except ValueError as error:
-        raise ValueError(f"{key} {text!r}: {error}") from None
-
-
-def _typed(entry: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
-    value = entry.get(key, default)
-    if value is not default and not isinstance(value, kind):
+def _as_text(key: str, value: Any, folder: Path) -> str:
+    if not isinstance(value, str):
         raise ValueError(f"{key} is {value!r}, expected text")
     return value
 
 
-def _number(entry: Mapping[str, Any], key: str, default: float) -> float:
-    value = entry.get(key, default)
+def _as_number(key: str, value: Any, folder: Path) -> float:
     if not _is_number(value):
         raise ValueError(f"{key} is {value!r}, expected a number")
     return float(value)
+
+
+def _as_adapter(key: str, value: Any, folder: Path) -> Path:
+    path = file_named(folder, _as_text(key, value, folder))
+    if not path.exists():
+        raise ValueError(f"{path}: no such adapter")
+    return path
+
+
+def _as_region(key: str, value: Any, folder: Path) -> Path:
+    return existing_file(file_named(folder, _as_text(key, value, folder)), "region")
+
+
+def _as_curve(key: str, value: Any, folder: Path) -> curve.Curve:
+    try:
+        return curve.read(_as_text(key, value, folder))
+    except ValueError as error:
+        raise ValueError(f"{key} {value!r}: {error}") from None
 
 
 def blocks_of(given: Any) -> dict[str, float]:
@@ -139,6 +157,8 @@ def blocks_of(given: Any) -> dict[str, float]:
     if isinstance(given, str):
         return lbw.blocks(given)
     if isinstance(given, list):
+        if not all(map(_is_number, given)):
+            raise ValueError(f"blocks is {given!r}, expected numbers")
         return lbw.blocks(",".join(map(str, given)))
     found = {}
     for block, factor in _table(given, "blocks").items():
@@ -173,6 +193,22 @@ def _table(given: Any, key: str) -> dict[str, float]:
         if not _is_number(value):
             raise ValueError(f"{key}: {name} is {value!r}, expected a number")
     return {name: float(value) for name, value in given.items()}
+
+
+# How each key of an adapter is read: (key, value, the recipe's folder) to the value, ValueError or InputError.
+_READERS: dict[str, Callable[[str, Any, Path], Any]] = {
+    "name": _as_text,
+    "path": _as_adapter,
+    "weight": _as_number,
+    "schedule": _as_curve,
+    "blocks": lambda key, value, folder: blocks_of(value),
+    "layers": lambda key, value, folder: layers_of(value),
+    "parts": lambda key, value, folder: parts_of(value),
+    "region": _as_region,
+    "feather": _as_number,
+    "prompt": _as_text,
+    "sha256": _as_text,
+}
 
 
 def write(composition: Composition, folder: Path, notes: Mapping[str, str] | None = None) -> str:
