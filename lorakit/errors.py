@@ -88,3 +88,8 @@ def reason(error: OSError) -> str:
     """Why, in the system's words; of the many errors that copying a folder gathers, the first one's."""
     told = re.search(r"\[Errno (\d+)\]", str(error))
     return error.strerror or (os.strerror(int(told[1])) if told else str(error))
+
+
+def all_of(faults: Sequence[str]) -> str:
+    """Every fault, on the four lines that an error may have: one a line, and on the last one all that are left."""
+    return "\n".join(faults if len(faults) <= 4 else [*faults[:3], "; ".join(faults[3:])])

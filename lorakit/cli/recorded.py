@@ -16,7 +16,6 @@ from lorakit.cli import settings
 from lorakit.errors import UsageError
 
 NOTES = "lorakit.json"  # in a model folder
-_MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -64,14 +63,12 @@ def _metadata(file: Path) -> Mapping[str, Any]:
         from lorakit.io.safetensors import open_file
 
         return open_file(file, "adapter").metadata
-    from lorakit.io.files import open_to_read
+    from lorakit.io.plain import read_bytes
 
     notes = file / NOTES if os.path.isdir(file) else file
     if not notes.exists():
         raise _without_config(file)
-    with os.fdopen(open_to_read(notes, "record of a run"), "rb") as stream:
-        data = stream.read(_MOST_BYTES)
-    return _json(notes, "its text", data)
+    return _json(notes, "its text", read_bytes(notes, "record of a run"))
 
 
 def _table(file: Path, metadata: Mapping[str, Any], name: str, default: str | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from lorakit.errors import UsageError
+from lorakit.errors import UsageError, all_of
 from lorakit.registry import nearest
 
 Parameter = Any
@@ -202,7 +202,6 @@ def _is_meant(name: str, known: Iterable[str], commands: Iterable[str]) -> bool:
 
 
 def refuse(faults: Sequence[str]) -> None:
-    """Raises UsageError with all faults, on four lines at most; none are fine."""
+    """Raises UsageError with all faults; none are fine."""
     if faults:
-        lines = [*faults[:3], "; ".join(faults[3:])] if len(faults) > 4 else [*faults]
-        raise UsageError("\n".join(lines))
+        raise UsageError(all_of(faults))

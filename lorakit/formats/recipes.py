@@ -9,79 +9,92 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorakit.composition import Composition, Member, curve, lbw
 from lorakit.composition.module_weights import block_name
 from lorakit.data.naming import shown
-from lorakit.errors import InputError, LorakitError, UsageError, some
-from lorakit.io import plain
+from lorakit.errors import InputError, LorakitError, UsageError, all_of, some
+from lorakit.io import toml
 from lorakit.io.files import existing_file, sha256_of
 from lorakit.io.paths import check_local, file_named, relative_name
+from lorakit.io.toml import Document
 from lorakit.patterns import Pattern, Time
 from lorakit.registry import COMPOSINGS, nearest
 
 VERSIONS = (1, 2)
 _OLD = {"name", "path", "weight", "sha256"}
 _KEYS = {*_OLD, "schedule", "blocks", "layers", "parts", "region", "feather", "prompt"}
-_MOST_BYTES = 1 << 20
 _MOST_ADAPTERS = 1000
 _MOST_FEATHER = 16384  # pixels, the longest side of a picture
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 def read(file: Path) -> Composition:
-    """InputError that names what is unknown, missing, or not the file that the recipe was made with."""
-    return parse(plain.read_text(file, "recipe", _MOST_BYTES), file)
+    """InputError that names, each with its line, what is unknown, of a wrong type or missing, and what is not the file
+    that the recipe was made with."""
+    return _composition(toml.read(file, "recipe"))
 
 
 def parse(text: str, file: Path) -> Composition:
     """A recipe's text; paths in it are beside `file`, which errors name."""
-    try:
-        recipe = plain.toml_of(text)
-    except ValueError as error:
-        raise InputError(f"{file}: not a recipe: {error}") from error
-    version = recipe.get("lorakit")
-    if version not in VERSIONS or not isinstance(recipe.get("adapter"), list) or not recipe["adapter"]:
+    return _composition(toml.parse(text, file, "recipe"))
+
+
+def _composition(document: Document) -> Composition:
+    recipe, file = document.tables, document.file
+    version, entries = recipe.get("lorakit"), recipe.get("adapter")
+    if type(version) is not int or version not in VERSIONS or not isinstance(entries, list) or not entries:
         raise InputError(f"{file}: not a recipe: expected lorakit = {VERSIONS[-1]} and [[adapter]] tables")
-    if len(recipe["adapter"]) > _MOST_ADAPTERS:
-        raise InputError(f"{file}: {len(recipe['adapter']):,} adapters; a recipe has at most {_MOST_ADAPTERS:,}")
-    way = recipe.get("way", "sum")
+    if len(entries) > _MOST_ADAPTERS:
+        raise InputError(f"{file}: {len(entries):,} adapters; a recipe has at most {_MOST_ADAPTERS:,}")
+    faults: list[str] = []
     known = {"lorakit", "adapter"} | ({"way"} if version > 1 else set())
+    way = recipe.get("way", "sum") if version > 1 else "sum"
+    settings = {key: value for key, value in recipe.items() if key not in known}
     try:
-        settings = {key: value for key, value in recipe.items() if key not in known}
-        way, settings = checked_way(way, settings)
+        way, settings = checked_way(way, settings, lambda key: f"{document.place(key)}: ")
     except UsageError as error:
-        raise InputError(f"{file}: {error}") from error
-    members, wrong, time = list[Member](), list[str](), Time()
-    for number, entry in enumerate(recipe["adapter"], 1):
-        try:
-            members.append(_member(file, number, entry, _KEYS if version > 1 else _OLD, time))
-        except (ValueError, InputError) as error:
-            wrong.append(f"adapter {number}: {error}")
-    if wrong:
-        raise InputError(f"{file}: {some(wrong, 3, chr(10))}")
+        faults.append(str(error))
+    keys = _KEYS if version > 1 else _OLD
+    time = Time()
+    members = [_member(document, number, keys, faults, time) for number in range(len(entries))]
+    if faults:
+        raise InputError(all_of(faults))
     _check_names(file, members)
     return Composition(tuple(members), way, settings)
 
 
-def checked_way(way: Any, settings: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
-    """The way to compose and its settings, tried; UsageError where there is no such way or it does not take them."""
+def checked_way(
+    way: Any, settings: Mapping[str, Any], place: Callable[[str], str] = lambda key: ""
+) -> tuple[str, dict[str, float]]:
+    """The way to compose and its settings, tried; UsageError where there is no such way or it does not take them, with
+    each fault behind the `place` of its key."""
     import inspect
 
-    part = COMPOSINGS[str(way)]
+    if not isinstance(way, str):
+        raise UsageError(f"{place('way')}way is {way!r}, expected text")
+    try:
+        part = COMPOSINGS[way]
+    except UsageError as error:
+        raise UsageError(f"{place('way')}{error}") from None
     taken = {name for name, p in inspect.signature(part.passes).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    for key, value in settings.items():
-        if key not in taken:
-            raise UsageError(f"unknown: {key}{nearest(key, [*taken, 'way', 'adapter'])}")
-        if not _is_number(value):
-            raise UsageError(f"{key} is {value!r}, expected a number")
+    faults = [
+        f"{place(key)}unknown: {key}{nearest(key, {*taken, 'way', 'adapter'} - {key})}"
+        if key not in taken
+        else f"{place(key)}{key} is {value!r}, expected a number"
+        for key, value in settings.items()
+        if key not in taken or not _is_number(value)
+    ]
+    if faults:
+        raise UsageError(all_of(faults))
     try:
         part.passes(0, [1.0], **settings)
     except ValueError as error:
-        raise UsageError(f"{way}: {error}") from error
-    return str(way), dict(settings)
+        raise UsageError(f"{place('way')}{way}: {error}") from error
+    return way, dict(settings)
 
 
 def _is_number(value: Any) -> bool:
@@ -95,35 +108,66 @@ def _check_names(file: Path, members: list[Member]) -> None:
         raise InputError(f"{file}: two adapters are called {some(twice, 5)}; give each a name of its own")
 
 
-def _member(file: Path, number: int, entry: Any, keys: set[str], time: Time) -> Member:
-    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-        raise ValueError("expected a table with a path")
-    unknown = sorted(set(entry) - keys)
-    if unknown:
-        raise ValueError("unknown: " + some([f"{key}{nearest(key, keys)}" for key in unknown], 5))
-    path = _adapter(file_named(file.parent, check_local(entry["path"])))
-    digest = _typed(entry, "sha256", str, None)
-    if digest is not None and digest != sha256_of(path):
-        raise ValueError(f"{path} is not the file the recipe was made with (sha256 differs)")
-    feather = _number(entry, "feather", 0.0)
-    if not 0 <= feather <= _MOST_FEATHER:
-        raise ValueError(f"feather is {feather:g}, expected 0 to {_MOST_FEATHER} pixels")
-    region = _typed(entry, "region", str, None)
-    schedule = _typed(entry, "schedule", str, None)
-    return Member(
-        path, _number(entry, "weight", 1.0), _typed(entry, "name", str, path.stem),
-        None if schedule is None else _told("schedule", curve.read, schedule),
-        blocks_of(entry.get("blocks", {})),
-        layers_of(entry.get("layers", {}), f"{file}: adapter {number}: layers", time=time), parts_of(entry.get("parts", {})),
-        None if region is None else existing_file(file_named(file.parent, check_local(region)), "region"),
-        feather, _typed(entry, "prompt", str, ""), digest,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Here:
+    """Where an adapter's settings stand: the recipe's folder, how errors name the adapter, and the time that all patterns
+    of the recipe have together."""
+
+    folder: Path
+    where: str
+    time: Time
 
 
-def _adapter(path: Path) -> Path:
+def _member(document: Document, number: int, keys: set[str], faults: list[str], time: Time) -> Member:
+    """An adapter of a recipe; what is wrong with it is added to `faults`, each with its line."""
+    entry, values = document.tables["adapter"][number], {}
+    place, count = document.place("adapter", number), len(faults)
+    here = _Here(document.file.parent, f"{document.file}: adapter {number + 1}", time)
+    if not isinstance(entry, dict) or "path" not in entry:
+        faults.append(f"{place}: adapter {number + 1}: expected a table with a path")
+        return Member(Path())
+    for key, value in entry.items():
+        try:
+            if key not in keys:
+                raise ValueError(f"unknown: {key}{nearest(key, keys)}")
+            values[key] = _READERS[key](key, value, here)
+        except (InputError, ValueError) as error:
+            faults.append(f"{document.place('adapter', number, key)}: adapter {number + 1}: {error}")
+    path, digest = values.get("path", Path()), values.get("sha256")
+    if len(faults) == count and digest is not None and digest != sha256_of(path):
+        told = f"{path} is not the file the recipe was made with (sha256 differs)"
+        faults.append(f"{document.place('adapter', number, 'sha256')}: adapter {number + 1}: {told}")
+    return Member(**{"path": path, "name": path.stem, "curve": values.pop("schedule", None), **values})
+
+
+def _as_text(key: str, value: Any, here: _Here) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is {value!r}, expected text")
+    return value
+
+
+def _as_number(key: str, value: Any, here: _Here) -> float:
+    if not _is_number(value):
+        raise ValueError(f"{key} is {value!r}, expected a number")
+    return float(value)
+
+
+def _as_pixels(key: str, value: Any, here: _Here) -> float:
+    pixels = _as_number(key, value, here)
+    if not 0 <= pixels <= _MOST_FEATHER:
+        raise ValueError(f"{key} is {pixels:g}, expected 0 to {_MOST_FEATHER} pixels")
+    return pixels
+
+
+def _as_file(key: str, value: Any, here: _Here) -> Path:
+    return file_named(here.folder, check_local(_as_text(key, value, here)))
+
+
+def _as_adapter(key: str, value: Any, here: _Here) -> Path:
     """A path where an adapter can be, which its header or folder says before any of it is read."""
     from lorakit.formats.files import check
 
+    path = _as_file(key, value, here)
     if not path.exists():
         raise ValueError(f"{path}: no such adapter")
     if path.suffix == ".toml":
@@ -132,25 +176,19 @@ def _adapter(path: Path) -> Path:
     return path
 
 
-def _told(key: str, read: Callable[[str], Any], text: str) -> Any:
+def _as_region(key: str, value: Any, here: _Here) -> Path:
+    return existing_file(_as_file(key, value, here), "region")
+
+
+def _as_curve(key: str, value: Any, here: _Here) -> curve.Curve:
     try:
-        return read(text)
+        return curve.read(_as_text(key, value, here))
     except ValueError as error:
-        raise ValueError(f"{key} {text!r}: {error}") from None
+        raise ValueError(f"{key} {value!r}: {error}") from None
 
 
-def _typed(entry: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
-    value = entry.get(key, default)
-    if value is not default and not isinstance(value, kind):
-        raise ValueError(f"{key} is {value!r}, expected text")
-    return value
-
-
-def _number(entry: Mapping[str, Any], key: str, default: float) -> float:
-    value = entry.get(key, default)
-    if not _is_number(value):
-        raise ValueError(f"{key} is {value!r}, expected a number")
-    return float(value)
+def _as_layers(key: str, value: Any, here: _Here) -> tuple[tuple[Pattern, float], ...]:
+    return layers_of(value, f"{here.where}: {key}", time=here.time)
 
 
 def blocks_of(given: Any) -> dict[str, float]:
@@ -158,6 +196,8 @@ def blocks_of(given: Any) -> dict[str, float]:
     if isinstance(given, str):
         return lbw.blocks(given)
     if isinstance(given, list):
+        if not all(map(_is_number, given)):
+            raise ValueError(f"blocks is {given!r}, expected numbers")
         return lbw.blocks(",".join(map(str, given)))
     found = {}
     for block, factor in _table(given, "blocks").items():
@@ -193,6 +233,22 @@ def _table(given: Any, key: str) -> dict[str, float]:
         if not _is_number(value):
             raise ValueError(f"{key}: {name} is {value!r}, expected a number")
     return {name: float(value) for name, value in given.items()}
+
+
+# How each key of an adapter is read: (key, value, where it stands) to the value; ValueError or InputError.
+_READERS: dict[str, Callable[[str, Any, _Here], Any]] = {
+    "name": _as_text,
+    "path": _as_adapter,
+    "weight": _as_number,
+    "schedule": _as_curve,
+    "blocks": lambda key, value, here: blocks_of(value),
+    "layers": _as_layers,
+    "parts": lambda key, value, here: parts_of(value),
+    "region": _as_region,
+    "feather": _as_pixels,
+    "prompt": _as_text,
+    "sha256": _as_text,
+}
 
 
 def write(composition: Composition, folder: Path, notes: Mapping[str, str] | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from bisect import bisect
@@ -12,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import InputError
-from lorakit.io.files import open_to_read
-from lorakit.io.plain import toml_of
+from lorakit.io.plain import read_bytes, toml_of
 
-_MOST_BYTES = 1 << 20
 Keys = tuple[str | int, ...]
 
 
@@ -45,11 +42,7 @@ def read(path: str | Path, what: str) -> Document:
     regular file, too large, in another encoding, or not TOML.
     """
     file = Path(path)
-    with os.fdopen(open_to_read(file, what), "rb") as stream:
-        data = stream.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise InputError(f"{file} is larger than {_MOST_BYTES >> 20} MiB; it cannot be a {what}")
-    return parse(_decoded(data, file), file, what)
+    return parse(_decoded(read_bytes(file, what), file), file, what)
 
 
 def parse(text: str, file: Path, what: str) -> Document:

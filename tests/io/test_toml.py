@@ -134,7 +134,7 @@ def test_what_is_no_toml_is_refused_with_its_line_and_what_to_do(tmp_path):
     assert "at line 3" in (told := _told(file, text.encode() + rb'c = "C:\Users\me"')) and "single quotes" in told
     assert "nested too deep" in _told(file, b"a = " + b"[" * 60_000)
     assert "digits" in _told(file, b"a = " + b"9" * 5000)
-    assert "larger than 4 MiB" in _told(file, b"#" * (5 << 20))
+    assert "bytes; of recipe at most" in _told(file, b"#" * (5 << 20))
     assert all(str(file) in _told(file, data) for data in (b"a", b"\xff\xfe", b"\xff", b"a = [[[["))
 
 
