@@ -132,7 +132,7 @@ def test_what_is_no_toml_is_refused_with_its_line_and_what_to_do(tmp_path):
     assert "line 3 is not UTF-8" in _told(file, text.encode() + b"c = '\xe9'")
     assert "at line 3" in _told(file, text.encode() + b"c = \n")
     assert "at line 3" in (told := _told(file, text.encode() + rb'c = "C:\Users\me"')) and "single quotes" in told
-    assert "nested too deep" in _told(file, b"a = " + b"[" * 60_000)
+    assert "nested more than 64 deep" in _told(file, b"a = " + b"[" * 60_000)
     assert "digits" in _told(file, b"a = " + b"9" * 5000)
     assert "bytes; of recipe at most" in _told(file, b"#" * (5 << 20))
     assert all(str(file) in _told(file, data) for data in (b"a", b"\xff\xfe", b"\xff", b"a = [[[["))
