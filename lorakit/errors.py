@@ -93,3 +93,8 @@ def reason(error: OSError) -> str:
 def all_of(faults: Sequence[str]) -> str:
     """Every fault, on the four lines that an error may have: one a line, and on the last one all that are left."""
     return "\n".join(faults if len(faults) <= 4 else [*faults[:3], "; ".join(faults[3:])])
+
+
+def shorten(text: str, most: int) -> str:
+    """The text, or its first letters where it has more than `most`, for a sentence."""
+    return text if len(text) <= most else f"{text[:most]} ..."

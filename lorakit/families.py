@@ -150,11 +150,14 @@ class Text:
 class Family:
     """A base-model family: one set of module names and shapes, and how files name it.
 
+    short      what people call it; model: the name of a model of the family, for `--model`
     original   whether its kohya files name UNet modules by the original checkpoint ("sgm") and not by diffusers
     version    kohya's `ss_base_model_version`; architecture: modelspec's
     """
 
     title: str
+    short: str
+    model: str
     unet: Unet
     texts: Mapping[str, Text]
     version: str
@@ -172,24 +175,24 @@ _CLIP_L = Text(768, 12, 3072)
 _CLIP_G = Text(1280, 32, 5120, 1280)
 FAMILIES: dict[str, Family] = {
     "sd1": Family(
-        "Stable Diffusion 1.x", Unet((320, 640, 1280, 1280), (1, 1, 1, 0), 768, mid_depth=1),
+        "Stable Diffusion 1.x", "SD1", "sd15", Unet((320, 640, 1280, 1280), (1, 1, 1, 0), 768, mid_depth=1),
         {"text_encoder": _CLIP_L}, "sd_v1", "stable-diffusion-v1",
     ),
     "sd2": Family(
-        "Stable Diffusion 2.x", Unet((320, 640, 1280, 1280), (1, 1, 1, 0), 1024, True, mid_depth=1),
+        "Stable Diffusion 2.x", "SD2", "sd21", Unet((320, 640, 1280, 1280), (1, 1, 1, 0), 1024, True, mid_depth=1),
         {"text_encoder": Text(1024, 23, 4096)}, "sd_v2", "stable-diffusion-v2-768-v", extra={"ss_v2": "True"},
     ),
     "sdxl": Family(
-        "Stable Diffusion XL", Unet((320, 640, 1280), (0, 2, 10), 2048, True, added=2816),
+        "Stable Diffusion XL", "SDXL", "sdxl", Unet((320, 640, 1280), (0, 2, 10), 2048, True, added=2816),
         {"text_encoder": _CLIP_L, "text_encoder_2": _CLIP_G}, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base", True,
     ),
     "sdxl-refiner": Family(
-        "Stable Diffusion XL refiner",
+        "Stable Diffusion XL refiner", "the SDXL refiner", "stabilityai/stable-diffusion-xl-refiner-1.0",
         Unet((384, 768, 1536, 1536), (0, 4, 4, 0), 1280, True, mid_depth=4, added=2560),
         {"text_encoder_2": _CLIP_G}, "sdxl_refiner_v1-0", "stable-diffusion-xl-v1-refiner", True,
     ),
     "tiny": Family(
-        "lorakit's built-in model", Unet((64, 128, 192), (1, 1, 0), 192, mid_depth=1, layers=1),
+        "lorakit's built-in model", "tiny", "tiny", Unet((64, 128, 192), (1, 1, 0), 192, mid_depth=1, layers=1),
         {"text_encoder": Text(192, 4, 768)},
         "lorakit_tiny", "lorakit-tiny",
     ),
@@ -216,17 +219,29 @@ def guess(shapes: Mapping[str, Shape | None]) -> Guess:
     A family fits when nine in ten of the modules with known names and shapes fit it; the best fit wins, and of equal
     ones the first. Flattened kernels and 1x1 kernels count as their linear twins.
     """
-    known = {name: _flat(shape) for name, shape in shapes.items() if shape is not None and len(shape) > 1}
-    best, most = None, 0
-    for name in FAMILIES:
-        weights = table(name)
-        hits = sum(_flat(weights[module]) == shape for module, shape in known.items() if module in weights)
-        if hits > most:
-            best, most = name, hits
-    if best is None or most < 0.9 * len(known):
+    counts = {name: _fitting(shapes, name) for name in FAMILIES}
+    best = max(counts, key=lambda name: counts[name][0])
+    hits, known = counts[best]
+    if not hits or hits < _MOST * known:
         return Guess(None, _cross(shapes) or "no known family has modules of these names and shapes")
     why = _cross(shapes) or f"{FAMILIES[best].title}'s widths"
-    return Guess(best, f"{why}; {most} of {len(known)} modules fit in name and shape")
+    return Guess(best, f"{why}; {hits} of {known} modules fit in name and shape")
+
+
+def fits(shapes: Mapping[str, Shape | None], family: str) -> bool:
+    """Whether modules of these shapes can be of a family; those of a text encoder alone can be of several."""
+    hits, known = _fitting(shapes, family)
+    return bool(hits) and hits >= _MOST * known
+
+
+_MOST = 0.9  # share of the modules
+
+
+def _fitting(shapes: Mapping[str, Shape | None], family: str) -> tuple[int, int]:
+    """(how many modules the family has in this name and shape, of how many whose shape is known)."""
+    known = {name: _flat(shape) for name, shape in shapes.items() if shape is not None and len(shape) > 1}
+    weights = table(family)
+    return sum(_flat(weights[name]) == shape for name, shape in known.items() if name in weights), len(known)
 
 
 def as_linear(shape: Shape) -> Shape:

@@ -14,6 +14,7 @@ from typer.main import get_command
 from lorakit import __version__
 from lorakit.errors import LorakitError, ResourceError, Stopped, StorageError, UsageError, reason
 from lorakit.registry import nearest
+from lorakit.runtime.extras import broken_installation
 from lorakit.runtime.platform import ENDING
 from lorakit.runtime.scarce import FILES, THREADS, lacking
 from lorakit.runtime.signals import written
@@ -103,6 +104,8 @@ def _told(error: Exception) -> tuple[str, int]:
         return _remedy(what), ResourceError.exit_status
     if isinstance(error, LorakitError):
         return str(error), error.exit_status
+    if broken := broken_installation(error):
+        return str(broken), broken.exit_status
     if isinstance(error, OSError):
         return f"{error.filename or 'storage'}: {reason(error)}", StorageError.exit_status
     where = traceback.extract_tb(error.__traceback__)[-1]

@@ -73,6 +73,9 @@ def compose(
     how = None
     if learn is not None:
         from lorakit.io.files import existing_folder
+        from lorakit.models.config import check_name
+
+        check_name(model)
         from lorakit.jobs.learn import Learning
 
         existing_folder(learn, "pictures to learn from")

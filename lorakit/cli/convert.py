@@ -60,8 +60,10 @@ def convert(
     if approximate is not None and approximate != "exact" and (not approximate.isdigit() or int(approximate) < 1):
         raise UsageError(f"--approximate {approximate}: expected a rank from 1, or exact")
     from lorakit.io.files import check_inputs, check_target
+    from lorakit.models.config import check_names
 
     check_inputs([source], "adapter")
+    check_names(base, model)
     check_target(Path(output), force=manner.force, folder=to == "peft")
     from lorakit.runtime.workers import one_thread_each
 

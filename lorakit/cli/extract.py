@@ -74,7 +74,9 @@ def extract(
     if alone:
         raise UsageError(f"{', '.join(alone)}: for two models, and no --base MODEL is given")
     from lorakit.io.files import check_target
+    from lorakit.models.config import check_names
 
+    check_names(base, tuned if base is not None else None)
     for path in (output, report):
         if path is not None:
             check_target(Path(path), force=manner.force)

@@ -106,8 +106,10 @@ def merge(
     alphas = _series(sweep) if sweep is not None else ()
     from lorakit.io.files import check_target
     from lorakit.io.paths import check_adapters
+    from lorakit.models.config import check_names
 
     check_adapters(adapters)
+    check_names(into, base)
     for path in (report, None if alphas or into is not None else output):
         if path is not None:
             check_target(Path(path), force=manner.force)

@@ -122,8 +122,10 @@ def sample(
     loras = [*(lora or ()), *([recipe] if recipe else ())]
     from lorakit.io.paths import check_adapters
     from lorakit.jobs.shots import Request, read_axes, read_prompts
+    from lorakit.models.config import check_name
 
     check_adapters(loras)
+    check_name(model)
     lines = read_prompts(prompts) if prompts not in (None, "-") else []
     request = Request(
         [given or ""], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, guidance_schedule,

@@ -96,7 +96,9 @@ def train(
     if preview_every and not preview_prompt:
         raise UsageError("--preview-every needs --preview-prompt")
     from lorakit.io.files import check_target, existing_folder
+    from lorakit.models.config import check_name
 
+    check_name(config.model)
     existing_folder(data, "training pictures")  # told before torch loads
     target = Path(output or _FILE.get(config.mode, "lora.safetensors"))
     looks_only = plan or show_targets or replay is not None or manner.dry_run

@@ -20,6 +20,7 @@ from lorakit.io.plain import json_object, read_bytes, read_lines
 
 _KOHYA = re.compile(r"^(\d+)_(.+)$")
 _TABLE = "metadata.jsonl"
+_NOTED = {"written": "file_sha256", "token": "token"}  # what is kept of a row of ppim's, by its key there
 _LONGEST = 64 << 10  # bytes of a caption file
 _MOST_REPEATS = 1000
 _TOO_OFTEN = (
@@ -39,6 +40,7 @@ class Example:
     mask        grey picture beside it, white where it is to be learnt
     size        upright (width, height), where it was asked for (`measured`)
     written     sha256 of the file as ppim wrote it, "" where that is not known
+    token       the word for the subject that ppim wrote into its captions, "" where that is not known
     """
 
     file: Path
@@ -47,6 +49,7 @@ class Example:
     mask: Path | None = None
     size: tuple[int, int] | None = None
     written: str = ""
+    token: str = ""
 
     @property
     def caption(self) -> str:
@@ -147,7 +150,10 @@ def _rows(table: Path, faults: _Faults) -> dict[Path, dict[str, Any]]:
         if not file.is_file():
             faults.add(f"{table.name} names {{n}} pictures that are not there; run ppim again", str(row["file_name"]))
             continue
-        known = rows.setdefault(file, {"captions": {}, "repeats": None, "written": str(row.get("file_sha256") or "")})
+        fresh: dict[str, Any] = {"captions": {}, "repeats": None} | {
+            key: str(row.get(of) or "") for key, of in _NOTED.items()
+        }
+        known = rows.setdefault(file, fresh)
         known["captions"] |= dict.fromkeys(_cleaned("\n".join(texts)))
         known["repeats"] = repeats or known["repeats"]
     return {file: {**row, "captions": tuple(row["captions"])} for file, row in rows.items()}
@@ -213,7 +219,8 @@ def read(folder: Path, instance_prompt: str | None, note: Callable[[str], None] 
         mask = file.with_name(f"{file.stem}.mask.png")
         captions = own if instance_prompt is None else (instance_prompt,)
         covered = mask if _is_there(mask, "masks", faults) else None
-        examples.append(Example(file, captions, row.get("repeats") or repeats, covered, written=row.get("written", "")))
+        noted = {key: row.get(key, "") for key in _NOTED}
+        examples.append(Example(file, captions, row.get("repeats") or repeats, covered, **noted))
     faults.raise_any(folder)
     if not examples:
         raise _none_found(folder)

@@ -10,10 +10,11 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.errors import InputError
 from lorakit.families import Shape
+from lorakit.formats import triggers
 from lorakit.formats.adapters import checked, cloneofsimo, decode
 from lorakit.formats.adapters._vectors import UNNAMED
 from lorakit.io import safetensors
-from lorakit.io.plain import read_text
+from lorakit.io.plain import read_json, read_text
 
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
 _CONFIG, _WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
@@ -45,10 +46,11 @@ def _by_model(adapter: Adapter, shapes: Mapping[str, Shape]) -> Adapter:
 def look(path: Path) -> Adapter:
     """The same, faults and all: for those who want to know what a file is."""
     tensors, metadata = contents(path)
-    return _named(decode(tensors, metadata, str(path)), path.stem)
+    adapter = named(decode(tensors, metadata, str(path)), path.stem)
+    return replace(adapter, metadata={**triggers.beside(path), **adapter.metadata})
 
 
-def _named(adapter: Adapter, stem: str) -> Adapter:
+def named(adapter: Adapter, stem: str) -> Adapter:
     """A token that the file does not name is called as clients call it, by the file."""
     if set(adapter.embeddings) != {UNNAMED}:
         return adapter
@@ -70,6 +72,15 @@ def check(path: Path) -> None:
 
 def _none(folder: Path) -> InputError:
     return InputError(f"{folder}: no adapter in it (no {_CONFIG}, no {_USUAL})")
+
+
+def notes_of_model(folder: Path) -> dict[str, str]:
+    """What `lorakit train --mode full` noted in a model folder; empty where another program wrote it."""
+    try:
+        notes = read_json(folder / "lorakit.json", "notes of a model")
+    except InputError:
+        return {}
+    return {key: value for key, value in notes.items() if isinstance(value, str)}
 
 
 def contents(path: Path) -> Contents:

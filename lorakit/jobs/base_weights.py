@@ -1,11 +1,23 @@
-"""The weights of a base model that deltas depend on, read one by one."""
+"""A base model on disk, as adapters need it: whether they fit it, and the weights that their deltas depend on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from lorakit.adapter import Adapter
 from lorakit.arrays import Stored
 from lorakit.errors import InputError, some
+from lorakit.formats import bases
+
+
+def check_fits(given: Sequence[tuple[Path, Adapter]], model: str, option: str) -> None:
+    """InputError where adapters are for another family than the model that `option` names; no weight is read."""
+    from lorakit.formats.layouts import open_model
+    from lorakit.models.config import folder_of
+
+    shapes = {name: x.shape for name, x in open_model(model, folder_of).weights().items()}
+    bases.check_fits(given, shapes, model, option)
 
 
 def weights_of(model: str, names: Iterable[str], kind: str) -> dict[str, Stored]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorakit.adapter import Adapter
 from lorakit.composition import Composition, Member, effective
 from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files, recipes
+from lorakit.formats.bases import check_same
 from lorakit.io.files import check_target, write_bytes, write_text
 from lorakit.jobs import composed
 from lorakit.runtime.signals import telling
@@ -73,7 +75,7 @@ def run(
 
 
 def _check(composition: Composition, note: Note) -> None:
-    def check(member: Member) -> None:
+    def checked(member: Member) -> tuple[Path, Adapter]:
         adapter = files.read(member.path)
         note(f"{member.path} at {member.weight:g}: {len(adapter.modules)} modules")
         if not adapter.modules and not adapter.embeddings and not adapter.biases:
@@ -81,8 +83,9 @@ def _check(composition: Composition, note: Note) -> None:
         idle = member.idle([*adapter.modules, *adapter.biases])
         if idle:
             raise InputError(f"{member.path}: no module for the weights of {', '.join(idle)}")
+        return member.path, adapter
 
-    faults_together(check, composition.members)
+    check_same(faults_together(checked, composition.members))
 
 
 def _plotted(composition: Composition, file: Path, steps: int) -> Path:

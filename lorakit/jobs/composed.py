@@ -18,6 +18,8 @@ from lorakit.composition.module_weights import block_name, number, pairs, which
 from lorakit.data.regions import region_map
 from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files, recipes
+from lorakit.formats.bases import check_fits
+from lorakit.formats.triggers import of_adapter
 from lorakit.io.files import existing_file
 from lorakit.io.paths import check_adapters, is_recipe, split
 from lorakit.models import tokens
@@ -209,6 +211,8 @@ class Ensemble:
             weights.setdefault(_key(member), []).append(member.weight)
         paths = list(dict.fromkeys(member.path for member in members))
         read = dict(zip(paths, faults_together(lambda path: _read(path, shapes), paths), strict=True))
+        check_fits(list(read.items()), shapes, components.name, "--model")
+        self.triggers = {path: of_adapter(adapter) for path, adapter in read.items()}
         for path, adapter in read.items():
             _collect(adapter, path, learnt)
         for member in members:

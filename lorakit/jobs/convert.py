@@ -15,12 +15,12 @@ from lorakit.deltas._base import Delta, relative_error
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, UsageError, some
 from lorakit.families import Shape
-from lorakit.formats import files
+from lorakit.formats import files, triggers
 from lorakit.formats.adapters._modules import Context, Encoded, balanced
 from lorakit.formats.clients import coverages
 from lorakit.io import pickles, safetensors
 from lorakit.io.files import check_plain, check_target, replacing, replacing_folder
-from lorakit.jobs.base_weights import weights_of
+from lorakit.jobs.base_weights import check_fits, weights_of
 from lorakit.lowrank.approximate import as_low_rank
 from lorakit.lowrank.compare import aligned_error
 from lorakit.registry import ADAPTER_FORMATS
@@ -69,7 +69,7 @@ def run(
     if not same:
         if changes.token is not None:
             wanted = _renamed(wanted, changes.token)
-        wanted, errors = _plain(wanted, changes.approximate, base, to)
+        wanted, errors = _plain(source, wanted, changes.approximate, base, to)
         encoded = codec.encode(_ready(wanted, changes.dtype), _context(wanted, shapes))
         losses = _accepted(encoded.losses, to, changes.allow_loss, note)
     result: dict[str, Any] = {
@@ -116,11 +116,12 @@ def _check_finite(adapter: Adapter, source: Path) -> None:
 def _renamed(adapter: Adapter, token: str) -> Adapter:
     if len(adapter.embeddings) != 1:
         raise UsageError(f"--token {token}: the file has {len(adapter.embeddings)} learned tokens, expected one")
-    return replace(adapter, embeddings={token: next(iter(adapter.embeddings.values()))})
+    ((old, vectors),) = adapter.embeddings.items()
+    return replace(adapter, embeddings={token: vectors}, metadata=triggers.renamed(adapter.metadata, old, token))
 
 
 def _plain(
-    adapter: Adapter, approximate: int | str | None, base: str | None, to: str
+    source: Path, adapter: Adapter, approximate: int | str | None, base: str | None, to: str
 ) -> tuple[Adapter, dict[str, float]]:
     """Kinds that are not plain LoRA as plain LoRA, if that was asked for: (adapter, relative error by module)."""
     odd = {name: delta for name, delta in adapter.modules.items() if not isinstance(delta, LowRank)}
@@ -132,6 +133,8 @@ def _plain(
             f"--approximate: {odd[without[0]].kind} deltas depend on the base weights ({len(without)} modules, first "
             f"{without[0]}); give the model with --base"
         )
+    if base is not None:
+        check_fits([(source, adapter)], base, "--base")
     needy = {name: delta.kind for name, delta in odd.items() if delta.needs_base}
     weights = weights_of(base, needy, " and ".join(sorted(set(needy.values())))) if base is not None and needy else {}
     modules, errors = dict[str, Delta](adapter.modules), dict[str, float]()

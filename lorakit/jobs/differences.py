@@ -9,7 +9,8 @@ from math import prod
 from lorakit.arrays import Stored
 from lorakit.errors import InputError, UsageError, faults_together, some
 from lorakit.families import as_linear, guess
-from lorakit.formats.layouts import Model, open_model
+from lorakit.formats import files, triggers
+from lorakit.formats.layouts import FOLDER, Model, open_model
 from lorakit.models.config import folder_of
 from lorakit.patterns import Pattern
 from lorakit.targets import PARTS
@@ -48,12 +49,14 @@ class Differences:
     others    biases, norms and embeddings, by parameter
     lone      parameters and parts that one of them alone has, a line each
     family    of the base model, None where no table has it
+    words     metadata of the tuned model about its trigger words
     """
 
     weights: list[Pair]
     others: list[Pair]
     lone: list[str]
     family: str | None
+    words: dict[str, str]
 
 
 def compare(tuned: str, base: str, target: str, parts: Collection[str]) -> Differences:
@@ -80,7 +83,9 @@ def compare(tuned: str, base: str, target: str, parts: Collection[str]) -> Diffe
     if not weights:
         raise InputError(f"--target {target}: no linear layer or convolution of {base} matches")
     others = _paired(ours.others(within), theirs.others(within), tuned, base, lone, None)
-    return Differences(weights, others, lone, families[1] or families[0])
+    said = files.notes_of_model(ours.path) if ours.layout == FOLDER else ours.metadata
+    words = {key: said[key] for key in triggers.CARRIED if key in said}
+    return Differences(weights, others, lone, families[1] or families[0], words)
 
 
 def chosen(target: str, names: Iterable[str]) -> list[str]:

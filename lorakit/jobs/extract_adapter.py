@@ -14,7 +14,7 @@ from lorakit.arrays import finite, on_host
 from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
-from lorakit.formats import files
+from lorakit.formats import files, triggers
 from lorakit.formats.adapters._modules import family_of
 from lorakit.formats.checkpoints import describe
 from lorakit.jobs.differences import chosen
@@ -95,11 +95,13 @@ def _part_of(adapter: Adapter, tuned: str, choices: Choices) -> Adapter:
     def asked(name: str) -> bool:
         return name in names and (not parts or name.partition(".")[0] in parts)
 
+    keeps_tokens = not parts or TOKENS in parts
     return replace(
         adapter,
+        metadata=triggers.without(adapter.metadata, () if keeps_tokens else adapter.embeddings.keys()),
         modules={name: delta for name, delta in adapter.modules.items() if asked(name)},
         biases={name: bias for name, bias in adapter.biases.items() if asked(name)},
-        embeddings=adapter.embeddings if not parts or TOKENS in parts else {},
+        embeddings=adapter.embeddings if keeps_tokens else {},
         unknown={},
     )
 

@@ -75,7 +75,8 @@ def between(
     if not modules and not biases:
         raise InputError(f"{tuned} and {base} differ by rounding noise alone: there is nothing to extract")
     _tell(found, choices, rule, note)
-    adapter = Adapter(modules, metadata(tuned, base, choices, rule, pairs.family), biases)
+    notes = pairs.words | metadata(tuned, base, choices, rule, pairs.family)
+    adapter = Adapter(modules, notes, biases)
     extra = {
         "identical": same + same_others, "skipped": skipped, "kept_biases": len(biases), "not_compared": pairs.lone,
     }  # fmt: skip

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from lorakit.deltas._base import Delta, NeedsBase
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, faults_together
 from lorakit.families import FAMILIES
-from lorakit.formats import checkpoints, files
+from lorakit.formats import checkpoints, files, triggers
 from lorakit.formats.adapters import decode
 from lorakit.formats.adapters._modules import family_of
 from lorakit.formats.clients import coverages
 from lorakit.io import pickles, safetensors
-from lorakit.io.plain import json_object, read_json
+from lorakit.io.plain import read_json
 
 _BASE_KEYS = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "base_model_name_or_path")
+_TAGS = 10  # the commonest are told
 _HASHES = ("modelspec.hash_sha256", "sshs_model_hash")
 
 
@@ -45,15 +47,17 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
         return _model_folder(path)
     tensors, metadata = files.contents(path)
     model = checkpoints.describe(tensors, metadata)
+    adapter = files.named(decode(tensors, metadata, str(path)), path.stem) if model is None else Adapter({}, metadata)
     hashed = path.is_file() and not pickles.is_pickle(path)
     with ThreadPoolExecutor(1) as pool:
         # A checkpoint of gigabytes is read whole only on demand.
         digest = pool.submit(safetensors.data_hash, path) if hashed and (verify or model is None) else None
-        found = _checkpoint(model, metadata) if model is not None else _adapter(decode(tensors, metadata, str(path)))
+        found = _checkpoint(model, metadata) if model is not None else _adapter(adapter)
         value = digest.result() if digest else None
     recorded = next((metadata[key].removeprefix("0x") for key in _HASHES if key in metadata), None)
+    words = triggers.of_adapter(replace(adapter, metadata={**triggers.beside(path), **adapter.metadata}))
     return {
-        "file": str(path), "bytes": _size(path), **found, "tensors": len(tensors), "hash_sha256": value,
+        "file": str(path), "bytes": _size(path), **found, **_told(words, adapter.metadata), "tensors": len(tensors), "hash_sha256": value,
         "hash_recorded": recorded, "hash_matches": None if value is None or recorded is None else value == recorded,
         "metadata": dict(metadata),
     }  # fmt: skip
@@ -83,12 +87,13 @@ def _model_folder(folder: Path) -> dict[str, Any]:
     if model is None:
         raise InputError(f"{unet}: not the UNet of a Stable Diffusion")
     index = read_json(folder / "model_index.json", "model's index")
-    found = _checkpoint(model, {})
+    found, notes = _checkpoint(model, {}), files.notes_of_model(folder)
     parts = sorted(key for key, value in index.items() if isinstance(value, list) and value and value[0])
     return {
-        "file": str(folder), "bytes": _size(folder), **found, "format": "diffusers folder", "parts": parts,
+        "file": str(folder), "bytes": _size(folder), **found, **_told(triggers.read(notes), notes),
+        "format": "diffusers folder", "parts": parts,
         "prediction_type": checkpoints.prediction_of_folder(folder), "tensors": len(file.keys()), "hash_sha256": None,
-        "hash_recorded": None, "hash_matches": None, "metadata": {},
+        "hash_recorded": None, "hash_matches": None, "metadata": notes,
     }  # fmt: skip
 
 
@@ -111,7 +116,7 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
         "dtypes": _counted(map(dtype_of, everything)), "parameters": sum(d.parameters for d in adapter.modules.values()),
         "norm": math.hypot(*(m["norm"] for m in known)), "blocks": _blocks(known),
         "dead": [m["name"] for m in known if m["norm"] == 0], "nonfinite": bad, "tokens": _tokens(adapter),
-        "biases": sorted(adapter.biases), "unknown": sorted(adapter.unknown), "triggers": _triggers(adapter.metadata),
+        "biases": sorted(adapter.biases), "unknown": sorted(adapter.unknown),
         "base": {key: adapter.metadata[key] for key in _BASE_KEYS if key in adapter.metadata},
         "clients": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in coverages(adapter)},
         "notes": list(adapter.notes), "faults": list(adapter.faults), "modules": modules,
@@ -190,16 +195,13 @@ def _tokens(adapter: Adapter) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _triggers(metadata: Mapping[str, str]) -> list[str]:
-    """Words the metadata says the adapter was trained with, the commonest first."""
-    words = [metadata["modelspec.trigger_phrase"]] if metadata.get("modelspec.trigger_phrase") else []
-    counts: Counter[str] = Counter()
-    try:
-        for tags in json_object(metadata.get("ss_tag_frequency", "{}")).values():
-            counts.update({str(tag).strip(): int(n) for tag, n in tags.items()})
-    except (ValueError, AttributeError, TypeError):
-        return words  # other people's metadata: a broken table tells nothing
-    return words + [tag for tag, _ in counts.most_common(10)]
+def _told(words: triggers.Triggers, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the file says of its use: `trigger_words` are sure, `triggers` has the commonest tags of the captions too."""
+    tags = dict(words.tags[:_TAGS])
+    return {
+        "title": metadata.get(triggers.TITLE), "usage_hint": metadata.get(triggers.HINT), "trigger_words": words.words,
+        "triggers": list(dict.fromkeys([*words.phrases, *tags])), "tags": tags,
+    }  # fmt: skip
 
 
 def title(family: str | None) -> str:

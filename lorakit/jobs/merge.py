@@ -17,7 +17,7 @@ from lorakit.errors import UsageError
 from lorakit.io.files import check_target, write_text
 from lorakit.io.scratch import Scratch
 from lorakit.jobs import adapters, merge_figures, merge_sources
-from lorakit.jobs.base_weights import weights_of
+from lorakit.jobs.base_weights import check_fits, weights_of
 from lorakit.jobs.merge_modules import Cut, How, checked_settings
 from lorakit.jobs.merge_sources import Source
 from lorakit.lowrank.ranks import Rule, allot
@@ -139,6 +139,9 @@ def _planned(
     settings = checked_settings(method, choices.settings, rows)
     unmatched: list[str] = []
     sources = merge_sources.read(given, choices.rename, choices.allow_unmatched, unmatched)
+    for option, model in (("--into", into and into.model), ("--base", choices.base)):
+        if model:
+            check_fits([(source.file, source.adapter) for source in sources], model, option)
     based = into is not None or choices.base is not None
     merge_sources.check_kinds(sources, rank, based, into is not None and rank is None)
     unmatched += merge_sources.idle(factors, sources, choices.allow_unmatched)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.deltas._base import Delta
+from lorakit.formats import triggers
 from lorakit.jobs import module_lines
 from lorakit.jobs.merge_modules import How
 from lorakit.jobs.merged_metadata import merged as merged_metadata
@@ -96,4 +97,6 @@ def metadata(
     recipe |= {"rank": {"kind": rule.kind, "value": rule.value, "cap": rule.cap}} if rule is not None else {}
     recipe |= {key: value for key, value in more.items() if value}
     names = [source.file.name for source in how.sources]
-    return merged_metadata([source.adapter.metadata for source in how.sources], names, recipe)
+    acting = [source.adapter for source, weight in zip(how.sources, row, strict=True) if weight]
+    words = [word for adapter in acting for word in triggers.of_adapter(adapter).words]
+    return merged_metadata([source.adapter.metadata for source in how.sources], words, names, recipe)

@@ -13,9 +13,10 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array, finite
 from lorakit.composition.module_weights import ModuleWeights, which
 from lorakit.errors import InputError, UsageError, faults_together
-from lorakit.formats import files
+from lorakit.formats import files, triggers
 from lorakit.formats.adapters import checked
-from lorakit.formats.adapters._modules import family_of, flat
+from lorakit.formats.adapters._modules import flat
+from lorakit.formats.bases import check_same
 from lorakit.jobs.adapters import Weighted
 from lorakit.lowrank.ranks import Rule
 from lorakit.merging._operands import as_numpy, is_dense, is_vector
@@ -38,7 +39,7 @@ def read(given: Sequence[Weighted], rename: Iterable[str], allow_unmatched: bool
         lambda one: Source(one.file, one.sha256(), one.scaled(_one(one.file, allow_unmatched, unmatched))), given
     )
     sources = _renamed(sources, rename)
-    _one_family(sources)
+    check_same([(source.file, source.adapter) for source in sources])
     _one_shape(sources)
     return sources
 
@@ -61,17 +62,6 @@ def _one(file: Path, allow_unmatched: bool, unmatched: list[str]) -> Adapter:
 
 def not_finite(where: str, more: int = 0) -> InputError:
     return InputError(f"NaN or infinity in {where}{f' and {more} more' if more else ''}; nothing was written")
-
-
-def _one_family(sources: Sequence[Source]) -> None:
-    families = [(source, family_of(source.adapter).family) for source in sources]
-    known = [(source, family) for source, family in families if family is not None]
-    for source, family in known[1:]:
-        if family != known[0][1]:
-            raise InputError(
-                f"the adapters are for different base models: {known[0][0].file} is for {known[0][1]}, {source.file} "
-                f"for {family}"
-            )
 
 
 def _one_shape(sources: Sequence[Source]) -> None:
@@ -160,7 +150,8 @@ def _renamed(sources: Sequence[Source], texts: Iterable[str]) -> list[Source]:
         if new in tokens:
             raise UsageError(f"--rename-token {text}: {found[at].file} has a token '{new}' already")
         tokens = {new if token == old else token: by for token, by in tokens.items()}
-        found[at] = replace(found[at], adapter=replace(found[at].adapter, embeddings=tokens))
+        notes = triggers.renamed(found[at].adapter.metadata, old, new)
+        found[at] = replace(found[at], adapter=replace(found[at].adapter, embeddings=tokens, metadata=notes))
     return found
 
 

@@ -7,21 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorakit.data.naming import spelled
-from lorakit.io.plain import json_object
+from lorakit.formats import triggers
 
 # Of one file alone, or written anew.
 _OWN = (
     "modelspec.title", "modelspec.hash", "modelspec.thumbnail", "modelspec.date", "modelspec.merged_from",
-    "modelspec.trigger_phrase", "modelspec.tags", "modelspec.implementation", "ss_network_", "ss_output_name",
-    "ss_tag_frequency", "ss_session_id", "ss_training_started_at", "ss_training_finished_at",
+    "modelspec.trigger_phrase", "modelspec.usage_hint", "modelspec.tags", "modelspec.implementation", "ss_network_", "ss_output_name",
+    "ss_tag_frequency", "ss_dataset_dirs", "ss_session_id", "ss_training_started_at", "ss_training_finished_at",
 )  # fmt: skip
-_LISTS = ("modelspec.trigger_phrase", "modelspec.tags")
 
 
-def merged(sources: Sequence[Mapping[str, str]], names: Sequence[str], recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Metadata of a merge of files with these names and metadata.
+def merged(
+    sources: Sequence[Mapping[str, str]], words: Sequence[str], names: Sequence[str], recipe: Mapping[str, Any]
+) -> dict[str, str]:
+    """Metadata of a merge of files with these names and metadata; `words` are the trigger words of all of them.
 
-    What all say alike of the training and the base model stays; tag counts add up; trigger words are joined.
+    What all say alike of the training and the base model stays; tag counts add up.
     """
     first = sources[0]
     found = {
@@ -31,30 +32,24 @@ def merged(sources: Sequence[Mapping[str, str]], names: Sequence[str], recipe: M
         and not key.startswith(_OWN)
         and all(s.get(key) == value for s in sources)
     }
-    for key in _LISTS:
-        words = [word.strip() for source in sources for word in source.get(key, "").split(",") if word.strip()]
-        if words:
-            found[key] = ", ".join(dict.fromkeys(words))
-    tags = _tags(sources)
+    tags = [tag.strip() for source in sources for tag in source.get("modelspec.tags", "").split(",") if tag.strip()]
     if tags:
-        found["ss_tag_frequency"] = json.dumps(spelled(tags), ensure_ascii=False, sort_keys=True)
+        found["modelspec.tags"] = ", ".join(dict.fromkeys(tags))
+    found |= triggers.written(dict.fromkeys(words))
+    counted = _tags(sources)
+    if counted:
+        found[triggers.TAGS] = json.dumps(spelled(counted), ensure_ascii=False, sort_keys=True)
     found["modelspec.merged_from"] = ", ".join(names)
     found["lorakit.merge"] = json.dumps(spelled(recipe), ensure_ascii=False, sort_keys=True)
     return found
 
 
 def _tags(sources: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
-    """kohya's tag counts by data set, added; one file listed twice counts once. What is no such table is left out."""
+    """kohya's tag counts by folder of the training set, added; one file listed twice counts once."""
     total: dict[str, dict[str, int]] = {}
-    for text in dict.fromkeys(source.get("ss_tag_frequency", "") for source in sources):
-        try:
-            table = json_object(text or "{}")
-        except ValueError:
-            continue
-        for name, counts in table.items():
-            if isinstance(counts, dict):
-                mine = total.setdefault(str(name), {})
-                for tag, count in counts.items():
-                    if isinstance(count, int) and not isinstance(count, bool):
-                        mine[tag] = mine.get(tag, 0) + count
+    for source in {source.get(triggers.TAGS, ""): source for source in sources}.values():
+        for name, counts in triggers.tag_tables(source).items():
+            mine = total.setdefault(name, {})
+            for tag, count in counts.items():
+                mine[tag] = mine.get(tag, 0) + count
     return total

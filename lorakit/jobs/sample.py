@@ -83,6 +83,7 @@ def run(
     if request.tiling:
         components.vae.enable_tiling()
     session = Session(components, list({id(s.composition): s.composition for s in shots}.values()), note, extras.limit)
+    session.remind(shots)
     adapters = session.loras(asked)
     if dry_run:
         note(f"{len(shots)} pictures would be drawn into {output}")
@@ -241,7 +242,9 @@ def serve(
             if not line.strip() or line.startswith("#"):
                 continue
             try:
-                for one in session.draw(shots_of(from_line(line.strip(), request), asked)):
+                shots = shots_of(from_line(line.strip(), request), asked)
+                session.remind(shots)
+                for one in session.draw(shots):
                     target = output / f"{number:05d}.png"
                     check_target(target, force=force)
                     write_bytes(target, png(one.picture, one.settings))

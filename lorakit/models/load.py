@@ -16,6 +16,7 @@ from lorakit.formats.layouts import open_model
 from lorakit.io.files import check_plain, utf8_path
 from lorakit.models.claims import check_config
 from lorakit.models.config import Described, described, tokenizer_folder
+from lorakit.runtime.extras import faults_of_file
 from lorakit.targets import canonical
 
 
@@ -128,12 +129,8 @@ def load(
     model = open_model(about.place)
     quiet_libraries()
     arrays = model.arrays
-    try:
+    with faults_of_file(f"{about.place} is not a whole Stable Diffusion model"):
         parts = {part: _part(part, about, arrays, device, dtype, note) for part in ("unet", "vae", *texts)}
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"{about.place} is not a whole Stable Diffusion model: {str(error).splitlines()[0]}"
-        ) from error
     for part, (words, _) in texts.items():
         # The pooled state stands where the text ends; old configs tell a number that is not that word's.
         inner = getattr(parts[part], "text_model", parts[part])
@@ -151,22 +148,16 @@ _MOST_TOKENIZER = 64 << 20  # bytes of a file
 
 
 def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Path]:
-    from transformers import CLIPTokenizer
-
     folder = check_plain(tokenizer_folder(about.place, about.kind, part, given), "tokenizer")
     length = about.configs[f"{part}/config.json"].get("max_position_embeddings", 77)
     quiet_libraries()
     large = [file.name for file in folder.iterdir() if file.stat().st_size > _MOST_TOKENIZER]
     if large:
         raise InputError(f"{folder}: {large[0]} is too large for a tokenizer's file")
-    try:
-        with utf8_path(folder) as path:
-            words = CLIPTokenizer.from_pretrained(path, model_max_length=length, local_files_only=True)
-    except ImportError:
-        raise
-    except Exception as error:  # the tokenizers library raises bare exceptions over broken files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{folder}: no tokenizer to be read: {reason}") from error
+    with faults_of_file(f"{folder}: no tokenizer to be read"), utf8_path(folder) as path:
+        from transformers import CLIPTokenizer
+
+        words = CLIPTokenizer.from_pretrained(path, model_max_length=length, local_files_only=True)
     if None in (words.bos_token_id, words.eos_token_id, words.pad_token_id):
         raise InputError(f"{folder}: the tokenizer has no tokens for the beginning, the end and the padding of a text")
     return words, folder
@@ -217,13 +208,8 @@ def part_with(part: str, config: dict[str, Any], tensors: Mapping[str, torch.Ten
 
 def _empty(part: str, config: dict[str, Any], where: Path | str) -> nn.Module:
     """The part with tensors that have a shape and no memory. InputError where the libraries cannot use the config."""
-    try:
-        with torch.device("meta"):
-            return _of_config(part, config)
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:  # the libraries raise a dozen kinds
-        raise InputError(f"{where}: {' '.join(str(error).split())[:200]}") from error
+    with faults_of_file(str(where)), torch.device("meta"):
+        return _of_config(part, config)
 
 
 def _of_config(part: str, config: dict[str, Any]) -> nn.Module:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lorakit.errors import shorten
+
 _BAR, _WIDTH = "█", 32
+_LONGEST = 200  # letters of a text from the file
 
 
 def lines(found: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
@@ -22,6 +25,7 @@ def lines(found: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
         yield _row("dtypes", _counts(found["dtypes"]))
     else:
         yield from _adapter(found)
+    yield from _use(found)
     if found["hash_sha256"]:
         said = {None: "", True: "  (as the metadata says)", False: "  (NOT what the metadata says)"}
         yield _row("sha256", found["hash_sha256"] + said[found["hash_matches"]])
@@ -32,7 +36,7 @@ def lines(found: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
             yield _row("", f"and {len(found[kind]) - 10} more (--verbose shows all)")
     if verbose:
         for key, value in sorted(found["metadata"].items()):
-            yield _row("metadata", f"{key} = {value if len(value) <= 200 else value[:200] + ' ...'}")
+            yield _row("metadata", f"{key} = {_short(value)}")
         for one in found.get("modules", ()):
             yield _row(
                 "module",
@@ -51,8 +55,6 @@ def _adapter(found: Mapping[str, Any]) -> Iterator[str]:
     for token, by_part in found["tokens"].items():
         for part, one in by_part.items():
             yield _row("token", f"{token} in {part}: {one['vectors']} x {one['width']}, norms {one['norms']}")
-    if found["triggers"]:
-        yield _row("triggers", ", ".join(found["triggers"]))
     for key, value in found["base"].items():
         yield _row("base", f"{value}  ({key})")
     yield from _norms(found)
@@ -61,6 +63,17 @@ def _adapter(found: Mapping[str, Any]) -> Iterator[str]:
             yield _row(key, f"{len(found[key])} {what}: {_some(found[key])}")
     if found["modules"]:
         yield from _clients(found["clients"])
+
+
+def _use(found: Mapping[str, Any]) -> Iterator[str]:
+    """What the file says of its use."""
+    for name, key in (("title", "title"), ("usage", "usage_hint")):
+        if found[key]:
+            yield _row(name, _short(found[key]))
+    if found["trigger_words"]:
+        yield _row("triggers", ", ".join(map(_short, found["trigger_words"])))
+    if found["tags"]:
+        yield _row("tags", ", ".join(f"{_short(tag)} x{count}" for tag, count in found["tags"].items()))
 
 
 _ODD = {
@@ -98,6 +111,10 @@ def _row(name: str, text: str) -> str:
 def _counts(counts: Mapping[str, int]) -> str:
     shown = [f"{value} x{n}" if len(counts) > 1 else str(value) for value, n in list(counts.items())[:6]]
     return ", ".join(shown) + (f" and {len(counts) - 6} others" if len(counts) > 6 else "") or "none"
+
+
+def _short(text: str) -> str:
+    return shorten(text, _LONGEST)
 
 
 def _some(names: list[str]) -> str:

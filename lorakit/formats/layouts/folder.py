@@ -22,7 +22,7 @@ _NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 
 def files(folder: Path) -> dict[str, list[Path]]:
     """Part to the files of its weights; of several variants the whole one in full precision."""
-    found = {}
+    found, empty = {}, list[str]()
     for part in PARTS:
         if not (folder / part).is_dir():
             continue
@@ -39,7 +39,9 @@ def files(folder: Path) -> dict[str, list[Path]]:
                 found[part] = choice
                 break
         else:
-            raise InputError(f"{folder / part}: no weights ({' or '.join(f'*{s}' for s in SUFFIXES)})")
+            empty.append(part)
+    if empty:
+        raise InputError(f"{folder}: no weights ({' or '.join(f'*{s}' for s in SUFFIXES)}) in its {', '.join(empty)}")
     if not found:
         raise InputError(f"{folder}: no diffusers model: it has no folder {', '.join(PARTS)}")
     return found

@@ -16,6 +16,7 @@ from lorakit.data.captions import fill
 from lorakit.data.faces import need_opencv
 from lorakit.data.images import as_written
 from lorakit.data.prepare import encode
+from lorakit.data.trigger_words import contains
 from lorakit.io.files import write_bytes, write_text
 from lorakit.jobs.ppim.manifest import Manifest
 from lorakit.jobs.ppim.reading import Source, remove
@@ -200,11 +201,20 @@ class Captioning:
             before = [dict(row) for row in record["rows"]]
             for row in record["rows"]:
                 by_hand += self._settle(row, self._text(text.text))
+                self._note_token(row)
             noted = record.get("caption_notes")
             record["caption_notes"] = list(text.notes)
             if record["rows"] != before or noted != record["caption_notes"]:
                 self.manifest.put(source.key, record)
         return by_hand
+
+    def _note_token(self, row: dict[str, Any]) -> None:
+        """Note the token, by which training knows the trigger word, as long as the caption has it."""
+        token = self.settings.token or row.get("token", "")
+        if token and contains(row["text"], token):
+            row["token"] = token
+        else:
+            row.pop("token", None)
 
     def _settle(self, row: dict[str, Any], text: str) -> bool:
         """Bring the caption's file to `text`, unless someone has written another one there."""

@@ -98,7 +98,9 @@ def _carried(answer: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
     before = {row["file_name"]: row for row in old.get("rows", ())}
     for row in answer.get("rows", ()):
         if row["file_name"] in before:
-            row |= {key: value for key, value in before[row["file_name"]].items() if key in ("text", "by_hand")}
+            row |= {
+                key: value for key, value in before[row["file_name"]].items() if key in ("text", "by_hand", "token")
+            }
     return answer
 
 

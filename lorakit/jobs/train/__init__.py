@@ -11,9 +11,11 @@ import torch
 
 from lorakit.config import TrainConfig
 from lorakit.data.naming import spelled
-from lorakit.errors import InputError, NumericError
+from lorakit.errors import InputError, NumericError, shorten
+from lorakit.formats import files, triggers
 from lorakit.io.files import check_target, write_text
 from lorakit.jobs import sample
+from lorakit.jobs.base_weights import check_fits
 from lorakit.jobs.train import _divide, _identity, _plan, _replay, _resume
 from lorakit.jobs.train._data import read_data, read_examples
 from lorakit.jobs.train._life import Life, Talk
@@ -62,13 +64,16 @@ _BEFORE = "no step was taken; class pictures and encoded pictures that are finis
 
 
 def check(config: TrainConfig, life: Life) -> None:
-    """Names and targets, before anything is read."""
+    """Names, targets, and whether the adapter that training goes on from is for the model; before any work."""
     MODES.check(config.mode)
     TRAINABLE.check(config.variant)
     if ":" not in config.optimizer:
         OPTIMIZERS.check(config.optimizer)
     for name in life.track:
         TRACKERS.check(name)
+    if config.init_from is not None:
+        file = Path(config.init_from)
+        check_fits([(file, files.read(file))], config.model, "--model")
     if life.plan or life.show_targets or life.replay or life.dry_run:
         return
     whole = config.mode == "full" and life.output.suffix != ".safetensors"
@@ -97,6 +102,9 @@ def _inside(
     base = base_hash(components.folder)
     read = read_data(data, config, life, components, base if mode.NEEDS_PRIOR else None, talk, world)
     notes = _identity.notes_of(config, life.sources, read.hash, base, read.family, world.size)
+    notes |= read.words
+    if phrase := notes.get(triggers.PHRASE):
+        talk.note(f"the file will say that prompts need {shorten(phrase, 200)!r}")
     notes["lorakit.options"] = json.dumps(spelled(life.recorded()), sort_keys=True)
     if config.gradient_checkpointing or (how and how.checkpointing):
         components.unet.enable_gradient_checkpointing()

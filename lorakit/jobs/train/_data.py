@@ -18,6 +18,7 @@ from lorakit.families import guess
 from lorakit.jobs import prior_gen, sample
 from lorakit.jobs.train._identity import data_hash
 from lorakit.jobs.train._life import Life, Talk
+from lorakit.jobs.train._words import notes_of_words
 from lorakit.models.load import Components
 from lorakit.runtime.world import World
 from lorakit.training.cache import Cached, cache_latents, tidy
@@ -37,6 +38,7 @@ class Data:
     captions    all that can be shown; None where they are too many to be known
     pictures    sample name, as the log has it, to its file
     table       of the buckets, for people
+    words       metadata about the captions, for the output
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class Data:
     table: Sequence[Mapping[str, Any]]
     hash: str
     family: str | None
+    words: Mapping[str, str]
 
 
 def read_data(
@@ -104,7 +107,7 @@ def read_data(
         [HeldOut(c.keys[i], c.means[i], held[i].caption) for c in kept for i in range(len(held))],
         _captions(sources, config), {f"{name}/{i}": file for name, i, file in every}, chosen.rows(),
         data_hash([*examples, *held, *prior], [key for of in (cached, *kept, *classes) for key in of.keys]),
-        _family(components),
+        _family(components), notes_of_words(folder, examples, config),
     )  # fmt: skip
 
 
