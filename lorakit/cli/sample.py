@@ -120,9 +120,11 @@ def sample(
     if sources != 1:
         raise UsageError("give a PROMPT, --prompts FILE or --from PICTURE, one of the three")
     loras = [*(lora or ()), *([recipe] if recipe else ())]
+    from lorakit.io.endings import PICTURES
     from lorakit.io.paths import check_adapters
     from lorakit.jobs.shots import Request, read_axes, read_prompts
 
+    PICTURES.check(Path(output))
     check_adapters(loras)
     lines = read_prompts(prompts) if prompts not in (None, "-") else []
     request = Request(
