@@ -135,8 +135,8 @@ class Record:
         self._lines, self._growing, self._at = {}, set(), 0
 
     def _refusal(self, name: str) -> RefusedError:
-        what = "is a link, which lorakit did not make" if os.path.islink(self.folder / name) else (
-            "was not written by lorakit, or was changed since"
+        what = "is a link, which this command did not make" if os.path.islink(self.folder / name) else (
+            "was not written by this command, or was changed since"
         )  # fmt: skip
         return RefusedError(f"{self.shown / name} {what}; it stays as it is: move it away or choose another output")
 

@@ -147,7 +147,13 @@ def run(
         )
     if (out / _PAGE).exists() and not force:
         raise RefusedError(f"{out} holds a whole tour; choose another folder or make it anew with --force")
-    with held(out), recorded(out):
+
+    def known(name: str, listed: bool) -> bool:
+        folder, _, inner = name.rpartition("/")
+        told = _known(out / folder)
+        return told is not None and told(inner, listed)
+
+    with held(out), recorded(out, known):
         if force:
             clear(out, _known)
         with telling(lambda: f"what is finished stays in {out}; the same command goes on with it"):

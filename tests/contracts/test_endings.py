@@ -93,9 +93,3 @@ def test_an_embedding_for_two_text_encoders_is_a_pt_file_as_a1111_reads_it(progr
     program("convert", "fox.pt", "out.pt", "--to", "a1111-embedding")
     found = torch.load(tmp_path / "out.pt", weights_only=True)
     assert {key: tuple(x.shape) for key, x in found.items()} == {"clip_l": (2, 768), "clip_g": (2, 1280)}
-
-
-def test_a_merged_ckpt_is_what_torch_opens_safely(program, tmp_path):
-    lora(tmp_path / "a.safetensors", 1)
-    program("merge", "a.safetensors", "--into", "tiny", "-o", "m.CKPT")
-    assert "state_dict" in torch.load(tmp_path / "m.CKPT", weights_only=True)
