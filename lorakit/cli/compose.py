@@ -21,7 +21,6 @@ from lorakit.cli.options import (
     one_of,
 )
 from lorakit.cli.output import emit, note, progress
-from lorakit.errors import UsageError
 
 
 def compose(
@@ -60,12 +59,12 @@ def compose(
     """Compose adapters over time, blocks and places, as a recipe that sample, merge and compose read."""
     check_text(words=words, instance_prompt=instance_prompt)
     one_of("--learn-per", learn_per, ("adapter", "block", "layer", "band"))
-    if bake and Path(output).suffix != ".safetensors":
-        raise UsageError(f"--bake writes an adapter: name it with -o OUT.safetensors (now {output})")
-    if not bake and Path(output).suffix != ".toml":
-        raise UsageError(f"-o {output}: a recipe ends in .toml; --bake writes an adapter")
+    from lorakit.io.endings import ADAPTER, PICTURE, RECIPE
     from lorakit.io.paths import check_adapters
 
+    (ADAPTER if bake else RECIPE).check(Path(output))
+    if plot:
+        PICTURE.check(Path(plot))
     check_adapters(adapters)
     from lorakit.jobs.compose import Wanted, run
     from lorakit.jobs.composed import Changes

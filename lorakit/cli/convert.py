@@ -20,7 +20,12 @@ def convert(
     source: Annotated[
         str, typer.Argument(metavar="IN", help="An adapter or embedding of any format; a file or a folder.")
     ],
-    output: Annotated[str, typer.Argument(metavar="OUT", help="Where to write; a folder for peft.")],
+    output: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help="Where to write: a .safetensors file; for a1111-embedding also .pt, for peft a folder."
+        ),
+    ],
     to: Annotated[
         str,
         typer.Option(
@@ -59,12 +64,13 @@ def convert(
     one_of("--save-dtype", save_dtype, tuple(_DTYPES))
     if approximate is not None and approximate != "exact" and (not approximate.isdigit() or int(approximate) < 1):
         raise UsageError(f"--approximate {approximate}: expected a rank from 1, or exact")
+    from lorakit.io.endings import of_format
     from lorakit.io.files import check_inputs, check_target
     from lorakit.models.config import check_names
 
     check_inputs([source], "adapter")
     check_names(base, model)
-    check_target(Path(output), force=manner.force, folder=to == "peft")
+    check_target(Path(output), of_format(to), force=manner.force)
     from lorakit.runtime.workers import one_thread_each
 
     one_thread_each()

@@ -20,6 +20,9 @@ def demo(
 ) -> None:
     """The whole tour offline, on the built-in model: prepare, train, draw, merge, and a page to look at."""
     check_text(word=word)
+    from lorakit.io.endings import FOLDER
+
+    FOLDER.check(Path(out))
     from lorakit.jobs.demo import run
 
     with progress("demo") as tick:

@@ -73,13 +73,12 @@ def extract(
     alone = [name for name, value in given.items() if value and base is None]
     if alone:
         raise UsageError(f"{', '.join(alone)}: for two models, and no --base MODEL is given")
-    from lorakit.io.files import check_target
+    from lorakit.io.endings import ADAPTER, PAGE
+    from lorakit.io.files import check_targets
     from lorakit.models.config import check_names
 
     check_names(base, tuned if base is not None else None)
-    for path in (output, report):
-        if path is not None:
-            check_target(Path(path), force=manner.force)
+    check_targets([(output, ADAPTER), (report, PAGE)], force=manner.force)
     from lorakit.runtime.workers import one_thread_each
 
     one_thread_each()

@@ -104,15 +104,16 @@ def merge(
     read_parts(part_weights or ())
     read_blocks(block_weights or ())
     alphas = _series(sweep) if sweep is not None else ()
-    from lorakit.io.files import check_target
+    from lorakit.io.endings import ADAPTER, MERGED_MODEL, PAGE
+    from lorakit.io.files import check_targets
     from lorakit.io.paths import check_adapters
     from lorakit.models.config import check_names
 
     check_adapters(adapters)
     check_names(into, base)
-    for path in (report, None if alphas or into is not None else output):
-        if path is not None:
-            check_target(Path(path), force=manner.force)
+    kind = ADAPTER if into is None else MERGED_MODEL
+    kind.check(Path(output))
+    check_targets([(None if alphas else output, kind), (report, PAGE)], force=manner.force)
     from lorakit.runtime.workers import one_thread_each
 
     one_thread_each()

@@ -123,6 +123,9 @@ def ppim(
         "upscale_model": upscale_model, "device": device, "dtype": dtype, "batch_size": batch_size, "workers": workers,
         "prune": prune, "contact_sheet": contact_sheet, "edit": edit,
     }  # fmt: skip
+    from lorakit.io.endings import FOLDER
+
+    FOLDER.check(Path(data))
     if caption_vocabulary:
         from lorakit.io.files import existing_file
 

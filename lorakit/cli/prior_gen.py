@@ -67,9 +67,11 @@ def prior_gen(
         wanted += read_prompts(prompts)
     if class_word and not token:
         raise UsageError("--class-word needs --token: the word whose place it takes")
+    from lorakit.io.endings import FOLDER
     from lorakit.models.config import check_name
 
     check_name(model)
+    FOLDER.check(Path(out))
     from lorakit.jobs import prior_gen as job
     from lorakit.jobs import sample
     from lorakit.runtime.world import place

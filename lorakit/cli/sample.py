@@ -120,10 +120,12 @@ def sample(
     if sources != 1:
         raise UsageError("give a PROMPT, --prompts FILE or --from PICTURE, one of the three")
     loras = [*(lora or ()), *([recipe] if recipe else ())]
+    from lorakit.io.endings import PICTURES
     from lorakit.io.paths import check_adapters
     from lorakit.jobs.shots import Request, read_axes, read_prompts
     from lorakit.models.config import check_name
 
+    PICTURES.check(Path(output))
     check_adapters(loras)
     check_name(model)
     lines = read_prompts(prompts) if prompts not in (None, "-") else []

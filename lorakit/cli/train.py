@@ -95,6 +95,7 @@ def train(
         raise UsageError("--validate-every needs pictures to hold out, such as --validation-split 0.1")
     if preview_every and not preview_prompt:
         raise UsageError("--preview-every needs --preview-prompt")
+    from lorakit.io.endings import FOLDER, of_mode
     from lorakit.io.files import check_target, existing_folder
     from lorakit.models.config import check_name
 
@@ -102,9 +103,12 @@ def train(
     existing_folder(data, "training pictures")  # told before torch loads
     target = Path(output or _FILE.get(config.mode, "lora.safetensors"))
     looks_only = plan or show_targets or replay is not None or manner.dry_run
-    whole = config.mode == "full" and target.suffix != ".safetensors"
+    kind = of_mode(config.mode)
+    kind.check(target)
+    if run_dir:
+        FOLDER.check(Path(run_dir))
     if not looks_only:
-        check_target(target, force=manner.force, folder=whole)
+        check_target(target, kind, force=manner.force)
     from lorakit.jobs.train import Life, Talk, run
 
     folder = Path(run_dir) if run_dir else target.with_suffix(".run")

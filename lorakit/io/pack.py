@@ -20,13 +20,13 @@ from lorakit.io.files import replacing
 from lorakit.io.plain import json_object
 from lorakit.runtime import platform
 
-_MARK = b"\xf5lkpack\x01"
+MARK = b"\xf5lkpack\x01"
 _HEAD = struct.Struct("<8s32sQII")  # mark, key, length of what follows, its checksum, checksum of the head
 _PIECE = 1 << 20
 
 
 def _sealed(key: bytes, body: bytes, checksum: int) -> bytes:
-    head = _HEAD.pack(_MARK, key, len(body), checksum, 0)[:-4]
+    head = _HEAD.pack(MARK, key, len(body), checksum, 0)[:-4]
     return head + struct.pack("<I", zlib.crc32(head)) + body
 
 
@@ -84,19 +84,19 @@ class Pack:
         while at + _HEAD.size <= end:
             head = self._read(at, _HEAD.size)
             mark, key, length, checksum, own = _HEAD.unpack(head)
-            if mark != _MARK or own != zlib.crc32(head[:-4]):
+            if mark != MARK or own != zlib.crc32(head[:-4]):
                 at = self._next_mark(at + 1, end)
                 continue
             after = at + _HEAD.size + length
             if after <= end:
                 self._places[key] = (at + _HEAD.size, length, checksum)
             # A record cut short has the next one within the length it tells.
-            whole = after == end or self._read(after, len(_MARK)) == _MARK
+            whole = after == end or self._read(after, len(MARK)) == MARK
             at = after if whole else self._next_mark(at + 1, end)
 
     def _next_mark(self, at: int, end: int) -> int:
         while at < end:
-            found = bytes(self._read(at, _PIECE + len(_MARK))).find(_MARK)
+            found = bytes(self._read(at, _PIECE + len(MARK))).find(MARK)
             if found >= 0:
                 return at + found
             at += _PIECE

@@ -234,7 +234,7 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str],
         raise InputError(f"{path}: a name or a note in the metadata is no text: {error.object[:80]!a}") from None
     bad: list[str] = []
     with replacing(path) as temporary:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
         try:
             with _hashing(hashed) as (update, hexdigest):
                 at = sent = _write_all(fd, head)

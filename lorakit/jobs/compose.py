@@ -13,7 +13,8 @@ from lorakit.composition import Composition, Member, effective
 from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files, recipes
 from lorakit.formats.bases import check_same
-from lorakit.io.files import check_target, write_bytes, write_text
+from lorakit.io.endings import ADAPTER, PICTURE, RECIPE
+from lorakit.io.files import check_targets, write_bytes, write_text
 from lorakit.jobs import composed
 from lorakit.runtime.signals import telling
 from lorakit.runtime.signals import written as told
@@ -47,9 +48,8 @@ def run(
     """Every adapter is read, so that a recipe never names a broken one."""
     wanted = wanted or Wanted()
     curve_file = output.with_suffix(".learn.png") if wanted.learn else None
-    for target in (output, wanted.plot, curve_file):
-        if target is not None:
-            check_target(target, force=force)
+    kind = ADAPTER if wanted.bake else RECIPE
+    check_targets([(output, kind), (wanted.plot, PICTURE), (curve_file, PICTURE)], force=force)
     composition = composed.read(arguments, changes)
     _check(composition, note)
     if wanted.bake and not composition.constant:

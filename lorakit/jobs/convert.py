@@ -16,10 +16,14 @@ from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, UsageError, some
 from lorakit.families import Shape
 from lorakit.formats import files, triggers
+from lorakit.formats.adapters import a1111_embedding
 from lorakit.formats.adapters._modules import Context, Encoded, balanced
 from lorakit.formats.clients import coverages
+from lorakit.formats.layouts import _ckpt
 from lorakit.io import pickles, safetensors
+from lorakit.io.endings import of_format
 from lorakit.io.files import check_plain, check_target, replacing, replacing_folder
+from lorakit.io.record import RECORD
 from lorakit.jobs.base_weights import check_fits, weights_of
 from lorakit.lowrank.approximate import as_low_rank
 from lorakit.lowrank.compare import aligned_error
@@ -57,13 +61,13 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Convert `source` to the format `to` at `output`, and state what was written."""
     codec = ADAPTER_FORMATS[to]
-    check_target(output, force=force, folder=to == "peft")
+    check_target(output, of_format(to), force=force)
     shapes = _model_shapes(model) if model is not None else None
     adapter = files.read(source, shapes)
     _check_finite(adapter, source)
     for line in adapter.notes[:5]:
         note(f"{source}: {line}")
-    same = to == adapter.format and not changes.any() and _is_whole(source, to)
+    same = to == adapter.format and not changes.any() and _is_whole(source, output, to)
     wanted, errors, losses = adapter, dict[str, float](), tuple[str, ...]()
     encoded = Encoded()
     if not same:
@@ -83,10 +87,10 @@ def run(
         note(f"{len(wanted.modules)} modules and {len(wanted.embeddings)} tokens would be written to {output}")
         return result
     if same:
-        _copy(source, output)
+        _copy(source, output, note)
         written = adapter
     else:
-        _write(output, encoded, changes.dtype)
+        _write(output, encoded, changes.dtype, note)
         written = files.read(output, shapes)
     with telling(lambda: told([output])):
         compared = dict.fromkeys(adapter.modules, 0.0) if same else _compare(wanted, written, losses, tick)
@@ -189,17 +193,25 @@ def _accepted(losses: tuple[str, ...], to: str, allowed: bool, note: Note) -> tu
     return losses
 
 
-def _is_whole(source: Path, to: str) -> bool:
-    """Whether its bytes can be the output: not a pickle, which is not written again, and a folder where one is wanted."""
-    return source.is_dir() == (to == "peft") and (source.is_dir() or not pickles.is_pickle(source))
+def _is_whole(source: Path, output: Path, to: str) -> bool:
+    """Whether its bytes can be the output: not a pickle, which is not written again, nor become one, and a folder where
+    one is wanted."""
+    if source.is_dir() or to == "peft":
+        return source.is_dir() and to == "peft"
+    return not pickles.is_pickle(source) and not _is_pickled(output)
 
 
-def _copy(source: Path, output: Path) -> None:
+def _is_pickled(output: Path) -> bool:
+    return output.suffix.lower() == ".pt"
+
+
+def _copy(source: Path, output: Path, note: Note) -> None:
     """The very bytes, read back beside the source's before they are given their name."""
     if source.is_dir():
-        with replacing_folder(output) as partial:
-            shutil.copytree(check_plain(source, "adapter"), partial, dirs_exist_ok=True)
-            for file in (path for path in source.rglob("*") if path.is_file()):
+        with replacing_folder(output, note) as partial:
+            left_out = shutil.ignore_patterns(RECORD)
+            shutil.copytree(check_plain(source, "adapter"), partial, dirs_exist_ok=True, ignore=left_out)
+            for file in (path for path in source.rglob("*") if path.is_file() and path.name != RECORD):
                 _check_same(file, partial / file.relative_to(source))
         return
     with replacing(output) as partial:
@@ -214,14 +226,19 @@ def _check_same(source: Path, copy: Path) -> None:
                 raise InputError(f"{source} changed while it was copied; run it again")
 
 
-def _write(output: Path, encoded: Encoded, dtype: str | None) -> None:
+def _write(output: Path, encoded: Encoded, dtype: str | None, note: Note) -> None:
     def typed(tensors: Mapping[str, Array]) -> dict[str, Array]:
         return {key: x if dtype is None else narrowed(x, dtype) for key, x in tensors.items()}
 
+    if _is_pickled(output):
+        _ckpt.write_tree(output, a1111_embedding.pickled(typed(encoded.tensors), encoded.metadata))
+        if lost := sorted(encoded.metadata.keys() - {"name"}):
+            note(f"left out: {output.suffix} files have no place for metadata ({some(lost, 5)})")
+        return
     if not encoded.folder:
         safetensors.write(output, typed(encoded.tensors), encoded.metadata)
         return
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, note) as folder:
         for path, content in encoded.folder.items():
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """The tour: every command's job in turn on the built-in model, and a page with what they drew."""
 
-import shutil
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,13 @@ from PIL import Image
 
 from lorakit.config import TrainConfig
 from lorakit.errors import RefusedError
-from lorakit.io.files import check_target, write_text
+from lorakit.io.files import check_place, write_bytes, write_text
+from lorakit.io.record import Known, clear, recorded, stranger_in
 from lorakit.jobs import merge, ppim, sample, train
+from lorakit.jobs.train._life import known_by_mark
 from lorakit.models.config import folder_of, native_size
 from lorakit.reports.page import Page, inline
+from lorakit.runtime.locks import held
 from lorakit.runtime.signals import telling
 
 # Two subjects the built-in model has never seen, and what it calls their class.
@@ -26,6 +29,7 @@ _BACKGROUNDS = {
     "purple": (140, 80, 190),
 }
 _TOKEN = "sks"
+_PAGE = "index.html"
 
 
 def _article(words: str) -> str:
@@ -36,14 +40,15 @@ def draw_raw(subject: str, folder: Path, size: int = 256) -> None:
     """Photographs of a sort: the subject's picture at several sizes and places on plain backgrounds."""
     file, style, word = _SUBJECTS[subject]
     picture = Image.open(folder_of("tiny") / "subjects" / file).convert("RGBA")
-    folder.mkdir(parents=True, exist_ok=True)
     for i, (name, colour) in enumerate(_BACKGROUNDS.items()):
         side = round(size * (0.80 + 0.03 * i))
         image = Image.new("RGBA", (size, size), (*colour, 255))
         corner = ((size - side) // 2 + (i % 3 - 1) * 6, (size - side) // 2 + (i % 2) * 6)
         image.alpha_composite(picture.resize((side, side), Image.Resampling.LANCZOS), corner)
         where = "" if name == "white" else f" on {_article(name)} background"
-        image.convert("RGB").save(folder / f"{_article(style)} emoji of a {_TOKEN} {word}{where}.png")
+        encoded = io.BytesIO()
+        image.convert("RGB").save(encoded, "PNG")
+        write_bytes(folder / f"{_article(style)} emoji of a {_TOKEN} {word}{where}.png", encoded.getvalue())
 
 
 class _Tour:
@@ -77,14 +82,15 @@ class _Tour:
         config = TrainConfig(
             mode="dreambooth", class_prompt=class_prompt, prior_count=24, steps=self.steps, seed=self.seed
         )
-        life = train.Life(target, self.out / name / "run", keep=1)
+        # All in the folder is the tour's: a run that was cut off goes on, a finished one of the same options stays.
+        life = train.Life(target, self.out / name / "run", keep=1, force=True)
         train.run(data, config, life, train.Talk(self.tick, lambda text: None))
         return target
 
     def draw(self, folder: str, prompts: list[str], loras: list[str]) -> None:
         request = sample.Request(prompts, 1, self.seed, "", "tiny", None, 25, 4.0, "dpm++", 8)
         made = sample.run(
-            request, self.out / folder, loras=loras, device="auto", force=False, dry_run=False,
+            request, self.out / folder, loras=loras, device="auto", force=True, dry_run=False,
             tick=lambda done, total: None, note=lambda text: None,
         )  # fmt: skip
         for file, prompt in zip(made["outputs"], prompts, strict=True):
@@ -95,6 +101,13 @@ class _Tour:
         self.draw(f"{name}/before", prompts, [])
         self.page.heading(f"{name}: after training, and the class without the token")
         self.draw(f"{name}/after", prompts, [str(adapter)])
+
+
+def _known(folder: Path) -> Known | None:
+    """What is lorakit's in the folders of a tour without being in a record: what `ppim` and `train` know of theirs."""
+    if folder.name == "run":
+        return lambda name, listed: known_by_mark(folder, name)
+    return ppim.known(folder) if folder.name == "data" else None
 
 
 def _subject(tour: _Tour, name: str) -> tuple[Path, str]:
@@ -122,18 +135,36 @@ def run(
     out: Path, *, photos: Path | None, word: str, steps: int, seed: int, force: bool,
     tick: Callable[[int, int], None], note: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
-    """The tour into `out`; the page is `out`/index.html. The last step writes it, so that a page is a whole tour."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
-        raise RefusedError(f"{out} exists; choose another folder or overwrite it with --force")
-    check_target(out, force=True, folder=True)
-    if force and out.is_dir() and (out / "index.html").is_file():
-        shutil.rmtree(out)
-    with telling(lambda: f"what is finished stays in {out}; the same command goes on with it"):
-        return _whole(_Tour(out, seed, steps, note, tick), photos, word)
+    """The tour into `out`; the page is `out`/index.html. The last step writes it, so that a page is a whole tour.
+
+    A tour that was cut off goes on. A whole one is refused, or with `force` made anew: what lorakit wrote there goes
+    first. A folder with anything else in it is refused.
+    """
+    check_place(out)
+    if out.is_dir() and (stranger := stranger_in(out, _known)) is not None:
+        raise RefusedError(
+            f"{out} holds {stranger}, which lorakit did not write or which was changed since; choose another folder"
+        )
+    if (out / _PAGE).exists() and not force:
+        raise RefusedError(f"{out} holds a whole tour; choose another folder or make it anew with --force")
+
+    def known(name: str, listed: bool) -> bool:
+        folder, _, inner = name.rpartition("/")
+        told = _known(out / folder)
+        return told is not None and told(inner, listed)
+
+    with held(out), recorded(out, known):
+        if force:
+            clear(out, _known)
+        with telling(lambda: f"what is finished stays in {out}; the same command goes on with it"):
+            return _toured(out, photos, word, steps, seed, tick, note)
 
 
-def _whole(tour: _Tour, photos: Path | None, word: str) -> dict[str, Any]:
-    out, note = tour.out, tour.note
+def _toured(
+    out: Path, photos: Path | None, word: str, steps: int, seed: int, tick: Callable[[int, int], None],
+    note: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    tour = _Tour(out, seed, steps, note, tick)
     learnt = [_photos(tour, photos, word)] if photos else [_subject(tour, "fox")]
     learnt.append(_subject(tour, "strawberry"))
     merged = out / "merged.safetensors"
@@ -143,5 +174,5 @@ def _whole(tour: _Tour, photos: Path | None, word: str) -> dict[str, Any]:
     )  # fmt: skip
     tour.page.heading("both adapters merged into one, each at 0.8")
     tour.draw("merged", [prompt for _, prompt in learnt], [str(merged)])
-    write_text(out / "index.html", tour.page.render())
-    return {"outputs": [str(out / "index.html")], "adapters": [str(path) for path, _ in learnt] + [str(merged)]}
+    write_text(out / _PAGE, tour.page.render())
+    return {"outputs": [str(out / _PAGE)], "adapters": [str(path) for path, _ in learnt] + [str(merged)]}

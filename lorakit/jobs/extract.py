@@ -11,7 +11,8 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import SIZES, type_named
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats.adapters._modules import balanced
-from lorakit.io.files import check_target, write_text
+from lorakit.io.endings import ADAPTER, PAGE
+from lorakit.io.files import check_targets, write_text
 from lorakit.jobs import adapters
 from lorakit.jobs.extract_adapter import of_adapter
 from lorakit.jobs.extract_choices import Choices
@@ -33,9 +34,7 @@ def run(
 
     verbose  all modules are noted with their figures, not only those that lost most
     """
-    for path in (output, report):
-        if path is not None:
-            check_target(path, force=force)
+    check_targets([(output, ADAPTER), (report, PAGE)], force=force)
     size = SIZES[type_named(str(dtype))]
     if base is None:
         adapter, found, family, extra = of_adapter(tuned, choices, size, tick)

@@ -18,6 +18,7 @@ from lorakit.formats.layouts import FOLDER, SINGLE, UNET_FILE, Model, _ckpt, fol
 from lorakit.formats.layouts._architecture import tokenizer_of
 from lorakit.formats.layouts._describe import configs_of
 from lorakit.io import safetensors
+from lorakit.io.endings import MERGED_MODEL
 from lorakit.io.files import check_plain, check_target, replacing_folder
 from lorakit.jobs.fuse_layout import Plan, other_layout, same_layout
 from lorakit.jobs.fuse_tokens import (
@@ -34,11 +35,6 @@ from lorakit.jobs.fuse_weights import Rounding, Sums, changed, flat, typed
 
 Note = Callable[[str], None]
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-
-
-def is_folder(output: Path) -> bool:
-    """Whether an output is a diffusers folder: it is one already, or its name has no suffix of a file."""
-    return output.is_dir() or output.suffix not in (".safetensors", ".ckpt")
 
 
 def fuse(
@@ -59,8 +55,8 @@ def fuse(
 
     if dtype is not None and dtype not in FLOATS:
         raise UsageError(f"dtype {dtype}: expected one of {', '.join(FLOATS)}")
-    to_folder = is_folder(output)
-    check_target(output, force=force, folder=to_folder)
+    to_folder = MERGED_MODEL.is_folder(output)
+    check_target(output, MERGED_MODEL, force=force)
     base = open_model(model, folder_of)
     if base.path.resolve() == output.resolve():
         raise UsageError(f"{output} is the model itself; choose another output")
@@ -88,7 +84,7 @@ def fuse(
         untouched = set() if dtype is not None else {file for file in base.files if file.endswith(".safetensors")}
         untouched -= {base.places[name].file for name in touched}
         _write_folder(base, output, ready, untouched, same, vocabulary, tokenizer, note)
-    elif output.suffix == ".ckpt":
+    elif output.suffix.lower() == ".ckpt":
         _ckpt.write(output, ready[""])
     else:
         notes = {**base.metadata, **adapter.metadata, **(metadata or {})} if base.layout != FOLDER else metadata or {}
@@ -159,7 +155,7 @@ def _write_folder(
     """Weights, configs and tokenizers; `untouched` are files of the source whose bytes are right as they are."""
     ready = {} if same else configs_of(base, note)
     tokenizers = {} if same else {part: tokenizer_files(base, part, given) for part in texts_of(base)}
-    with replacing_folder(output) as partial:
+    with replacing_folder(output, note) as partial:
         if same:
             shutil.copytree(
                 check_plain(base.path, "model"), partial, dirs_exist_ok=True, ignore=_ignored(base, untouched)

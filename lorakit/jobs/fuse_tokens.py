@@ -18,6 +18,7 @@ from lorakit.errors import InputError
 from lorakit.formats.adapters._modules import Context, Encoded
 from lorakit.formats.layouts import FOLDER, Model
 from lorakit.formats.layouts._architecture import tokenizer_of
+from lorakit.io.endings import A1111_EMBEDDING
 from lorakit.io.files import check_target
 from lorakit.io.plain import read_json
 from lorakit.jobs.fuse_layout import architecture
@@ -118,7 +119,7 @@ def files_beside(adapter: Adapter, output: Path, force: bool) -> dict[Path, Enco
         path = output.with_name(f"{output.stem}.{plain}.safetensors")
         if any(path.name.casefold() == other.name.casefold() for other in (*found, output)):
             raise InputError(f"two outputs would be {path}; rename the learned token {token}")
-        check_target(path, force=force)
+        check_target(path, A1111_EMBEDDING, force=force)
         found[path] = ADAPTER_FORMATS["a1111-embedding"].encode(Adapter({}, embeddings={token: by}), Context())
     return found
 

@@ -14,7 +14,8 @@ from lorakit.composition.module_weights import ModuleWeights, number, read_block
 from lorakit.deltas._base import Delta
 from lorakit.deltas.norm import Norm
 from lorakit.errors import UsageError
-from lorakit.io.files import check_target, write_text
+from lorakit.io.endings import ADAPTER, MERGED_MODEL, PAGE
+from lorakit.io.files import check_targets, write_text
 from lorakit.io.scratch import Scratch
 from lorakit.jobs import adapters, merge_figures, merge_sources
 from lorakit.jobs.base_weights import check_fits, weights_of
@@ -106,10 +107,8 @@ def run(
     """
     choices = choices or Choices()
     outputs = _outputs(output, len(choices.sweep))
-    for path in outputs:
-        check_target(path, force=force, folder=into is not None and _is_folder(path))
-    if choices.report is not None:
-        check_target(choices.report, force=force)
+    kind = ADAPTER if into is None else MERGED_MODEL
+    check_targets([*((path, kind) for path in outputs), (choices.report, PAGE)], force=force)
     given = adapters.read_arguments(arguments)
     plan = _planned(given, outputs, _rows(given, alpha, weights, choices.sweep), method, rank, choices, into, note)
     if dry_run:
@@ -215,12 +214,6 @@ def _collapsed(
         "output": str(path), "weights": list(row), "layers": len(norms), "error": 0.0, "errors": {}, "energy": {},
         "ranks": {name: delta.rank for name, delta in joined.items() if delta.rank is not None}, **done,
     }  # fmt: skip
-
-
-def _is_folder(output: Path) -> bool:
-    from lorakit.jobs.fuse import is_folder
-
-    return is_folder(output)
 
 
 def _outputs(output: Path, count: int) -> list[Path]:

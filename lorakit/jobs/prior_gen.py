@@ -16,8 +16,9 @@ from lorakit.data import dataset, pngtext, quality
 from lorakit.data.images import as_written
 from lorakit.data.looks import Look, look
 from lorakit.errors import InputError, RefusedError, StorageError, reason
-from lorakit.io.files import check_target, write_bytes, write_text
+from lorakit.io.files import check_place, write_bytes, write_text
 from lorakit.io.paths import home_folder
+from lorakit.io.record import Record, recorded
 from lorakit.jobs.sample import Request, drawing, pictures, settings_of
 from lorakit.models.config import base_hash
 from lorakit.models.load import Components
@@ -28,6 +29,7 @@ from lorakit.runtime.world import World, place
 
 Tick = Callable[[int, int], None]
 Note = Callable[[str], None]
+_TABLE = "metadata.jsonl"
 _STRIDE = 1_000_003  # to the next seed of the same picture: far from the seeds of all others
 _TRIES = 3
 _SAME_BITS, _SAME_COLOURS = 2, 1.5  # of two pictures a person would call equal; see data/looks
@@ -41,6 +43,25 @@ class Slots:
 
     def file(self, i: int) -> Path:
         return self.output / f"{i:05d}.png"
+
+    def files(self, i: int) -> tuple[Path, Path]:
+        """Its picture and its caption."""
+        return self.file(i), self.file(i).with_suffix(".txt")
+
+    def known(self, name: str, listed: bool) -> bool:
+        """Whether a file shows by itself that it was drawn here: one that has been damaged, or of an earlier lorakit, which
+        kept no record."""
+        file = self.output / name
+        if file.suffix == ".png" and _is_damaged(file):
+            return True
+        if listed:
+            return False
+        if name == _TABLE:
+            return _is_ours(file)
+        drawn = pngtext.read(file.with_suffix(".png"))
+        return drawn is not None and (
+            file.suffix == ".png" or file.read_text(encoding="utf-8") == f"{drawn.get('prompt')}\n"
+        )
 
     def prompt(self, i: int) -> str:
         return self.request.prompts[i % len(self.request.prompts)]
@@ -67,6 +88,27 @@ class Slots:
     def write(self, i: int, attempt: int, picture: np.ndarray) -> None:
         write_text(self.file(i).with_suffix(".txt"), self.prompt(i) + "\n")
         write_bytes(self.file(i), pngtext.encode(picture, self.settings(i, attempt)))  # last: what is there is whole
+
+
+def _is_damaged(picture: Path) -> bool:
+    """Whether a file begins as the pictures do that lorakit draws, and cannot be read to its end."""
+    if b"iTXtparameters\0" not in picture.read_bytes()[:200]:
+        return False
+    try:
+        with Image.open(picture, formats=("PNG",)) as opened:
+            opened.load()
+    except (OSError, SyntaxError, ValueError):
+        return True
+    return False
+
+
+def _is_ours(table: Path) -> bool:
+    """Whether all lines of a metadata.jsonl are of pictures that prior-gen drew."""
+    try:
+        rows = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
+        return all(row["source"] == "prior-gen" for row in rows)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def is_blank(picture: np.ndarray) -> bool:
@@ -163,19 +205,23 @@ def run(
            environment says
     """
     turn = turn or place()
-    check_target(output, force=True, folder=True)
+    check_place(output)
     slots = Slots(request, drawing(components, request), output)
     absent, other = slots.missing()
+    todo = sorted(absent + other)
+    Record(output, slots.known).check([_TABLE, *(file.name for i in todo for file in slots.files(i))])
     if other and not force:
         raise RefusedError(
             f"{output} holds {len(other)} pictures made with other settings, such as {other[0]:05d}.png; "
             "choose another folder or draw them anew with --force"
         )
-    todo = sorted(absent + other)
     if dry_run:
         note(f"{len(todo)} pictures would be drawn into {output}")
         return {"outputs": [], "made": 0, "kept": request.count - len(todo), "redrawn": []}
-    with held(output, ".lock" if turn.main else f".lock.{turn.rank}"), telling(lambda: _kept(slots)):
+    with (
+        held(output, ".lock" if turn.main else f".lock.{turn.rank}"), recorded(output, slots.known),
+        telling(lambda: _kept(slots)),
+    ):  # fmt: skip
         mine = [i for i in todo if turn.mine(i)]
         _draw(components, slots, mine, 0, tick, note)
         if not turn.main:
@@ -203,7 +249,7 @@ def _finish(
     for one in redrawn:
         note(f"{output / one['file']} was drawn from seed {one['seed']}: the first try was {one['reason']}")
     rows = [_row(slots, i) for i in range(count)]
-    write_text(output / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(output / _TABLE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return {
         "outputs": [str(slots.file(i)) for i in range(count)], "made": len(todo), "kept": count - len(todo),
         "redrawn": redrawn,

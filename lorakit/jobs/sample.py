@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,9 +17,12 @@ from lorakit.bounds import check_count
 from lorakit.composition import Composition
 from lorakit.data.pngtext import encode as png
 from lorakit.errors import InputError, LorakitError, UsageError, faults_together
-from lorakit.io.files import check_target, existing_file, write_bytes
+from lorakit.io.endings import FILM, PICTURE, PICTURES
+from lorakit.io.files import check_place, check_target, existing_file, write_bytes
 from lorakit.io.plain import bounded_lines
+from lorakit.io.record import Record, recorded
 from lorakit.jobs import composed
+from lorakit.jobs.numbered import Numbered, sheet_name
 from lorakit.jobs.session import Drawn, Session, drawing, load_model, pictures, settings_of, spaced
 from lorakit.jobs.shots import Axis, Request, Shot, cells, from_line, shots_of
 from lorakit.reports import moving, sheets
@@ -75,8 +79,17 @@ def run(
     grid = _grid(extras, shots, changes)
     if grid:
         shots = [shot for row in grid for shot in row]
-    plan = _Outputs(output, len(shots), bool(grid), extras)
-    plan.check(force)
+    plan = _Outputs(output, len(shots), bool(grid), extras, force)
+    with nullcontext() if plan.single else recorded(output) as record:
+        plan.check(record)
+        return _drawn(plan, request, shots, grid, asked, device, dry_run, tick, note)
+
+
+def _drawn(
+    plan: _Outputs, request: Request, shots: list[Shot], grid: list[list[Shot]], asked: Composition, device: str,
+    dry_run: bool, tick: Tick, note: Note,
+) -> dict[str, Any]:  # fmt: skip
+    extras = plan.extras
     components = load_model(request.model, device, request.dtype, note, extras.tokenizer)
     for shot in shots:
         drawing(components, shot.request)
@@ -86,10 +99,14 @@ def run(
     session.remind(shots)
     adapters = session.loras(asked)
     if dry_run:
-        note(f"{len(shots)} pictures would be drawn into {output}")
+        note(f"{len(shots)} pictures would be drawn into {plan.output}")
         return {"outputs": [], "adapters": adapters}
     made: list[np.ndarray] = []
-    with telling(lambda: f"{len(plan.written)} files are in {output}, whole; the same command draws all pictures anew"):
+    with telling(
+        lambda: (
+            f"{len(plan.written)} files are in {plan.output}, whole; the same command draws all pictures anew, after them"
+        )
+    ):
         for i, one in enumerate(session.draw(shots, plan.stages)):
             plan.write(i, one)
             if extras.show is not None:
@@ -133,18 +150,15 @@ def _grid(extras: Extras, shots: list[Shot], changes: composed.Changes | None) -
     return cells(extras.axes, shots[0], compose)
 
 
-@dataclass
 class _Outputs:
-    """Where pictures, strips and sheets go."""
+    """Where pictures, strips and sheets go: beside one PNG, or into a folder in which pictures number on."""
 
-    output: Path
-    count: int
-    grid: bool
-    extras: Extras
-
-    def __post_init__(self) -> None:
+    def __init__(self, output: Path, count: int, grid: bool, extras: Extras, force: bool) -> None:
+        self.output, self.count, self.grid, self.extras, self.force = output, count, grid, extras, force
         self.written: list[Path] = []
-        self.single = self.output.suffix.lower() == ".png"
+        self.single = not PICTURES.is_folder(output)
+        self.folder = Numbered(output, anew=force)
+        self._first = 0  # number of a grid's first picture
         if self.single and self.count > 1 and not self.grid:
             raise UsageError(f"-o {self.output}: {self.count} pictures need a folder")
         if self.extras.moving and not self.grid and not self.extras.stages:
@@ -153,19 +167,6 @@ class _Outputs:
                 "give one of them"
             )
         moving.check(self.extras.moving)
-
-    def _cell(self, i: int) -> Path | None:
-        if self.single:
-            return None if self.grid else self.output
-        return self.output / f"{i:05d}.png"
-
-    def _sheet(self, suffix: str) -> Path:
-        return self.output.with_suffix(suffix) if self.single else self.output / f"grid{suffix}"
-
-    def _strip(self, i: int, suffix: str = ".png") -> Path:
-        cell = self._cell(i)
-        kind = f".steps{suffix}"
-        return self.output.with_suffix(f".{i:05d}{kind}") if cell is None else cell.with_suffix(kind)
 
     @property
     def _films(self) -> Sequence[str]:
@@ -176,27 +177,51 @@ class _Outputs:
     def stages(self) -> int:
         return 0 if not self.extras.stages else _FILM if self._films else _STRIP
 
-    def check(self, force: bool) -> None:
-        if not self.single:
-            check_target(self.output, force=True, folder=True)
-        targets = [cell for i in range(self.count) if (cell := self._cell(i)) is not None]
+    def check(self, record: Record | None) -> None:
+        PICTURES.check(self.output)
+        if record is not None:
+            check_place(self.output)
+            record.check(self._names() if self.force else ())
+            return
+        targets = [self.output]
         if self.grid:
-            targets += [self._sheet(".png"), *(self._sheet(f".{kind}") for kind in self.extras.moving)]
+            targets += [self.output.with_suffix(f".{kind}") for kind in self.extras.moving]
         if self.extras.stages:
-            targets += [self._strip(i, f".{kind}") for i in range(self.count) for kind in ("png", *self._films)]
+            targets += [self._beside(i, kind) for i in range(self.count) for kind in ("png", *self._films)]
         for target in targets:
-            check_target(target, force=force)
+            check_target(target, PICTURE if target.suffix.lower() == ".png" else FILM, force=self.force)
+
+    def _names(self) -> Iterator[str]:
+        """What is written into a folder whose pictures begin at 00000."""
+        for i in range(self.count):
+            yield f"{i:05d}.png"
+            if self.extras.stages:
+                yield from (f"{i:05d}.steps.{kind}" for kind in ("png", *self._films))
+        if self.grid:
+            yield from (f"{sheet_name(0)}.{kind}" for kind in ("png", *self.extras.moving))
+
+    def _beside(self, i: int, kind: str) -> Path:
+        """A strip or a film of picture i, beside the one PNG."""
+        return self.output.with_suffix(f".{i:05d}.steps.{kind}" if self.grid else f".steps.{kind}")
 
     def write(self, i: int, one: Drawn) -> None:
-        cell = self._cell(i)
-        if cell is not None:
-            self._put(cell, png(one.picture, one.settings))
-        if one.stages:
-            labels, stages = zip(*spaced(one.stages, _STRIP), strict=True)
-            self._put(self._strip(i), _bytes(sheets.strip(stages, labels)))
-            labels, stages = zip(*one.stages, strict=True)
-            for kind in self._films:
-                self._put(self._strip(i, f".{kind}"), moving.film(stages, labels, kind, self.extras.frame, back=False))
+        if not self.single:
+            number = self.folder.put(png(one.picture, one.settings))
+            self.written.append(self.folder.file(number))
+            self._first = number if i == 0 else self._first
+        elif not self.grid:
+            self._put(self.output, png(one.picture, one.settings))
+        if not one.stages:
+            return
+        labels, stages = zip(*spaced(one.stages, _STRIP), strict=True)
+        films = {"png": _bytes(sheets.strip(stages, labels))}
+        labels, stages = zip(*one.stages, strict=True)
+        films |= {kind: moving.film(stages, labels, kind, self.extras.frame, back=False) for kind in self._films}
+        for kind, data in films.items():
+            if self.single:
+                self._put(self._beside(i, kind), data)
+            else:
+                self.written.append(self.folder.put_beside(f"{number:05d}.steps.{kind}", data))
 
     def write_sheet(self, made: list[np.ndarray], grid: list[list[Shot]], extras: Extras) -> None:
         axes, width = extras.axes or {}, len(grid[0])
@@ -204,10 +229,14 @@ class _Outputs:
         rows = [f"{axes['y'].key} {value}" for value in axes["y"].values] if "y" in axes else [""]
         table = [made[i : i + width] for i in range(0, len(made), width)]
         title = "" if any(axis.key == "prompt" for axis in axes.values()) else grid[0][0].prompt
-        self._put(self._sheet(".png"), _bytes(sheets.table(table, columns, rows, title)))
         labels = [", ".join(text for text in (row, column) if text) for row in rows for column in columns]
-        for kind in extras.moving:
-            self._put(self._sheet(f".{kind}"), moving.film(made, labels, kind, extras.frame))
+        films = {"png": _bytes(sheets.table(table, columns, rows, title))}
+        films |= {kind: moving.film(made, labels, kind, extras.frame) for kind in extras.moving}
+        for kind, data in films.items():
+            if self.single:
+                self._put(self.output.with_suffix(f".{kind}"), data)
+            else:
+                self.written.append(self.folder.put_beside(f"{sheet_name(self._first)}.{kind}", data))
 
     def _put(self, target: Path, data: bytes) -> None:
         write_bytes(target, data)
@@ -229,15 +258,15 @@ def serve(
     line. Gives the exit status of the last line that failed, 0 without one."""
     extras = extras or Extras()
     _check_pictures(request)
-    check_target(output, force=True, folder=True)
+    check_place(output)
     asked = composed.read(loras, changes)
     _check_adapters(asked, changes)
     components = load_model(request.model, device, request.dtype, note, extras.tokenizer)
     session = Session(components, [asked], note, extras.limit)
     if request.tiling:
         session.components.vae.enable_tiling()
-    number, status, at = 0, 0, 0
-    with telling(lambda: f"{number} pictures are in {output}"):
+    folder, status, at, drawn = Numbered(output, anew=force), 0, 0, 0
+    with recorded(output), telling(lambda: f"{drawn} pictures are in {output}"):
         for at, line in bounded_lines(lines, "--prompts -"):
             if not line.strip() or line.startswith("#"):
                 continue
@@ -245,11 +274,9 @@ def serve(
                 shots = shots_of(from_line(line.strip(), request), asked)
                 session.remind(shots)
                 for one in session.draw(shots):
-                    target = output / f"{number:05d}.png"
-                    check_target(target, force=force)
-                    write_bytes(target, png(one.picture, one.settings))
-                    number += 1
-                    each({"line": at, "output": str(target), **one.settings})
+                    number = folder.put(png(one.picture, one.settings))
+                    drawn += 1
+                    each({"line": at, "output": str(folder.file(number)), **one.settings})
             except LorakitError as error:
                 status = error.exit_status
                 each({"line": at, "error": str(error), "status": status})

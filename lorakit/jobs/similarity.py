@@ -15,7 +15,8 @@ from lorakit.deltas.low_rank import LowRank, plain
 from lorakit.errors import InputError, NumericError, UsageError, faults_together
 from lorakit.families import as_linear
 from lorakit.formats import files
-from lorakit.io.files import check_target, write_text
+from lorakit.io.endings import PAGE
+from lorakit.io.files import check_targets, write_text
 from lorakit.jobs.inspect import block_of, in_order
 from lorakit.lowrank.overlap import Likeness, cosine, likeness, mean
 from lorakit.runtime.workers import cores, each
@@ -27,8 +28,7 @@ def run(paths: list[Path], *, report: Path | None, force: bool, note: Note) -> d
     """Every pair of the files; InputError where two have no module in common."""
     if len(paths) < 2:
         raise UsageError("--similarity compares adapters: name two or more")
-    if report is not None:
-        check_target(report, force=force)
+    check_targets([(report, PAGE)], force=force)
     adapters = faults_together(lambda path: _read(path, note), paths)
     pairs = [
         _pair(*both, *names, note)

@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 # The signals that ask a program to end. Windows has no SIGHUP, and raises SIGBREAK when its console window closes.
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
@@ -24,6 +26,12 @@ _MOST = 1 << 30  # bytes in one call; Windows takes fewer than 2 GiB
 _SEEKING = Lock()
 # What flock says on network shares and FUSE file systems that have no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+# What a rename with flags says where the system or the file system has none such, and not that it went wrong.
+_UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV)
+_AT_FDCWD = -100
+_NEW, _EXCHANGE = 1, 2  # flags of Linux' renameat2
+_MACOS = {_NEW: 4, _EXCHANGE: 2}  # the same of renamex_np
 
 
 def read_at(fd: int, into: memoryview, offset: int) -> int:
@@ -166,3 +174,53 @@ def words(text: str, *, windows: bool = sys.platform == "win32") -> list[str]:
     if windows:
         lexer.escape = ""
     return list(lexer)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two files or folders of one file system change their places at once; False where that cannot be done."""
+    return _rename_with(one, other, _EXCHANGE)
+
+
+def move_new(source: Path, target: Path) -> None:
+    """Rename to a path where nothing is; FileExistsError where something is, which stays."""
+    if _rename_with(source, target, _NEW):
+        return
+    try:
+        os.link(source, target)  # a file that exists is never replaced by a link; folders have none
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        os.rename(source, target)
+    else:
+        os.unlink(source)
+
+
+def _rename_with(source: Path, target: Path, flag: int) -> bool:
+    """Rename with one of the flags; False where the system or the file system has none such."""
+    import ctypes
+
+    function = _renamer()
+    if function is None:
+        return False
+    one, other = os.fsencode(source), os.fsencode(target)
+    if sys.platform == "darwin":
+        failed = function(one, other, _MACOS[flag])
+    else:
+        failed = function(_AT_FDCWD, one, _AT_FDCWD, other, flag)
+    if not failed:
+        return True
+    number = ctypes.get_errno()
+    if number in _UNABLE:
+        return False
+    raise OSError(number, os.strerror(number), str(target))
+
+
+@cache
+def _renamer() -> Any:
+    """The C library's function that renames with flags, None where it has none."""
+    import ctypes
+
+    name = {"linux": "renameat2", "darwin": "renamex_np"}.get(sys.platform)
+    return None if name is None else getattr(ctypes.CDLL(None, use_errno=True), name, None)

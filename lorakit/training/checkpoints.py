@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lorakit.arrays import Array
 from lorakit.errors import InputError, StorageError
 from lorakit.io import safetensors
 from lorakit.io import tensors as files
+from lorakit.io.files import remove
 
 _STEP = "step"
 _NAME = re.compile(r"step-(\d+)\.safetensors$")
@@ -50,9 +52,16 @@ def save(folder: Path, step: int, tensors: Mapping[str, Array], notes: Mapping[s
     files.save(file, state, {**notes, "lorakit.checkpoint": "1", "lorakit.step": str(step)})
     if not whole(file):
         raise StorageError(f"{file} reads back otherwise than it was written; the checkpoints before it are kept")
-    for _, old in listed(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+    ours = [old for _, old in listed(folder) if _is_checkpoint(old)]
+    for old in ours[:-keep]:
+        remove(old)
     return file
+
+
+def _is_checkpoint(file: Path) -> bool:
+    with suppress(InputError):
+        return "lorakit.checkpoint" in safetensors.open_file(file, "training checkpoint").metadata
+    return False
 
 
 def whole(file: Path) -> bool:

@@ -114,10 +114,7 @@ def test_kinds_over_the_base_need_it(lorakit, json_of, tmp_path):
     make(tmp_path / "model", "sd1")
     stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     save_file(stems(DORA, stem), tmp_path / "a.safetensors")
-    assert (
-        "--base"
-        in lorakit("convert", "a.safetensors", "b.safetensors", "--to", "peft", "--approximate", "8", status=2).stderr
-    )
+    assert "--base" in lorakit("convert", "a.safetensors", "b", "--to", "peft", "--approximate", "8", status=2).stderr
     done = json_of(
         "convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--approximate", "32", "--base", "model"
     )

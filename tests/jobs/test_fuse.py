@@ -17,6 +17,7 @@ from lorakit.deltas.full import Full
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, NumericError, RefusedError, UnavailableError
 from lorakit.formats.layouts import open_model
+from lorakit.io.record import RECORD
 from lorakit.jobs import fuse_weights as job
 from lorakit.jobs.fuse import fuse
 from tests import tiny
@@ -122,7 +123,8 @@ def test_untouched_tensors_and_files_are_the_same_bytes(both, tmp_path):
     ]
     fuse(adapter, str(folder), tmp_path / "out")
     same = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-    assert same == {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    written = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert same | {Path(RECORD)} == written
     changed = [str(path) for path in same if (folder / path).read_bytes() != (tmp_path / "out" / path).read_bytes()]
     assert changed == ["unet/diffusion_pytorch_model.safetensors"]
 
@@ -354,7 +356,7 @@ def test_what_is_no_part_of_the_model_is_not_copied(both, tmp_path):
         (folder / "code").rmdir()
         for stray in strays:
             stray.unlink()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in folder.iterdir()}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {RECORD, *(path.name for path in folder.iterdir())}
 
 
 def test_merge_into_collapses_the_sum(json_of, tmp_path):

@@ -1,6 +1,8 @@
 """merge through the program."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -256,3 +258,18 @@ def test_a_recipe_may_be_merged_alone_and_a_dry_run_writes_nothing(json_of, lora
     assert not (tmp_path / "merged.safetensors").exists()
     json_of("merge", "r.toml:2")
     close(read(tmp_path)[MID], two[0][MID] + 2 * two[1][MID])
+
+
+def test_of_two_merges_into_one_new_file_one_is_refused_and_none_is_lost(two, tmp_path):
+    command = [sys.executable, "-m", "lorakit", "merge", "a.safetensors", "b.safetensors", "--alpha"]
+    runs = [
+        subprocess.Popen([*command, alpha], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for alpha in ("0.25", "0.75")
+    ]
+    said = [run.communicate() for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 4]
+    alpha = (0.25, 0.75)[runs[1].returncode == 0]
+    for name, delta in read(tmp_path).items():
+        close(delta, alpha * two[0][name] + (1 - alpha) * two[1][name])
+    assert b"merged.safetensors" in said[runs[1].returncode != 0][1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors", "merged.safetensors"]

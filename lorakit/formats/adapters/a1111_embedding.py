@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
@@ -43,3 +44,14 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
         tensors = {_BOTH[part]: array for part, array in vectors.items()}
     metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
     return Encoded(tensors, {**metadata, "name": token} if token else metadata, tuple(losses))
+
+
+def pickled(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What A1111 keeps in a .pt file, of what `encode` gives. A file for two text encoders holds the two tensors alone."""
+    if _KOHYA not in tensors:
+        return dict(tensors)
+    return {
+        "string_to_token": {"*": 265},  # the number of "*" in the tokenizer, as A1111 writes it
+        "string_to_param": {"*": tensors[_KOHYA]},
+        "name": metadata.get("name", ""), "step": None, "sd_checkpoint": None, "sd_checkpoint_name": None,
+    }  # fmt: skip

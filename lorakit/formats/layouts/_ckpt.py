@@ -1,4 +1,4 @@
-"""A .ckpt of plain tensors, written one tensor at a time: what torch.load(weights_only=True) reads."""
+"""PyTorch's .ckpt and .pt files, written one tensor at a time: what torch.load(weights_only=True) reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from lorakit.arrays import Stored, finite
+from lorakit.arrays import Stored, dtype_of, finite, raw
 from lorakit.errors import NumericError
 from lorakit.io.files import replacing
 
@@ -59,15 +59,29 @@ def write(path: Path, tensors: Mapping[str, Stored]) -> None:
 
     raises  NumericError that names the first tensor with NaN or infinity
     """
-    names = sorted(tensors)
-    tree = {"state_dict": {n: _Tensor(_Storage(i, tensors[n]), tensors[n].shape) for i, n in enumerate(names)}}
+    write_tree(path, {"state_dict": {name: tensors[name] for name in sorted(tensors)}})
+
+
+def write_tree(path: Path, tree: Mapping[str, Any]) -> None:
+    """The same for dicts of dicts, tensors, numbers, text and None, in the order that they have."""
+    held: list[tuple[str, Stored]] = []
+
+    def placed(name: str, node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {key: placed(key, value) for key, value in node.items()}
+        if node is None or isinstance(node, str | int):
+            return node
+        x = node if isinstance(node, Stored) else Stored(dtype_of(node), tuple(node.shape), partial(raw, node))
+        held.append((name, x))
+        return _Tensor(_Storage(len(held) - 1, x), x.shape)
+
     pickled = io.BytesIO()
-    _Pickler(pickled, protocol=2).dump(tree)
+    _Pickler(pickled, protocol=2).dump(placed("", tree))
     with replacing(path) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, "archive/data.pkl", pickled.getvalue())
         _add(archive, "archive/byteorder", b"little")
-        for i, name in enumerate(names):
-            x, data = tensors[name], tensors[name].raw()
+        for i, (name, x) in enumerate(held):
+            data = x.raw()
             if not finite(Stored(x.dtype, x.shape, partial(bytes_of, data))):
                 raise NumericError(f"{path}: NaN or infinity in {name}; nothing was written")
             _add(archive, f"archive/data/{i}", data)

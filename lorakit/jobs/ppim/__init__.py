@@ -8,16 +8,16 @@ from typing import Any
 from lorakit.data.faces import need_opencv
 from lorakit.data.images import SUFFIXES
 from lorakit.errors import InputError, RefusedError, some
-from lorakit.io.files import check_target, existing_folder, replacing
+from lorakit.io.files import check_place, existing_folder, replacing
 from lorakit.jobs.ppim import finishing, lint, reading
 from lorakit.jobs.ppim.manifest import FILE as MANIFEST
-from lorakit.jobs.ppim.manifest import JOURNAL, Manifest
+from lorakit.jobs.ppim.manifest import JOURNAL, Manifest, known
 from lorakit.jobs.ppim.reading import Source
 from lorakit.jobs.ppim.settings import Settings, native
 from lorakit.reports import training_set
 from lorakit.runtime.locks import held, is_lock
 
-__all__ = ["Settings", "native", "run"]
+__all__ = ["Settings", "known", "native", "run"]
 Note = Callable[[str], None]
 Tick = Callable[[int, int], None]
 _PRIVATE = ("mask_mark", "mask_sha256", "thumb")
@@ -30,7 +30,7 @@ def _check(raw: Path, data: Path, force: bool) -> None:
         raise InputError(f"{data} lies in {raw}: choose a folder outside, so that the pictures stay as they are")
     if data.resolve() in real.parents:
         raise InputError(f"{raw} lies in {data}: choose another folder, so that the pictures stay as they are")
-    check_target(data, force=True, folder=True)
+    check_place(data)
     ours = not data.exists() or not any(f for f in data.iterdir() if not is_lock(f))
     ours = ours or any((data / name).is_file() for name in ("metadata.jsonl", JOURNAL))
     if not ours and not force:

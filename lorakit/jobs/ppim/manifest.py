@@ -4,18 +4,35 @@ While a run is at work it appends to `.manifest.journal`, which a killed run lea
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lorakit.errors import StorageError
-from lorakit.io.files import replacing
+from lorakit.io.files import replacing, sha256_of
 from lorakit.io.plain import json_object
 from lorakit.jobs.ppim.record import is_sound
 
 FILE, JOURNAL = ".manifest.jsonl", ".manifest.journal"
 _LONGEST = 64 << 20  # bytes of a line, small pictures included
+
+
+def known(folder: Path) -> Callable[[str, bool], bool] | None:
+    """Which files of a training set are ppim's by its manifest and journal, as `io.record.survey` asks for it; None for a
+    folder that has neither."""
+    names: dict[str, set[str]] = {}
+    there = [folder / name for name in (FILE, JOURNAL) if (folder / name).is_file()]
+    for line in (line for file in there for line in file.read_bytes().splitlines()):
+        with suppress(ValueError, TypeError, AttributeError):
+            for row in json.loads(line).get("rows", ()):
+                names.setdefault(str(row.get("file_name")), set()).add(str(row.get("file_sha256")))
+                names.setdefault(str(row.get("mask")), set()).add(str(row.get("mask_sha256")))
+
+    def is_known(name: str, listed: bool) -> bool:
+        return name in (FILE, JOURNAL) or (name in names and sha256_of(folder / name) in names[name])
+
+    return is_known if there else None
 
 
 class Manifest:

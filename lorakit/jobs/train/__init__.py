@@ -13,7 +13,9 @@ from lorakit.config import TrainConfig
 from lorakit.data.naming import spelled
 from lorakit.errors import InputError, NumericError, shorten
 from lorakit.formats import files, triggers
-from lorakit.io.files import check_target, write_text
+from lorakit.io.endings import of_mode
+from lorakit.io.files import check_place, check_target, growing, grown, write_text
+from lorakit.io.record import Record, recorded
 from lorakit.jobs import sample
 from lorakit.jobs.base_weights import check_fits
 from lorakit.jobs.train import _divide, _identity, _plan, _replay, _resume
@@ -56,7 +58,7 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
             return None
         if life.show_targets or life.replay or life.dry_run:
             return _inside(data, config, life, talk, world, how)
-        with held(life.run_folder):
+        with held(life.run_folder), recorded(life.run_folder, life.is_known):
             return _inside(data, config, life, talk, world, how)
 
 
@@ -76,9 +78,9 @@ def check(config: TrainConfig, life: Life) -> None:
         check_fits([(file, files.read(file))], config.model, "--model")
     if life.plan or life.show_targets or life.replay or life.dry_run:
         return
-    whole = config.mode == "full" and life.output.suffix != ".safetensors"
-    check_target(life.output, force=life.force, folder=whole)
-    check_target(life.run_folder / "log.jsonl", force=True)
+    check_target(life.output, of_mode(config.mode), force=life.force)
+    check_place(life.run_folder)
+    Record(life.run_folder, life.is_known).check(life.files())
 
 
 def _device(life: Life, world: World) -> torch.device:
@@ -137,6 +139,7 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         extra = {"data": str(this.data.folder), "output": str(life.output), **life.recorded()}
         write_text(life.run_folder / "config.toml", _identity.toml(config, life.sources, extra))
     rows = _resume.cleaned_log(life.run_folder / "log.jsonl", first) if world.main else []
+    growing(life.run_folder / "log.jsonl")
     try:
         last, seconds = this.train(first, rows)
     except Diverged as error:
@@ -149,6 +152,7 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         outputs = this.finish(rows)
     if not world.main:
         return None
+    grown(life.run_folder / "log.jsonl")
     report = write_report(life.run_folder, config, life.sources, rows, this.data.pictures)
     new = [row for row in rows if row["step"] > first]
     shown, waited = sum(len(row["samples"]) for row in new), sum(row["waited"] for row in new)

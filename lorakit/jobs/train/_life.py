@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from lorakit.io.pack import MARK
+
+_MARKS = (  # by name below the run folder: what the file begins with, or has in its first bytes
+    (re.compile(r"cache/(latents|texts|teacher)\.pack"), re.compile(re.escape(MARK))),
+    (re.compile(r"checkpoints/step-\d+\.safetensors"), re.compile(rb'.{8}\{.*"lorakit\.checkpoint"', re.DOTALL)),
+)
+_HEAD = 1 << 16  # bytes of a file in which its mark is
+
+
+def known_by_mark(run_folder: Path, name: str) -> bool:
+    """Whether a cache or a checkpoint, by its name below a run folder, is what a run of lorakit wrote, damaged or not."""
+    for names, mark in _MARKS:
+        if names.fullmatch(name):
+            with (run_folder / name).open("rb") as file:
+                return mark.match(file.read(_HEAD)) is not None
+    return False
 
 
 @dataclass(frozen=True)
@@ -36,6 +54,18 @@ class Life:
     preview_every: int = 0
     track: Sequence[str] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+
+    def files(self) -> list[str]:
+        """Names below the run folder under which files of this run stand or will stand, as far as they are known."""
+        names = ["config.toml", "log.jsonl", "report.html", "best.safetensors"]
+        names += [f"cache/{name}.pack" for name in ("latents", "texts", "teacher")]
+        for pattern in ("checkpoints/step-*.safetensors", "previews/step-*.png", "replay-*.json"):
+            names += [file.relative_to(self.run_folder).as_posix() for file in sorted(self.run_folder.glob(pattern))]
+        return names
+
+    def is_known(self, name: str, listed: bool) -> bool:
+        """Whether a file of the run folder shows by itself that a run wrote it, damaged or not."""
+        return known_by_mark(self.run_folder, name)
 
     def recorded(self) -> dict[str, Any]:
         """What the output's bytes depend on besides the config, by option."""

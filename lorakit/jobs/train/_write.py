@@ -20,10 +20,12 @@ from lorakit.errors import LorakitError, NumericError, some
 from lorakit.formats import files
 from lorakit.formats.clients import coverage
 from lorakit.formats.layouts import open_model
+from lorakit.io.endings import TRAINED_MODEL
 from lorakit.io.files import check_plain, replacing_folder, write_text
+from lorakit.io.record import RECORD
 from lorakit.io.tensors import DTYPES
 from lorakit.jobs import adapters
-from lorakit.jobs.fuse import fuse, is_folder
+from lorakit.jobs.fuse import fuse
 from lorakit.models.config import described, folder_of
 from lorakit.models.load import Components, part_with
 from lorakit.targets import canonical
@@ -107,8 +109,8 @@ def write_model(
     LorakitError where a weight is missing or another than was trained."""
     if not all(tensor.isfinite().all() for tensor in changed.values()):
         raise NumericError(f"{output}: NaN or infinity in the trained weights; nothing was written")
-    if is_folder(output) and components.folder.is_dir():
-        _write_folder(output, changed, components, dtype, notes)
+    if TRAINED_MODEL.is_folder(output) and components.folder.is_dir():
+        _write_folder(output, changed, components, dtype, notes, note)
     else:
         _write_other(output, changed, components, dtype, notes, note)
     found = open_model(str(output), folder_of).arrays
@@ -129,12 +131,13 @@ def _written(x: Tensor, found: Stored | None, dtype: str) -> bool:
 
 
 def _write_folder(
-    output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str]
-) -> None:
+    output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
+    note: Callable[[str], None],
+) -> None:  # fmt: skip
     parts = sorted({name.partition(".")[0] for name in changed})
     configs = described(str(components.folder)).configs
-    with replacing_folder(output) as partial:
-        left_out = shutil.ignore_patterns(*parts, "*.py", "__pycache__", "build")
+    with replacing_folder(output, note) as partial:
+        left_out = shutil.ignore_patterns(*parts, "*.py", "__pycache__", "build", RECORD)
         shutil.copytree(check_plain(components.folder, "model"), partial, dirs_exist_ok=True, ignore=left_out)
         for part in parts:
             own = {n.removeprefix(f"{part}."): x for n, x in changed.items() if n.startswith(f"{part}.")}

@@ -1,0 +1,71 @@
+"""What the name of an output says is in it. A name that says another thing is refused before any work."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorakit.errors import UsageError
+
+# Endings by which programs know files: a folder must not have one of these.
+_OF_A_FILE = re.compile(
+    r"\.(safetensors|ckpt|pt|pth|bin|pkl|pickle|gguf|onnx|h5|msgpack|np[yz]|zip|tar|t?gz|7z|toml|jsonl?|ya?ml|txt|md|[ct]sv"
+    r"|html?|pdf|log|py|png|jpe?g|webp|gif|bmp|tiff?|avif|hei[cf]|jxl|svg|mp4|webm|mov|avi)"
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of output.
+
+    what     what is written, for people: "an adapter"
+    endings  of its files, the usual one first; none where it is a folder
+    folder   whether it is a folder, or can be one
+    """
+
+    what: str
+    endings: tuple[str, ...] = ()
+    folder: bool = False
+
+    def is_folder(self, target: Path) -> bool:
+        """Whether this output is written as a folder: it is one already, or its name does not end as a file's of its kind."""
+        return self.folder and (target.is_dir() or target.suffix.lower() not in self.endings)
+
+    def check(self, target: Path) -> None:
+        """UsageError, with the right name, where the name of an output ends as no file of this kind does."""
+        ending = target.suffix.lower()
+        if ending in self.endings or (self.folder and (target.is_dir() or not _OF_A_FILE.fullmatch(ending))):
+            return
+        stem = target.with_suffix("") if _OF_A_FILE.fullmatch(ending) else target
+        names = [f"{stem}{known}" for known in self.endings] + [str(stem)] * self.folder
+        raise UsageError(f"{target}: {self.what} is {self._forms()}; name it {' or '.join(names)}")
+
+    def _forms(self) -> str:
+        files = f"a {' or '.join(self.endings)} file" if self.endings else ""
+        return " or ".join(filter(None, (files, "a folder" if self.folder else "")))
+
+
+ADAPTER = Kind("an adapter", (".safetensors",))
+EMBEDDING = Kind("an embedding", (".safetensors",))
+A1111_EMBEDDING = Kind("an embedding for A1111", (".safetensors", ".pt"))
+PEFT = Kind("a PEFT adapter", folder=True)
+MERGED_MODEL = Kind("a merged model", (".safetensors", ".ckpt"), folder=True)
+TRAINED_MODEL = Kind("a trained model", (".safetensors",), folder=True)
+RECIPE = Kind("a recipe", (".toml",))
+PAGE = Kind("a report", (".html",))
+PICTURE = Kind("a picture", (".png",))
+FILM = Kind("a film", (".gif", ".webp", ".mp4"))
+PICTURES = Kind("what is drawn", (".png",), folder=True)
+FOLDER = Kind("what is written", folder=True)
+
+_OF_MODES = {"full": TRAINED_MODEL, "ti": EMBEDDING}
+_OF_FORMATS = {"peft": PEFT, "a1111-embedding": A1111_EMBEDDING, "diffusers-embedding": EMBEDDING}
+
+
+def of_format(name: str) -> Kind:
+    """What a file of an adapter format is."""
+    return _OF_FORMATS.get(name, ADAPTER)
+
+
+def of_mode(name: str) -> Kind:
+    """What a training mode makes."""
+    return _OF_MODES.get(name, ADAPTER)
