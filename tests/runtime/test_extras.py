@@ -44,7 +44,7 @@ def test_captioners_tell_it_apart_from_a_broken_folder(lorakit, tmp_path):
     said = lorakit("ppim", "raw", "d", "--caption", "clip", "--caption-model", "clip", status=6, env=env).stderr
     assert "torchvision cannot be imported" in said
     (tmp_path / "clip/model.safetensors").write_bytes(b"no tensors")
-    assert "--caption-model clip is no whole CLIP model" in lorakit(
+    assert "model.safetensors is not a safetensors file" in lorakit(
         "ppim", "raw", "d", "--caption", "clip", "--caption-model", "clip", status=3
     ).stderr  # fmt: skip
 
