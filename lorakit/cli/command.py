@@ -5,7 +5,6 @@ default; the order is Typer's own once the file's table stands in the context's 
 """
 
 import inspect
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -206,6 +205,7 @@ class Command(TyperCommand):
         """TOML that runs the same job again; what follows from other options is told on stderr, for a file that is made
         of this one prints the same."""
         from lorakit.cli import output
+        from lorakit.io import toml
 
         lines, chosen = [f"[{self.name}]"], self.chosen(ctx.params)
         for source in dict.fromkeys(source for _, source in chosen.values()):
@@ -217,7 +217,7 @@ class Command(TyperCommand):
             if value is None or value in ([], ()):
                 continue
             value = list(value) if isinstance(value, tuple) else value
-            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False, default=str)}")
+            lines.append(f"{key} = {toml.text_of(value)}")
         return "\n".join(lines) + "\n"
 
 

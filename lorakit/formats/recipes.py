@@ -5,7 +5,6 @@ Version 1 knows name, path, weight and sha256 of adapters; version 2 all else.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -284,8 +283,7 @@ def write(composition: Composition, folder: Path, notes: Mapping[str, str] | Non
 
 
 def _text(text: str) -> str:
-    """A TOML string: JSON's, whose escapes TOML has too; a delete character it has to be told."""
-    return json.dumps(shown(text), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return toml.text_of(shown(text))
 
 
 def _plain(value: float) -> str:

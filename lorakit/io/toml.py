@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from bisect import bisect
@@ -53,6 +54,11 @@ def parse(text: str, file: Path, what: str) -> Document:
         hint = "; write a path with backslashes in single quotes" if "\\" in str(error) or "hex" in str(error) else ""
         raise InputError(f"{file}: not a {what}: {error}{hint}") from error
     return Document(file, tables, text)
+
+
+def text_of(value: Any) -> str:
+    """Returns a text, number, flag or list as TOML spells it: as JSON does, but for the delete character."""
+    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
 
 
 def _decoded(data: bytes, file: Path) -> str:

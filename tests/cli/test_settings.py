@@ -77,6 +77,14 @@ def test_the_printed_configuration_of_every_command_prints_itself(command, print
     assert printed(command, "--config", "again.toml") == first and first.startswith(f"[{command}]")
 
 
+def test_a_printed_text_is_read_as_it_was(printed, tmp_path):
+    prefix = 'é "a" \\n \x7f \x1b [x] # = 猫'
+    first = printed("train", "--caption-prefix", prefix)
+    (tmp_path / "again.toml").write_text(first, encoding="utf-8")
+    assert tomllib.loads(first)["train"]["caption-prefix"] == prefix
+    assert printed("train", "--config", "again.toml") == first
+
+
 def _right(parameter: Any) -> tuple[str, str]:
     """A value that is not the default, as TOML spells it and as text."""
     low, high = getattr(parameter.type, "min", None), getattr(parameter.type, "max", None)

@@ -13,6 +13,7 @@ from lorakit.config import TrainConfig, option
 from lorakit.data.dataset import Example
 from lorakit.data.naming import shown, spelled
 from lorakit.io.plain import json_object
+from lorakit.io.toml import text_of
 
 CONFIG, SOURCES, DATA, BASE, RUN, PROCESSES = (
     f"lorakit.{key}" for key in ("config", "sources", "data", "base", "run", "processes")
@@ -94,6 +95,6 @@ def toml(config: TrainConfig, sources: Mapping[str, str], extra: Mapping[str, An
     for name, value in values.items():
         if value is None or value == []:
             continue
-        written = json.dumps(spelled(value), ensure_ascii=False)
+        written = text_of(spelled(value))
         lines.append(f"{name.replace('_', '-')} = {written}  # {sources.get(name, 'default')}")
     return "\n".join(lines) + "\n"
