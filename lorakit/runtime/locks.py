@@ -9,14 +9,18 @@ from lorakit.errors import RefusedError, StorageError
 
 
 @contextmanager
-def held(folder: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[None]:
+def held(folder: Path, name: str = ".lock", *, wait: bool = False, dry_run: bool = False) -> Iterator[None]:
     """Hold `folder`/`name` for this process; where another holds it, RefusedError, or with `wait` until it is free.
 
-    The kernel frees it at any death.
+    The kernel frees it at any death. A dry run makes neither the folder nor the file: without them the lock is free.
     """
+    if dry_run and not (folder / name).is_file():
+        yield
+        return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / name).open("w")
+        if not dry_run:
+            folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / name).open("r" if dry_run else "w")
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
     with handle:
