@@ -83,7 +83,7 @@ def train(
 
     existing_folder(data, "training pictures")  # told before torch loads
     target = Path(output or _FILE.get(config.mode, "lora.safetensors"))
-    looks_only = plan or show_targets or replay is not None or manner.dry_run
+    looks_only = plan or show_targets or replay is not None
     whole = config.mode == "full" and target.suffix != ".safetensors"
     if not looks_only:
         check_target(target, force=manner.force, folder=whole)

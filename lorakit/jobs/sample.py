@@ -79,6 +79,7 @@ def run(
         components.vae.enable_tiling()
     session = Session(components, list({id(s.composition): s.composition for s in shots}.values()), note, extras.limit)
     adapters = session.loras(asked)
+    session.check(shots)
     if dry_run:
         note(f"{len(shots)} pictures would be drawn into {output}")
         return {"outputs": [], "adapters": adapters}
@@ -215,11 +216,11 @@ def _bytes(image: Image.Image) -> bytes:
 
 def serve(
     request: Request, output: Path, lines: Iterable[str], *, loras: Sequence[str], device: str, force: bool,
-    note: Note, each: Callable[[dict[str, Any]], None], changes: composed.Changes | None = None,
+    dry_run: bool, note: Note, each: Callable[[dict[str, Any]], None], changes: composed.Changes | None = None,
     extras: Extras | None = None,
 ) -> int:  # fmt: skip
     """Draw each line's pictures as it comes, into a folder; `each` gets one object a picture, or what was wrong with the
-    line. Gives the exit status of the last line that failed, 0 without one."""
+    line. Gives the exit status of the last line that failed, 0 without one. In a dry run the objects have no output."""
     extras = extras or Extras()
     _check_pictures(request)
     check_target(output, force=True, folder=True)
@@ -234,9 +235,17 @@ def serve(
         if not line.strip() or line.startswith("#"):
             continue
         try:
-            for one in session.draw(shots_of(from_line(line.strip(), request), asked)):
-                target = output / f"{number:05d}.png"
+            shots = shots_of(from_line(line.strip(), request), asked)
+            session.check(shots)
+            for target in (output / f"{number + i:05d}.png" for i in range(len(shots))):
                 check_target(target, force=force)
+            if dry_run:
+                number += len(shots)
+                for shot in shots:
+                    each({"line": at, "output": None, **session.settings(shot)})
+                continue
+            for one in session.draw(shots):
+                target = output / f"{number:05d}.png"
                 write_bytes(target, png(one.picture, one.settings))
                 number += 1
                 each({"line": at, "output": str(target), **one.settings})
