@@ -85,5 +85,5 @@ _ROW: dict[str, _Test] = {
 _RECORD: dict[str, _Test] = {
     "source": _text, "name": _text, "reason": _text, "sha256": _text, "look": _look, "colours": _colours, "own": _text,
     "duplicate_of": _text, "duplicate_how": _text, "source_size": _size, "notes": _list(_text),
-    "caption_notes": _list(_text), "captioned": _list(_text), "thumb": _small, "rows": _list(_row),
+    "caption_notes": _list(_text), "captioned": _list(_text), "thumb": _small, "rows": _list(_row), "former": _list(_row),
 }  # fmt: skip
