@@ -173,7 +173,7 @@ def lint(examples: Sequence[Example], side: int, tokens: Sequence[str] = (), wor
         if one is not None and example.written not in ("", one.digest)
     )
     for noun, text, files in (
-        ("picture", "not as ppim wrote it, which ppim would make again", changed),
+        ("picture", "changed since ppim wrote it, which ppim leaves as it is", changed),
         ("group", "of the same picture, which counts as often as it is there", _groups(copies, names)),
         ("group", "of pictures that look the same", _groups(near, names)),
         ("picture", f"of fewer pixels than {side}x{side}", tiny),

@@ -112,7 +112,7 @@ def draw(
 
 
 def _row(
-    found: Decoded, placed: Placed, wanted: Wanted, name: str, digest: str, copy: int, data: Path, thumb: bool
+    found: Decoded, placed: Placed, wanted: Wanted, name: str, digest: str, copy: int, into: Path | None, thumb: bool
 ) -> dict[str, Any]:
     how, augmentations, remarks = varied(placed.cut, wanted, digest, copy)
     enlarged = how.scale < 1
@@ -126,7 +126,8 @@ def _row(
     if copy == 0 and judged["sharpness"] < wanted.min_sharpness:
         raise BadPicture(f"sharpness {judged['sharpness']:g} is below --min-sharpness {wanted.min_sharpness:g}")
     encoded = encode(picture, wanted.image_format)
-    write_bytes(data / file, encoded)
+    if into is not None:
+        write_bytes(into / file, encoded)
     row: dict[str, Any] = {
         "file_name": file, "text": "", "source_size": list(found.size), "crop_box": list(how.box),
         "size": list(placed.cut.size), "crop": wanted.crop, "cut_off": _cut_off(placed.cut, found.size),
@@ -150,9 +151,9 @@ def _cut_off(how: Cut, source: tuple[int, int]) -> float:
 
 
 def prepare(
-    file: Path, data: Path, name: str, wanted: Wanted, known: str | None, intact: Callable[[], bool], thumb: bool
+    file: Path, into: Path | None, name: str, wanted: Wanted, known: str | None, intact: Callable[[], bool], thumb: bool
 ) -> dict[str, Any]:
-    """Read one source and write its pictures into `data`.
+    """Read one source and write its pictures into the folder `into`; nothing is written where that is None.
 
     known   sha256 of the source when it was last prepared in the same way; where it has not changed and `intact()`
             says that its pictures are still there, nothing is done
@@ -183,7 +184,7 @@ def prepare(
         suffix = file.suffix.lower()
         if suffix not in _SUFFIXES.get(found.format, (f".{found.format.lower()}",)):
             record["notes"].append(f"named {suffix}, but is {found.format}")
-        record["rows"] = [_row(found, placed, wanted, name, digest, copy, data, thumb) for copy in range(wanted.copies)]
+        record["rows"] = [_row(found, placed, wanted, name, digest, copy, into, thumb) for copy in range(wanted.copies)]
     except BadPicture as reason:
         record |= {"reason": str(reason)} | ({"again": True} if isinstance(reason, Unread) else {})
     return record

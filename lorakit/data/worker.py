@@ -35,7 +35,7 @@ def _intact(data: Path, files: dict[str, str]) -> bool:
         return False
 
 
-def answer(request: dict[str, Any], raw: Path, data: Path, wanted: Any) -> dict[str, Any]:
+def answer(request: dict[str, Any], raw: Path, data: Path, into: Path | None, wanted: Any) -> dict[str, Any]:
     from lorakit.data.decode import BadPicture
     from lorakit.data.prepare import prepare
     from lorakit.errors import StorageError
@@ -44,7 +44,7 @@ def answer(request: dict[str, Any], raw: Path, data: Path, wanted: Any) -> dict[
         file = raw / os.fsdecode(bytes.fromhex(request["path"]))
         return prepare(
             file,
-            data,
+            into,
             request["name"],
             wanted,
             request.get("known"),
@@ -70,10 +70,10 @@ def main() -> None:
 
     fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in setup["wanted"].items()}
     wanted = Wanted(**fields)
-    raw, data = (Path(os.fsdecode(bytes.fromhex(setup[key]))) for key in ("raw", "data"))
+    raw, data, into = (setup[key] and Path(os.fsdecode(bytes.fromhex(setup[key]))) for key in ("raw", "data", "into"))
     limit(wanted.max_pixels)
     for line in sys.stdin.buffer:
-        reply = json.dumps(answer(json.loads(line), raw, data, wanted))
+        reply = json.dumps(answer(json.loads(line), raw, data, into, wanted))
         out.write(reply + "\n")
         out.flush()
 

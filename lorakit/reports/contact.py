@@ -1,6 +1,5 @@
 """A contact sheet: all pictures of a set on one PNG, with their names."""
 
-import io
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from lorakit.data.images import as_written
-from lorakit.io.files import write_bytes
 
 _CELL, _GAP, _MOST = 168, 8, 600
 _GROUND, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (110, 110, 110)
@@ -22,8 +20,9 @@ def _short(pen: ImageDraw.ImageDraw, text: str, font: Any) -> str:
     return plain
 
 
-def write(data: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Write DATA/contact-sheet.png: each picture whole in its square, name and caption below."""
+def write(file: Path, data: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a contact sheet of the training set `data` to `file`, as PNG: each picture whole in its square, name and
+    caption below."""
     chosen: list[tuple[str, str, tuple[int, int]]] = []
     left = 0
     for row in rows:
@@ -51,7 +50,4 @@ def write(data: Path, rows: Iterable[dict[str, Any]]) -> Path:
         pen.text((x, y + cell + line), _short(pen, text or "no caption", font), _FAINT, font)
     if left:
         pen.text((_GAP, down * high), f"and {left} more pictures", _INK, font)
-    encoded = io.BytesIO()
-    sheet.save(encoded, "PNG", optimize=False)
-    write_bytes(data / "contact-sheet.png", encoded.getvalue())
-    return data / "contact-sheet.png"
+    sheet.save(file, "PNG", optimize=False)

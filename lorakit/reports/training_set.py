@@ -11,7 +11,6 @@ from urllib.parse import quote
 from PIL import Image
 
 from lorakit.data.images import BadPicture, stored
-from lorakit.io.files import replacing
 
 _MOST_SHOWN = 1000  # pictures with thumbnails; the page names the rest, so that it opens whatever the folder's size
 _VERDICTS = ("taken", "duplicate", "rejected")
@@ -166,8 +165,8 @@ def _head(out: TextIO, counts: dict[str, int], found: Found, raw: Path) -> None:
         out.write(f'<section><h2>Worth a look</h2><ul class="lint">{items}</ul></section>')
 
 
-def write(data: Path, records: Iterable[dict[str, Any]], raw: Path, found: Found) -> None:
-    """Write DATA/report.html, a record at a time."""
+def write(file: Path, data: Path, records: Iterable[dict[str, Any]], raw: Path, found: Found) -> None:
+    """Write the report of the training set `data` to `file`, a record at a time."""
     cards: list[str] = []
     counts = dict.fromkeys(_VERDICTS, 0)
     more: list[str] = []
@@ -178,7 +177,7 @@ def write(data: Path, records: Iterable[dict[str, Any]], raw: Path, found: Found
             cards.append(_card(data, record))
         elif verdict != "taken":
             more.append(f"{record['source']}: {record.get('reason', verdict)}")
-    with replacing(data / "report.html") as partial, partial.open("w", encoding="utf-8", newline="\n") as out:
+    with file.open("w", encoding="utf-8", newline="\n") as out:
         _head(out, counts, found, raw)
         out.write('<main><h2 class="shown" aria-live="polite"></h2>')
         out.writelines(cards)

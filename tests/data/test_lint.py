@@ -63,7 +63,7 @@ def test_a_picture_that_is_not_as_ppim_wrote_it_is_named(tmp_path):
     picture(seed=1).save(files[1])
     found = lint([Example(file, ("x",), written=digest) for file in files], 64)
     assert [str(finding) for finding in found.findings if "ppim" in finding.text] == [
-        "1 picture not as ppim wrote it, which ppim would make again: b.png"
+        "1 picture changed since ppim wrote it, which ppim leaves as it is: b.png"
     ]
 
 

@@ -199,6 +199,7 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
     import base64
     import tracemalloc
 
+    from lorakit.jobs.ppim.keeping import Keeper
     from lorakit.jobs.ppim.manifest import Manifest
     from lorakit.jobs.ppim.reading import Source, settle
     from lorakit.jobs.ppim.settings import Settings
@@ -215,7 +216,7 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
                 "sha256": draw.bytes(32).hex(), "look": draw.bytes(8).hex(), "source_size": [9, 9],
                 "colours": base64.b85encode(draw.bytes(192)).decode(), "thumb": "x" * 9000, "rows": [{"file_name": source.path}],
             })  # fmt: skip
-        settle(given, folder, Settings((64, 64), 16), manifest)
+        settle(given, Settings((64, 64), 16), Keeper(folder, manifest, force=False, dry_run=False))
         used.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         manifest.close()

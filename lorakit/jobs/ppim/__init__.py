@@ -1,26 +1,26 @@
-"""A folder of pictures to a training set; only what is new or changed is done again."""
+"""A folder of pictures to a training set; only what is new or changed is done again, and what people wrote stays."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lorakit.data.faces import need_opencv
 from lorakit.data.images import SUFFIXES
 from lorakit.errors import InputError, RefusedError, some
-from lorakit.io.files import check_place, existing_folder, replacing
-from lorakit.jobs.ppim import finishing, lint, reading
+from lorakit.io.files import check_place, existing_folder
+from lorakit.jobs.ppim import finishing, lint, reading, table
+from lorakit.jobs.ppim.keeping import Keeper, caption_file, is_odd, mask_file, stay
 from lorakit.jobs.ppim.manifest import FILE as MANIFEST
 from lorakit.jobs.ppim.manifest import JOURNAL, Manifest, known
 from lorakit.jobs.ppim.reading import Source
 from lorakit.jobs.ppim.settings import Settings, native
 from lorakit.reports import training_set
-from lorakit.runtime.locks import held, is_lock
+from lorakit.runtime.locks import held
 
 __all__ = ["Settings", "known", "native", "run"]
 Note = Callable[[str], None]
 Tick = Callable[[int, int], None]
-_PRIVATE = ("mask_mark", "mask_sha256", "thumb")
+_REPORT, _SHEET = "report.html", "contact-sheet.png"
 
 
 def _check(raw: Path, data: Path, force: bool) -> None:
@@ -31,35 +31,78 @@ def _check(raw: Path, data: Path, force: bool) -> None:
     if data.resolve() in real.parents:
         raise InputError(f"{raw} lies in {data}: choose another folder, so that the pictures stay as they are")
     check_place(data)
-    ours = not data.exists() or not any(f for f in data.iterdir() if not is_lock(f))
-    ours = ours or any((data / name).is_file() for name in ("metadata.jsonl", JOURNAL))
-    if not ours and not force:
-        raise RefusedError(f"{data} exists and was not made by ppim; choose another folder or use --force")
-
-
-def rows(given: list[Source], manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """The lines of metadata.jsonl, one a picture to train on."""
-    for source in given:
-        record = manifest.get(source.key)
-        for row in record.get("rows", ()):
-            shared = {"source": source.key, "sha256": record["sha256"], "format": record["format"], "verdict": "taken"}
-            whole = {"file_name": row["file_name"], "text": row["text"], **shared, **row, "settings": record["mark"]}
-            whole["notes"] = [*record["notes"], *record.get("caption_notes", ()), *row["notes"]]
-            yield {key: value for key, value in whole.items() if key not in _PRIVATE}
-
-
-def _prune(data: Path, gone: list[str], manifest: Manifest, prune: bool, note: Note) -> None:
-    files = [row for key in gone for row in manifest.get(key).get("rows", ())]
-    if not files:
+    if not data.exists():
         return
-    if not prune:
-        note(
-            f"{lint.count(len(files), 'picture')} in {data} without a source any more, no part of the set; --prune removes them"
+    if is_odd(data / table.FILE):
+        raise RefusedError(f"{data / table.FILE} is not a file but a link or a folder; move it away")
+    others = sorted(file.name for file in data.iterdir() if not file.name.startswith("."))
+    if not others or any((data / name).is_file() for name in (MANIFEST, JOURNAL)):
+        return
+    if table.FILE in others:
+        raise RefusedError(
+            f"{data / table.FILE} was not made by ppim, which would write its own; choose another folder"
         )
+    if not force:
+        raise RefusedError(
+            f"{data} was not made by ppim: {some(others, 3)} {'is' if len(others) == 1 else 'are'} there; choose another "
+            "folder, or have the set written beside them with --force"
+        )
+
+
+def _prune(data: Path, gone: list[str], keeper: Keeper, prune: bool, note: Note) -> None:
+    """Name what is no part of the set any more, or with `prune` remove it."""
+    manifest = keeper.manifest
+    count = 0
+    for key in sorted(manifest.sources()):
+        record = manifest.get(key)
+        rows = [*record.get("former", ()), *(record.get("rows", ()) if key in gone else ())]
+        count += len(rows)
+        for row in rows if prune else ():
+            keeper.remove_row(row)
+        if prune and record.pop("former", None):
+            manifest.put(key, record)
+    if count and prune:
+        note(f"{lint.count(count, 'picture')} without a place in the set removed (--prune)")
+    elif count:
+        note(
+            f"{lint.count(count, 'picture')} in {data} no part of the set any more, for the source is gone, rejected or a "
+            "duplicate now; --prune removes them"
+        )
+
+
+def _name_others(data: Path, given: list[Source], gone: list[str], keeper: Keeper, note: Note) -> None:
+    """Name the files in the folder that are a person's, once all together."""
+    if not data.exists():
         return
-    for row in files:
-        reading.remove(data, row)
-    note(f"{lint.count(len(files), 'picture')} without a source removed (--prune)")
+    ours = {table.FILE, _REPORT, _SHEET, "captions.edit.txt"}
+    for key in (*(source.key for source in given), *gone):
+        record = keeper.manifest.get(key)
+        for row in (*record.get("rows", ()), *record.get("former", ())):
+            picture = data / row["file_name"]
+            ours |= {picture.name, caption_file(picture).name}
+            if "mask_sha256" in row:
+                ours.add(mask_file(picture).name)
+    others = sorted(file.name for file in data.iterdir() if not file.name.startswith(".") and file.name not in ours)
+    if others:
+        few = len(others) == 1
+        note(
+            f"{lint.count(len(others), 'file')} in {data} {'is' if few else 'are'} not ppim's and {'stays' if few else 'stay'} "
+            f"as {'it is' if few else 'they are'}: {some(others, 3)}"
+        )
+
+
+def _tell_stayed(captions: finishing.Captioning, keeper: Keeper, settings: Settings, note: Note) -> None:
+    """Say how many captions and masks stayed that --force would have made anew."""
+    masks = len(keeper.stayed["masks"])
+    if by_hand := captions.by_hand:
+        which, them = ("which stays", "it") if by_hand == 1 else ("which stay", "them")
+        note(f"{lint.count(by_hand, 'caption')} written by hand, {which}; --force makes {them} anew")
+    if others := len(keeper.stayed["captions"]) - by_hand:
+        why = f" (made with {', '.join(sorted(captions.left_out))}, left out now)" if captions.left_out else ""
+        note(f"{stay(others, 'caption')}; --force writes {'it' if others == 1 else 'them'} anew{why}")
+    if masks:
+        them = "it" if masks == 1 else "them"
+        note(f"{stay(masks, 'mask')}; --force {f'removes {them}' if settings.mask == 'none' else f'makes {them} anew'}")
 
 
 def _tell(raw: Path, given: list[Source], manifest: Manifest, note: Note) -> tuple[list[dict[str, str]], int]:
@@ -79,7 +122,11 @@ def _tell(raw: Path, given: list[Source], manifest: Manifest, note: Note) -> tup
 def run(
     raw: Path, data: Path, settings: Settings, *, force: bool, strict: bool, dry_run: bool, tick: Tick, note: Note,
 ) -> dict[str, Any]:  # fmt: skip
-    """Prepare RAW into DATA. A folder that is there and is not ours is refused unless forced."""
+    """Prepare RAW into DATA; a dry run does the same without a change on the disk, and without what models would make.
+
+    A folder that is there and is not ppim's is refused, or with `force` the set is written beside what is in it. What a
+    person has written or changed in DATA (captions, masks, pictures, lines of metadata.jsonl) goes only with `force`.
+    """
     _check(raw, data, force)
     if settings.crop == "face":
         need_opencv("--crop face")
@@ -90,58 +137,61 @@ def run(
     given = reading.sources(raw, data)
     if not given:
         raise InputError(f"{raw}: no pictures below it ({', '.join(sorted(s[1:] for s in SUFFIXES))})")
-    if dry_run:
-        note(f"{len(given)} pictures would be prepared into {data}")
-        return {"outputs": [], "read": len(given), "written": 0, "rejected": [], "duplicates": 0}
     if not any((data / name).is_file() for name in (MANIFEST, JOURNAL)):  # else all may be there already
         finishing.need(settings)
     if outside := [source.key for source in given if source.outside and not source.problem]:
         note(f"{lint.count(len(outside), 'picture')} outside {raw}, where links lead: {some(outside, 3)}")
-    with held(data):
-        manifest = Manifest(data)
+    with held(data, dry_run=dry_run):
+        manifest = Manifest(data, dry_run=dry_run)
+        keeper = Keeper(data, manifest, force=force, dry_run=dry_run)
         try:
-            return _fill(raw, data, given, settings, manifest, force=force, strict=strict, tick=tick, note=note)
+            return _fill(raw, given, settings, keeper, strict=strict, tick=tick, note=note)
         finally:
+            keeper.clear()
             manifest.close()
 
 
 def _fill(
-    raw: Path, data: Path, given: list[Source], settings: Settings, manifest: Manifest,
-    *, force: bool, strict: bool, tick: Tick, note: Note,
-) -> dict[str, Any]:  # fmt: skip
+    raw: Path, given: list[Source], settings: Settings, keeper: Keeper, *, strict: bool, tick: Tick, note: Note
+) -> dict[str, Any]:
+    data, manifest = keeper.data, keeper.manifest
     if manifest.resumed:
         note("going on with a run that was cut off")
     keys = [source.key for source in given]
-    fresh = reading.read(given, raw, data, settings, manifest, tick, anew=False)
-    if lacking := reading.settle(given, data, settings, manifest):
-        fresh += reading.read(lacking, raw, data, settings, manifest, tick, anew=True)
-    finishing.enlarge(given, data, settings, manifest, tick)
-    finishing.cover(given, data, settings, manifest, tick)
-    by_hand = finishing.Captioning(raw, data, settings, manifest, force).run(given, tick)
-    if settings.edit:
+    arranged = table.take_edits(given, keeper)
+    fresh = reading.read(given, raw, settings, keeper, tick, anew=False)
+    if lacking := reading.settle(given, settings, keeper):
+        fresh += reading.read(lacking, raw, settings, keeper, tick, anew=True)
+    finishing.enlarge(given, settings, keeper, tick)
+    finishing.Masking(settings, keeper).run(given, tick)
+    captions = finishing.Captioning(raw, settings, keeper)
+    captions.run(given, tick)
+    if settings.edit and not keeper.dry_run:
         from lorakit.jobs.ppim.edit import edit
 
-        by_hand += edit(given, data, manifest, note)
-    if by_hand:
-        note(f"{lint.count(by_hand, 'caption')} written by hand, which stay; --force makes them anew")
+        captions.by_hand += edit(given, data, manifest, note)
+    _tell_stayed(captions, keeper, settings, note)
     gone = sorted(manifest.sources() - set(keys))
-    _prune(data, gone, manifest, settings.prune, note)
+    _prune(data, gone, keeper, settings.prune, note)
     rejected, duplicates = _tell(raw, given, manifest, note)
-    written = 0
-    with replacing(data / "metadata.jsonl") as partial, partial.open("w", encoding="utf-8", newline="\n") as out:
-        for row in rows(given, manifest):
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-            written += 1
-    found = lint.lint(rows(given, manifest), manifest.records(keys), settings)
-    for line in found.lines:
+    gone = [] if settings.prune else gone
+    written = table.write(given, gone, keeper, arranged)
+    found = lint.lint(table.rows(given, manifest), manifest.records(keys), settings)
+    for line in () if keeper.unmade else found.lines:
         note(line)
-    outputs = [str(data)]
-    training_set.write(data, manifest.records(keys), raw, found)
+    with keeper.whole(_REPORT) as file:
+        if file is not None:
+            training_set.write(file, data, manifest.records(keys), raw, found)
     if settings.contact_sheet:
-        from lorakit.reports.contact import write as write_sheet
+        with keeper.whole(_SHEET) as sheet:
+            if sheet is not None:
+                from lorakit.reports.contact import write as write_sheet
 
-        outputs.append(str(write_sheet(data, rows(given, manifest))))
-    manifest.finish(keys if settings.prune else sorted([*keys, *gone]))
+                write_sheet(sheet, data, table.rows(given, manifest))
+    _name_others(data, given, gone, keeper, note)
+    keeper.tell(note)
+    keeper.finish()
+    manifest.finish(sorted([*keys, *gone]) if gone else keys)
     if not written:
         first = rejected[0] if rejected else {"file": str(raw), "reason": "duplicates"}
         raise InputError(
@@ -151,7 +201,9 @@ def _fill(
     if strict and rejected:
         listed = "; ".join(f"{Path(r['file']).name} ({r['reason']})" for r in rejected[:3])
         raise InputError(f"{lint.count(len(rejected), 'picture')} of no use (--strict): {listed}")
+    outputs = [str(data), *[str(data / _SHEET)] * settings.contact_sheet]
     return {
-        "outputs": outputs, "read": len(given), "written": written, "rejected": rejected, "duplicates": duplicates,
-        "prepared": fresh, "lint": found.lines,
+        "outputs": [] if keeper.dry_run else outputs, "read": len(given), "written": written, "rejected": rejected,
+        "duplicates": duplicates, "prepared": fresh, "lint": None if keeper.unmade else found.lines,
+        "kept": {kind: len(names) for kind, names in keeper.stayed.items()},
     }  # fmt: skip

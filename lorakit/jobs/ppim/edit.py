@@ -11,6 +11,7 @@ from lorakit.io.files import write_text
 from lorakit.jobs.ppim.lint import count
 from lorakit.jobs.ppim.manifest import Manifest
 from lorakit.jobs.ppim.reading import Source
+from lorakit.jobs.ppim.table import forget_text
 from lorakit.runtime import platform
 
 _HEAD = """# One picture a line: its name, a tab, its caption. Change the captions, save and close.
@@ -52,7 +53,9 @@ def edit(given: list[Source], data: Path, manifest: Manifest, note: Any) -> int:
     command = editor()
     known = {row["file_name"]: row["text"] for s in given for row in manifest.get(s.key).get("rows", ())}
     file = data / "captions.edit.txt"
-    if not file.is_file():
+    if file.is_file():
+        note(f"{file} of an earlier --edit is opened again; to begin with the captions as they are now, remove it first")
+    else:
         write_text(file, _HEAD + "".join(f"{name}\t{text}\n" for name, text in known.items()))
     done = subprocess.run([*command, str(file)], check=False)
     if done.returncode:
@@ -66,6 +69,7 @@ def edit(given: list[Source], data: Path, manifest: Manifest, note: Any) -> int:
             if text == row["text"]:
                 continue
             changed += 1
+            forget_text(row)
             row |= {"text": text, "by_hand": True}
             write_text((data / row["file_name"]).with_suffix(".txt"), text + "\n" if text else "")
             manifest.put(source.key, record)

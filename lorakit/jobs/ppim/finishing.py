@@ -17,10 +17,11 @@ from lorakit.data.faces import need_opencv
 from lorakit.data.images import as_written
 from lorakit.data.prepare import encode
 from lorakit.data.trigger_words import contains
-from lorakit.io.files import write_bytes, write_text
+from lorakit.jobs.ppim.keeping import Keeper, caption_file, caption_in, is_odd, mask_file
 from lorakit.jobs.ppim.manifest import Manifest
-from lorakit.jobs.ppim.reading import Source, remove
+from lorakit.jobs.ppim.reading import Source
 from lorakit.jobs.ppim.settings import Settings, marked
+from lorakit.jobs.ppim.table import forget_text
 from lorakit.registry import CAPTIONERS, MASKS
 
 Tick = Callable[[int, int], None]
@@ -57,16 +58,20 @@ def _taken(given: Iterable[Source], manifest: Manifest) -> Iterator[tuple[Source
             yield source, record
 
 
-def enlarge(given: list[Source], data: Path, settings: Settings, manifest: Manifest, tick: Tick) -> None:
+def enlarge(given: list[Source], settings: Settings, keeper: Keeper, tick: Tick) -> None:
     """Where a picture must grow and a model was asked for: it grows, and is drawn at its size."""
     if settings.upscale in ("none", "lanczos"):
         return
+    data, manifest = keeper.data, keeper.manifest
     todo = [source for source, record in _taken(given, manifest) if any("enlarge_to" in row for row in record["rows"])]
     if not todo:
         return
     from lorakit.models.upscale import load
 
     grow = load(settings.upscale_model, settings.device, settings.dtype)
+    if keeper.dry_run:
+        keeper.unmade = True
+        return
     for number, (source, record) in enumerate(_taken(todo, manifest)):
         for row in record["rows"]:
             if "enlarge_to" not in row:
@@ -74,60 +79,87 @@ def enlarge(given: list[Source], data: Path, settings: Settings, manifest: Manif
             size = tuple(row.pop("enlarge_to"))
             picture = grow(as_written(data / row["file_name"]), size)
             encoded = encode(picture, settings.image_format)
-            write_bytes(data / row["file_name"], encoded)
             if "thumb" in row:
                 row["thumb"] = thumbs.data_uri(picture)
+            row["file_before"] = row["file_sha256"]
             row |= {"file_sha256": hashlib.sha256(encoded).hexdigest(), "quality": quality.figures(picture)}
             row["upscaled_by"] = settings.upscale
-        manifest.put(source.key, record)
+            manifest.put(source.key, record)
+            keeper.write(data / row["file_name"], encoded)
         tick(number + 1, len(todo))
 
 
-def _mask_is_whole(data: Path, row: dict[str, Any], mark: str) -> bool:
-    if row.get("mask_mark") != [mark, row["file_sha256"]]:
-        return False
-    try:
-        return hashlib.sha256((data / row["mask"]).read_bytes()).hexdigest() == row["mask_sha256"]
-    except OSError:
-        return False
+class Masking:
+    """A mask beside each picture where one is asked for. Masks that a person has changed or made stay, and so do ours
+    where this run leaves out an option that made them."""
 
+    def __init__(self, settings: Settings, keeper: Keeper) -> None:
+        self.settings, self.keeper, self.how = settings, keeper, mask_how(settings)
+        wanted = settings.mask != "none"
+        self.mark = marked([settings.mask, MASKS[settings.mask].identity(self.how)]) if wanted else ""
 
-def cover(given: list[Source], data: Path, settings: Settings, manifest: Manifest, tick: Tick) -> None:
-    """A mask beside each picture, or none where none is asked for."""
-    how = mask_how(settings)
-    mark = marked([settings.mask, MASKS[settings.mask].identity(how)]) if settings.mask != "none" else ""
-    todo = []
-    for source, record in _taken(given, manifest):
-        stale = [row for row in record["rows"] if "mask" in row and not mark]
-        for row in stale:
-            (data / row["mask"]).unlink(missing_ok=True)
-            for key in ("mask", "mask_mark", "mask_sha256", "mask_share"):
-                row.pop(key, None)
-        if stale:
-            manifest.put(source.key, record)
-        if mark and not all(_mask_is_whole(data, row, mark) for row in record["rows"]):
-            todo.append(source)
-    if not todo:
-        return
-    make = MASKS[settings.mask].load(how)
-    done = 0
-    for some in _batches(todo, settings.batch_size):
+    def run(self, given: list[Source], tick: Tick) -> None:
+        keeper, todo = self.keeper, []
+        for source, record in _taken(given, keeper.manifest):
+            before = [dict(row) for row in record["rows"]]
+            verdicts = [self._verdict(row) for row in record["rows"]]
+            if record["rows"] != before:
+                keeper.manifest.put(source.key, record)
+            if any(verdicts):
+                todo.append(source)
+        if not todo:
+            return
+        make = MASKS[self.settings.mask].load(self.how)
+        if keeper.dry_run:
+            keeper.unmade = True
+            return
+        done = 0
+        for some in _batches(todo, self.settings.batch_size):
+            self._make(some, make)
+            done += len(some)
+            tick(done, len(todo))
+
+    def _make(self, some: list[Source], make: masks.Make) -> None:
+        data, manifest = self.keeper.data, self.keeper.manifest
         records = [(source, manifest.get(source.key)) for source in some]
-        rows = [row for _, record in records for row in record["rows"]]
+        rows = [row for _, record in records for row in record["rows"] if self._verdict(row)]
         made = make([as_written(data / row["file_name"]) for row in rows])
+        coming = []
         for row, mask in zip(rows, made, strict=True):
-            name = f"{Path(row['file_name']).stem}.mask.png"
+            file = mask_file(data / row["file_name"])
             encoded = _mask_bytes(mask)
-            write_bytes(data / name, encoded)
             share = round(sum(i * n for i, n in enumerate(mask.histogram())) / 255 / (mask.width * mask.height), 4)
             row |= {
-                "mask": name, "mask_mark": [mark, row["file_sha256"]],
+                "mask": file.name, "mask_before": row.get("mask_sha256"), "mask_mark": [self.mark, row["file_sha256"]],
                 "mask_sha256": hashlib.sha256(encoded).hexdigest(), "mask_share": share,
+                "masked_with": self.settings.mask_options,
             }  # fmt: skip
+            coming.append((file, encoded))
         for source, record in records:
             manifest.put(source.key, record)
-        done += len(some)
-        tick(done, len(todo))
+        for file, encoded in coming:
+            self.keeper.write(file, encoded)
+
+    def _verdict(self, row: dict[str, Any]) -> bool:
+        """Whether the mask of a row is to be made; one that stays is counted, one that is there no more is forgotten."""
+        keeper, file = self.keeper, mask_file(self.keeper.data / row["file_name"])
+        state = keeper.state(file, row.get("mask_sha256"), row.get("mask_before"))
+        if self.mark:
+            if state == "ours" and row.get("mask_mark") == [self.mark, row["file_sha256"]]:
+                return False
+            left_out = set(row.get("masked_with", ())) - set(self.settings.mask_options)
+            if state == "absent" or (state == "ours" and not left_out) or (state != "theirs" and keeper.force):
+                return True
+        elif state == "absent" or (keeper.force and state != "theirs"):
+            if state != "absent":
+                keeper.remove(file)
+            for key in ("mask", "mask_before", "mask_mark", "mask_sha256", "mask_share", "masked_with"):
+                row.pop(key, None)
+            return False
+        row["mask"] = file.name
+        if state != "theirs":
+            keeper.stays("masks", file.name)
+        return False
 
 
 def _batches(items: list[Source], size: int) -> Iterator[list[Source]]:
@@ -141,14 +173,21 @@ def _mask_bytes(mask: Image.Image) -> bytes:
 
 
 class Captioning:
-    """Captions of all taken pictures, by rules that leave what people wrote alone."""
+    """Captions of all taken pictures, by rules that leave alone what people wrote.
 
-    def __init__(self, raw: Path, data: Path, settings: Settings, manifest: Manifest, force: bool) -> None:
-        self.raw, self.data, self.settings, self.manifest, self.force = raw, data, settings, manifest, force
+    A caption that ppim wrote and nobody has changed is written anew where this run gives all options that made it, or
+    with `force`; it is never emptied because an option is left out.
+    """
+
+    def __init__(self, raw: Path, settings: Settings, keeper: Keeper) -> None:
+        self.raw, self.settings, self.keeper = raw, settings, keeper
+        self.data, self.manifest = keeper.data, keeper.manifest
         self.how = caption_how(settings)
         self.part = CAPTIONERS[settings.caption]
         self.light = getattr(self.part, "LIGHT", False)
         self.mark = settings.caption if self.light else marked([settings.caption, self.part.identity(self.how)])
+        self.by_hand = 0
+        self.left_out: set[str] = set()  # options that made captions which stay, and that this run does not give
 
     def _text(self, own: str) -> str:
         settings = self.settings
@@ -178,6 +217,9 @@ class Captioning:
                 todo.append(source)
         if todo and say is None:
             say = self.part.load(self.how)
+        if todo and self.keeper.dry_run:  # there may be no pictures yet that a model could look at
+            self.keeper.unmade = True
+            return
         for start in range(0, len(todo), self.settings.batch_size):
             some = todo[start : start + self.settings.batch_size]
             records = [self.manifest.get(source.key) for source in some]
@@ -189,24 +231,42 @@ class Captioning:
             tick(min(len(todo), start + len(some)), len(todo))
 
     def _reject(self, source: Source, record: dict[str, Any], reason: str) -> None:
-        for row in record.pop("rows"):
-            remove(self.data, row, keep_text=bool(row.get("by_hand")))
+        """Leave a picture out whose caption cannot be read; one that has a caption already stays as it is."""
+        rows, keeper = record["rows"], self.keeper
+        if any(row["text"] for row in rows) and not keeper.force:
+            for row in rows:
+                keeper.stays("captions", caption_file(self.data / row["file_name"]).name)
+            self.manifest.put(source.key, {**record, "caption_notes": [reason]})
+            return
+        del record["rows"]
+        if any("captioned_with" in row for row in rows):
+            record["former"] = [*record.get("former", ()), *rows]
+        else:  # prepared in this very run
+            for row in rows:
+                keeper.remove_row(row)
         self.manifest.put(source.key, {**record, "reason": reason, "again": True})
 
-    def run(self, given: list[Source], tick: Tick) -> int:
-        """Write what is new or changed; gives how many captions were left as people have written them."""
-        by_hand = 0
+    def run(self, given: list[Source], tick: Tick) -> None:
+        """Write what is new or changed."""
         for source, text in self._asked(given, tick):
             record = self.manifest.get(source.key)
             before = [dict(row) for row in record["rows"]]
+            writing = [self._settle(row, self._text(text.text)) for row in record["rows"]]
             for row in record["rows"]:
-                by_hand += self._settle(row, self._text(text.text))
                 self._note_token(row)
             noted = record.get("caption_notes")
             record["caption_notes"] = list(text.notes)
             if record["rows"] != before or noted != record["caption_notes"]:
                 self.manifest.put(source.key, record)
-        return by_hand
+            for row, to_write in zip(record["rows"], writing, strict=True):
+                if to_write:
+                    self._write(caption_file(self.data / row["file_name"]), row["text"])
+
+    def _write(self, file: Path, text: str) -> None:
+        if text:
+            self.keeper.write(file, (text + "\n").encode())
+        else:
+            self.keeper.remove(file)
 
     def _note_token(self, row: dict[str, Any]) -> None:
         """Note the token, by which training knows the trigger word, as long as the caption has it."""
@@ -217,22 +277,25 @@ class Captioning:
             row.pop("token", None)
 
     def _settle(self, row: dict[str, Any], text: str) -> bool:
-        """Bring the caption's file to `text`, unless someone has written another one there."""
-        file = (self.data / row["file_name"]).with_suffix(".txt")
-        try:
-            there = " ".join(file.read_text(encoding="utf-8-sig").split())
-        except FileNotFoundError:
-            there = None
-        except (OSError, UnicodeDecodeError):
-            there = ""
-        edited = there is not None and there != row["text"] and there != text
-        if not self.force and (edited or (row.get("by_hand") and there is not None)):
+        """Bring a row to the caption `text`, unless the one that is there stays; gives whether its file is to be written."""
+        file, old = caption_file(self.data / row["file_name"]), row["text"]
+        there, options = caption_in(file), self.settings.caption_options
+        edited = there is not None and there not in (old, row.get("text_before"), text or old)
+        if not self.keeper.force and (edited or ((row.get("by_hand") or is_odd(file)) and there is not None)):
+            if there != old:
+                forget_text(row)
             row |= {"text": there, "by_hand": True}
-            return True
+            self.by_hand += 1
+            self.keeper.stays("captions", file.name)
+            return False
+        left_out = set(row.get("captioned_with", ())) - set(options)
+        if not self.keeper.force and there and there != text and (left_out or not text):
+            row["text"] = there
+            self.left_out |= left_out
+            self.keeper.stays("captions", file.name)
+            return False
         row.pop("by_hand", None)
-        row["text"] = text
-        if not text:
-            file.unlink(missing_ok=True)
-        elif there != text:
-            write_text(file, text + "\n")
-        return False
+        row |= {"text": text, "captioned_with": options}
+        if text != old:
+            row["text_before"] = old
+        return there != text if text else bool(there)

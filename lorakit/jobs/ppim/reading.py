@@ -3,7 +3,6 @@
 import base64
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lorakit.data.looks import Index, Look
 from lorakit.data.naming import names, shown
 from lorakit.data.walk import walk
 from lorakit.errors import StorageError
+from lorakit.jobs.ppim.keeping import Keeper, digest
 from lorakit.jobs.ppim.manifest import Manifest
 from lorakit.jobs.ppim.settings import Settings
 from lorakit.runtime.guarded import Guarded
@@ -44,36 +44,39 @@ def _known(record: dict[str, Any], source: Source, mark: str) -> bool:
     return record.get("mark") == mark and record.get("name") == source.name and not record.get("again")
 
 
-def _request(source: Source, record: dict[str, Any], mark: str) -> dict[str, Any]:
+def _request(source: Source, record: dict[str, Any], mark: str, force: bool) -> dict[str, Any]:
+    """What a worker is asked: only to look whether all is as it was, where nothing that it depends on has changed."""
     request: dict[str, Any] = {"path": os.fsencode(source.path).hex(), "name": source.name}
-    if _known(record, source, mark):
+    rows = record.get("rows", ())
+    if _known(record, source, mark) and not (force and any("retouched" in row or row.get("left_out") for row in rows)):
         request["known"] = record.get("sha256")
-        request["files"] = {row["file_name"]: row["file_sha256"] for row in record.get("rows", ())}
+        request["files"] = {
+            row["file_name"]: row.get("retouched") or row["file_sha256"] for row in rows if not row.get("left_out")
+        }
     return request
 
 
-def read(
-    given: list[Source], raw: Path, data: Path, settings: Settings, manifest: Manifest, tick: Tick, *, anew: bool
-) -> int:
+def read(given: list[Source], raw: Path, settings: Settings, keeper: Keeper, tick: Tick, *, anew: bool) -> int:
     """Prepare what is new or changed (all of `given`, where `anew`); gives how many were. Their records are kept."""
-    mark, done, fresh = settings.mark(), 0, 0
+    manifest, mark, done, fresh = keeper.manifest, settings.mark(), 0, 0
     at_work: dict[str, Source] = {}
 
     def requests() -> Iterator[tuple[str, dict[str, Any]]]:
         nonlocal done
         for number, source in enumerate(given):
             if source.problem:
-                manifest.put(source.key, {"name": source.name, "reason": source.problem, "again": True})
+                _take(source, {"reason": source.problem, "again": True}, mark, keeper)
                 done += 1
                 continue
             at_work[source.key] = source
-            request = _request(source, {} if anew else manifest.get(source.key), mark)
+            request = _request(source, {} if anew else manifest.get(source.key), mark, keeper.force)
             yield source.key, {**request, "thumb": number < MOST_SHOWN}
 
     setup = {
         "wanted": asdict(settings.wanted()),
         "raw": os.fsencode(raw.resolve()).hex(),
-        "data": os.fsencode(data.resolve()).hex(),
+        "data": os.fsencode(keeper.data.resolve()).hex(),
+        "into": None if keeper.dry_run else os.fsencode(keeper.staging.resolve()).hex(),
     }
     count = max(1, min(settings.workers or cores(), len(given)))
     with Guarded("lorakit.data.worker", setup, count, settings.picture_seconds) as workers:
@@ -85,40 +88,81 @@ def read(
                 raise RuntimeError(f"while {key} was prepared: {answer['bug']}")
             if not answer.get("same"):
                 fresh += 1
-                old = manifest.get(key)
-                manifest.put(key, _carried(answer, old) | {"name": source.name, "mark": mark})
-                _forget(data, old, answer)
+                _take(source, answer, mark, keeper)
             done += 1
             tick(done, len(given))
     return fresh
 
 
-def _carried(answer: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
-    """The new record with the old one's captions, by which an edited file is told from one that we wrote."""
-    before = {row["file_name"]: row for row in old.get("rows", ())}
+# What a row keeps when its picture is made anew: what is known of its caption and mask, and what a person has said of it.
+_KEPT = (
+    "text", "text_before", "by_hand", "captioned_with", "edits", "left_out", "mask", "mask_before", "mask_mark",
+    "mask_sha256", "mask_share", "masked_with", "token",
+)  # fmt: skip
+
+
+def _take(source: Source, answer: dict[str, Any], mark: str, keeper: Keeper) -> None:
+    """Put what was prepared of a source into the manifest and then into its place; what a person has changed stays, and
+    so does what is no part of the set any more, until --prune."""
+    old = keeper.manifest.get(source.key)
+    before = {_place(old, row): row for row in (*old.get("former", ()), *old.get("rows", ()))}
+    rows: list[dict[str, Any]] = []
+    taken: list[str] = []
+    coming: list[str] = []
     for row in answer.get("rows", ()):
-        if row["file_name"] in before:
-            row |= {
-                key: value for key, value in before[row["file_name"]].items() if key in ("text", "by_hand", "token")
-            }
-    return answer
+        name = row["file_name"]
+        mine = before.pop(_place(answer | {"name": source.name}, row), {})
+        verdict, there = _verdict(keeper, row, mine)
+        if verdict == "taken":
+            taken.append(name)
+        elif verdict == "stays":
+            rows.append({**mine, "retouched": there} if there else mine)
+        else:
+            if verdict == "missing" and (old.get("sha256"), old.get("mark")) == (answer["sha256"], mark):
+                keeper.missing.append(name)
+            known = {key: mine[key] for key in _KEPT if key in mine}
+            rows.append({**row, **known, "file_before": mine.get("file_sha256")})
+            coming.append(name)
+            if mine:
+                keeper.follow(mine, name)
+    record = {**answer, "name": source.name, "mark": mark}
+    if before:
+        record["former"] = list(before.values())
+    if rows:
+        record["rows"] = rows
+    else:
+        record.pop("rows", None)
+    if taken:
+        record |= {"again": True, "notes": [*record["notes"], *map(_in_the_way, taken)]}
+        record |= {} if rows else {"reason": _in_the_way(taken[0])}
+    keeper.manifest.put(source.key, record)
+    for name in coming:
+        keeper.move_in(name)
 
 
-def _forget(data: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Files made of this source before, under names that it has no more."""
-    kept = {row["file_name"] for row in new.get("rows", ())}
-    for row in old.get("rows", ()):
-        if row["file_name"] not in kept:
-            remove(data, row, keep_text=any(Path(k).stem == Path(row["file_name"]).stem for k in kept))
+def _place(record: dict[str, Any], row: dict[str, Any]) -> str:
+    """Which of a source's pictures a row is of, whatever they are called: "" or the number of the copy."""
+    return Path(row["file_name"]).stem.removeprefix(record["name"])
 
 
-def remove(data: Path, row: dict[str, Any], *, keep_text: bool = False) -> None:
-    """The files of one row."""
-    file = data / row["file_name"]
-    files = [file, file.with_suffix(".mask.png"), *([] if keep_text else [file.with_suffix(".txt")])]
-    for one in files:
-        with suppress(OSError):
-            one.unlink()
+def _verdict(keeper: Keeper, row: dict[str, Any], mine: dict[str, Any]) -> tuple[str, str]:
+    """What becomes of a prepared picture: it "comes", is "missing" and comes, another "stays", or its place is "taken";
+    and the sha256 of a picture that a person has changed."""
+    file = keeper.data / row["file_name"]
+    same = not mine or mine["file_name"] == row["file_name"]
+    state = keeper.state(file, *((mine.get("file_sha256"), mine.get("file_before")) if same else ()))
+    if state == "absent":
+        if mine.get("left_out") and not keeper.force:
+            return "stays", ""
+        return ("missing" if mine and same else "comes"), ""
+    there = digest(file)
+    if state == "ours" or there == row["file_sha256"] or keeper.may_replace(state):
+        return "comes", ""
+    return ("stays", there) if state == "changed" else ("taken", "")
+
+
+def _in_the_way(name: str) -> str:
+    return f"another file stands in its place: {name} in the training set is not ppim's; rename it or the source"
 
 
 def _doubles(given: list[Source], manifest: Manifest) -> dict[str, tuple[str, str]]:
@@ -148,19 +192,20 @@ def _doubles(given: list[Source], manifest: Manifest) -> dict[str, tuple[str, st
     return found
 
 
-def settle(given: list[Source], data: Path, settings: Settings, manifest: Manifest) -> list[Source]:
+def settle(given: list[Source], settings: Settings, keeper: Keeper) -> list[Source]:
     """Mark the duplicates, whichever order the pictures were read in; gives those that are taken but not yet written.
 
     Of pictures with the same bytes the one with the shortest name stays, of those that look alike the largest.
     """
+    manifest = keeper.manifest
     doubles = _doubles(given, manifest) if settings.dedup else {}
     lacking = []
     for source in given:
         record = manifest.get(source.key)
         before = record.pop("duplicate_of", None), record.pop("duplicate_how", None)
         if source.key in doubles:
-            for row in record.pop("rows", ()):
-                remove(data, row)
+            if rows := [*record.get("former", ()), *record.pop("rows", ())]:
+                record["former"] = rows
             record["duplicate_how"], record["duplicate_of"] = doubles[source.key]
         elif "reason" not in record and not record.get("rows"):
             lacking.append(source)

@@ -56,6 +56,21 @@ class Settings:
             self.min_size, self.min_sharpness, self.upscale, self.background, self.max_pixels, self.first_frame,
         )  # fmt: skip
 
+    @property
+    def caption_options(self) -> list[str]:
+        """The options that make captions, as far as they are given."""
+        given = {
+            "--caption": self.caption != "none",
+            "--caption-template": bool(self.template),
+            "--caption-replace": bool(self.caption_replace),
+        }
+        return [name for name, is_given in given.items() if is_given]
+
+    @property
+    def mask_options(self) -> list[str]:
+        """The options that make masks, as far as they are given."""
+        return ["--mask", *["--mask-prompt"] * bool(self.mask_prompt)] if self.mask != "none" else []
+
     def mark(self) -> str:
         """Short hex of all that a written picture depends on."""
         whole = {**asdict(self.wanted()), "upscale_model": self.upscale_model if self.upscale != "none" else ""}
