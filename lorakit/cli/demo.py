@@ -28,7 +28,7 @@ def demo(
     with progress("demo") as tick:
         result = run(
             Path(out), photos=Path(photos) if photos else None, word=word, steps=steps, seed=seed, force=manner.force,
-            tick=tick, note=note,
+            dry_run=manner.dry_run, tick=tick, note=note,
         )  # fmt: skip
     emit(result)
 

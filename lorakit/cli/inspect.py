@@ -36,6 +36,9 @@ def inspect(
     if report_file is not None:
         PAGE.check(Path(report_file))
     check_inputs(files, "file")
+    for option, given in (("--force", manner.force), ("--dry-run", manner.dry_run)):
+        if given and report_file is None:
+            note(f"{option} makes no difference here: inspect writes nothing without --report")
     from lorakit.runtime.workers import one_thread_each
 
     one_thread_each()
@@ -45,7 +48,7 @@ def inspect(
         from lorakit.reports.similarity import lines as table
 
         target = Path(report_file) if report_file is not None else None
-        result = compared(paths, report=target, force=manner.force, note=note)
+        result = compared(paths, report=target, force=manner.force, dry_run=manner.dry_run, note=note)
         if not manner.json_output:
             report(table(result["similarity"]))
         emit(result)

@@ -150,8 +150,8 @@ def sample(
         if found or Path(output).suffix.lower() == ".png":
             raise UsageError("--prompts - draws into a folder, without --grid")
         status = serve(
-            request, Path(output), sys.stdin, loras=loras, device=device, force=manner.force, note=note,
-            each=line, changes=changes, extras=extras,
+            request, Path(output), sys.stdin, loras=loras, device=device, force=manner.force,
+            dry_run=manner.dry_run, note=note, each=line, changes=changes, extras=extras,
         )  # fmt: skip
         raise typer.Exit(status)
     with progress("drawing") as tick:

@@ -102,7 +102,7 @@ def train(
     check_name(config.model)
     existing_folder(data, "training pictures")  # told before torch loads
     target = Path(output or _FILE.get(config.mode, "lora.safetensors"))
-    looks_only = plan or show_targets or replay is not None or manner.dry_run
+    looks_only = plan or show_targets or replay is not None
     kind = of_mode(config.mode)
     kind.check(target)
     if run_dir:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -23,7 +24,7 @@ from lorakit.io.header import MAX_HEADER, Entry, Header, parse_header, shown
 from lorakit.io.reader import Reader
 from lorakit.runtime.platform import BINARY
 
-__all__ = ["Header", "OpenFile", "data_hash", "open_file", "parse_header", "write"]
+__all__ = ["Header", "OpenFile", "check", "data_hash", "open_file", "parse_header", "write"]
 
 _PIECE = 1 << 20
 _AHEAD = 16  # pieces
@@ -206,14 +207,19 @@ def _send_on(fd: int, begin: int, end: int) -> None:
         os.posix_fadvise(fd, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
 
-def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str], *, hashed: bool = True) -> str:
-    """Write a file whole or not at all; the same content gives the same bytes.
+@dataclass(frozen=True)
+class _Planned:
+    """A file that nothing is wrong with but, maybe, numbers that are not finite."""
 
-    hashed  the data's sha256 goes into the metadata, as `modelspec.hash_sha256` and `sshs_model_hash`
-    gives   that hash as hex, or "" where it was not asked for
-    raises  NumericError that names the first tensor with NaN or infinity; InputError for what safetensors cannot
-            hold; StorageError. What was at `path` before then stays.
-    """
+    entries: dict[str, Entry]
+    spelled: str
+    notes: dict[str, str]
+
+    def head(self, hashes: Mapping[str, str]) -> bytes:
+        return _spelled(self.spelled, {**self.notes, **hashes})
+
+
+def _planned(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> _Planned:
     # A hash of what the tensors came from is wrong here. Of the two kinds, sshs_legacy_hash cannot be made again: it
     # is of a stretch of the file as its first writer would have spelled it without the other metadata.
     notes = {
@@ -223,37 +229,61 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str],
     }
     try:
         entries = _layout(tensors)
-        room = {"modelspec.hash_sha256": "0x" + "0" * 64, "sshs_model_hash": "0" * 64} if hashed else {}
         fields = ({"dtype": kind, "shape": shape, "data_offsets": span} for kind, shape, *span in entries.values())
-        spelled = _json(dict(zip(entries, fields, strict=True)))
-        head = _spelled(spelled, {**notes, **room})
+        planned = _Planned(entries, _json(dict(zip(entries, fields, strict=True))), notes)
+        head = planned.head(_hashes("0" * 64))
         parse_header(head, len(head) + max((end for _, _, _, end in entries.values()), default=0))
     except InputError as error:
         raise InputError(f"{path}: the file to be written {error}") from None
     except UnicodeEncodeError as error:
         raise InputError(f"{path}: a name or a note in the metadata is no text: {error.object[:80]!a}") from None
-    bad: list[str] = []
+    return planned
+
+
+def _hashes(digest: str) -> dict[str, str]:
+    return {"modelspec.hash_sha256": f"0x{digest}", "sshs_model_hash": digest}
+
+
+def _check_finite(path: Path, bad: Sequence[str]) -> None:
+    if bad:
+        raise NumericError(f"{path}: NaN or infinity in {len(bad)} tensors, first {shown(bad[0])}; nothing was written")
+
+
+def check(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Raise what `write` would raise over these tensors and this metadata; nothing is written."""
+    planned, bad = _planned(path, tensors, metadata), list[str]()
+    for _ in _pieces(tensors, planned.entries, bad):
+        pass
+    _check_finite(path, bad)
+
+
+def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str], *, hashed: bool = True) -> str:
+    """Write a file whole or not at all; the same content gives the same bytes.
+
+    hashed  the data's sha256 goes into the metadata, as `modelspec.hash_sha256` and `sshs_model_hash`
+    gives   that hash as hex, or "" where it was not asked for
+    raises  NumericError that names the first tensor with NaN or infinity; InputError for what safetensors cannot
+            hold; StorageError. What was at `path` before then stays.
+    """
+    planned, bad = _planned(path, tensors, metadata), list[str]()
+    head = planned.head(_hashes("0" * 64) if hashed else {})
     with replacing(path) as temporary:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
         try:
             with _hashing(hashed) as (update, hexdigest):
                 at = sent = _write_all(fd, head)
-                with closing(_ahead(_pieces(tensors, entries, bad))) as pieces:
+                with closing(_ahead(_pieces(tensors, planned.entries, bad))) as pieces:
                     for piece in pieces:
                         update(piece)
                         at += _write_all(fd, piece)
                         if at - sent >= _SENT:
                             _send_on(fd, sent, at)
                             sent = at
-                if bad:
-                    raise NumericError(
-                        f"{path}: NaN or infinity in {len(bad)} tensors, first {shown(bad[0])}; nothing was written"
-                    )
+                _check_finite(path, bad)
                 found = hexdigest()
             if hashed:
-                head = _spelled(spelled, {**notes, "modelspec.hash_sha256": f"0x{found}", "sshs_model_hash": found})
                 os.lseek(fd, 0, os.SEEK_SET)
-                _write_all(fd, head)
+                _write_all(fd, planned.head(_hashes(found)))
         finally:
             os.close(fd)
     return found

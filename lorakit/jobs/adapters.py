@@ -98,12 +98,15 @@ def load(file: Path) -> Adapter:
 
 
 def save(
-    file: Path, adapter: Adapter, file_format: str, dtype: "torch.dtype | str | None" = None, family: str | None = None
-) -> None:
+    file: Path, adapter: Adapter, file_format: str, dtype: "torch.dtype | str | None" = None, family: str | None = None,
+    *, dry_run: bool = False,
+) -> None:  # fmt: skip
     """Write the adapter whole, with what clients look for in the metadata.
 
-    dtype   torch's, or its name, "float16"; the scales that a format asks for are applied before the rounding to it
-    family  of the base model, where it is known by more than the adapter's modules
+    dtype    torch's, or its name, "float16"; the scales that a format asks for are applied before the rounding to it
+    family   of the base model, where it is known by more than the adapter's modules
+    dry_run  do all of it but the writing
+    raises   InputError for what the format cannot hold
     """
     named = adapter.with_metadata(
         **{
@@ -123,7 +126,7 @@ def save(
     tensors = encoded.tensors
     if dtype is not None:
         tensors = {key: narrowed(x, type_named(str(dtype))) for key, x in tensors.items()}
-    safetensors.write(file, tensors, encoded.metadata)
+    (safetensors.check if dry_run else safetensors.write)(file, tensors, encoded.metadata)
 
 
 def parse_weights(text: str, count: int, option: str) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +57,20 @@ def run(
     result: dict[str, Any] = {"outputs": []}
     notes: dict[str, str] = {}
     written: list[Path] = []
-    if wanted.learn is not None and not dry_run:
-        composition, notes = _learnt(composition, wanted, result, tick, note)
-        written.append(_plot_learning(result, curve_file))
+    if wanted.learn is not None:
+        composition, notes = _learnt(composition, wanted, result, dry_run, tick, note)
+        if not dry_run:
+            written.append(_plot_learning(result, curve_file))
     result["adapters"] = [{"name": m.name, "path": str(m.path), "weight": m.weight} for m in composition.members]
+    if wanted.bake:
+        result |= _baked(composition, output, wanted, force, dry_run, note)
+    recipe = "" if wanted.bake else recipes.write(composition, output.parent, notes)
     if dry_run:
         note(f"{len(composition.members)} adapters would be composed in {output}")
         return result
     with telling(lambda: told(written)):
-        if wanted.bake:
-            result |= _baked(composition, output, wanted, force, note)
-        else:
-            write_text(output, recipes.write(composition, output.parent, notes))
+        if not wanted.bake:
+            write_text(output, recipe)
     if wanted.plot is not None:
         written.append(_plotted(composition, wanted.plot, wanted.steps))
     return {**result, "outputs": [str(output), *map(str, written)]}
@@ -103,7 +105,9 @@ def _put(file: Path, image: Any) -> None:
     write_bytes(file, data.getvalue())
 
 
-def _baked(composition: Composition, output: Path, wanted: Wanted, force: bool, note: Note) -> dict[str, Any]:
+def _baked(
+    composition: Composition, output: Path, wanted: Wanted, force: bool, dry_run: bool, note: Note
+) -> dict[str, Any]:
     """One adapter, exactly: the sum of the deltas at their weights."""
     from lorakit.jobs import adapters, merge
 
@@ -113,20 +117,27 @@ def _baked(composition: Composition, output: Path, wanted: Wanted, force: bool, 
     given = [adapters.Weighted(member.path, member.weight, member) for member in composition.members]
     done = merge.run(
         given, output, alpha=None, weights=None, method="linear", rank=None, file_format=wanted.file_format,
-        dtype="float32", force=force, dry_run=False, tick=lambda done, of: None, note=note,
+        dtype="float32", force=force, dry_run=dry_run, tick=lambda done, of: None, note=note,
     )  # fmt: skip
     return {key: done[key] for key in ("layers", "ranks", "error")}
 
 
 def _learnt(
-    composition: Composition, wanted: Wanted, result: dict[str, Any], tick: Callable[[int, int], None], note: Note
-) -> tuple[Composition, dict[str, str]]:
+    composition: Composition, wanted: Wanted, result: dict[str, Any], dry_run: bool, tick: Callable[[int, int], None],
+    note: Note,
+) -> tuple[Composition, dict[str, str]]:  # fmt: skip
     from lorakit.jobs.learn import learn
     from lorakit.jobs.session import load_model
 
     assert wanted.learn is not None
     components = load_model(wanted.model, wanted.device, wanted.dtype, note)
-    done = learn(components, composition, wanted.learn, wanted.how, tick, note)
+    done = learn(
+        components, composition, wanted.learn, replace(wanted.how, steps=0) if dry_run else wanted.how, tick, note
+    )
+    if dry_run:
+        result |= {"held_out_before": done.before, "held_out_after": None, "numbers": done.numbers}
+        result |= {"losses": None, "held_out": None}
+        return composition, {}
     note(f"loss on held-out pictures {done.before:.5f} before, {done.after:.5f} after; {done.numbers} numbers learnt")
     result |= {"held_out_before": done.before, "held_out_after": done.after, "numbers": done.numbers}
     result |= {"losses": done.losses, "held_out": done.held_out}

@@ -77,13 +77,13 @@ def run(
         encoded = codec.encode(_ready(wanted, changes.dtype), _context(wanted, shapes))
         losses = _accepted(encoded.losses, to, changes.allow_loss, note)
     result: dict[str, Any] = {
-        "outputs": [],
-        "from": adapter.format,
-        "to": to,
-        "unchanged": same,
-        "losses": list(losses),
-    }
+        "outputs": [], "from": adapter.format, "to": to, "unchanged": same, "losses": list(losses),
+        "modules": len(wanted.modules), "tokens": sorted(wanted.embeddings), "error": None, "approximated": errors,
+        "coverage": None,
+    }  # fmt: skip
     if dry_run:
+        if not same:
+            _check_writable(output, encoded, changes.dtype)
         note(f"{len(wanted.modules)} modules and {len(wanted.embeddings)} tokens would be written to {output}")
         return result
     if same:
@@ -94,10 +94,9 @@ def run(
         written = files.read(output, shapes)
     with telling(lambda: told([output])):
         compared = dict.fromkeys(adapter.modules, 0.0) if same else _compare(wanted, written, losses, tick)
-    worst = max([*compared.values(), *errors.values()], default=0.0)
     result |= {
-        "outputs": [str(output)], "modules": len(compared), "tokens": sorted(written.embeddings), "error": worst,
-        "approximated": errors,
+        "outputs": [str(output)], "modules": len(compared), "tokens": sorted(written.embeddings),
+        "error": max([*compared.values(), *errors.values()], default=0.0),
         "coverage": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in coverages(written)},
     }  # fmt: skip
     _say(result, note)
@@ -226,17 +225,25 @@ def _check_same(source: Path, copy: Path) -> None:
                 raise InputError(f"{source} changed while it was copied; run it again")
 
 
-def _write(output: Path, encoded: Encoded, dtype: str | None, note: Note) -> None:
-    def typed(tensors: Mapping[str, Array]) -> dict[str, Array]:
-        return {key: x if dtype is None else narrowed(x, dtype) for key, x in tensors.items()}
+def _typed(tensors: Mapping[str, Array], dtype: str | None) -> dict[str, Array]:
+    return {key: x if dtype is None else narrowed(x, dtype) for key, x in tensors.items()}
 
+
+def _check_writable(output: Path, encoded: Encoded, dtype: str | None) -> None:
+    """Raise what `_write` would raise; nothing is written."""
+    held = [content for content in encoded.folder.values() if not isinstance(content, str)]
+    for tensors, metadata in held if encoded.folder else [(encoded.tensors, encoded.metadata)]:
+        safetensors.check(output, _typed(tensors, dtype), metadata)
+
+
+def _write(output: Path, encoded: Encoded, dtype: str | None, note: Note) -> None:
     if _is_pickled(output):
-        _ckpt.write_tree(output, a1111_embedding.pickled(typed(encoded.tensors), encoded.metadata))
+        _ckpt.write_tree(output, a1111_embedding.pickled(_typed(encoded.tensors, dtype), encoded.metadata))
         if lost := sorted(encoded.metadata.keys() - {"name"}):
             note(f"left out: {output.suffix} files have no place for metadata ({some(lost, 5)})")
         return
     if not encoded.folder:
-        safetensors.write(output, typed(encoded.tensors), encoded.metadata)
+        safetensors.write(output, _typed(encoded.tensors, dtype), encoded.metadata)
         return
     with replacing_folder(output, note) as folder:
         for path, content in encoded.folder.items():
@@ -245,7 +252,7 @@ def _write(output: Path, encoded: Encoded, dtype: str | None, note: Note) -> Non
             if isinstance(content, str):
                 file.write_text(content, encoding="utf-8", newline="\n")
             else:
-                safetensors.write(file, typed(content[0]), content[1])
+                safetensors.write(file, _typed(content[0], dtype), content[1])
 
 
 def _compare(

@@ -9,9 +9,10 @@ from PIL import Image
 
 from lorakit.config import TrainConfig
 from lorakit.errors import RefusedError
-from lorakit.io.files import check_place, write_bytes, write_text
+from lorakit.io.files import check_place, existing_folder, write_bytes, write_text
 from lorakit.io.record import Known, clear, recorded, stranger_in
 from lorakit.jobs import merge, ppim, sample, train
+from lorakit.jobs.ppim.keeping import STAGING
 from lorakit.jobs.train._life import known_by_mark
 from lorakit.models.config import folder_of, native_size
 from lorakit.reports.page import Page, inline
@@ -51,6 +52,21 @@ def draw_raw(subject: str, folder: Path, size: int = 256) -> None:
         write_bytes(folder / f"{_article(style)} emoji of a {_TOKEN} {word}{where}.png", encoded.getvalue())
 
 
+def _prepare(raw: Path, data: Path, template: str, *, dry_run: bool, note: Callable[[str], None]) -> None:
+    side, multiple = native_size("tiny")
+    settings = ppim.Settings(
+        (side, side), multiple, "center", "none" if template else "filename", template, _TOKEN, "png", 1, True
+    )
+    ppim.run(
+        raw, data, settings, force=False, strict=False, dry_run=dry_run, tick=lambda done, total: None, note=note
+    )  # fmt: skip
+
+
+def _template(word: str) -> str:
+    """The caption of photographs of this class."""
+    return f"a photo of a {{token}} {word}"
+
+
 class _Tour:
     """Carries the folder and the page through the steps."""
 
@@ -59,14 +75,8 @@ class _Tour:
         self.page = Page("lorakit demo: subjects learnt from a few pictures")
 
     def prepare(self, name: str, raw: Path, template: str) -> Path:
-        side, multiple = native_size("tiny")
-        settings = ppim.Settings(
-            (side, side), multiple, "center", "none" if template else "filename", template, _TOKEN, "png", 1, True
-        )
         data = self.out / name / "data"
-        ppim.run(
-            raw, data, settings, force=False, strict=False, dry_run=False, tick=lambda done, total: None, note=self.note
-        )
+        _prepare(raw, data, template, dry_run=False, note=self.note)
         self.page.heading(f"{name}: the pictures it was learnt from")
         for file in sorted(data.glob("*.png"))[:8]:
             self.figure(file, (file.with_suffix(".txt")).read_text(encoding="utf-8").strip())
@@ -105,6 +115,8 @@ class _Tour:
 
 def _known(folder: Path) -> Known | None:
     """What is lorakit's in the folders of a tour without being in a record: what `ppim` and `train` know of theirs."""
+    if folder.name == STAGING:
+        return lambda name, listed: True
     if folder.name == "run":
         return lambda name, listed: known_by_mark(folder, name)
     return ppim.known(folder) if folder.name == "data" else None
@@ -125,14 +137,14 @@ def _subject(tour: _Tour, name: str) -> tuple[Path, str]:
 
 def _photos(tour: _Tour, photos: Path, word: str) -> tuple[Path, str]:
     prompt, plain = f"a photo of a {_TOKEN} {word}", f"a photo of {_article(word)}"
-    data = tour.prepare("photos", photos, f"a photo of a {{token}} {word}")
+    data = tour.prepare("photos", photos, _template(word))
     adapter = tour.learn("photos", data, plain)
     tour.before_after("photos", [prompt, f"{prompt} on a blue background", plain], adapter)
     return adapter, prompt
 
 
 def run(
-    out: Path, *, photos: Path | None, word: str, steps: int, seed: int, force: bool,
+    out: Path, *, photos: Path | None, word: str, steps: int, seed: int, force: bool, dry_run: bool,
     tick: Callable[[int, int], None], note: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
     """The tour into `out`; the page is `out`/index.html. The last step writes it, so that a page is a whole tour.
@@ -148,12 +160,20 @@ def run(
     if (out / _PAGE).exists() and not force:
         raise RefusedError(f"{out} holds a whole tour; choose another folder or make it anew with --force")
 
+    if photos is not None:
+        existing_folder(photos, "photographs")
+
     def known(name: str, listed: bool) -> bool:
         folder, _, inner = name.rpartition("/")
         told = _known(out / folder)
         return told is not None and told(inner, listed)
 
-    with held(out), recorded(out, known):
+    with held(out, dry_run=dry_run), recorded(out, known):
+        if dry_run:
+            if photos is not None:  # all other pictures are lorakit's own
+                _prepare(photos, out / "photos" / "data", _template(word), dry_run=True, note=note)
+            note(f"the whole tour would be made in {out}, its page {out / _PAGE}")
+            return {"outputs": [], "adapters": None}
         if force:
             clear(out, _known)
         with telling(lambda: f"what is finished stays in {out}; the same command goes on with it"):

@@ -39,22 +39,20 @@ def run(
     if base is None:
         adapter, found, family, extra = of_adapter(tuned, choices, size, tick)
     else:
-        adapter, found, family, extra = between(tuned, base, choices, size, device, tick, note, dry_run)
+        adapter, found, family, extra = between(tuned, base, choices, size, device, tick, note)
     if type_named(str(dtype)) == "F16":
         modules = {n: balanced(x) if isinstance(x, LowRank) else x for n, x in adapter.modules.items()}
         adapter = replace(adapter, modules=modules)
-    written = [] if dry_run else [str(path) for path in (output, report) if path is not None]
-    if dry_run:
-        if base is None:
-            note(f"{len(adapter.modules)} modules would be written to {output}")
-    else:
-        adapters.save(output, adapter, file_format, dtype, family)
+    adapters.save(output, adapter, file_format, dtype, family, dry_run=dry_run)
+    if report is not None and not dry_run:
         with telling(lambda: told([output])):
-            if report is not None:
-                _draw(report, found, f"{Path(tuned).name}: what was extracted")
-        taken = [Line(one.name, one.rank, one.kept, one.excess) for one in found if one.delta is not None]
-        for line in table(taken, verbose):
-            note(line)
+            _draw(report, found, f"{Path(tuned).name}: what was extracted")
+    taken = [Line(one.name, one.rank, one.kept, one.excess) for one in found if one.delta is not None]
+    for line in table(taken, verbose):
+        note(line)
+    if dry_run:
+        note(f"{len(adapter.modules)} modules would be written to {output}")
+    written = [] if dry_run else [str(path) for path in (output, report) if path is not None]
     return {"outputs": written, "family": family, **_figures(adapter, found), **extra}
 
 

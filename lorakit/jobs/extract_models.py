@@ -36,7 +36,6 @@ _TIMES = 4  # times the ranks that a budget allows on average: as many as one mo
 
 def between(
     tuned: str, base: str, choices: Choices, size: int, device: str, tick: Callable[[int, int], None], note: Note,
-    dry_run: bool,
 ) -> tuple[Adapter, list[Taken], str | None, dict[str, Any]]:  # fmt: skip
     """(the adapter, what was taken of each module, the family, more figures); a number takes `size` bytes.
 
@@ -49,9 +48,6 @@ def between(
         note(f"not compared: {line}")
     choices = _checked(choices, pairs, size)
     rule = choices.rule or _DEFAULT
-    if dry_run:
-        note(f"{len(pairs.weights)} weights of {tuned} and {base} would be compared")
-        return Adapter({}), [], pairs.family, {"identical": 0, "skipped": {}}
     found, same, bad = _weights(pairs.weights, choices, rule, device, tick)
     others, same_others = _others(pairs.others, bad)
     if bad:

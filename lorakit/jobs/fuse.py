@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -75,15 +76,16 @@ def fuse(
     }  # fmt: skip
     same = base.layout == FOLDER if to_folder else base.layout in (SINGLE, UNET_FILE)
     plan = same_layout(base, arrays) if same else other_layout(base, arrays, to_folder, result, note)
-    if dry_run:
-        note(f"{result['layers']} modules of {model} would be changed and written to {output}")
-        return result
+    texts = _Texts.of(base, tokenizer, note) if to_folder and not same else _Texts()
     ready = _counted(plan, rounding, tick)
+    touched = {*changes, *(f"{part}.{TOKENS}" for part in vocabulary)}
+    untouched = _untouched(base, touched) if to_folder and dtype is None else set()
+    if dry_run:
+        _check_numbers(output, ready, untouched)
+        note(f"{result['layers']} modules of {model} would be changed and written to {output}")
+        return result | sums.report()
     if to_folder:
-        touched = {*changes, *(f"{part}.{TOKENS}" for part in vocabulary)}
-        untouched = set() if dtype is not None else {file for file in base.files if file.endswith(".safetensors")}
-        untouched -= {base.places[name].file for name in touched}
-        _write_folder(base, output, ready, untouched, same, vocabulary, tokenizer, note)
+        _write_folder(base, output, ready, untouched, same, vocabulary, texts, note)
     elif output.suffix.lower() == ".ckpt":
         _ckpt.write(output, ready[""])
     else:
@@ -99,6 +101,31 @@ def fuse(
     if any(rounding.of(base.arrays[name]) in ("F16", "BF16") for name in changes):
         note(f"{result['retained']:.1%} of the delta is in the weights after the rounding to half precision")
     return result
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What a folder needs beside its weights where it is made of a single file: configs by their path, and by part the
+    folder with its tokenizer's files."""
+
+    configs: Mapping[str, Any] = field(default_factory=dict)
+    tokenizers: Mapping[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, base: Model, given: Path | None, note: Note) -> _Texts:
+        return cls(configs_of(base, note), {part: tokenizer_files(base, part, given) for part in texts_of(base)})
+
+
+def _untouched(base: Model, touched: set[str]) -> set[str]:
+    """Files of the source whose bytes are right as they are."""
+    return {file for file in base.files if file.endswith(".safetensors")} - {base.places[name].file for name in touched}
+
+
+def _check_numbers(output: Path, plan: Plan, untouched: set[str]) -> None:
+    """Work out every weight that would be written, and raise what its writing would raise."""
+    for file, held in plan.items():
+        if file not in untouched:
+            safetensors.check(output, held, {})
 
 
 def _module(name: str) -> str:
@@ -150,20 +177,18 @@ def _counted(plan: Mapping[str, Mapping[str, Stored]], rounding: Rounding, tick:
 
 def _write_folder(
     base: Model, output: Path, plan: Plan, untouched: set[str], same: bool, vocabulary: Mapping[str, Vocabulary],
-    given: Path | None, note: Note,
+    texts: _Texts, note: Note,
 ) -> None:  # fmt: skip
     """Weights, configs and tokenizers; `untouched` are files of the source whose bytes are right as they are."""
-    ready = {} if same else configs_of(base, note)
-    tokenizers = {} if same else {part: tokenizer_files(base, part, given) for part in texts_of(base)}
     with replacing_folder(output, note) as partial:
         if same:
             shutil.copytree(
                 check_plain(base.path, "model"), partial, dirs_exist_ok=True, ignore=_ignored(base, untouched)
             )
-        for path, config in ready.items():
+        for path, config in texts.configs.items():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
-        for part, source in tokenizers.items():
+        for part, source in texts.tokenizers.items():
             (partial / tokenizer_of(part)).mkdir(exist_ok=True)
             for name in TOKENIZER_FILES:
                 if (source / name).is_file():

@@ -87,8 +87,10 @@ def learn(
         raise UsageError("--learn scales each adapter's weight; an adapter at 0 stays there: give it another weight")
     ensemble = Ensemble(components, [composition], note)
     gates = _Gates(ensemble, composition, how.per)
+    gates.written(gates.values.detach())  # what cannot be written is told before it is learnt
     train, held = _sets(components, data, how, note)
     before = best = _loss(components, ensemble, gates, held).item()
+    _check_finite(before)
     kept, losses, seen, worse = torch.ones_like(gates.values), [], [(0, before)], 0
     if _leave_out(components, ensemble, gates, train):
         start = _loss(components, ensemble, gates, held).item()
@@ -116,6 +118,11 @@ def learn(
     numbers = gates.values.numel()
     ensemble.remove()
     return Learnt(found, before, best, numbers, losses, seen)
+
+
+def _check_finite(loss: float) -> None:
+    if not np.isfinite(loss):
+        raise NumericError(f"--learn: the loss is {loss} before the first step; is an adapter or a picture damaged?")
 
 
 class _Strides:

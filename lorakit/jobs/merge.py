@@ -66,13 +66,13 @@ class Into:
     tokenizer: Path | None = None
 
     def write(
-        self, adapter: Adapter, output: Path, allow_unmatched: bool, force: bool, tick: Tick, note: Note
+        self, adapter: Adapter, output: Path, allow_unmatched: bool, force: bool, dry_run: bool, tick: Tick, note: Note
     ) -> dict[str, Any]:
         from lorakit.jobs.fuse import fuse
 
         done = fuse(
             adapter, self.model, output, dtype=self.dtype, stochastic_rounding=self.stochastic_rounding, seed=self.seed,
-            allow_unmatched=allow_unmatched, force=force, tokenizer=self.tokenizer, tick=tick, note=note,
+            allow_unmatched=allow_unmatched, force=force, dry_run=dry_run, tokenizer=self.tokenizer, tick=tick, note=note,
         )  # fmt: skip
         said = ("retained", "retained_worst", "retained_by_module", "norms", "left_out", "tokens", "unmatched")
         return {"into": self.model, "written": done["outputs"], **{key: done[key] for key in said if key in done}}
@@ -111,19 +111,19 @@ def run(
     check_targets([*((path, kind) for path in outputs), (choices.report, PAGE)], force=force)
     given = adapters.read_arguments(arguments)
     plan = _planned(given, outputs, _rows(given, alpha, weights, choices.sweep), method, rank, choices, into, note)
-    if dry_run:
-        note(f"{len(plan.names)} modules would be written to {', '.join(map(str, outputs))}")
-        return {"outputs": [], "layers": len(plan.names), "ranks": {}, "error": 0.0, "unmatched": list(plan.unmatched)}
     series: list[dict[str, Any]] = []
     with telling(lambda: written([one["output"] for one in series])):
         if into is not None and rank is None:
             made: Iterator[dict[str, Any]] = (
-                _collapsed(plan, i, into, choices, force, tick, note) for i in range(len(outputs))
+                _collapsed(plan, i, into, choices, force, dry_run, tick, note) for i in range(len(outputs))
             )
         else:
-            made = _cut(plan, rank, choices, into, file_format, dtype, force, tick, note)
+            made = _cut(plan, rank, choices, into, file_format, dtype, force, dry_run, tick, note)
         series.extend(made)
     done = merge_figures.report(series, plan.unmatched, bool(choices.sweep))
+    if dry_run:
+        note(f"{len(plan.names)} modules would be written to {', '.join(map(str, outputs))}")
+        return {**done, "outputs": []}
     if choices.report is not None:
         done["outputs"].append(str(choices.report))
     return done
@@ -165,7 +165,7 @@ def _planned(
 
 def _cut(
     plan: _Plan, rank: Rule | None, choices: Choices, into: Into | None, file_format: str, dtype: str, force: bool,
-    tick: Tick, note: Note,
+    dry_run: bool, tick: Tick, note: Note,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The outputs as adapters of a rank, written as such or into a model."""
     base = _base(choices, into, plan.how.sources, note)
@@ -181,14 +181,14 @@ def _cut(
             note(f"{path}: the merged adapter is empty: its weights cancel or are all 0")
         figures = merge_figures.figures(path, row, found, plan.vectors)
         if into is None:
-            adapters.save(path, adapter, file_format, dtype)
+            adapters.save(path, adapter, file_format, dtype, dry_run=dry_run)
         else:
-            done = into.write(adapter, path, choices.allow_unmatched, force, tick, note)
+            done = into.write(adapter, path, choices.allow_unmatched, force, dry_run, tick, note)
             figures |= {key: value for key, value in done.items() if key != "norms"}
         for line in merge_figures.table(figures, choices.verbose):
             note(line)
         yield figures
-    if choices.report is not None:
+    if choices.report is not None and not dry_run:
         shapes = _shapes(plan.how.sources, base)
         write_text(choices.report, merge_figures.page(found, shapes, f"{path.name}: what was merged"))
 
@@ -200,14 +200,14 @@ def _shapes(sources: Sequence[Source], base: Mapping[str, Stored]) -> dict[str, 
 
 
 def _collapsed(
-    plan: _Plan, i: int, into: Into, choices: Choices, force: bool, tick: Tick, note: Note
+    plan: _Plan, i: int, into: Into, choices: Choices, force: bool, dry_run: bool, tick: Tick, note: Note
 ) -> dict[str, Any]:
     """One output that goes into a model whole: each delta is made when its weight is written."""
     path, row = plan.outputs[i], plan.how.rows[i]
     joined = {name: plan.how.joined(name, row) for name in plan.names}
-    done = into.write(replace(plan.rest[i], modules=joined), path, choices.allow_unmatched, force, tick, note)
+    done = into.write(replace(plan.rest[i], modules=joined), path, choices.allow_unmatched, force, dry_run, tick, note)
     norms = done.pop("norms")
-    if choices.report is not None:
+    if choices.report is not None and not dry_run:
         page = merge_figures.page_of_model(joined, norms, done["retained_by_module"], f"{path.name}: what was merged")
         write_text(choices.report, page)
     return {

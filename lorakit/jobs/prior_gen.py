@@ -215,13 +215,13 @@ def run(
             f"{output} holds {len(other)} pictures made with other settings, such as {other[0]:05d}.png; "
             "choose another folder or draw them anew with --force"
         )
-    if dry_run:
-        note(f"{len(todo)} pictures would be drawn into {output}")
-        return {"outputs": [], "made": 0, "kept": request.count - len(todo), "redrawn": []}
     with (
-        held(output, ".lock" if turn.main else f".lock.{turn.rank}"), recorded(output, slots.known),
+        held(output, ".lock" if turn.main else f".lock.{turn.rank}", dry_run=dry_run), recorded(output, slots.known),
         telling(lambda: _kept(slots)),
     ):  # fmt: skip
+        if dry_run:
+            note(f"{len(todo)} pictures would be drawn into {output}")
+            return {"outputs": [], "made": len(todo), "kept": request.count - len(todo), "redrawn": None}
         mine = [i for i in todo if turn.mine(i)]
         _draw(components, slots, mine, 0, tick, note)
         if not turn.main:
@@ -259,7 +259,7 @@ def _finish(
 _ELSEWHERE = "name a folder with --prior-dir, or set XDG_CACHE_HOME"
 
 
-def cache_folder() -> Path:
+def cache_folder(*, dry_run: bool = False) -> Path:
     """Where lorakit keeps what it can make again: $XDG_CACHE_HOME/lorakit, marked as a cache for backup programs."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(named):  # such a one is not to be heeded, says the standard
@@ -267,7 +267,7 @@ def cache_folder() -> Path:
     home = Path(named) / "lorakit"
     tag = home / "CACHEDIR.TAG"
     try:
-        if not tag.is_file():
+        if not tag.is_file() and not dry_run:
             write_text(tag, "Signature: 8a477f597d28d172789f06886806bc55\n# made by lorakit; it can be deleted\n")
     except (OSError, StorageError) as error:
         why = error if isinstance(error, OSError) else error.__cause__
@@ -277,7 +277,8 @@ def cache_folder() -> Path:
 
 
 def prior_set(
-    request: Request, components: Components, *, tick: Tick, note: Note, cache: Path | None = None, base: str | None = None
+    request: Request, components: Components, *, tick: Tick, note: Note, cache: Path | None = None,
+    base: str | None = None, dry_run: bool = False,
 ) -> Path:  # fmt: skip
     """The folder of these class pictures in the cache, filled where it lacks some; for `train --mode dreambooth`.
 
@@ -296,15 +297,15 @@ def prior_set(
     }  # fmt: skip
     del key["how"]["batch_size"]
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
-    home = cache or cache_folder() / "prior"
+    home = cache or cache_folder(dry_run=dry_run) / "prior"
     folder = home / name
     # Pictures carry the model's name as it was called; in the cache the weights are the name.
     request = dataclasses.replace(request, model=f"weights {key['weights'][:16]}")
-    with held(home, f".{name}.lock", wait=True):
+    with held(home, f".{name}.lock", wait=True, dry_run=dry_run):
         held_now, _ = Slots(request, how, folder).missing()
         if held_now:
             note(f"drawing {len(held_now)} class pictures into {folder}")
-            run(request, folder, components, force=True, dry_run=False, tick=tick, note=note, turn=World())
+            run(request, folder, components, force=True, dry_run=dry_run, tick=tick, note=note, turn=World())
         else:
             note(f"the class pictures are there already: {folder}")
     return folder

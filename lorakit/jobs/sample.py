@@ -98,6 +98,7 @@ def _drawn(
     session = Session(components, list({id(s.composition): s.composition for s in shots}.values()), note, extras.limit)
     session.remind(shots)
     adapters = session.loras(asked)
+    session.check(shots)
     if dry_run:
         note(f"{len(shots)} pictures would be drawn into {plan.output}")
         return {"outputs": [], "adapters": adapters}
@@ -251,11 +252,11 @@ def _bytes(image: Image.Image) -> bytes:
 
 def serve(
     request: Request, output: Path, lines: TextIO, *, loras: Sequence[str], device: str, force: bool,
-    note: Note, each: Callable[[dict[str, Any]], None], changes: composed.Changes | None = None,
+    dry_run: bool, note: Note, each: Callable[[dict[str, Any]], None], changes: composed.Changes | None = None,
     extras: Extras | None = None,
 ) -> int:  # fmt: skip
     """Draw each line's pictures as it comes, into a folder; `each` gets one object a picture, or what was wrong with the
-    line. Gives the exit status of the last line that failed, 0 without one."""
+    line. Gives the exit status of the last line that failed, 0 without one. In a dry run the objects have no output."""
     extras = extras or Extras()
     _check_pictures(request)
     check_place(output)
@@ -273,7 +274,10 @@ def serve(
             try:
                 shots = shots_of(from_line(line.strip(), request), asked)
                 session.remind(shots)
-                for one in session.draw(shots):
+                session.check(shots)
+                for shot in shots if dry_run else ():
+                    each({"line": at, "output": None, **session.settings(shot)})
+                for one in () if dry_run else session.draw(shots):
                     number = folder.put(png(one.picture, one.settings))
                     drawn += 1
                     each({"line": at, "output": str(folder.file(number)), **one.settings})

@@ -138,6 +138,15 @@ class Session:
                 made = self._drawn(alike)
                 yield from (Drawn(s, x, self.settings(s)) for s, x in zip(alike, made, strict=True))
 
+    def check(self, shots: Iterable[Shot]) -> None:
+        """Read the pictures, masks and regions that the shots are drawn from, so that what is wrong with them is told
+        before anything is drawn."""
+        for shot in shots:
+            how = self._how(shot)
+            self._acts(shot.composition, how)
+            if shot.request.image is not None:
+                self._start(shot.request, how.size)
+
     def settings(self, shot: Shot) -> dict[str, Any]:
         how = self._how(shot)
         found = settings_of(shot.request, how, shot.prompt, shot.seed, self.loras(shot.composition))

@@ -24,7 +24,7 @@ from lorakit.runtime.workers import cores, each
 Note = Callable[[str], None]
 
 
-def run(paths: list[Path], *, report: Path | None, force: bool, note: Note) -> dict[str, Any]:
+def run(paths: list[Path], *, report: Path | None, force: bool, dry_run: bool, note: Note) -> dict[str, Any]:
     """Every pair of the files; InputError where two have no module in common."""
     if len(paths) < 2:
         raise UsageError("--similarity compares adapters: name two or more")
@@ -34,11 +34,13 @@ def run(paths: list[Path], *, report: Path | None, force: bool, note: Note) -> d
         _pair(*both, *names, note)
         for both, names in zip(combinations(adapters, 2), combinations(map(str, paths), 2), strict=True)
     ]
-    if report is not None:
+    outputs: list[str] = []
+    if report is not None and not dry_run:
         from lorakit.reports.similarity import page
 
         write_text(report, page(pairs))
-    return {"outputs": [str(report)] if report is not None else [], "similarity": pairs}
+        outputs.append(str(report))
+    return {"outputs": outputs, "similarity": pairs}
 
 
 def _read(path: Path, note: Note) -> dict[str, LowRank]:

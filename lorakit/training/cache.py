@@ -176,6 +176,7 @@ def cache_latents(
     inpainting: tuple[int, int] | None = None,
     digests: Sequence[str] | None = None,
     encoder: str | None = None,
+    encode: bool = True,
 ) -> Cached:
     """Encode every picture, cut from its middle, that the cache in `folder` does not hold.
 
@@ -187,6 +188,7 @@ def cache_latents(
     inpainting      (masks to draw for each picture, seed)
     digests         sha256 of each file, where they are known already
     encoder         `encoder_hash` of the model, where it is known already
+    encode          whether latents are wanted at all, and not their shapes alone: they are without numbers then
     raises          InputError that lists all pictures and masks that cannot be used
     """
     bad = Bad()
@@ -208,6 +210,10 @@ def cache_latents(
 
     plain = [View(e.file, digest, how) for e, digest, how in zip(examples, digests, cuts, strict=True)]
     mirrors = [View(view.file, view.digest, view.cut, mirrored=True) for view in plain] if flip else []
+    if not encode:
+        means = [_shaped(components, how) for how in cuts]
+        captions, repeats = [e.caption for e in examples], [e.repeats for e in examples]
+        return Cached(means, means, [(x, x) for x in means], captions, repeats, digests, cuts, weights)
     count, seed = inpainting or (0, 0)
     covered = [[View(v.file, v.digest, v.cut, mask=(seed, number)) for number in range(count)] for v in plain]
     pack = Pack(folder / _LATENTS) if folder is not None else None
@@ -229,6 +235,12 @@ def cache_latents(
         latents.counts,
         frozenset(view.key(latents.encoder) for view in views),
     )
+
+
+def _shaped(components: Components, how: Cut) -> Tensor:
+    """A tensor of the shape that the latents of a cut have, without numbers."""
+    width, height = (side // components.vae_factor for side in how.size)
+    return torch.empty(components.vae.config.latent_channels, height, width, device="meta")
 
 
 def tidy(folder: Path, sets: Sequence[Cached]) -> bool:

@@ -155,7 +155,7 @@ class Objective:
         return self.attached.dropping([generator(*sample.key) for sample in part.samples])
 
     @torch.no_grad()
-    def teach(self, name: str, folder: Path) -> int:
+    def teach(self, name: str, folder: Path | None) -> int:
         """Have the model, which is to be as it was before training, say what class pictures are learnt from, where they
         have a teacher; how many predictions were not in the cache in `folder`. name is of the model's weights."""
 

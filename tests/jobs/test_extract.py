@@ -382,7 +382,7 @@ def test_a_full_disk_leaves_the_old_file(tuned, base, tmp_path):
 
 def test_a_dry_run_writes_nothing(tuned, base, lorakit, tmp_path):
     done = lorakit("extract", tuned, "--base", base, "--dry-run", "-o", "x.safetensors", "--report", "x.html")
-    assert "would be compared" in done.stderr and done.stdout == "" and not list(tmp_path.iterdir())
+    assert "would be written to x.safetensors" in done.stderr and done.stdout == "" and not list(tmp_path.iterdir())
 
 
 def test_torch_is_not_needed(tuned, base, tmp_path):

@@ -54,7 +54,9 @@ def edit(given: list[Source], data: Path, manifest: Manifest, note: Any) -> int:
     known = {row["file_name"]: row["text"] for s in given for row in manifest.get(s.key).get("rows", ())}
     file = data / "captions.edit.txt"
     if file.is_file():
-        note(f"{file} of an earlier --edit is opened again; to begin with the captions as they are now, remove it first")
+        note(
+            f"{file} of an earlier --edit is opened again; to begin with the captions as they are now, remove it first"
+        )
     else:
         write_text(file, _HEAD + "".join(f"{name}\t{text}\n" for name, text in known.items()))
     done = subprocess.run([*command, str(file)], check=False)

@@ -19,13 +19,14 @@ from lorakit.io.record import Record, recorded
 from lorakit.jobs import sample
 from lorakit.jobs.base_weights import check_fits
 from lorakit.jobs.train import _divide, _identity, _plan, _replay, _resume
-from lorakit.jobs.train._data import read_data, read_examples
+from lorakit.jobs.train._data import read_data
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._report import write_report
 from lorakit.jobs.train._run import Run
 from lorakit.models.config import base_hash
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime.device import peak_memory, pick_device
+from lorakit.runtime.extras import need
 from lorakit.runtime.locks import held
 from lorakit.runtime.scarce import MEMORY, lacking
 from lorakit.runtime.sharding import Sharding
@@ -56,9 +57,9 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
         if not world.main:
             _inside(data, config, life, talk, world, how)
             return None
-        if life.show_targets or life.replay or life.dry_run:
+        if life.show_targets or life.replay:
             return _inside(data, config, life, talk, world, how)
-        with held(life.run_folder), recorded(life.run_folder, life.is_known):
+        with held(life.run_folder, dry_run=life.dry_run), recorded(life.run_folder, life.is_known):
             return _inside(data, config, life, talk, world, how)
 
 
@@ -73,10 +74,11 @@ def check(config: TrainConfig, life: Life) -> None:
         OPTIMIZERS.check(config.optimizer)
     for name in life.track:
         TRACKERS.check(name)
+        need(*TRACKERS[name].NEEDS)
     if config.init_from is not None:
         file = Path(config.init_from)
         check_fits([(file, files.read(file))], config.model, "--model")
-    if life.plan or life.show_targets or life.replay or life.dry_run:
+    if life.looks_only:
         return
     check_target(life.output, of_mode(config.mode), force=life.force)
     check_place(life.run_folder)
@@ -90,10 +92,6 @@ def _device(life: Life, world: World) -> torch.device:
 def _inside(
     data: Path, config: TrainConfig, life: Life, talk: Talk, world: World, how: Sharding | None
 ) -> dict[str, Any] | None:
-    if life.dry_run:
-        examples = read_examples(data, config, talk.note)
-        talk.note(f"{len(examples)} pictures would be trained on for {config.total} steps into {life.output}")
-        return {"outputs": [], "steps": 0}
     tokenizer = None if config.tokenizer is None else Path(config.tokenizer)
     # Weights that are trained are kept in float32, or small steps would be lost; autocast computes in the dtype.
     dtype = "float32" if config.mode == "full" else life.dtype
@@ -118,6 +116,7 @@ def _inside(
     this = Run(components, config, life, talk, world, read, trained, notes, shards)
     if life.replay:
         return _replay.replay(this, life.replay)
+    this.check_format()
     planned = _plan.plan(this)
     for line in planned.lines():
         talk.note(line)
@@ -128,13 +127,19 @@ def _inside(
 
 def _train(this: Run, base: str) -> dict[str, Any] | None:
     config, life, talk, world = this.config, this.life, this.talk, this.world
-    checkpoint = _resume.resumed(life, this.notes, talk.note, this.piece)
+    # What a dry run does not know of the data, it cannot tell from what an earlier run had.
+    checkpoint = _resume.resumed(life, this.notes, talk.note, this.piece) if this.data.complete else None
     if checkpoint:
         this.state.restore(checkpoint.tensors, str(checkpoint.file))
         talk.note(f"going on from {checkpoint.file} at step {checkpoint.step}")
     first = checkpoint.step if checkpoint else 0
     if not world.agree(first):
         raise InputError(f"{life.run_folder}: the processes find different checkpoints there; put it where all see it")
+    result = _result(this, base, None if checkpoint is None else str(checkpoint.file))
+    if life.dry_run:
+        pictures = len(this.data.pictures)
+        talk.note(f"{pictures} pictures would be trained on for {config.total} steps into {life.output}")
+        return result
     if world.main:
         extra = {"data": str(this.data.folder), "output": str(life.output), **life.recorded()}
         write_text(life.run_folder / "config.toml", _identity.toml(config, life.sources, extra))
@@ -156,16 +161,30 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
     report = write_report(life.run_folder, config, life.sources, rows, this.data.pictures)
     new = [row for row in rows if row["step"] > first]
     shown, waited = sum(len(row["samples"]) for row in new), sum(row["waited"] for row in new)
-    return {
+    return result | {
         "outputs": [str(path) for path in outputs],
         "steps": last,
         "final_loss": json.loads(this.notes["lorakit.final_loss"]),
         "validation_loss": this.validation_loss,
-        "trainable_parameters": this.count(this.trained.parameters),
         "samples_per_second": shown / seconds if seconds else 0.0,
         "input_share": waited / seconds if seconds else 0.0,
         "peak_memory_bytes": peak_memory(this.components.device),
-        "resumed_from": str(checkpoint.file) if checkpoint else None,
         "report": str(report),
+    }
+
+
+def _result(this: Run, base: str, resumed_from: str | None) -> dict[str, Any]:
+    """What is known of a run before its first step; None for what only the steps can tell."""
+    return {
+        "outputs": [],
+        "steps": this.config.total,
+        "final_loss": None,
+        "validation_loss": None,
+        "trainable_parameters": this.count(this.trained.parameters),
+        "samples_per_second": None,
+        "input_share": None,
+        "peak_memory_bytes": None,
+        "resumed_from": resumed_from,
+        "report": None,
         "base_hash": base,
     }

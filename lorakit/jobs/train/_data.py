@@ -36,6 +36,7 @@ class Data:
     """Encoded pictures, and where they came from.
 
     captions    all that can be shown; None where they are too many to be known
+    complete    whether class pictures are among it, where they are wanted: a dry run draws none
     pictures    sample name, as the log has it, to its file
     table       of the buckets, for people
     words       metadata about the captions, for the output
@@ -50,6 +51,7 @@ class Data:
     hash: str
     family: str | None
     words: Mapping[str, str]
+    complete: bool = True
 
 
 def read_data(
@@ -68,9 +70,9 @@ def read_data(
         raise UsageError(f"--size {size}: must be a multiple of {components.multiple} for this model")
     rules = _rules(config)
     examples, held, digests = _checked(folder, read_examples(folder, config, talk.note), config, size, talk)
-    prior = _prior(components, config, prior_of, talk, world) if prior_of else []
+    prior = _prior(components, config, prior_of, life.dry_run, talk, world) if prior_of else []
     batch = (config.batch_size or 1) * config.accumulate * world.size
-    cache, encoder = life.run_folder / "cache", encoder_hash(components)
+    cache, encoder = life.cache, encoder_hash(components)
 
     def encoded(some: Sequence[Example], per_step: int, flip: bool, masks: bool) -> tuple[Cached, buckets.Buckets]:
         known = [digests.get(one.file, "") for one in some]
@@ -82,14 +84,14 @@ def read_data(
             components, some, size, flip, lambda done, total: None, folder=cache, shapes=found.shapes(),
             mask_weight=(config.mask_weight or 0.0) if masks else None,
             inpainting=(_INPAINTING_MASKS, config.seed) if components.inpaints else None, digests=known if all(known) else None,
-            encoder=encoder,
+            encoder=encoder, encode=not life.dry_run or life.looks_only,
         ), found  # fmt: skip
 
     with world.main_first():
         cached, chosen = encoded(examples, batch, config.flip, True)
         kept = [encoded(held, 1, False, False)[0]] if held else []
         classes = [encoded(prior, max(1, batch // 2), False, False)[0]] if prior else []
-        if world.main:
+        if world.main and cache is not None:
             tidy(cache, [cached, *kept, *classes])
     sources = [Source("data", cached, [e.captions for e in examples], batch, 1.0, rules, _sizes(examples), config.seed)]
     for of in classes:
@@ -107,7 +109,7 @@ def read_data(
         [HeldOut(c.keys[i], c.means[i], held[i].caption) for c in kept for i in range(len(held))],
         _captions(sources, config), {f"{name}/{i}": file for name, i, file in every}, chosen.rows(),
         data_hash([*examples, *held, *prior], [key for of in (cached, *kept, *classes) for key in of.keys]),
-        _family(components), notes_of_words(folder, examples, config),
+        _family(components), notes_of_words(folder, examples, config), bool(prior) or not prior_of,
     )  # fmt: skip
 
 
@@ -174,9 +176,11 @@ def _family(components: Components) -> str | None:
     return guess(shapes).family
 
 
-def _prior(components: Components, config: TrainConfig, base: str, talk: Talk, world: World) -> list[Example]:
+def _prior(
+    components: Components, config: TrainConfig, base: str, dry_run: bool, talk: Talk, world: World
+) -> list[Example]:
     """The class pictures: of --prior-dir, or of the cache, where any run that wants the same ones finds them. Missing ones
-    are drawn first, with the untouched base model."""
+    are drawn first, with the untouched base model; in a dry run there are none then."""
     if not config.class_prompt:
         raise UsageError(f'--mode {config.mode} needs --class-prompt, such as "a photo of a dog"')
     request = sample.Request(
@@ -184,7 +188,9 @@ def _prior(components: Components, config: TrainConfig, base: str, talk: Talk, w
     )
     with world.main_first():
         if config.prior_dir is None:
-            folder = prior_gen.prior_set(request, components, tick=talk.tick, note=talk.note, base=base)
+            folder = prior_gen.prior_set(
+                request, components, tick=talk.tick, note=talk.note, base=base, dry_run=dry_run
+            )
         else:
             folder = Path(config.prior_dir)
             if not folder.is_dir() or len(dataset.find(folder)) < config.prior_count:
@@ -193,9 +199,11 @@ def _prior(components: Components, config: TrainConfig, base: str, talk: Talk, w
                     folder,
                     components,
                     force=False,
-                    dry_run=False,
+                    dry_run=dry_run,
                     tick=talk.tick,
                     note=talk.note,
                     turn=World(),
                 )
+    if dry_run and (not folder.is_dir() or len(dataset.find(folder)) < config.prior_count):
+        return []
     return dataset.measured(dataset.read(folder, config.class_prompt))[: config.prior_count]

@@ -61,7 +61,7 @@ class Run:
         how = precision(life.dtype, components.device, config.mode == "full")
         self.scaler = Scaler() if how.scaled else None
         self.state = State(trained.parameters, self.optimizer, self.ema, self.scaler, fixed)
-        self.texts = Texts(components, trained.text_until, life.run_folder / "cache")
+        self.texts = Texts(components, trained.text_until, life.cache)
         try:
             self.objective = Objective(
                 components, data.sources, self.texts, config, world, how, attached=trained.attached, scaler=self.scaler,
@@ -86,7 +86,7 @@ class Run:
                 self.talk.note(f"{len(long)} captions are longer than the {most} tokens the model reads: {long[0]!r}")
         if self.config.prior_target == "teacher":
             with self.world.main_first(), self.trained.bare():
-                made = self.objective.teach(self.notes[BASE], self.life.run_folder / "cache")
+                made = self.objective.teach(self.notes[BASE], self.life.cache)
             self.talk.note(f"the untrained model has said what class pictures are learnt from ({made} new)")
         if not self.life.preview_prompts:
             self.components.vae.to("meta")  # its config is still asked for
@@ -254,6 +254,14 @@ class Run:
                 self.life.file_format, self.life.file_format
             )
         return self.life.file_format
+
+    def check_format(self) -> None:
+        """InputError where the file format cannot hold what is trained, which would else be told after the last step."""
+        result = self.adapter()
+        if result is not None:
+            _write.check_adapter(
+                self.life.output, result, self.file_format, self.life.save_dtype, self.notes, self.data.family
+            )
 
     def preview(self, step: int) -> dict[str, Any]:
         if self.life.preview_prompts and (self.world.main or self.shards is not None):

@@ -58,6 +58,13 @@ def write_adapter(
                 raise LorakitError(f"{client} would not apply {file} rightly: {some(sorted(lost), 5)}; this is a bug")
 
 
+def check_adapter(
+    file: Path, adapter: Adapter, file_format: str, dtype: str, notes: Mapping[str, str], family: str | None
+) -> None:
+    """Raise what `write_adapter` would raise before it writes."""
+    adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family, dry_run=True)
+
+
 def check_effect(adapter: Adapter, idle: Sequence[str], source: str, note: Callable[[str], None]) -> None:
     """NumericError where no module changes anything; the `idle` ones, which do not, are noted."""
     if adapter.modules and len(idle) == len(adapter.modules):

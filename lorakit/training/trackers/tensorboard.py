@@ -8,10 +8,12 @@ from typing import Any
 
 from lorakit.runtime.extras import need
 
+NEEDS = ("tensorboard", "tensorboard", "--track tensorboard")
+
 
 class _Tracker:
     def __init__(self, folder: Path) -> None:
-        need("tensorboard", "tensorboard", "--track tensorboard")
+        need(*NEEDS)
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder))

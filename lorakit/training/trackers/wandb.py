@@ -9,10 +9,12 @@ from typing import Any
 
 from lorakit.runtime.extras import need
 
+NEEDS = ("wandb", "wandb", "--track wandb")
+
 
 class _Tracker:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        wandb = need("wandb", "wandb", "--track wandb")
+        wandb = need(*NEEDS)
         mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
         self._run = wandb.init(project="lorakit", dir=str(folder), config=dict(config), mode=mode)
 
