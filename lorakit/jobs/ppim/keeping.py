@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -196,9 +196,10 @@ class Keeper:
         """Remove what a run left in the staging folder."""
         if self.dry_run or not self.staging.is_dir():
             return
-        for file in self.staging.iterdir():
-            file.unlink(missing_ok=True)
-        self.staging.rmdir()
+        with suppress(OSError):
+            for file in self.staging.iterdir():
+                file.unlink(missing_ok=True)
+            self.staging.rmdir()
 
     def tell(self, note: Callable[[str], None]) -> None:
         """Say what stayed and why, a line for each kind but captions and masks."""

@@ -10,6 +10,7 @@ killed, each file of ppim's has the one content or the other, and any third one 
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,8 +20,10 @@ from lorakit.errors import StorageError
 from lorakit.io.files import replacing, sha256_of
 from lorakit.io.plain import json_object
 from lorakit.jobs.ppim.record import is_sound
+from lorakit.runtime.platform import sync
 
 FILE, JOURNAL, WHOLE = ".manifest.jsonl", ".manifest.journal", ""
+_SYNC = 1.0  # seconds of work that a power cut may take from the journal
 BEFORE = ("file_before", "mask_before", "text_before")
 _LONGEST = 64 << 20  # bytes of a line, small pictures included
 
@@ -54,6 +57,7 @@ class Manifest:
         self._where = dict(self._finished)
         end = self._index(folder / JOURNAL, True, self._where)
         self.resumed = end > 0
+        self._synced = 0.0
         try:
             self._journal = self._opened(folder / JOURNAL, end)
             self._old = (folder / FILE).open("rb") if (folder / FILE).is_file() else None
@@ -115,6 +119,9 @@ class Manifest:
             offset = self._journal.seek(0, os.SEEK_END)
             self._journal.write(line)
             self._journal.flush()
+            if not self._dry_run and time.monotonic() - self._synced > _SYNC:
+                sync(self._journal.fileno())
+                self._synced = time.monotonic()
         except OSError as error:
             raise StorageError(f"{self._folder / JOURNAL} could not be written: {error.strerror}") from error
         if self._told is self._where:
