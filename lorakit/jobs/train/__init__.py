@@ -26,7 +26,7 @@ from lorakit.jobs.train._run import Run
 from lorakit.models.config import base_hash
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime.device import peak_memory, pick_device
-from lorakit.runtime.extras import need
+from lorakit.runtime import extras
 from lorakit.runtime.locks import held
 from lorakit.runtime.scarce import MEMORY, lacking
 from lorakit.runtime.sharding import Sharding
@@ -74,7 +74,7 @@ def check(config: TrainConfig, life: Life) -> None:
         OPTIMIZERS.check(config.optimizer)
     for name in life.track:
         TRACKERS.check(name)
-        need(*TRACKERS[name].NEEDS)
+        extras.check(*TRACKERS[name].NEEDS)
     if config.init_from is not None:
         file = Path(config.init_from)
         check_fits([(file, files.read(file))], config.model, "--model")
