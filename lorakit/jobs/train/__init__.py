@@ -25,8 +25,8 @@ from lorakit.jobs.train._report import write_report
 from lorakit.jobs.train._run import Run
 from lorakit.models.config import base_hash
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
-from lorakit.runtime.device import peak_memory, pick_device
 from lorakit.runtime import extras
+from lorakit.runtime.device import peak_memory, pick_device
 from lorakit.runtime.locks import held
 from lorakit.runtime.scarce import MEMORY, lacking
 from lorakit.runtime.sharding import Sharding
