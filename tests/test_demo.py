@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -17,9 +18,12 @@ TOUR = ["demo", "out", "--steps", "2"]
 
 @pytest.mark.slow
 def test_the_tour_ends_in_a_page(lorakit, tmp_path):
-    done = lorakit("demo", "out", "--steps", "10")
+    dry = lorakit("demo", "out", "--steps", "10", "--json", "--dry-run")
+    assert not (tmp_path / "out").exists()
+    done = lorakit("demo", "out", "--steps", "10", "--json")
+    assert json.loads(dry.stdout).keys() == json.loads(done.stdout).keys()
     page = (tmp_path / "out" / "index.html").read_text()
-    assert done.stdout.strip() == "out/index.html"
+    assert json.loads(done.stdout)["outputs"] == ["out/index.html"]
     assert page.count("<img") >= 20 and "both adapters" in page
     lorakit("demo", "out", status=4)
     for name in ("novel.txt", "fox/data/novel.txt", "fox/run/checkpoints/novel.txt", "merged/novel.txt"):

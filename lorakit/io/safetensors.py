@@ -221,7 +221,11 @@ class _Planned:
 def _planned(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> _Planned:
     # A hash of what the tensors came from is wrong here. Of the two kinds, sshs_legacy_hash cannot be made again: it
     # is of a stretch of the file as its first writer would have spelled it without the other metadata.
-    notes = {key: value for key, value in metadata.items() if key not in (*_HASH_KEYS, "sshs_legacy_hash")}
+    notes = {
+        shown_path(key): shown_path(value)
+        for key, value in metadata.items()
+        if key not in (*_HASH_KEYS, "sshs_legacy_hash")
+    }
     try:
         entries = _layout(tensors)
         fields = ({"dtype": kind, "shape": shape, "data_offsets": span} for kind, shape, *span in entries.values())

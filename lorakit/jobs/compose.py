@@ -68,8 +68,8 @@ def run(
     if dry_run:
         note(f"{len(composition.members)} adapters would be composed in {output}")
         return result
-    if not wanted.bake:
-        with telling(lambda: told(written)):
+    with telling(lambda: told(written)):
+        if not wanted.bake:
             write_text(output, recipe)
     if wanted.plot is not None:
         written.append(_plotted(composition, wanted.plot, wanted.steps))

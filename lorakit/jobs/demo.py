@@ -12,6 +12,7 @@ from lorakit.errors import RefusedError
 from lorakit.io.files import check_place, existing_folder, write_bytes, write_text
 from lorakit.io.record import Known, clear, recorded, stranger_in
 from lorakit.jobs import merge, ppim, sample, train
+from lorakit.jobs.ppim.keeping import STAGING
 from lorakit.jobs.train._life import known_by_mark
 from lorakit.models.config import folder_of, native_size
 from lorakit.reports.page import Page, inline
@@ -114,6 +115,8 @@ class _Tour:
 
 def _known(folder: Path) -> Known | None:
     """What is lorakit's in the folders of a tour without being in a record: what `ppim` and `train` know of theirs."""
+    if folder.name == STAGING:
+        return lambda name, listed: True
     if folder.name == "run":
         return lambda name, listed: known_by_mark(folder, name)
     return ppim.known(folder) if folder.name == "data" else None
@@ -164,12 +167,20 @@ def run(
         note(f"the whole tour would be made in {out}, its page {out / _PAGE}")
         return {"outputs": [], "adapters": None}
 
+    if photos is not None:
+        existing_folder(photos, "photographs")
+
     def known(name: str, listed: bool) -> bool:
         folder, _, inner = name.rpartition("/")
         told = _known(out / folder)
         return told is not None and told(inner, listed)
 
-    with held(out), recorded(out, known):
+    with held(out, dry_run=dry_run), recorded(out, known):
+        if dry_run:
+            if photos is not None:  # all other pictures are lorakit's own
+                _prepare(photos, out / "photos" / "data", _template(word), dry_run=True, note=note)
+            note(f"the whole tour would be made in {out}, its page {out / _PAGE}")
+            return {"outputs": [], "adapters": None}
         if force:
             clear(out, _known)
         with telling(lambda: f"what is finished stays in {out}; the same command goes on with it"):

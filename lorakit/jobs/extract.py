@@ -43,7 +43,8 @@ def run(
         adapter = replace(adapter, modules=modules)
     adapters.save(output, adapter, file_format, dtype, family, dry_run=dry_run)
     if report is not None and not dry_run:
-        _draw(report, found, f"{Path(tuned).name}: what was extracted")
+        with telling(lambda: told([output])):
+            _draw(report, found, f"{Path(tuned).name}: what was extracted")
     taken = [Line(one.name, one.rank, one.kept, one.excess) for one in found if one.delta is not None]
     for line in table(taken, verbose):
         note(line)

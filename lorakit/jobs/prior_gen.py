@@ -215,14 +215,13 @@ def run(
             f"{output} holds {len(other)} pictures made with other settings, such as {other[0]:05d}.png; "
             "choose another folder or draw them anew with --force"
         )
-    if dry_run:
-        with held(output, ".lock" if turn.main else f".lock.{turn.rank}", dry_run=True):
-            note(f"{len(todo)} pictures would be drawn into {output}")
-            return {"outputs": [], "made": len(todo), "kept": request.count - len(todo), "redrawn": None}
     with (
-        held(output, ".lock" if turn.main else f".lock.{turn.rank}"), recorded(output, slots.known),
+        held(output, ".lock" if turn.main else f".lock.{turn.rank}", dry_run=dry_run), recorded(output, slots.known),
         telling(lambda: _kept(slots)),
     ):  # fmt: skip
+        if dry_run:
+            note(f"{len(todo)} pictures would be drawn into {output}")
+            return {"outputs": [], "made": len(todo), "kept": request.count - len(todo), "redrawn": None}
         mine = [i for i in todo if turn.mine(i)]
         _draw(components, slots, mine, 0, tick, note)
         if not turn.main:

@@ -275,11 +275,9 @@ def serve(
                 shots = shots_of(from_line(line.strip(), request), asked)
                 session.remind(shots)
                 session.check(shots)
-                if dry_run:
-                    for shot in shots:
-                        each({"line": at, "output": None, **session.settings(shot)})
-                    continue
-                for one in session.draw(shots):
+                for shot in shots if dry_run else ():
+                    each({"line": at, "output": None, **session.settings(shot)})
+                for one in () if dry_run else session.draw(shots):
                     number = folder.put(png(one.picture, one.settings))
                     drawn += 1
                     each({"line": at, "output": str(folder.file(number)), **one.settings})

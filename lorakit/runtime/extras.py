@@ -1,12 +1,23 @@
 """Packages that only some options need, and packages whose installation is broken."""
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
 from lorakit.errors import InputError, LorakitError, UnavailableError, UsageError
 from lorakit.runtime.scarce import lacking
+
+
+def check(package: str, extra: str, why: str) -> None:
+    """Raise what `need` would raise where the package is missing, without importing it: some write files when they are."""
+    if importlib.util.find_spec(package) is None:
+        raise _missing(package, extra, why)
+
+
+def _missing(package: str, extra: str, why: str) -> UsageError:
+    return UsageError(f"{why} needs {package}: pip install 'lorakit[{extra}]'")
 
 
 def need(package: str, extra: str, why: str) -> ModuleType:
@@ -16,7 +27,7 @@ def need(package: str, extra: str, why: str) -> ModuleType:
     except ModuleNotFoundError as missing:
         if missing.name != package.partition(".")[0]:
             raise  # the package is there, and lacks one of its own
-        raise UsageError(f"{why} needs {package}: pip install 'lorakit[{extra}]'") from None
+        raise _missing(package, extra, why) from None
 
 
 @contextmanager

@@ -24,11 +24,12 @@ def held(folder: Path, name: str = ".lock", *, wait: bool = False, dry_run: bool
 
     While it is held the file says by whom. A file of that name that somebody else has written is locked and left as it
     is. The kernel frees the lock at any death of the process. Where the system or the file system has no locks, a file
-    `name`.lorakit stands for one: a later run of the same machine sees that its owner has died, and takes it over.
-    A dry run makes neither the folder nor the file: without them the lock is free.
+    `name`.lorakit stands for one: a later run of the same machine sees that its owner has died, and takes it over. A
+    dry run only looks whether the lock is free, and makes no file.
     """
     file = folder / name
-    if dry_run and not file.is_file():
+    if dry_run:
+        _check_free(folder, file)
         yield
         return
     fd = _opened(file)
@@ -41,6 +42,19 @@ def held(folder: Path, name: str = ".lock", *, wait: bool = False, dry_run: bool
             raise StorageError(f"{file} cannot be locked: {error.strerror or error}") from error
         with _signed(fd) if locked else _marked(folder, file, fd, wait):
             yield
+
+
+def _check_free(folder: Path, file: Path) -> None:
+    """RefusedError where another process holds the lock; without a lock file none does."""
+    try:
+        fd = os.open(file, os.O_RDWR | platform.NO_LINK | platform.NO_WAIT | platform.BINARY)
+    except OSError:
+        return
+    with os.fdopen(fd, "r+b", buffering=0), suppress(OSError):
+        try:
+            platform.lock(fd, wait=False)
+        except BlockingIOError:
+            raise RefusedError(f"{_at_work(folder, fd)}; wait for it or choose another output") from None
 
 
 def is_lock(path: Path) -> bool:

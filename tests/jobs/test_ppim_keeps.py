@@ -239,9 +239,10 @@ def test_several_captions_in_a_row_reach_training(ppim, data):
 
 def test_a_table_that_cannot_be_read_is_refused_and_made_anew_with_force(ppim, data):
     ppim()
-    (data / "metadata.jsonl").write_text((data / "metadata.jsonl").read_text() + "{broken\n[1]\n")
+    bad = b'{broken\n[1]\n{"file_name": "\\ud800"}\n{"file_name": "m\xfcde.png"}\n'
+    (data / "metadata.jsonl").write_bytes((data / "metadata.jsonl").read_bytes() + bad)
     before = tree(data)
-    assert "line 6, 7" in ppim(status=3)["said"]
+    assert "line 6, 7, 8, 9" in ppim(status=3)["said"]
     assert {**tree(data), ".manifest.journal": None} == {**before, ".manifest.journal": None}
     ppim("--force")
     assert len(rows(data)) == 5

@@ -3,12 +3,11 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
+from lorakit.data.images import BadPicture, stored
 from lorakit.errors import some
 from lorakit.io.files import replacing, write_bytes
 from lorakit.jobs.ppim.lint import count
@@ -53,9 +52,8 @@ def is_odd(file: Path) -> bool:
 
 def _is_picture(file: Path) -> bool:
     try:
-        with Image.open(file) as opened:
-            opened.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        stored(file)
+    except BadPicture:
         return False
     return True
 
@@ -198,9 +196,10 @@ class Keeper:
         """Remove what a run left in the staging folder."""
         if self.dry_run or not self.staging.is_dir():
             return
-        for file in self.staging.iterdir():
-            file.unlink(missing_ok=True)
-        self.staging.rmdir()
+        with suppress(OSError):
+            for file in self.staging.iterdir():
+                file.unlink(missing_ok=True)
+            self.staging.rmdir()
 
     def tell(self, note: Callable[[str], None]) -> None:
         """Say what stayed and why, a line for each kind but captions and masks."""

@@ -10,6 +10,7 @@ killed, each file of ppim's has the one content or the other, and any third one 
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,8 +20,10 @@ from lorakit.errors import StorageError
 from lorakit.io.files import replacing, sha256_of
 from lorakit.io.plain import json_object
 from lorakit.jobs.ppim.record import is_sound
+from lorakit.runtime.platform import sync
 
 FILE, JOURNAL, WHOLE = ".manifest.jsonl", ".manifest.journal", ""
+_SYNC = 1.0  # seconds of work that a power cut may take from the journal
 BEFORE = ("file_before", "mask_before", "text_before")
 _LONGEST = 64 << 20  # bytes of a line, small pictures included
 
@@ -32,12 +35,11 @@ def known(folder: Path) -> Callable[[str, bool], bool] | None:
     there = [folder / name for name in (FILE, JOURNAL) if (folder / name).is_file()]
     for line in (line for file in there for line in file.read_bytes().splitlines()):
         with suppress(ValueError, TypeError, AttributeError):
-            for row in json.loads(line).get("rows", ()):
-                for file, *states in (
-                    ("file_name", "file_sha256", "file_before"),
-                    ("mask", "mask_sha256", "mask_before"),
-                ):
-                    names.setdefault(str(row.get(file)), set()).update(str(row.get(state)) for state in states)
+            record = json.loads(line)
+            for row in (*record.get("rows", ()), *record.get("former", ())):
+                for name, kind in (("file_name", "file"), ("mask", "mask")):
+                    digests = (row.get(f"{kind}_sha256"), row.get(f"{kind}_before"))
+                    names.setdefault(str(row.get(name)), set()).update(map(str, digests))
 
     def is_known(name: str, listed: bool) -> bool:
         return name in (FILE, JOURNAL) or (name in names and sha256_of(folder / name) in names[name])
@@ -55,6 +57,7 @@ class Manifest:
         self._where = dict(self._finished)
         end = self._index(folder / JOURNAL, True, self._where)
         self.resumed = end > 0
+        self._synced = 0.0
         try:
             self._journal = self._opened(folder / JOURNAL, end)
             self._old = (folder / FILE).open("rb") if (folder / FILE).is_file() else None
@@ -116,6 +119,9 @@ class Manifest:
             offset = self._journal.seek(0, os.SEEK_END)
             self._journal.write(line)
             self._journal.flush()
+            if not self._dry_run and time.monotonic() - self._synced > _SYNC:
+                sync(self._journal.fileno())
+                self._synced = time.monotonic()
         except OSError as error:
             raise StorageError(f"{self._folder / JOURNAL} could not be written: {error.strerror}") from error
         if self._told is self._where:

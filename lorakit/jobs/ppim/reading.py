@@ -96,8 +96,8 @@ def read(given: list[Source], raw: Path, settings: Settings, keeper: Keeper, tic
 
 # What a row keeps when its picture is made anew: what is known of its caption and mask, and what a person has said of it.
 _KEPT = (
-    "text", "text_before", "by_hand", "token", "captioned_with", "edits", "left_out", "mask", "mask_before", "mask_mark",
-    "mask_sha256", "mask_share", "masked_with",
+    "text", "text_before", "by_hand", "captioned_with", "edits", "left_out", "mask", "mask_before", "mask_mark",
+    "mask_sha256", "mask_share", "masked_with", "token",
 )  # fmt: skip
 
 

@@ -52,6 +52,18 @@ def _figures(value: Any) -> bool:
     return isinstance(value, dict) and {"sharpness", "brightness"} <= value.keys() and all(map(_number, value.values()))
 
 
+def _edits(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("set"), dict) and _list(_text)(value.get("drop"))
+
+
+def _maybe(test: _Test) -> _Test:
+    return lambda value: value is None or test(value)
+
+
+def _files(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_list(_text), value.values()))
+
+
 def _list(test: _Test, length: int | None = None) -> _Test:
     return lambda value: isinstance(value, list) and length in (None, len(value)) and all(map(test, value))
 
@@ -80,10 +92,12 @@ _ROW: dict[str, _Test] = {
     "file_name": _file, "mask": _file, "text": _text, "file_sha256": _text, "mask_sha256": _text, "size": _size,
     "source_size": _size, "enlarge_to": _size, "crop_box": _list(_number, 4), "crop": _text, "crop_why": _text,
     "cut_off": _number, "mask_share": _number, "augmentations": _list(_augmentation), "quality": _figures,
-    "notes": _list(_text), "thumb": _small,
+    "notes": _list(_text), "thumb": _small, "retouched": _text, "edits": _edits, "captioned_with": _list(_text),
+    "masked_with": _list(_text), "file_before": _maybe(_text), "mask_before": _maybe(_text), "text_before": _text,
 }  # fmt: skip
 _RECORD: dict[str, _Test] = {
     "source": _text, "name": _text, "reason": _text, "sha256": _text, "look": _look, "colours": _colours, "own": _text,
     "duplicate_of": _text, "duplicate_how": _text, "source_size": _size, "notes": _list(_text),
-    "caption_notes": _list(_text), "captioned": _list(_text), "thumb": _small, "rows": _list(_row), "former": _list(_row),
+    "caption_notes": _list(_text), "captioned": _list(_text), "thumb": _small, "rows": _list(_row),
+    "former": _list(_row), "files": _files, "gone": _list(_text),
 }  # fmt: skip

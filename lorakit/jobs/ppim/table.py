@@ -115,6 +115,7 @@ def _read(file: Path, ours: Mapping[str, str], force: bool) -> tuple[list[tuple[
             try:
                 row = json.loads(text)
                 name = row["file_name"]
+                json.dumps([text, row], ensure_ascii=False).encode()  # text that is no UTF-8 cannot be kept
             except (ValueError, KeyError, TypeError, RecursionError):
                 bad.append(str(number))
                 continue
@@ -124,7 +125,8 @@ def _read(file: Path, ours: Mapping[str, str], force: bool) -> tuple[list[tuple[
                 found[name] = row
     if bad and not force:
         raise InputError(
-            f"{file}: no JSON object with a file_name in line {some(bad, 5)}; mend it, or write the table anew with --force"
+            f"{file}: no JSON object with a file_name, in UTF-8, in line {some(bad, 5)}; mend it, or write the table anew "
+            "with --force"
         )
     return lines, found
 
@@ -208,7 +210,7 @@ def write(given: list[Source], gone: list[str], keeper: Keeper, arranged: Arrang
     if keeper.dry_run:
         return sum(1 for _ in rows(given, keeper.manifest))
     with replacing(file) as partial:
-        with partial.open("w", encoding="utf-8", errors="surrogateescape") as out:
+        with partial.open("w", encoding="utf-8", newline="\n") as out:
             for line, ours in _lines(given, keeper.manifest, arranged):
                 out.write(line + "\n")
                 written += ours

@@ -26,6 +26,7 @@ from lorakit.jobs.train._report import write_report
 from lorakit.jobs.train._run import Run
 from lorakit.models.config import base_hash
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
+from lorakit.runtime import extras
 from lorakit.runtime.device import peak_memory, pick_device
 from lorakit.runtime.extras import need
 from lorakit.runtime.locks import held
@@ -60,8 +61,7 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
             return None
         if life.show_targets or life.replay:
             return _inside(data, config, life, talk, world, how)
-        record = nullcontext() if life.dry_run else recorded(life.run_folder, life.is_known)
-        with held(life.run_folder, dry_run=life.dry_run), record:
+        with held(life.run_folder, dry_run=life.dry_run), recorded(life.run_folder, life.is_known):
             return _inside(data, config, life, talk, world, how)
 
 
@@ -76,7 +76,7 @@ def check(config: TrainConfig, life: Life) -> None:
         OPTIMIZERS.check(config.optimizer)
     for name in life.track:
         TRACKERS.check(name)
-        need(*TRACKERS[name].NEEDS)
+        extras.check(*TRACKERS[name].NEEDS)
     if config.init_from is not None:
         file = Path(config.init_from)
         check_fits([(file, files.read(file))], config.model, "--model")

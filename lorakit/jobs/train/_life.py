@@ -77,6 +77,16 @@ class Life:
         """Whether a file of the run folder shows by itself that a run wrote it, damaged or not."""
         return known_by_mark(self.run_folder, name)
 
+    @property
+    def looks_only(self) -> bool:
+        """Whether the run is asked to end before it trains, and not to try what it would write."""
+        return self.plan or self.show_targets or self.replay is not None
+
+    @property
+    def cache(self) -> Path | None:
+        """Where what encoders make is kept from run to run; a dry run keeps nothing."""
+        return None if self.dry_run else self.run_folder / "cache"
+
     def recorded(self) -> dict[str, Any]:
         """What the output's bytes depend on besides the config, by option."""
         return {
