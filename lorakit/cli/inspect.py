@@ -30,8 +30,11 @@ def inspect(
         raise UsageError("--report is a page of similarities: add --similarity")
     if similarity and (verify or len(files) < 2):
         raise UsageError(f"--similarity compares two adapters or more{', and does not verify' if verify else ''}")
+    from lorakit.io.endings import PAGE
     from lorakit.io.files import check_inputs
 
+    if report_file is not None:
+        PAGE.check(Path(report_file))
     check_inputs(files, "file")
     for option, given in (("--force", manner.force), ("--dry-run", manner.dry_run)):
         if given and report_file is None:

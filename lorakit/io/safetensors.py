@@ -17,6 +17,7 @@ from threading import Event, Thread
 from typing import Any
 
 from lorakit.arrays import SIZES, Array, Stored, dtype_of, finite, stored
+from lorakit.data import naming
 from lorakit.errors import InputError, NumericError
 from lorakit.io.files import open_to_read, replacing
 from lorakit.io.header import MAX_HEADER, Entry, Header, parse_header, shown
@@ -221,11 +222,9 @@ class _Planned:
 def _planned(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> _Planned:
     # A hash of what the tensors came from is wrong here. Of the two kinds, sshs_legacy_hash cannot be made again: it
     # is of a stretch of the file as its first writer would have spelled it without the other metadata.
-    notes = {
-        shown_path(key): shown_path(value)
-        for key, value in metadata.items()
-        if key not in (*_HASH_KEYS, "sshs_legacy_hash")
-    }
+    notes = naming.spelled(
+        {key: value for key, value in metadata.items() if key not in (*_HASH_KEYS, "sshs_legacy_hash")}
+    )
     try:
         entries = _layout(tensors)
         fields = ({"dtype": kind, "shape": shape, "data_offsets": span} for kind, shape, *span in entries.values())

@@ -92,7 +92,7 @@ def run(
     else:
         _write(output, encoded, changes.dtype, note)
         written = files.read(output, shapes)
-    with telling(lambda: told([] if dry_run else [output])):
+    with telling(lambda: told([output])):
         compared = dict.fromkeys(adapter.modules, 0.0) if same else _compare(wanted, written, losses, tick)
     result |= {
         "outputs": [str(output)], "modules": len(compared), "tokens": sorted(written.embeddings),

@@ -159,13 +159,6 @@ def run(
         )
     if (out / _PAGE).exists() and not force:
         raise RefusedError(f"{out} holds a whole tour; choose another folder or make it anew with --force")
-    if photos is not None:
-        existing_folder(photos, "photographs")
-    if dry_run:
-        if photos is not None:  # all other pictures are lorakit's own
-            _prepare(photos, out / "photos" / "data", _template(word), dry_run=True, note=note)
-        note(f"the whole tour would be made in {out}, its page {out / _PAGE}")
-        return {"outputs": [], "adapters": None}
 
     if photos is not None:
         existing_folder(photos, "photographs")

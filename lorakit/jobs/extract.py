@@ -19,6 +19,8 @@ from lorakit.jobs.extract_choices import Choices
 from lorakit.jobs.extract_models import between
 from lorakit.jobs.module_lines import Line, table
 from lorakit.lowrank.taken import Taken
+from lorakit.runtime.signals import telling
+from lorakit.runtime.signals import written as told
 
 Note = Callable[[str], None]
 

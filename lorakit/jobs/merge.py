@@ -112,7 +112,7 @@ def run(
     given = adapters.read_arguments(arguments)
     plan = _planned(given, outputs, _rows(given, alpha, weights, choices.sweep), method, rank, choices, into, note)
     series: list[dict[str, Any]] = []
-    with telling(lambda: written([one["output"] for one in series if not dry_run])):
+    with telling(lambda: written([one["output"] for one in series])):
         if into is not None and rank is None:
             made: Iterator[dict[str, Any]] = (
                 _collapsed(plan, i, into, choices, force, dry_run, tick, note) for i in range(len(outputs))

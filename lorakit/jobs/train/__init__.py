@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from lorakit.models.config import base_hash
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime import extras
 from lorakit.runtime.device import peak_memory, pick_device
-from lorakit.runtime.extras import need
 from lorakit.runtime.locks import held
 from lorakit.runtime.scarce import MEMORY, lacking
 from lorakit.runtime.sharding import Sharding

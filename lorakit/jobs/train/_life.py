@@ -55,16 +55,6 @@ class Life:
     track: Sequence[str] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def looks_only(self) -> bool:
-        """Whether the run is asked to end before it trains, and not to try what it would write."""
-        return self.plan or self.show_targets or self.replay is not None
-
-    @property
-    def cache(self) -> Path | None:
-        """Where what encoders make is kept from run to run; a dry run keeps nothing."""
-        return None if self.dry_run else self.run_folder / "cache"
-
     def files(self) -> list[str]:
         """Names below the run folder under which files of this run stand or will stand, as far as they are known."""
         names = ["config.toml", "log.jsonl", "report.html", "best.safetensors"]
