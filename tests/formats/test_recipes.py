@@ -6,6 +6,8 @@ import pytest
 
 from lorakit.errors import InputError
 from lorakit.formats import recipes
+from lorakit.jobs import adapters
+from tests.adapter_files import random_adapter
 
 NUMBERS = ["true", '"1"', "[1]", "{ a = 1 }", "nan", "inf", "1979-05-27"]
 TEXTS = ["5", "true", '["a"]', "{ a = 1 }", "1979-05-27"]
@@ -20,7 +22,7 @@ WRONG = {
 @pytest.fixture
 def said(tmp_path: Path) -> object:
     """What is said of a recipe that is wrong."""
-    (tmp_path / "a.safetensors").write_bytes(b"")
+    adapters.save(tmp_path / "a.safetensors", random_adapter("tiny", lambda name: ".attn1.to_q" in name), "kohya")
 
     def read(text: str | bytes) -> str:
         file = tmp_path / "r.toml"
