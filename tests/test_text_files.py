@@ -36,7 +36,11 @@ def faults(code: str) -> list[str]:
             writes = any(letter in mode for letter in "wax+")
             if not mode or "b" in mode:
                 continue
-        elif name in ("read_text", "write_text") and owner != "files" and isinstance(call.func, ast.Attribute):
+        elif (
+            name in ("read_text", "write_text")
+            and owner not in ("files", "plain")
+            and isinstance(call.func, ast.Attribute)
+        ):
             writes = name == "write_text"
         else:
             continue

@@ -43,8 +43,12 @@ class _Lasting(io.RawIOBase):
 
     def _reader_left(self, error: OSError) -> bool:
         """A pipe or socket without its other end, or a terminal that was closed, which does not even say that it is one."""
-        closed = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
-        return isinstance(error, ConnectionError) or closed
+        if isinstance(error, ConnectionError):
+            return True
+        if error.errno == errno.EIO:
+            return stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+        # What Windows says of a pipe that nobody reads
+        return error.errno == errno.EINVAL and stat.S_ISFIFO(os.fstat(self.fileno()).st_mode)
 
     def writable(self) -> bool:
         return True

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,18 @@ def test_a_full_disk_is_told_once():
         lasting.write(b"a")
     assert lasting.write(b"bc") == 2
     assert streams._Lasting(_Full([OSError(28, "No space left on device")]), False).write(b"ab") == 2
+
+
+def test_windows_calls_a_pipe_that_nobody_reads_an_invalid_argument(tmp_path):
+    reads, writes = os.pipe()
+    with open(tmp_path / "file", "wb") as file:
+        for fd, gone in ((writes, True), (file.fileno(), False)):
+            inner = _Full([OSError(22, "Invalid argument")])
+            inner.fileno = lambda fd=fd: fd  # type: ignore[method-assign]
+            with nullcontext() if gone else pytest.raises(StorageError, match="Invalid argument"):
+                assert streams._Lasting(inner, True).write(b"ab") == 2
+    os.close(reads)
+    os.close(writes)
 
 
 NAMES = {"umlaut": "ä☃.safetensors".encode(), "latin-1": b"\xe4.safetensors"}
