@@ -16,7 +16,7 @@ from PIL import Image
 from lorakit.bounds import check_count
 from lorakit.composition import Composition
 from lorakit.data.pngtext import encode as png
-from lorakit.errors import InputError, LorakitError, UsageError, faults_together
+from lorakit.errors import InputError, LorakitError, StorageError, UsageError, faults_together
 from lorakit.io.endings import FILM, PICTURE, PICTURES
 from lorakit.io.files import check_place, check_target, existing_file, write_bytes
 from lorakit.io.plain import bounded_lines
@@ -281,6 +281,8 @@ def serve(
                     number = folder.put(png(one.picture, one.settings))
                     drawn += 1
                     each({"line": at, "output": str(folder.file(number)), **one.settings})
+            except StorageError:
+                raise  # a full disk is no fault of the line
             except LorakitError as error:
                 status = error.exit_status
                 each({"line": at, "error": str(error), "status": status})

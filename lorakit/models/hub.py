@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lorakit.errors import StorageError, UnavailableError, UsageError
+from lorakit.io.paths import home_folder
 
 ALIASES = {
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -78,12 +79,17 @@ def snapshot(repository: str, wanted: Sequence[str], refused: Sequence[str], wha
     cache_first  take what lies in the cache without asking the hub for a newer one
     UnavailableError says why it is not to be had and what to do; UsageError for what cannot be a repository's id.
     """
+    if not any(os.environ.get(name) for name in _CACHES):
+        home_folder("what the hub gives; name another folder in HF_HOME")
     try:
         if cache_first and (found := in_cache(repository, wanted, refused)) is not None:
             return found
         return _downloaded(repository, wanted, refused, local=False)
     except Exception as error:  # the hub's client raises a dozen kinds
         raise _why(repository, what, error) from error
+
+
+_CACHES = ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")  # where the hub's client keeps files, before the home folder
 
 
 def in_cache(repository: str, wanted: Sequence[str], refused: Sequence[str]) -> Path | None:

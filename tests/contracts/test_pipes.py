@@ -92,6 +92,11 @@ def test_a_pipe_in_a_folder_is_no_file_of_it(program, arguments):
     program(*arguments, status=3)
 
 
+@pytest.mark.parametrize(("name", "status"), [("pipe", 2), ("pipe.toml", 2), ("pipe.safetensors", 3)])
+def test_a_configuration_that_is_a_pipe_is_refused(program, name, status):
+    assert "a pipe" in program("train", "--config", name, status=status).stderr
+
+
 def test_a_tokenizer_with_a_pipe_in_it_is_not_opened(files):
     from lorakit.errors import InputError
     from lorakit.io.files import check_plain

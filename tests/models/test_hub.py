@@ -238,3 +238,11 @@ def test_a_full_disk_is_no_missing_model(cache, monkeypatch):
     monkeypatch.setattr(hub, "_downloaded", _fails_with(OSError(28, "No space left on device")))
     with pytest.raises(StorageError, match="No space left on device"):
         folder_of("someone/model")
+
+
+def test_without_a_home_folder_it_is_said_where_files_can_go(monkeypatch):
+    for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "relative")
+    with pytest.raises(StorageError, match="no home folder for what the hub gives; name another folder in HF_HOME"):
+        hub.snapshot("o/m", ["*"], [], "--model o/m", cache_first=False)
