@@ -261,12 +261,18 @@ def write_text(target: Path, text: str) -> None:
     write_bytes(target, shown(text).encode())
 
 
+def check_own(target: Path) -> None:
+    """RefusedError where, in a folder with an open record, something stands at `target` that lorakit did not write."""
+    if (listed := record_of(target)) is not None:
+        listed[0].check([listed[1]])
+
+
 def growing(target: Path) -> None:
     """Say that `target` is about to be made or added to in place. In a folder with an open record it is listed as such;
     RefusedError where something stands there that lorakit did not write."""
+    check_own(target)
     if (listed := record_of(target)) is not None:
         record, name = listed
-        record.check([name])
         target.parent.mkdir(parents=True, exist_ok=True)
         record.grows(name)
 

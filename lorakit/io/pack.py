@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lorakit.errors import StorageError
-from lorakit.io.files import replacing
+from lorakit.io.files import check_own, replacing
 from lorakit.io.plain import json_object
 from lorakit.runtime import platform
 
@@ -157,6 +157,7 @@ class Pack:
         checksum = zlib.crc32(body)
         try:
             if not self._grows:
+                check_own(self.path)
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._open(os.O_RDWR | os.O_CREAT | os.O_APPEND)
             # Another process of the run may add to the same file. Where it cannot be locked, O_APPEND keeps records apart,

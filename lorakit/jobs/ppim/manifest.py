@@ -31,18 +31,17 @@ _LONGEST = 64 << 20  # bytes of a line, small pictures included
 def known(folder: Path) -> Callable[[str, bool], bool] | None:
     """Which files of a training set are ppim's by its manifest and journal, as `io.record.survey` asks for it; None for a
     folder that has neither."""
-    names: dict[str, set[str]] = {}
     there = [folder / name for name in (FILE, JOURNAL) if (folder / name).is_file()]
+    written: set[tuple[str, str]] = set()  # (name, sha256)
     for line in (line for file in there for line in file.read_bytes().splitlines()):
-        with suppress(ValueError, TypeError, AttributeError):
-            record = json.loads(line)
-            for row in (*record.get("rows", ()), *record.get("former", ())):
+        with suppress(ValueError):
+            record = json_object(line)
+            for row in (*record.get("rows", ()), *record.get("former", ())) if is_sound(record) else ():
                 for name, kind in (("file_name", "file"), ("mask", "mask")):
-                    digests = (row.get(f"{kind}_sha256"), row.get(f"{kind}_before"))
-                    names.setdefault(str(row.get(name)), set()).update(map(str, digests))
+                    written |= {(row.get(name, ""), row.get(f"{kind}_{when}") or "") for when in ("sha256", "before")}
 
     def is_known(name: str, listed: bool) -> bool:
-        return name in (FILE, JOURNAL) or (name in names and sha256_of(folder / name) in names[name])
+        return name in (FILE, JOURNAL) or (name, sha256_of(folder / name)) in written
 
     return is_known if there else None
 
