@@ -117,13 +117,13 @@ def _whole(digits: str) -> int:
 
 
 def _checked(value: Any, numbers: bool = False) -> Any:
-    """The value, where it is not too deep and, with `numbers`, all whole numbers are of 64 bits."""
+    """The value, where it is not too deep and, with `numbers`, no whole number is too large to be a float."""
     level = [value]
     for _ in range(_DEEPEST):
         inside = (one.values() if isinstance(one, dict) else one for one in level)
         members = [member for many in inside for member in many if isinstance(member, dict | list | int)]
-        if numbers and any(isinstance(member, int) and abs(member) >= 1 << 63 for member in members):
-            raise ValueError("a whole number of more than 64 bits")
+        if numbers and any(isinstance(member, int) and abs(member) >= 10**_MOST_DIGITS for member in members):
+            raise ValueError(f"a number of more than {_MOST_DIGITS} digits")
         level = [member for member in members if not isinstance(member, int)]
         if not level:
             return value

@@ -133,7 +133,7 @@ def a_recipe_with_a_key_of_very_many_parts(folder):
     return recipe(folder, "a." * 400_000 + "a = 1")
 
 
-@case("64 bits")
+@case("digits")
 def a_recipe_with_a_number_without_end(folder):
     return recipe(folder, entry("a.safetensors", "weight = 0x1" + "0" * 800_000))
 
