@@ -9,9 +9,9 @@ from lorakit.data.images import SUFFIXES
 from lorakit.errors import InputError, RefusedError, some
 from lorakit.io.files import check_place, existing_folder
 from lorakit.jobs.ppim import finishing, lint, reading, table
-from lorakit.jobs.ppim.keeping import Keeper, caption_file, is_odd, mask_file, stay
+from lorakit.jobs.ppim.keeping import Keeper, caption_file, is_odd, known, mask_file, stay
 from lorakit.jobs.ppim.manifest import FILE as MANIFEST
-from lorakit.jobs.ppim.manifest import JOURNAL, Manifest, known
+from lorakit.jobs.ppim.manifest import JOURNAL, Manifest
 from lorakit.jobs.ppim.reading import Source
 from lorakit.jobs.ppim.settings import Settings, native
 from lorakit.reports import training_set

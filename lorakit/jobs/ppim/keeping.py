@@ -10,8 +10,11 @@ from typing import Any, Literal
 from lorakit.data.images import BadPicture, stored
 from lorakit.errors import some
 from lorakit.io.files import replacing, write_bytes
+from lorakit.io.plain import json_object
 from lorakit.jobs.ppim.lint import count
-from lorakit.jobs.ppim.manifest import WHOLE, Manifest
+from lorakit.jobs.ppim.manifest import FILE as MANIFEST
+from lorakit.jobs.ppim.manifest import JOURNAL, WHOLE, Manifest
+from lorakit.jobs.ppim.record import is_sound
 
 STAGING = ".ppim-new"  # below DATA: prepared pictures wait there until the manifest has said that they come
 KINDS = ("captions", "masks", "pictures", "rows", "files")
@@ -56,6 +59,25 @@ def _is_picture(file: Path) -> bool:
     except BadPicture:
         return False
     return True
+
+
+def known(folder: Path) -> Callable[[str, bool], bool] | None:
+    """Which files of a training set are ppim's by its manifest and journal, as `io.record.survey` asks for it; None for a
+    folder that has neither."""
+    there = [folder / name for name in (MANIFEST, JOURNAL) if (folder / name).is_file()]
+    written: set[tuple[str, str]] = set()  # (name, sha256)
+    for line in (line for file in there for line in file.read_bytes().splitlines()):
+        with suppress(ValueError):
+            record = json_object(line)
+            for row in (*record.get("rows", ()), *record.get("former", ())) if is_sound(record) else ():
+                for name, kind in (("file_name", "file"), ("mask", "mask")):
+                    written |= {(row.get(name, ""), row.get(f"{kind}_{when}") or "") for when in ("sha256", "before")}
+
+    def is_known(name: str, listed: bool) -> bool:
+        ours = name in (MANIFEST, JOURNAL) or name.startswith(f"{STAGING}/")
+        return ours or (name, digest(folder / name)) in written
+
+    return is_known if there or (folder / STAGING).is_dir() else None
 
 
 class Keeper:

@@ -11,13 +11,13 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lorakit.errors import StorageError
-from lorakit.io.files import replacing, sha256_of
+from lorakit.io.files import replacing
 from lorakit.io.plain import json_object
 from lorakit.jobs.ppim.record import is_sound
 from lorakit.runtime.platform import sync
@@ -26,24 +26,6 @@ FILE, JOURNAL, WHOLE = ".manifest.jsonl", ".manifest.journal", ""
 _SYNC = 1.0  # seconds of work that a power cut may take from the journal
 BEFORE = ("file_before", "mask_before", "text_before")
 _LONGEST = 64 << 20  # bytes of a line, small pictures included
-
-
-def known(folder: Path) -> Callable[[str, bool], bool] | None:
-    """Which files of a training set are ppim's by its manifest and journal, as `io.record.survey` asks for it; None for a
-    folder that has neither."""
-    there = [folder / name for name in (FILE, JOURNAL) if (folder / name).is_file()]
-    written: set[tuple[str, str]] = set()  # (name, sha256)
-    for line in (line for file in there for line in file.read_bytes().splitlines()):
-        with suppress(ValueError):
-            record = json_object(line)
-            for row in (*record.get("rows", ()), *record.get("former", ())) if is_sound(record) else ():
-                for name, kind in (("file_name", "file"), ("mask", "mask")):
-                    written |= {(row.get(name, ""), row.get(f"{kind}_{when}") or "") for when in ("sha256", "before")}
-
-    def is_known(name: str, listed: bool) -> bool:
-        return name in (FILE, JOURNAL) or (name, sha256_of(folder / name)) in written
-
-    return is_known if there else None
 
 
 class Manifest:
