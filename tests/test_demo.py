@@ -51,7 +51,7 @@ MOMENTS = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_tour_that_is_killed_again_and_again_goes_on_with_the_same_command(lorakit, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for moment in MOMENTS:

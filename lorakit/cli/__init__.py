@@ -124,8 +124,10 @@ def _remedy(lacking: str) -> str:
         return "more files are open at once than this shell allows; allow more with `ulimit -n 4096` and run it again"
     if lacking == THREADS:
         return "no more threads or processes can be started; end others, or allow more with `ulimit -u`"
-    command: Any = get_command(app)
-    command = command.commands.get(output.running())
+    try:
+        command: Any = get_command(app).commands.get(output.running())  # type: ignore[attr-defined]
+    except (MemoryError, SystemError):  # not even for that; Python may raise the latter for the former
+        command = None
     options = {name for parameter in command.params for name in parameter.opts} if command else set()
     smaller = [name for name in ("--batch-size", "--size", "--workers") if name in options]
     remedies = [f"try a smaller {' or '.join(smaller)}"] if smaller else []

@@ -185,7 +185,7 @@ def pefts_settings_of_hundreds_of_megabytes(folder):
     return command
 
 
-@case("no config in its metadata", 2)
+@case("nested more than 64 deep", 2)
 def a_recorded_config_nested_deep(folder):
     safetensors.write(folder / "a.safetensors", {"x": np.ones(1, "f4")}, {"lorakit.config": "[" * DEEP})
     return ["train", "--config", "a.safetensors"]

@@ -110,4 +110,7 @@ def test_sample_writes_its_settings_into_the_picture(lorakit, tmp_path):
     assert text["parameters"].startswith(
         "a cat\nNegative prompt: dog\nSteps: 2, Sampler: DPM++ 2M, CFG scale: 7.5, Seed: 6"
     )
-    lorakit("sample", "a cat", "--steps", 2, status=4)
+    first = (tmp_path / "samples" / "00000.png").read_bytes()
+    lorakit("sample", "a cat", "--steps", 2)  # numbers on
+    assert (tmp_path / "samples" / "00002.png").exists()
+    assert (tmp_path / "samples" / "00000.png").read_bytes() == first
