@@ -124,11 +124,11 @@ def ppim(
         "prune": prune, "contact_sheet": contact_sheet, "edit": edit,
     }  # fmt: skip
     from lorakit.io.endings import FOLDER
+    from lorakit.io.files import existing_file, existing_folder
 
     FOLDER.check(Path(data))
+    existing_folder(raw, "pictures")
     if caption_vocabulary:
-        from lorakit.io.files import existing_file
-
         existing_file(caption_vocabulary, "file of --caption-vocabulary")
     from lorakit.jobs.ppim import Settings, native, run
 

@@ -1,6 +1,5 @@
 """Names of the files that are written, from the paths of their sources: plain, and each its own."""
 
-import hashlib
 import os
 import re
 import unicodedata
@@ -71,6 +70,7 @@ def plain(path: str) -> str:
 
 def names(paths: Sequence[str]) -> list[str]:
     """An output stem for each path; where some agree (also but for case), the suffix tells them apart, else a hash."""
+    import hashlib  # brings OpenSSL, and the command line imports this module for every answer
 
     def told_apart(stems: list[str], more: list[str]) -> list[str]:
         folded = [stem.casefold() for stem in stems]

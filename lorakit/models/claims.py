@@ -9,7 +9,6 @@ from typing import Any
 
 from lorakit.bounds import MOST_SIDE, Bound
 from lorakit.errors import InputError, some
-from lorakit.io import safetensors
 from lorakit.io.plain import read_json
 
 _USUAL_SIDE = 65536  # sizes up to here need no tensor that is so large
@@ -63,6 +62,8 @@ def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 def check_folder(folder: Path) -> None:
     """The same for a folder with a config.json and safetensors files."""
+    from lorakit.io import safetensors  # brings numpy, and models/config must name a missing model without it
+
     shapes = [x.shape for file in sorted(folder.glob("*.safetensors")) for x in safetensors.open_file(file).values()]
     if shapes:
         check_config(read_json(folder / "config.json", "model's config"), shapes, folder / "config.json")
@@ -78,11 +79,12 @@ def check_described(configs: Mapping[str, Mapping[str, Any]], place: Path) -> No
             wrong.append(f"{path}: block_out_channels must be a list of 1 to {_MOST_BLOCKS} numbers")
     if not wrong:
         most = MOST_SIDE >> (len(configs["vae/config.json"]["block_out_channels"]) - 1)
-        wrong += _whole(configs, "unet/config.json", "sample_size", max(1, most))
+        sides = Bound(int, 1, max(1, most))
+        wrong += _out_of(sides, "unet/config.json", "sample_size", configs["unet/config.json"].get("sample_size"))
     wrong += _schedule(configs["scheduler/scheduler_config.json"])
     for path in ("text_encoder/config.json", "text_encoder_2/config.json"):
-        if "max_position_embeddings" in configs.get(path, {}):
-            wrong += _whole(configs, path, "max_position_embeddings", _USUAL_SIDE)
+        if (key := "max_position_embeddings") in configs.get(path, {}):
+            wrong += _out_of(Bound(int, 1, _USUAL_SIDE), path, key, configs[path][key])
     if wrong:
         raise InputError(f"{place}: {some(wrong, 3, chr(10))}")
 
@@ -91,10 +93,7 @@ def _schedule(config: Mapping[str, Any]) -> list[str]:
     """What of a scheduler's config no noise schedule can be made of."""
     wrong = []
     for key, bound in _SCHEDULE.items():
-        try:
-            bound.check(config.get(key, bound.least))
-        except ValueError as error:
-            wrong.append(f"scheduler/scheduler_config.json: {key} is {str(config[key])[:40]}, {error}")
+        wrong += _out_of(bound, "scheduler/scheduler_config.json", key, config.get(key, bound.least))
     for key, known in _CHOICES.items():
         if config.get(key, known[0]) not in known:
             wrong.append(
@@ -108,8 +107,10 @@ def _schedule(config: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def _whole(configs: Mapping[str, Mapping[str, Any]], path: str, key: str, most: int) -> list[str]:
-    value = configs[path].get(key)
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
-        return []
-    return [f"{path}: {key} is {str(value)[:40]}, expected a whole number from 1 to {most}"]
+def _out_of(bound: Bound, path: str, key: str, value: Any) -> list[str]:
+    """What is wrong with a config's number, a line; nothing where it is within bounds."""
+    try:
+        bound.check(value)
+    except ValueError as error:
+        return [f"{path}: {key} is {str(value)[:40]}, {error}"]
+    return []
