@@ -14,7 +14,7 @@ Stopped is no error: a signal asked the run to end, and what could be saved is s
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -82,6 +82,13 @@ def faults_together(work: Callable[[Item], Result], items: Iterable[Item]) -> li
     if wrong:
         raise InputError("\n".join(dict.fromkeys(" ".join(str(error).split()) for error in wrong))) from wrong[0]
     return done
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it came of, the last one first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def reason(error: OSError) -> str:

@@ -95,6 +95,12 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     return run
 
 
+@pytest.fixture
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `ppim` start one process: each costs a third of a second."""
+    monkeypatch.setenv("LORAKIT_PPIM_WORKERS", "1")
+
+
 def picture(size: tuple[int, int] = (64, 64), seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BILINEAR)

@@ -5,7 +5,8 @@ import importlib
 import io
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -166,14 +167,11 @@ def _open(
     return _Opened(_upright(opened, orientation, notes), full, kind, opened.info.get("icc_profile"))
 
 
-def as_stored(data: bytes, formats: tuple[str, ...], most_pixels: int = MOST_PIXELS) -> Image.Image:
-    """The picture in `data`, loaded whole and otherwise as it is stored. BadPicture as `decode`."""
+@contextmanager
+def _faults_of(data: bytes) -> Iterator[None]:
+    """Raise as BadPicture, with the reason, whatever a decoder raises over the picture in `data`."""
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as file:
-            if file.width * file.height > most_pixels:
-                raise BadPicture(f"{file.width}x{file.height} has more than {most_pixels:,} pixels")
-            file.load()
-            return file
+        yield
     except BadPicture:
         raise
     except UnidentifiedImageError as error:
@@ -182,6 +180,15 @@ def as_stored(data: bytes, formats: tuple[str, ...], most_pixels: int = MOST_PIX
         raise BadPicture("needs more memory than one picture may take") from error
     except Exception as error:  # fuzzed files make decoders raise a dozen kinds; each is the file's fault
         raise BadPicture(f"damaged: {str(error) or type(error).__name__}") from error
+
+
+def as_stored(data: bytes, formats: tuple[str, ...], most_pixels: int = MOST_PIXELS) -> Image.Image:
+    """The picture in `data`, loaded whole and otherwise as it is stored. BadPicture as `decode`."""
+    with _faults_of(data), Image.open(io.BytesIO(data), formats=formats) as file:
+        if file.width * file.height > most_pixels:
+            raise BadPicture(f"{file.width}x{file.height} has more than {most_pixels:,} pixels")
+        file.load()
+        return file
 
 
 def decode(
@@ -204,7 +211,7 @@ def decode(
     notes: list[str] = []
     if data.startswith(b"\x89PNG"):
         check_png(data)
-    try:
+    with _faults_of(data):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             formats = (*FORMATS, "HEIF") if data[4:8] == b"ftyp" and reads_heic() else FORMATS
@@ -214,11 +221,3 @@ def decode(
         image = to_srgb(image, opened.profile, notes.append)
         image.info.clear()  # place, camera and owner are nobody's business, and Pillow would write some of it again
         return Decoded(image, opened.size, opened.format, notes)
-    except BadPicture:
-        raise
-    except UnidentifiedImageError as error:
-        raise BadPicture(what_is(data)) from error
-    except MemoryError as error:
-        raise BadPicture("needs more memory than one picture may take") from error
-    except Exception as error:  # fuzzed files make decoders raise a dozen kinds; each is the file's fault
-        raise BadPicture(f"damaged: {str(error) or type(error).__name__}") from error

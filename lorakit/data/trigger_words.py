@@ -6,10 +6,14 @@ import re
 from collections.abc import Sequence
 
 
+def by_itself(word: str) -> str:
+    """A regular expression for a word that is no part of a longer one: \\b would not hold beside `<` and `>`."""
+    return rf"(?<!\w){re.escape(word)}(?!\w)"
+
+
 def contains(text: str, word: str) -> bool:
     """Whether a text has a word or phrase by itself, whatever its case."""
-    spaced = re.escape(" ".join(word.split()))
-    return re.search(rf"(?<!\w){spaced}(?!\w)", " ".join(text.split()), re.IGNORECASE) is not None
+    return re.search(by_itself(" ".join(word.split())), " ".join(text.split()), re.IGNORECASE) is not None
 
 
 def tags_of(caption: str, separator: str = ",") -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from lorakit.adapter import Adapter
+from lorakit.data.trigger_words import by_itself
 from lorakit.errors import InputError, some
 from lorakit.io.plain import json_of, read_text
 
@@ -59,7 +60,7 @@ class Triggers:
 
     def lacking(self, prompt: str) -> list[str]:
         """What a prompt lacks, each in quotes; alternatives are joined by "or". Nothing, where it has all it needs."""
-        found = [repr(token) for token in self.tokens if not re.search(_whole(token), prompt)]
+        found = [repr(token) for token in self.tokens if not re.search(by_itself(token), prompt)]
         text = _plain(prompt)
         missing = [phrase for phrase in self.phrases if phrase not in self.tokens and not _has(text, phrase)]
         if self.every:
@@ -67,11 +68,6 @@ class Triggers:
         if missing and len(missing) == len([p for p in self.phrases if p not in self.tokens]):
             found.append(some([repr(phrase) for phrase in missing], 3, " or "))
         return found
-
-
-def _whole(word: str) -> str:
-    """A pattern for the word by itself: \\b would not hold beside `<` and `>`."""
-    return rf"(?<!\w){re.escape(word)}(?!\w)"
 
 
 def _plain(text: str) -> str:
@@ -83,7 +79,7 @@ def _has(text: str, phrase: str) -> bool:
     """Whether all words of a phrase but fillers stand in a plain text, in any order."""
     words = [word for one in _plain(phrase).split() if (word := one.strip(".,;:!?\"'()[]"))]
     telling = [word for word in words if word not in _FILLERS] or words
-    return all(re.search(_whole(word), text) for word in telling)
+    return all(re.search(by_itself(word), text) for word in telling)
 
 
 def of_adapter(adapter: Adapter) -> Triggers:
@@ -203,7 +199,7 @@ def written(words: Collection[str], title: str | None = None) -> dict[str, str]:
 def renamed(metadata: Mapping[str, str], old: str, new: str) -> dict[str, str]:
     """The metadata of an adapter whose learned token `old` is called `new`."""
     return {
-        key: re.sub(_whole(old), lambda match: new, value) if key in (PHRASE, TITLE, HINT) else value
+        key: re.sub(by_itself(old), lambda match: new, value) if key in (PHRASE, TITLE, HINT) else value
         for key, value in metadata.items()
     }
 

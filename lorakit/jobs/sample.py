@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +206,7 @@ class _Outputs:
         return self.output.with_suffix(f".{i:05d}.steps.{kind}" if self.grid else f".steps.{kind}")
 
     def write(self, i: int, one: Drawn) -> None:
+        number = i
         if not self.single:
             number = self.folder.put(png(one.picture, one.settings))
             self.written.append(self.folder.file(number))
@@ -218,11 +219,7 @@ class _Outputs:
         films = {"png": _bytes(sheets.strip(stages, labels))}
         labels, stages = zip(*one.stages, strict=True)
         films |= {kind: moving.film(stages, labels, kind, self.extras.frame, back=False) for kind in self._films}
-        for kind, data in films.items():
-            if self.single:
-                self._put(self._beside(i, kind), data)
-            else:
-                self.written.append(self.folder.put_beside(f"{number:05d}.steps.{kind}", data))
+        self._put_all(films, lambda kind: self._beside(i, kind), f"{number:05d}.steps")
 
     def write_sheet(self, made: list[np.ndarray], grid: list[list[Shot]], extras: Extras) -> None:
         axes, width = extras.axes or {}, len(grid[0])
@@ -233,11 +230,15 @@ class _Outputs:
         labels = [", ".join(text for text in (row, column) if text) for row in rows for column in columns]
         films = {"png": _bytes(sheets.table(table, columns, rows, title))}
         films |= {kind: moving.film(made, labels, kind, extras.frame) for kind in extras.moving}
+        self._put_all(films, lambda kind: self.output.with_suffix(f".{kind}"), sheet_name(self._first))
+
+    def _put_all(self, films: Mapping[str, bytes], beside: Callable[[str], Path], name: str) -> None:
+        """Write a strip or sheet and its films, by kind: `beside` the one PNG, or as `name` and the kind in the folder."""
         for kind, data in films.items():
             if self.single:
-                self._put(self.output.with_suffix(f".{kind}"), data)
+                self._put(beside(kind), data)
             else:
-                self.written.append(self.folder.put_beside(f"{sheet_name(self._first)}.{kind}", data))
+                self.written.append(self.folder.put_beside(f"{name}.{kind}", data))
 
     def _put(self, target: Path, data: bytes) -> None:
         write_bytes(target, data)

@@ -13,7 +13,7 @@ from lorakit.io.files import sha256_of
 from lorakit.io.plain import read_json
 from lorakit.models import hub
 from lorakit.models.claims import check_described
-from lorakit.models.hub import ALIASES, CHECKPOINTS, nearest_model
+from lorakit.models.hub import ALIASES, CHECKPOINTS, is_path, nearest_model
 from lorakit.targets import PARTS
 
 # Of the kinds of single files, whose tokenizer they were trained with: (repository, folder in it); {} is the part's.
@@ -57,18 +57,13 @@ def check_name(name: str) -> None:
         raise InputError(f"{name}: no such checkpoint file{nearest_model(name)}")
     if path.exists():
         raise InputError(f"{name} is neither a model folder nor a checkpoint file")
-    if _is_path(name):
+    if is_path(name):
         raise InputError(f"{name}: no such model folder{nearest_model(name)}")
     if "/" not in name:
         raise UsageError(
             f"no model '{name}'{nearest_model(name)}\n"
             f"there are {', '.join(('tiny', *ALIASES))}, hub ids (OWNER/NAME), diffusers folders and checkpoint files"
         )
-
-
-def _is_path(name: str) -> bool:
-    """Whether a name that leads to nothing on this machine is meant as a path and not as a hub id."""
-    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.endswith("/")
 
 
 def folder_of(name: str) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lorakit.errors import InputError, UnavailableError
 from lorakit.io.files import check_plain, utf8_path
-from lorakit.models.hub import snapshot
+from lorakit.models.hub import is_path, snapshot
 from lorakit.runtime.extras import faults_of_file
 
 _WANTED = ["*.json", "*.txt", "*.csv", "*.safetensors"]
@@ -20,7 +20,7 @@ def folder_of(name: str, option: str) -> Path:
         if not (path / "config.json").is_file():
             raise InputError(f"{option} {name} is not a model folder: it has no config.json")
         return check_plain(path, f"model of {option}")
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if path.exists() or is_path(name):
         raise InputError(f"{option} {name}: no such model folder")
     folder = snapshot(name, _WANTED, _REFUSED, f"{option} {name}", cache_first=True)
     if not any(folder.rglob("*.safetensors")):

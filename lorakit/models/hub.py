@@ -8,11 +8,11 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lorakit.errors import StorageError, UnavailableError, UsageError
+from lorakit.errors import StorageError, UnavailableError, UsageError, causes
 from lorakit.io.paths import home_folder
 
 ALIASES = {
@@ -31,6 +31,11 @@ MIRRORS = {
         for name in ("", "-base", "-inpainting", "-depth", "-1", "-1-base")
     },
 }
+
+
+def is_path(name: str) -> bool:
+    """Whether a model's name that leads to nothing on this machine is meant as a path and not as a hub id."""
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.endswith("/")
 
 
 def also_known_as(repository: str) -> list[str]:
@@ -112,13 +117,6 @@ def _downloaded(repository: str, wanted: Sequence[str], refused: Sequence[str], 
     )
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those that it came of."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 _STORAGE = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS")} - {None}
 _NO_NETWORK = ("ConnectError", "ConnectionError", "Timeout", "TimeoutException", "ProxyError", "NetworkError")
 
@@ -128,7 +126,7 @@ def _why(repository: str, what: str, error: Exception) -> UnavailableError | Usa
     from huggingface_hub import constants
     from huggingface_hub.utils import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-    chain = list(_chain(error))
+    chain = list(causes(error))
     named = what if repository in what else f"{what} ({repository})"
     cache = f"{'not whole' if repository in cached() else 'not'} in the cache {constants.HF_HUB_CACHE}"
     fetch = f"fetch it where there is a network: hf download {MIRRORS.get(repository, repository)}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from lorakit.errors import InputError, LorakitError, UnavailableError, UsageError
+from lorakit.errors import InputError, LorakitError, UnavailableError, UsageError, causes
 from lorakit.runtime.scarce import lacking
 
 
@@ -54,7 +54,7 @@ def broken_installation(error: BaseException) -> UnavailableError | None:
     Libraries import their parts when they are first used, so that a torchvision of another torch looks like a fault of
     the file that is just being read.
     """
-    raised = list(_chain(error))
+    raised = list(causes(error))
     package = next(filter(None, map(_not_imported, reversed(raised))), "")  # the first cause knows it best
     if not package:
         return None
@@ -71,13 +71,6 @@ def broken_installation(error: BaseException) -> UnavailableError | None:
 def _said(error: BaseException) -> str:
     """The error's text on one line that is not too long for a sentence."""
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those that it came of."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _not_imported(error: BaseException) -> str:

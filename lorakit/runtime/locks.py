@@ -35,9 +35,7 @@ def held(folder: Path, name: str = ".lock", *, wait: bool = False, dry_run: bool
     fd = _opened(file)
     with os.fdopen(fd, "r+b", buffering=0):
         try:
-            locked = platform.lock(fd, wait=wait)
-        except BlockingIOError:
-            raise RefusedError(f"{_at_work(folder, fd)}; wait for it or choose another output") from None
+            locked = _locked(folder, fd, wait)
         except OSError as error:
             raise StorageError(f"{file} cannot be locked: {error.strerror or error}") from error
         with _signed(fd) if locked else _marked(folder, file, fd, wait):
@@ -51,10 +49,15 @@ def _check_free(folder: Path, file: Path) -> None:
     except OSError:
         return
     with os.fdopen(fd, "r+b", buffering=0), suppress(OSError):
-        try:
-            platform.lock(fd, wait=False)
-        except BlockingIOError:
-            raise RefusedError(f"{_at_work(folder, fd)}; wait for it or choose another output") from None
+        _locked(folder, fd, wait=False)
+
+
+def _locked(folder: Path, fd: int, wait: bool) -> bool:
+    """As `platform.lock`; RefusedError, which says who it is, where another process holds the lock of `folder`."""
+    try:
+        return platform.lock(fd, wait=wait)
+    except BlockingIOError:
+        raise RefusedError(f"{_at_work(folder, fd)}; wait for it or choose another output") from None
 
 
 def is_lock(path: Path) -> bool:

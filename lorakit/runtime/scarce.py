@@ -1,7 +1,8 @@
 """Errors that mean that the machine has no more of something: memory, open files, threads."""
 
 import errno
-from collections.abc import Iterator
+
+from lorakit.errors import causes
 
 MEMORY, FILES, THREADS = "memory", "open files", "threads"
 _SAID = {  # libraries say it in words of their own, as RuntimeError or ImportError
@@ -22,13 +23,7 @@ def lacking(error: BaseException) -> str | None:
     """What was not to be had when this error, or one that it was raised over, came up; None for errors of other kinds."""
     if isinstance(error, BlockingIOError):  # of fork; deeper in a chain it is of a lock that another process holds
         return THREADS
-    return next((what for one in _chain(error) if (what := _lacking(one))), None)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    return next((what for one in causes(error) if (what := _lacking(one))), None)
 
 
 def _lacking(error: BaseException) -> str | None:

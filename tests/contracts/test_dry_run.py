@@ -196,11 +196,10 @@ def made(inputs) -> Path:
 
 
 @pytest.fixture
-def place(made, tmp_path, monkeypatch) -> Path:
+def place(made, tmp_path, monkeypatch, one_worker) -> Path:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("LORAKIT_PPIM_WORKERS", "1")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     return tmp_path
 

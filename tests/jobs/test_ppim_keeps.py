@@ -12,14 +12,9 @@ from PIL import Image
 
 from tests.conftest import picture
 
+pytestmark = pytest.mark.usefixtures("one_worker")
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 TEMPLATE = ("--caption-template", "a photo of {token}, {caption}", "--token", "sks", "--caption", "filename")
-
-
-@pytest.fixture(autouse=True)
-def one_worker(monkeypatch):
-    """Each process costs a third of a second to start."""
-    monkeypatch.setenv("LORAKIT_PPIM_WORKERS", "1")
 
 
 @pytest.fixture

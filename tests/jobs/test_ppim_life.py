@@ -17,6 +17,8 @@ from lorakit.data.images import Cut
 from lorakit.data.prepare import draw
 from tests.conftest import picture
 
+pytestmark = pytest.mark.usefixtures("one_worker")
+
 
 def rows(folder):
     return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
@@ -24,12 +26,6 @@ def rows(folder):
 
 def snapshot(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-@pytest.fixture(autouse=True)
-def one_worker(monkeypatch):
-    """Each process costs a third of a second to start."""
-    monkeypatch.setenv("LORAKIT_PPIM_WORKERS", "1")
 
 
 @pytest.fixture

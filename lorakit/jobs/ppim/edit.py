@@ -8,6 +8,7 @@ from typing import Any
 from lorakit.data.caption_files import one_line
 from lorakit.errors import InputError, UsageError, some
 from lorakit.io.files import write_text
+from lorakit.jobs.ppim.keeping import caption_file
 from lorakit.jobs.ppim.lint import count
 from lorakit.jobs.ppim.manifest import Manifest
 from lorakit.jobs.ppim.reading import Source
@@ -73,7 +74,7 @@ def edit(given: list[Source], data: Path, manifest: Manifest, note: Any) -> int:
             changed += 1
             forget_text(row)
             row |= {"text": text, "by_hand": True}
-            write_text((data / row["file_name"]).with_suffix(".txt"), text + "\n" if text else "")
+            write_text(caption_file(data / row["file_name"]), text + "\n" if text else "")
             manifest.put(source.key, record)
     file.unlink()
     note(f"{count(changed, 'caption')} changed")
