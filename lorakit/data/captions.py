@@ -1,10 +1,12 @@
 """Captions: how a template fills, and what training makes of them."""
 
+from __future__ import annotations
+
 import hashlib
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorakit.errors import UsageError
 
@@ -92,6 +94,10 @@ class CaptionRules:
                 wrong.append(f"--template {self.template} needs --token, which stands in its place")
         if wrong:
             raise UsageError("\n".join(wrong))
+
+    def settled(self) -> CaptionRules:
+        """The rules without those that leave something out or out of order: a caption as people would write it."""
+        return replace(self, dropout=0.0, tag_dropout=0.0, warmup_epochs=0, shuffle=False)
 
     @property
     def by_tags(self) -> bool:

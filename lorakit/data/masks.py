@@ -52,6 +52,8 @@ def loss_weights(mask: Image.Image, how: Cut, latent: tuple[int, int], unmasked:
     part = mask.crop(how.box).convert("F")
     if how.pad:
         part = ImageOps.pad(part, how.size, Image.Resampling.BOX, color=0)
+    if how.mirrored:
+        part = ImageOps.mirror(part)
     small = np.asarray(part.resize(latent, Image.Resampling.BOX), np.float64) / 255
     weights = unmasked + (1 - unmasked) * small
     if weights.max() <= 0:

@@ -6,11 +6,12 @@ edited picture is encoded again, and no other; nothing stale can be read.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lorakit.data import masks
@@ -23,6 +24,7 @@ from lorakit.models.load import Components
 from lorakit.runtime.workers import cores
 from lorakit.training.encoding import Bad, Encoder, Moments, View
 from lorakit.training.fingerprint import Counts, encoder_hash
+from lorakit.training.placed import Hidden, Placed
 
 _LATENTS = "latents.pack"
 _IN_MEMORY = 2 << 30  # bytes of latents; more are read from the disk when they are asked for
@@ -30,25 +32,19 @@ _IN_MEMORY = 2 << 30  # bytes of latents; more are read from the disk when they 
 
 @dataclass(frozen=True)
 class Cached:
-    """Of each example the mean and spread of its latents [c, h, w]; `mirrored` the same of its mirror image.
+    """A set of encoded pictures.
 
-    keys    names each picture by its content, whatever the file is called
-    cuts    how each was cut from its picture
-    masks   loss weights [1, h, w] of each, or None where all pixels count the same
-    entries the keys in the pack of all that belongs to it
-    hidden  for inpainting: of each the masks [1, h, w] of its latents, and mean and spread of the picture without what
-            the mask covers
+    placed    each as it is
+    mirrored  each as its mirror image; empty where none is wanted
+    repeats   how often an epoch shows each
+    keys      names each picture by its content, whatever the file is called
+    entries   the keys in the pack of all that belongs to the set
     """
 
-    means: Sequence[Tensor]
-    spreads: Sequence[Tensor]
-    mirrored: Sequence[Moments]
-    captions: Sequence[str]
+    placed: Sequence[Placed]
+    mirrored: Sequence[Placed]
     repeats: Sequence[int]
-    keys: Sequence[str] = ()
-    cuts: Sequence[Cut] = ()
-    masks: Sequence[Tensor | None] = ()
-    hidden: Sequence[Sequence[tuple[Tensor, Tensor, Tensor]]] = ()
+    keys: Sequence[str]
     counts: Counts = field(default_factory=Counts)
     entries: frozenset[bytes] = frozenset()
 
@@ -68,20 +64,20 @@ def _digests(files: Sequence[Path]) -> list[str]:
         return list(pool.map(one, files))
 
 
-class _OnDisk(Sequence[Any]):
-    """Moments that are read from a pack when they are asked for; `pick` takes what is wanted of them."""
+@dataclass(frozen=True)
+class _Lazy(Sequence[Any]):
+    """A sequence whose items are made when they are asked for: more latents than memory holds stay on the disk."""
 
-    def __init__(self, pack: Pack, keys: Sequence[bytes], pick: Callable[[Moments], Any]) -> None:
-        self._pack, self._keys, self._pick = pack, keys, pick
+    length: int
+    make: Callable[[int], Any]
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return self.length
 
     def __getitem__(self, i: Any) -> Any:
-        found = _read(self._pack, self._keys[i])
-        if found is None:
-            raise InputError(f"{self._pack.path} was changed while it was in use; run the same command again")
-        return self._pick(found)
+        if not -self.length <= i < self.length:
+            raise IndexError(i)
+        return self.make(i % self.length)
 
 
 def _read(pack: Pack, key: bytes) -> Moments | None:
@@ -133,12 +129,14 @@ class _Latents:
             self.counts.damaged = self.pack.damaged
             self.pack.sync()
 
-    def of(self, views: Sequence[View], pick: Callable[[Moments], Any]) -> Sequence[Any]:
-        keys = [view.key(self.encoder) for view in views]
-        if self._memory is not None:
-            return [pick(self._memory[key]) for key in keys]
-        assert self.pack is not None
-        return _OnDisk(self.pack, keys, pick)
+    def of(self, view: View) -> Moments:
+        """The moments of a view that `fill` has seen to; InputError where the file on the disk was changed since."""
+        key = view.key(self.encoder)
+        found = self._memory.get(key) if self._memory is not None else self._known(key)
+        if found is None:
+            where = "the cache" if self.pack is None else self.pack.path
+            raise InputError(f"{where} was changed while it was in use; run the same command again")
+        return found
 
 
 def _cut_of(example: Example, size: int, shape: tuple[int, int] | None, multiple: int) -> Cut | None:
@@ -151,15 +149,12 @@ def _cut_of(example: Example, size: int, shape: tuple[int, int] | None, multiple
     return centre(source, shape)
 
 
-def _weights(example: Example, how: Cut, factor: int, unmasked: float, alpha: bool) -> Tensor | None:
-    latent = (how.size[0] // factor, how.size[1] // factor)
+def _mask(example: Example, alpha: bool) -> Image.Image | None:
+    """The picture's mask at the picture's size, grey; None where it has none."""
     source = example.size or size_of(example.file)
-    mask = None
     if example.mask is not None and source is not None:
-        mask = masks.of_file(example.mask, source)
-    elif alpha:
-        mask = masks.of_alpha(example.file)
-    return None if mask is None else masks.loss_weights(mask, how, latent, unmasked)
+        return masks.of_file(example.mask, source)
+    return masks.of_alpha(example.file) if alpha else None
 
 
 def cache_latents(
@@ -191,63 +186,68 @@ def cache_latents(
     encode          whether latents are wanted at all, and not their shapes alone: they are without numbers then
     raises          InputError that lists all pictures and masks that cannot be used
     """
-    bad = Bad()
+    bad, factor = Bad(), components.vae_factor
     digests = digests or _digests([example.file for example in examples])
     wanted = shapes if shapes is not None else [None] * len(examples)
-    cuts, weights = [], list[Tensor | None]()
-    for example, shape in zip(examples, wanted, strict=True):
+    cuts: list[tuple[Cut, ...]] = []  # of each picture as it is, and mirrored
+    weights: dict[tuple[int, bool], Tensor | None] = {}
+    for i, (example, shape) in enumerate(zip(examples, wanted, strict=True)):
         how = _cut_of(example, size, shape, components.multiple)
+        cuts.append((how, replace(how, mirrored=True)) if how and flip else (how or Cut((0, 0, 1, 1), (size, size)),))
         try:
             if how is None:
                 raise BadPicture(why_not(example.file))
-            if mask_weight is not None:
-                weights.append(_weights(example, how, components.vae_factor, mask_weight, alpha))
+            if mask_weight is not None and (mask := _mask(example, alpha)) is not None:
+                for one in cuts[-1]:
+                    latent = (one.size[0] // factor, one.size[1] // factor)
+                    weights[i, one.mirrored] = masks.loss_weights(mask, one, latent, mask_weight)
         except BadPicture as reason:
             bad.add(example.file, reason)
-        cuts.append(how or Cut((0, 0, 1, 1), (size, size)))
     if bad.names:
         raise InputError(unreadable(bad.names))
 
-    plain = [View(e.file, digest, how) for e, digest, how in zip(examples, digests, cuts, strict=True)]
-    mirrors = [View(view.file, view.digest, view.cut, mirrored=True) for view in plain] if flip else []
     if not encode:
-        means = [_shaped(components, how) for how in cuts]
-        captions, repeats = [e.caption for e in examples], [e.repeats for e in examples]
-        return Cached(means, means, [(x, x) for x in means], captions, repeats, digests, cuts, weights)
-    count, seed = inpainting or (0, 0)
-    covered = [[View(v.file, v.digest, v.cut, mask=(seed, number)) for number in range(count)] for v in plain]
-    pack = Pack(folder / _LATENTS) if folder is not None else None
-    latents = _Latents(pack, encoder or encoder_hash(components))
-    views = [*plain, *mirrors, *(view for row in covered for view in row)]
-    latents.fill(components, views, bad, tick)
+        both = [[_bare(components, one, weights.get((i, one.mirrored))) for one in row] for i, row in enumerate(cuts)]
+        turned = [row[1] for row in both if flip]
+        return Cached([row[0] for row in both], turned, [example.repeats for example in examples], digests)
+
+    def views(i: int, one: Cut) -> list[View]:
+        """What is encoded of a picture in one orientation: all of it, then what each drawn mask leaves of it."""
+        seeds = [(inpainting[1], number) for number in range(inpainting[0])] if inpainting else []
+        return [View(examples[i].file, digests[i], one, mask=mask) for mask in (None, *seeds)]
+
+    latents = _Latents(Pack(folder / _LATENTS) if folder is not None else None, encoder or encoder_hash(components))
+    every = [view for i, row in enumerate(cuts) for one in row for view in views(i, one)]
+    latents.fill(components, every, bad, tick)
     if bad.names:
         raise InputError(unreadable(bad.names))
+
+    def placed(i: int, turn: int) -> Placed:
+        one = cuts[i][turn]
+        whole, *covered = views(i, one)
+        mean, spread = latents.of(whole)
+        hidden = _Lazy(
+            len(covered), lambda n: Hidden(masks.for_latents(covered[n].hole(), factor), *latents.of(covered[n]))
+        )
+        return Placed(mean=mean, spread=spread, cut=one, mask=weights.get((i, one.mirrored)), hidden=hidden)
+
     return Cached(
-        latents.of(plain, lambda moments: moments[0]),
-        latents.of(plain, lambda moments: moments[1]),
-        latents.of(mirrors, lambda moments: moments),
-        [e.caption for e in examples],
-        [e.repeats for e in examples],
+        _Lazy(len(cuts), lambda i: placed(i, 0)),
+        _Lazy(len(cuts) if flip else 0, lambda i: placed(i, 1)),
+        [example.repeats for example in examples],
         digests,
-        cuts,
-        weights,
-        [_hidden(row, latents, components.vae_factor) for row in covered] if count else [],
         latents.counts,
-        frozenset(view.key(latents.encoder) for view in views),
+        frozenset(view.key(latents.encoder) for view in every),
     )
 
 
-def _shaped(components: Components, how: Cut) -> Tensor:
-    """A tensor of the shape that the latents of a cut have, without numbers."""
+def _bare(components: Components, how: Cut, mask: Tensor | None) -> Placed:
+    """A picture whose latents have a shape and no numbers."""
     width, height = (side // components.vae_factor for side in how.size)
-    return torch.empty(components.vae.config.latent_channels, height, width, device="meta")
+    latents = torch.empty(components.vae.config.latent_channels, height, width, device="meta")
+    return Placed(mean=latents, spread=latents, cut=how, mask=mask)
 
 
 def tidy(folder: Path, sets: Sequence[Cached]) -> bool:
     """Drop from the cache in `folder` what belongs to none of the sets, where that is more than half of it."""
     return Pack(folder / _LATENTS).compact(key for cached in sets for key in cached.entries)
-
-
-def _hidden(views: list[View], latents: _Latents, factor: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    found = latents.of(views, lambda moments: moments)
-    return [(masks.for_latents(view.drawn(), factor), *one) for view, one in zip(views, found, strict=True)]

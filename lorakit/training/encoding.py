@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ Moments = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class View:
-    """One thing to encode: a picture's cut, maybe its mirror image, maybe with what a drawn mask covers taken out.
+    """One thing to encode: a picture's cut, maybe with what a drawn mask covers taken out.
 
     digest  sha256 of the file's bytes
     mask    (seed, number) of the mask
@@ -36,24 +36,28 @@ class View:
     file: Path
     digest: str
     cut: Cut
-    mirrored: bool = False
     mask: tuple[int, int] | None = None
 
-    def drawn(self) -> Tensor:
-        """Its mask [1, h, w], from the picture's content and the number alone."""
+    def _drawn(self) -> Tensor:
         assert self.mask is not None
         seed, number = self.mask
         return masks.draw(self.cut.size, generator(seed, "inpainting mask", self.digest, number))
 
+    def hole(self) -> Tensor:
+        """Its mask [1, h, w], from the picture's content and the number alone, mirrored where the picture is."""
+        return self._turned(self._drawn())
+
+    def _turned(self, x: Tensor) -> Tensor:
+        return x.flip(2) if self.cut.mirrored else x
+
     def key(self, encoder: str) -> bytes:
         """Known before anything is decoded."""
-        what = [self.digest, self.cut.box, self.cut.size, self.cut.pad, self.mirrored, self.mask, encoder, _VERSION]
+        what = [self.digest, self.cut.box, self.cut.size, self.cut.pad, self.cut.mirrored, self.mask, encoder, _VERSION]
         return hashlib.sha256(json.dumps(what).encode()).digest()
 
     def pixels(self, whole: Tensor) -> Tensor:
-        """What is encoded of the cut picture, [3, h, w] in -1..1."""
-        x = whole.flip(2) if self.mirrored else whole
-        return masks.hidden(x, self.drawn()) if self.mask else x
+        """What is encoded of the cut picture, which is not mirrored yet, [3, h, w] in -1..1."""
+        return self._turned(masks.hidden(whole, self._drawn()) if self.mask else whole)
 
 
 def content_key(pixels: Tensor, encoder: str) -> bytes:
@@ -98,7 +102,7 @@ class Encoder:
 
         groups: dict[tuple[Path, Cut], list[View]] = {}
         for view in views:
-            groups.setdefault((view.file, view.cut), []).append(view)
+            groups.setdefault((view.file, _upright(view.cut)), []).append(view)
 
         def finished(group: list[View]) -> list[Encoded]:
             return [done for pair in _pixels(group, bad) for done in self._finish([pair], 1)]
@@ -134,10 +138,14 @@ class Encoder:
         ]
 
 
+def _upright(how: Cut) -> Cut:
+    return replace(how, mirrored=False)
+
+
 def _pixels(group: list[View], bad: Bad) -> list[tuple[View, Tensor]]:
-    """What goes into the encoder for all views of one cut, which is decoded once."""
+    """What goes into the encoder for all views of one cut and its mirror image, which is decoded once."""
     try:
-        image = cut(load(group[0].file), group[0].cut)
+        image = cut(load(group[0].file), _upright(group[0].cut))
     except BadPicture as reason:
         bad.add(group[0].file, reason)
         return []

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from lorakit.training.samples import Ahead, Draws, Sample, Source, distribution_
 from lorakit.training.shards import Shards
 from lorakit.training.texts import Texts
 from lorakit.training.variants import Attached
+
+_TOGETHER = 8  # held-out samples a forward; fixed, so that sums do not depend on the machine
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Objective:
         alphas = components.alphas()
         self.alphas = zero_terminal(alphas) if config.zero_snr else alphas
         self.weights = _weights(self.alphas, config, components.prediction_type)
-        self.draws = Ahead(Draws(sources, config, distribution_of(config, self.alphas, self.weights)), config.total)
+        self.samples = Draws(sources, config, distribution_of(config, self.alphas, self.weights))
+        self.draws = Ahead(self.samples, config.total)
         self.micro = config.batch_size or 1
         # A count of the model's and not the machine's, so that sums are the same on any number of cores.
         self.pieces = 2 if is_small(components) else 1
@@ -161,7 +165,7 @@ class Objective:
 
         def say(sample: Sample) -> Tensor:
             with torch.no_grad():  # in a thread of its own
-                return self._said(0, _Part([sample]))[0].cpu()
+                return self._said(partial(self.texts, 0), _Part([sample]))[0].cpu()
 
         def inputs(sample: Sample) -> list[Any]:
             tensors = [sample.latents, sample.seen, *(() if sample.inpaint is None else (sample.inpaint,))]
@@ -169,17 +173,32 @@ class Objective:
             alpha = float(self.alphas[sample.timestep])
             return [name, kind, sample.timestep, alpha, sample.caption, sample.sizes, *tensors]
 
-        draws, count = self.draws.draws, cores() if self.pieces > 1 else 1
+        draws, count = self.samples, cores() if self.pieces > 1 else 1
         taught = [(source.teacher, draws.taught(source)) for source in draws.sources if source.teacher is not None]
         return sum(teacher.fill(asked, say, inputs, folder, count) for teacher, asked in taught)
 
-    def _said(self, step: int, part: _Part) -> Tensor:
+    @torch.no_grad()
+    def errors(self, source: Source, pairs: Sequence[tuple[int, int]], strata: int) -> Tensor:
+        """The unweighted error of each (picture of a source that is not trained on, stratum of the timesteps), [pairs], on
+        the CPU."""
+        found, shapes = torch.zeros(len(pairs)), source.shapes()
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for at, (i, _) in enumerate(pairs):
+            by_shape.setdefault(shapes[i], []).append(at)
+        for same in by_shape.values():
+            for start in range(0, len(same), _TOGETHER):
+                places = same[start : start + _TOGETHER]
+                part = _Part([self.samples.held_out(source, *pairs[at], strata) for at in places])
+                found[places] = self._error(self.texts.now, part).cpu()
+        return found
+
+    def _said(self, texts: Callable[[Sequence[str]], Conditioning], part: _Part) -> Tensor:
         """What the model says of a part, [b, c, h, w], float32."""
         t, latents = part.timesteps, part.stack("latents")
         noisy = add_noise(latents, part.stack("seen"), self.alphas[t])
         inpaint = part.stack("inpaint") if self.components.inpaints else None
         with self.precision.autocast():
-            told = self._told(step, part, latents)
+            told = self._told(texts([sample.caption for sample in part.samples]), part, latents)
             return predict(self.components, noisy, t.to(self.components.device), told, inpaint).float()
 
     def _wanted(self, part: _Part) -> Tensor:
@@ -193,15 +212,19 @@ class Objective:
 
     def _loss(self, step: int, part: _Part) -> tuple[Tensor, Tensor]:
         """(weighted loss of the part, [], and each sample's unweighted error [b])."""
+        error = self._error(partial(self.texts, step), part)
+        weights = torch.tensor([sample.weight for sample in part.samples]) * self.weights[part.timesteps]
+        return (error * weights.to(error.device)).sum(), error.detach()
+
+    def _error(self, texts: Callable[[Sequence[str]], Conditioning], part: _Part) -> Tensor:
+        """How wrong the model is at each sample of a part, [b], before any weight."""
         config, device, t, mask = self.config, self.components.device, part.timesteps, part.mask
         delta = losses.huber_delta(t, len(self.alphas), config.huber, "exponential").to(device)
-        each_one = losses.LOSSES[config.loss](self._said(step, part) - self._wanted(part), delta)
-        error = losses.mean_by_sample(each_one, None if mask is None else mask.to(device))
-        weights = torch.tensor([sample.weight for sample in part.samples]) * self.weights[t]
-        return (error * weights.to(device)).sum(), error.detach()
+        each_one = losses.LOSSES[config.loss](self._said(texts, part) - self._wanted(part), delta)
+        return losses.mean_by_sample(each_one, None if mask is None else mask.to(device))
 
-    def _told(self, step: int, part: _Part, latents: Tensor) -> Conditioning:
-        told = self.texts(step, [sample.caption for sample in part.samples])
+    def _told(self, told: Conditioning, part: _Part, latents: Tensor) -> Conditioning:
+        """What the denoiser is told of a part: the text, and for SDXL the sizes."""
         if not self.components.sized:
             return told
         factor = self.components.vae_factor

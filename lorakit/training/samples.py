@@ -16,6 +16,7 @@ from lorakit.diffusion import timesteps as times
 from lorakit.diffusion.timesteps import Timesteps
 from lorakit.training.batches import Batches
 from lorakit.training.cache import Cached
+from lorakit.training.placed import Placed
 from lorakit.training.teacher import DRAWS, Teacher
 
 
@@ -78,11 +79,15 @@ class Source:
 
     def shapes(self) -> list[tuple[int, ...]]:
         """(c, h, w) of each picture's latents."""
-        return [tuple(mean.shape) for mean in self.cached.means]
+        return [tuple(placed.mean.shape) for placed in self.cached.placed]
 
     def caption(self, at: int, epoch: int) -> str:
         """Of the picture at a place of an epoch's pictures."""
         return caption_at(self.captions[self.shown[at]], self.rules, self.seed, epoch, self._keys[at])
+
+    def settled(self, i: int, number: int) -> str:
+        """The caption number `number` that picture i is measured with: nothing is left out of it by chance."""
+        return caption_at(self.captions[i], self.rules.settled(), self.seed, number, self.cached.keys[i])
 
     def all_captions(self, epochs: int, most: int) -> set[str] | None:
         """All captions that the first epochs show; None where they are more than `most`."""
@@ -117,6 +122,13 @@ class Draws:
                     )
                 )
         return found
+
+    def held_out(self, source: Source, i: int, stratum: int, strata: int) -> Sample:
+        """Picture i of a set that is not trained on, always with the same noise and the same timestep, which lies in one of
+        `strata` equal shares of those that training draws; its caption is the one that training would show, whole and in order."""
+        key = (self.config.seed, "validation", source.cached.keys[i], stratum)
+        u = (stratum + times.uniform_number(noises.generator(*key, "timestep"))) / strata
+        return self._one(source, i, source.settled(i, stratum), key, int(self.distribution.at(u)), 0, 1.0, ())
 
     def taught(self, source: Source) -> dict[tuple[int, int], Sample]:
         """By (picture, draw) all that a source with a teacher can show."""
@@ -153,11 +165,10 @@ class Draws:
         def draw(purpose: str) -> torch.Generator:
             return noises.generator(*key, purpose)
 
-        mean, spread = cached.means[i], cached.spreads[i]
-        if cached.mirrored and torch.rand((), generator=draw("mirror")) < 0.5:
-            mean, spread = cached.mirrored[i]
-        latents = mean + spread * torch.randn(mean.shape, generator=draw("latents"))
-        noise = torch.randn(mean.shape, generator=draw("noise"))
+        mirrored = bool(cached.mirrored) and bool(torch.rand((), generator=draw("mirror")) < 0.5)
+        placed = (cached.mirrored if mirrored else cached.placed)[i]
+        latents = placed.mean + placed.spread * torch.randn(placed.mean.shape, generator=draw("latents"))
+        noise = torch.randn(latents.shape, generator=draw("noise"))
         if config.multires_noise:
             noise = noises.multires(noise, config.multires_noise, draw("multires"))
         if config.noise_offset:
@@ -165,9 +176,9 @@ class Draws:
         seen = noises.perturbed(noise, config.perturbation, draw("perturbation")) if config.perturbation else noise
         return Sample(
             f"{source.name}/{i}", caption, latents, noise, seen, t, share * float(self.distribution.weights[t]), place,
-            dropout, cached.masks[i] if cached.masks else None,
-            _inpaint(cached, i, draw("inpaint")) if cached.hidden else None,
-            None if source.teacher is None else source.teacher.said.get((i, int(key[-1]))), _sizes(source, i),
+            dropout, placed.mask, _inpaint(placed, draw("inpaint")) if placed.hidden else None,
+            None if source.teacher is None else source.teacher.said.get((i, int(key[-1]))),
+            (source.originals[i], placed.corner(source.originals[i])) if source.originals else ((0, 0), (0, 0)),
         )  # fmt: skip
 
 
@@ -190,19 +201,10 @@ class Ahead:
         return self._pool.submit(self.draws.at, step)
 
 
-def _inpaint(cached: Cached, i: int, draw: torch.Generator) -> Tensor:
+def _inpaint(placed: Placed, draw: torch.Generator) -> Tensor:
     """One of the picture's masks and the latents of what it leaves to be seen."""
-    several = cached.hidden[i]
-    mask, mean, spread = several[int(torch.randint(len(several), (1,), generator=draw))]
+    mask, mean, spread = placed.hidden[int(torch.randint(len(placed.hidden), (1,), generator=draw))]
     return torch.cat([mask, mean + spread * torch.randn(mean.shape, generator=draw)])
-
-
-def _sizes(source: Source, i: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    if not source.originals:
-        return (0, 0), (0, 0)
-    (left, top, right, _), target = source.cached.cuts[i].box, source.cached.cuts[i].size
-    scale = target[0] / max(1, right - left)
-    return source.originals[i], (round(left * scale), round(top * scale))
 
 
 def distribution_of(config: TrainConfig, alphas: Tensor, weights: Tensor) -> Timesteps:

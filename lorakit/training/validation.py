@@ -12,23 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorakit.diffusion.loss import target
-from lorakit.diffusion.noise import add_noise, generator
+from lorakit.diffusion.noise import generator
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import Components
 from lorakit.models.predict import predict
+from lorakit.training.objective import Objective
+from lorakit.training.samples import Source
 
 STRATA = 8
-_TOGETHER = 8  # samples a forward; fixed, so that sums do not depend on the machine
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """A picture that is not trained on: its name, latents [c, h, w], and caption."""
-
-    name: str
-    latents: Tensor
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -71,45 +62,17 @@ def _t95(freedom: int) -> float:
     return z + g1 / freedom + g2 / freedom**2 + g3 / freedom**3
 
 
-@torch.no_grad()
-def losses(
-    components: Components, pictures: Sequence[HeldOut], texts: Callable[[Sequence[str]], Conditioning], seed: int
-) -> Tensor:
-    """Unweighted squared errors [pictures, STRATA] of the model as it stands, on the CPU; finite or not."""
-    alphas = components.alphas()
-    jobs = [(i, s) for i in range(len(pictures)) for s in range(STRATA)]
-    found = torch.zeros(len(pictures), STRATA)
-    by_shape: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-    for i, s in jobs:
-        by_shape.setdefault(tuple(pictures[i].latents.shape), []).append((i, s))
-    for same in by_shape.values():
-        for start in range(0, len(same), _TOGETHER):
-            part = same[start : start + _TOGETHER]
-            noise = torch.stack([_noise(pictures[i], s, seed) for i, s in part])
-            times = torch.tensor([_timestep(pictures[i], s, seed, len(alphas)) for i, s in part])
-            latents = torch.stack([pictures[i].latents for i, _ in part])
-            a = alphas[times]
-            told = texts([pictures[i].caption for i, _ in part]).sized(_pixels(components, latents))
-            said = predict(components, add_noise(latents, noise, a), times.to(components.device), told).float().cpu()
-            error = (said - target(latents, noise, a, components.prediction_type)).square().mean((1, 2, 3))
-            for (i, s), value in zip(part, error, strict=True):
-                found[i, s] = value
-    return found
+def losses(objective: Objective, source: Source, most: int) -> Tensor:
+    """The errors [pictures, STRATA] of the model as it stands at the task that is trained, unweighted, on the CPU; finite
+    or not. The first `most` pictures are shown as training shows them: captions, masks, noise and kind of loss."""
+    count = min(most, len(source.cached.keys))
+    pairs = [(i, stratum) for i in range(count) for stratum in range(STRATA)]
+    return objective.errors(source, pairs, STRATA).view(-1, STRATA)
 
 
-def _noise(picture: HeldOut, stratum: int, seed: int) -> Tensor:
-    return torch.randn(picture.latents.shape, generator=generator(seed, "validation", picture.name, stratum))
-
-
-def _timestep(picture: HeldOut, stratum: int, seed: int, count: int) -> int:
-    """One timestep within its eighth of the schedule, the same at every validation."""
-    low, high = stratum * count // STRATA, (stratum + 1) * count // STRATA
-    draw = generator(seed, "validation timestep", picture.name, stratum)
-    return int(torch.randint(low, max(low + 1, high), (1,), generator=draw))
-
-
-def _pixels(components: Components, latents: Tensor) -> tuple[int, int]:
-    return latents.shape[3] * components.vae_factor, latents.shape[2] * components.vae_factor
+def captions(source: Source, most: int) -> set[str]:
+    """All captions that `losses` shows."""
+    return {source.settled(i, stratum) for i in range(min(most, len(source.captions))) for stratum in range(STRATA)}
 
 
 class Drift:
@@ -135,4 +98,6 @@ class Drift:
         steps = len(components.alphas())
         times = torch.tensor([(2 * i + 1) * steps // (2 * count) for i in range(count)], device=components.device)
         told = self.texts(self.PROMPTS).sized((components.size, components.size))
-        return predict(components, x, times, told).float().cpu()
+        # An inpainting model is asked to draw the whole picture: its mask is 1 everywhere, and it is shown nothing.
+        hole = torch.cat([torch.ones_like(x[:, :1]), torch.zeros_like(x)], 1) if components.inpaints else None
+        return predict(components, x, times, told, hole).float().cpu()

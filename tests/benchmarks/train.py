@@ -31,21 +31,20 @@ def ours(name: str, batch: int) -> Step:
     from lorakit.runtime.heap import keep_freed_memory
     from lorakit.runtime.world import World
     from lorakit.training import loop, optimizers
-    from lorakit.training.cache import Cached
     from lorakit.training.objective import Objective
     from lorakit.training.precision import precision
     from lorakit.training.samples import Source
     from lorakit.training.texts import Texts
+    from tests.cached import cached
 
     components = load_model(name, "cpu", "float32", lambda text: None)
     side = components.size // components.vae_factor
     means = [torch.randn(4, side, side) for _ in range(4 * batch)]
     count = len(means)
     captions = [CAPTION.format(i) for i in range(count)]
-    cached = Cached(means, [torch.ones_like(m) * 0.1 for m in means], [], captions, [1] * count, captions)
     config = TrainConfig(batch_size=batch, steps=100_000, lr=1e-4, lr_schedule="constant").suited()
     trained = lora.begin(components, config)
-    source = Source("data", cached, [(caption,) for caption in captions], batch)
+    source = Source("data", cached(means, spread=0.1), [(caption,) for caption in captions], batch)
     texts = Texts(components)
     texts.fill(captions)
     how = precision("float32", components.device, whole=False)

@@ -7,11 +7,12 @@ from lorakit.models.load import load
 from lorakit.registry import MODES
 from lorakit.runtime.world import World
 from lorakit.training import loop, optimizers
-from lorakit.training.cache import Cached
 from lorakit.training.objective import Objective
+from lorakit.training.placed import Hidden
 from lorakit.training.precision import precision
 from lorakit.training.samples import Source
 from lorakit.training.texts import Texts
+from tests.cached import cached
 from tests.tiny import make
 
 
@@ -26,8 +27,7 @@ def test_one_step_changes_what_the_mode_trains_and_nothing_else(name, family, tm
     trained = MODES[name].begin(components, config)
     start = {key: p.detach().clone() for key, p in trained.parameters.items()}
     means = [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    cached = Cached(means, [torch.zeros_like(m) for m in means], [], ["", ""], [1, 1], ["x", "y"])
-    source = Source("data", cached, [("a <s1>",), ("b <s1>",)], 2)
+    source = Source("data", cached(means), [("a <s1>",), ("b <s1>",)], 2)
     objective = Objective(
         components, [source], Texts(components, trained.text_until), config, World(),
         precision("float32", components.device, whole=name == "full"), attached=trained.attached,
@@ -60,10 +60,9 @@ def test_an_inpainting_model_learns_to_fill_in(tmp_path):
     picture = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(0))
 
     def loss(mask: torch.Tensor) -> float:
-        hidden = [[(mask, picture * (1 - mask), torch.zeros_like(picture))]] * 2
-        cached = Cached([picture] * 2, [picture * 0] * 2, [], ["", ""], [1, 1], ["x", "y"], hidden=hidden)
+        hidden = [Hidden(mask, picture * (1 - mask), torch.zeros_like(picture))]
         objective = Objective(
-            components, [Source("data", cached, [("a",), ("b",)], 2)], Texts(components), config, World(),
+            components, [Source("data", cached([picture] * 2, hidden=hidden), [("a",), ("b",)], 2)], Texts(components), config, World(),
             precision("float32", components.device, whole=False), attached=trained.attached,
         )  # fmt: skip
         return float(objective(0, list(trained.parameters.values())).loss)

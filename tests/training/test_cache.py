@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from PIL import Image
 
 from lorakit.data.dataset import measured, read
+from lorakit.data.images import Cut
 from lorakit.data.masks import for_latents
 from lorakit.errors import InputError
 from lorakit.models.encode import latent_moments, to_tensor
@@ -13,6 +15,7 @@ from lorakit.models.load import load
 from lorakit.training import cache, encoding
 from lorakit.training.cache import cache_latents, tidy
 from lorakit.training.fingerprint import encoder_hash, weights_hash
+from lorakit.training.placed import Placed
 from lorakit.training.text_cache import TextCache
 from tests.conftest import picture
 from tests.tiny import make
@@ -50,8 +53,8 @@ def fill(components, pictures, folder, **more):
 
 
 def same(a, b):
-    return len(a.means) == len(b.means) and all(
-        torch.equal(x, y) for pair in ((a.means, b.means), (a.spreads, b.spreads)) for x, y in zip(*pair, strict=True)
+    return len(a.placed) == len(b.placed) and all(
+        torch.equal(x.mean, y.mean) and torch.equal(x.spread, y.spread) for x, y in zip(a.placed, b.placed, strict=True)
     )
 
 
@@ -66,8 +69,8 @@ def test_cached_and_uncached_are_the_same_bytes(components, pictures, tmp_path):
     assert (count(plain), count(first), count(again)) == ((0, 6, 0), (0, 6, 0), (6, 0, 0))
     image = to_tensor(np.asarray(Image.open(pictures / "0.png")))[None]
     mean, spread = latent_moments(components, image)
-    torch.testing.assert_close(first.means[0], mean[0])
-    torch.testing.assert_close(first.spreads[0], spread[0])
+    torch.testing.assert_close(first.placed[0].mean, mean[0])
+    torch.testing.assert_close(first.placed[0].spread, spread[0])
 
 
 def test_an_edited_picture_is_encoded_again_and_only_that(components, pictures, tmp_path):
@@ -75,7 +78,7 @@ def test_an_edited_picture_is_encoded_again_and_only_that(components, pictures, 
     picture(seed=77).save(pictures / "2.png")
     after = fill(components, pictures, tmp_path / "cache")
     assert count(after) == (5, 1, 0)
-    changed = [i for i in range(6) if not torch.equal(before.means[i], after.means[i])]
+    changed = [i for i in range(6) if not torch.equal(before.placed[i].mean, after.placed[i].mean)]
     assert changed == [2]
     assert same(after, fill(components, pictures, None))
 
@@ -104,7 +107,7 @@ def test_a_new_name_or_new_notes_in_the_file_change_nothing(components, pictures
 def test_another_shape_or_encoder_or_mirror_is_another_entry(components, pictures, tmp_path):
     folder = tmp_path / "cache"
     cached = fill(components, pictures, folder)
-    assert count(fill(components, pictures, folder, shapes=[how.size for how in cached.cuts])) == (6, 0, 0)
+    assert count(fill(components, pictures, folder, shapes=[placed.cut.size for placed in cached.placed])) == (6, 0, 0)
     assert count(fill(components, pictures, folder, shapes=[(48, 48)] * 6)) == (0, 6, 0)
     name = encoder_hash(components)
     weight = components.vae.encoder.conv_in.weight
@@ -119,7 +122,7 @@ def test_another_shape_or_encoder_or_mirror_is_another_entry(components, picture
     flipped = cache_latents(components, measured(read(pictures, "a")), 64, True, lambda *_: None, folder=folder)
     assert len(flipped.mirrored) == 6 and count(flipped) == (6, 6, 0)
     x = to_tensor(np.asarray(Image.open(pictures / "0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)))[None]
-    torch.testing.assert_close(flipped.mirrored[0][0], latent_moments(components, x)[0][0])
+    torch.testing.assert_close(flipped.mirrored[0].mean, latent_moments(components, x)[0][0])
 
 
 def test_a_picture_is_decoded_once_for_all_that_is_made_of_it(components, pictures, monkeypatch):
@@ -132,7 +135,7 @@ def test_a_picture_is_decoded_once_for_all_that_is_made_of_it(components, pictur
 def test_two_copies_of_a_picture_are_encoded_once(components, pictures, tmp_path):
     (pictures / "copy.png").write_bytes((pictures / "0.png").read_bytes())
     cached = fill(components, pictures, tmp_path / "cache")
-    assert count(cached) == (0, 6, 0) and len(cached.means) == 7
+    assert count(cached) == (0, 6, 0) and len(cached.placed) == 7
     assert cached.keys[0] == cached.keys[-1] != cached.keys[1]
 
 
@@ -175,10 +178,10 @@ def test_a_large_model_gives_the_same_and_a_large_cache_is_read_from_the_disk(
     monkeypatch.setattr(cache, "_IN_MEMORY", 1000)
     monkeypatch.setattr(encoding, "is_small", lambda components: False)
     large = fill(components, pictures, tmp_path / "other")
-    assert isinstance(large.means, cache._OnDisk) and same(small, large)
+    assert same(small, large)
     (tmp_path / "other" / "latents.pack").write_bytes(b"")
     with pytest.raises(InputError, match="changed while"):
-        large.means[0]
+        large.placed[0]
 
 
 def test_a_picture_gives_the_same_however_many_go_through_the_encoder_with_it(components):
@@ -207,20 +210,21 @@ def test_masks_become_weights_and_a_mask_of_ones_is_none(components, pictures):
     half.paste(255, (0, 0, 32, 64))
     half.save(pictures / "1.mask.png")
     cached = fill(components, pictures, None, mask_weight=0.25)
-    assert [x is None for x in cached.masks] == [True, False, True, True, True, True]
-    assert cached.masks[1].shape == (1, *cached.means[1].shape[1:])
-    assert sorted(set(cached.masks[1].flatten().tolist())) == pytest.approx([0.4, 1.6])  # 0.25 and 1, over 0.625
+    assert [placed.mask is None for placed in cached.placed] == [True, False, True, True, True, True]
+    placed = cached.placed[1]
+    assert placed.mask.shape == (1, *placed.mean.shape[1:])
+    assert sorted(set(placed.mask.flatten().tolist())) == pytest.approx([0.4, 1.6])  # 0.25 and 1, over 0.625
 
 
 def test_inpainting_keeps_several_masks_of_each_picture(components, pictures, tmp_path):
     cached = fill(components, pictures, tmp_path / "cache", inpainting=(3, 7))
     # All of two pictures hidden is the same grey twice.
-    assert sum(count(cached)) == 24 and cached.counts.made > 18 and [len(row) for row in cached.hidden] == [3] * 6
-    mask, mean, _ = cached.hidden[0][1]
+    assert sum(count(cached)) == 24 and cached.counts.made > 18 and [len(p.hidden) for p in cached.placed] == [3] * 6
+    mask, mean, _ = cached.placed[0].hidden[1]
     assert mask.shape == (1, *mean.shape[1:]) and set(mask.flatten().tolist()) <= {0.0, 1.0}
-    view = encoding.View(pictures / "0.png", cached.keys[0], cached.cuts[0], mask=(7, 1))
-    assert torch.equal(mask, for_latents(view.drawn(), components.vae_factor))
-    x = to_tensor(np.asarray(Image.open(pictures / "0.png"))) * (view.drawn() < 0.5)
+    view = encoding.View(pictures / "0.png", cached.keys[0], cached.placed[0].cut, mask=(7, 1))
+    assert torch.equal(mask, for_latents(view.hole(), components.vae_factor))
+    x = to_tensor(np.asarray(Image.open(pictures / "0.png"))) * (view.hole() < 0.5)
     torch.testing.assert_close(mean, latent_moments(components, x[None])[0][0])
     assert count(fill(components, pictures, tmp_path / "cache", inpainting=(3, 7))) == (24, 0, 0)
 
@@ -272,3 +276,36 @@ def test_digests_that_are_known_are_not_taken_again(components, pictures, tmp_pa
     monkeypatch.setattr(cache, "sha256_of", lambda file: pytest.fail(f"{file} is read again"))
     again = fill(components, pictures, tmp_path / "cache", digests=plain.keys)
     assert same(plain, again) and again.keys == plain.keys and count(again) == (6, 0, 0)
+
+
+def test_what_is_bound_to_a_picture_is_mirrored_with_it(components, tmp_path):
+    """A picture shown mirrored is the mirrored file: its latents, its mask, and what an inpainting model is given."""
+    whole, mask = picture((96, 64), seed=3), Image.new("L", (96, 64))
+    mask.paste(255, (0, 0, 30, 64))
+    sets = {}
+    for name in ("plain", "mirrored"):
+        (tmp_path / name).mkdir()
+        for file, image in (("a.png", whole), ("a.mask.png", mask)):
+            image = image if name == "plain" else image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            image.save(tmp_path / name / file)
+        examples = measured(read(tmp_path / name, "a"))
+        sets[name] = cache_latents(
+            components, examples, 64, name == "plain", lambda *_: None, shapes=[(64, 64)], mask_weight=0.25, inpainting=(3, 0)
+        )  # fmt: skip
+    turned, file, plain = sets["plain"].mirrored[0], sets["mirrored"].placed[0], sets["plain"].placed[0]
+    torch.testing.assert_close(turned.mean, file.mean)
+    assert torch.equal(turned.mask, file.mask) and torch.equal(turned.mask, plain.mask.flip(2))
+    assert not torch.equal(turned.mask, plain.mask)
+    pixels = to_tensor(np.asarray(whole.crop((16, 0, 80, 64))))
+    for number, hidden in enumerate(turned.hidden):
+        hole = encoding.View(tmp_path / "a.png", sets["plain"].keys[0], plain.cut, mask=(0, number)).hole()
+        torch.testing.assert_close(hidden.mean, latent_moments(components, (pixels * (hole < 0.5)).flip(2)[None])[0][0])
+        assert torch.equal(hidden.mask, for_latents(hole.flip(2), components.vae_factor))
+
+
+def test_the_corner_of_a_mirrored_cut_is_counted_from_the_other_side():
+    """The box leaves 16 pixels on the left and 17 on the right, and 10 above; all is shown at half its size."""
+    how = Cut((16, 10, 80, 74), (32, 32))
+    x = torch.zeros(4, 4, 4)
+    corners = [Placed(mean=x, spread=x, cut=replace(how, mirrored=on)).corner((97, 90)) for on in (False, True)]
+    assert corners == [(8, 5), (round(17 / 2), 5)]

@@ -2,15 +2,14 @@ import torch
 
 from lorakit.config import TrainConfig
 from lorakit.diffusion.timesteps import uniform
-from lorakit.training.cache import Cached
 from lorakit.training.samples import Ahead, Draws, Source
+from tests.cached import cached
 
 
 def draws(**options: object) -> Draws:
     means = [torch.full((4, 2, 2), float(i)) for i in range(4)]
-    cached = Cached(means, means, [], [""] * 4, [1] * 4, list("abcd"))
     config = TrainConfig(**options).suited()  # type: ignore[arg-type]
-    return Draws([Source("data", cached, [("a", "b")] * 4, 4)], config, uniform(1000))
+    return Draws([Source("data", cached(means), [("a", "b")] * 4, 4)], config, uniform(1000))
 
 
 def test_strata_put_a_steps_timesteps_into_a_part_each():

@@ -25,7 +25,6 @@ from lorakit.training.cache import Cached, cache_latents, tidy
 from lorakit.training.fingerprint import encoder_hash
 from lorakit.training.samples import Source
 from lorakit.training.teacher import Teacher
-from lorakit.training.validation import HeldOut
 
 _MOST_CAPTIONS = 20_000  # encoded before the first step; more are encoded as they come
 _INPAINTING_MASKS = 4  # drawn for each picture
@@ -35,6 +34,8 @@ _INPAINTING_MASKS = 4  # drawn for each picture
 class Data:
     """Encoded pictures, and where they came from.
 
+    measured    what validations look at: the pictures that are not trained on, then the class pictures; empty without the former
+    held_out    how many pictures are not trained on
     captions    all that can be shown; None where they are too many to be known
     complete    whether class pictures are among it, where they are wanted: a dry run draws none
     pictures    sample name, as the log has it, to its file
@@ -44,7 +45,8 @@ class Data:
 
     folder: Path
     sources: Sequence[Source]
-    held_out: Sequence[HeldOut]
+    measured: Sequence[Source]
+    held_out: int
     captions: Sequence[str] | None
     pictures: Mapping[str, Path]
     table: Sequence[Mapping[str, Any]]
@@ -89,7 +91,7 @@ def read_data(
 
     with world.main_first():
         cached, chosen = encoded(examples, batch, config.flip, True)
-        kept = [encoded(held, 1, False, False)[0]] if held else []
+        kept = [encoded(held, 1, False, True)[0]] if held else []
         classes = [encoded(prior, max(1, batch // 2), False, False)[0]] if prior else []
         if world.main and cache is not None:
             tidy(cache, [cached, *kept, *classes])
@@ -98,16 +100,20 @@ def read_data(
         share = max(1, batch // 2)
         captions = [example.captions for example in prior]
         teacher = Teacher() if config.prior_target == "teacher" else None
-        sources.append(Source("prior", of, captions, share, config.prior_weight, seed=config.seed, teacher=teacher))
+        weight, sizes = config.prior_weight, _sizes(prior)
+        sources.append(Source("prior", of, captions, share, weight, originals=sizes, seed=config.seed, teacher=teacher))
     every = [
         (source.name, i, e.file)
         for source, of in zip(sources, (examples, prior), strict=False)
         for i, e in enumerate(of)
     ]
+    measured = [
+        Source("held-out", of, [e.captions for e in held], 1, rules=rules, originals=_sizes(held), seed=config.seed)
+        for of in kept
+    ]
+    measured += [replace(source, teacher=None) for source in sources[1:] if measured]
     return Data(
-        folder, sources,
-        [HeldOut(c.keys[i], c.means[i], held[i].caption) for c in kept for i in range(len(held))],
-        _captions(sources, config), {f"{name}/{i}": file for name, i, file in every}, chosen.rows(),
+        folder, sources, measured, len(held), _captions(sources, config), {f"{name}/{i}": file for name, i, file in every}, chosen.rows(),
         data_hash([*examples, *held, *prior], [key for of in (cached, *kept, *classes) for key in of.keys]),
         _family(components), notes_of_words(folder, examples, config), bool(prior) or not prior_of,
     )  # fmt: skip

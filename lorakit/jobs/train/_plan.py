@@ -96,7 +96,7 @@ def plan(run: Run) -> Planned:
         for group, name in zip(_GROUPS, RATES, strict=True)
         if group in groups
     }
-    return Planned(config.total, epochs, groups, shapes, len(data.held_out), disk, rates, seconds, memory)
+    return Planned(config.total, epochs, groups, shapes, data.held_out, disk, rates, seconds, memory)
 
 
 def _measured(run: Run) -> tuple[float, int]:

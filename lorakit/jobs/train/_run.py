@@ -71,7 +71,7 @@ class Run:
             raise UsageError(f"--timestep-range: {error}") from error
         self.validation_loss: float | None = None
         self._drift: validation.Drift | None = None
-        watched = bool(data.held_out) and bool(life.validate_every)
+        watched = bool(data.measured) and bool(life.validate_every)
         self._started = {n: p.detach().clone() for n, p in trained.parameters.items()} if watched else {}
 
     def fill(self) -> None:
@@ -79,8 +79,8 @@ class Run:
         previews need it."""
         still = self.trained.text_until == 0 and self.data.captions is not None
         if still and self.data.captions is not None:
-            others = [*(picture.caption for picture in self.data.held_out), *validation.Drift.PROMPTS]
-            long = self.texts.fill([*self.data.captions, *others])
+            shown = {caption for of in self.data.measured for caption in validation.captions(of, self._measured)}
+            long = self.texts.fill([*self.data.captions, *shown, *validation.Drift.PROMPTS])
             if long:
                 most = self.components.tokenizer.model_max_length
                 self.talk.note(f"{len(long)} captions are longer than the {most} tokens the model reads: {long[0]!r}")
@@ -113,7 +113,7 @@ class Run:
             keep_freed_memory()
         if config.compile:
             self._compile()
-        if self.data.held_out and life.validate_every:
+        if self.data.measured and life.validate_every:
             with self.untrained():
                 self._drift = validation.Drift(self.components, self.texts.now, config.seed)
         trackers = (
@@ -129,7 +129,7 @@ class Run:
             rows,
             trackers,
         )
-        every = [(life.validate_every if self.data.held_out else 0, self.validate), (life.preview_every, self.preview)]
+        every = [(life.validate_every if self.data.measured else 0, self.validate), (life.preview_every, self.preview)]
         try:
             return watch.run(self.steps(first), self.save, every), watch.spent
         finally:
@@ -209,7 +209,7 @@ class Run:
     def validate(self, step: int) -> dict[str, Any]:
         """The held-out loss; the best so far is written to RUN/best.safetensors."""
         with self.weights():
-            now = validation.losses(self.components, self.data.held_out, self.texts.now, self.config.seed)
+            now, *classes = (validation.losses(self.objective, of, self._measured) for of in self.data.measured)
             drift = self._drift() if self._drift is not None else 0.0
             verdict = validation.compare(now, self.state.best.get(_BEST))
             self.validation_loss = verdict.mean
@@ -223,14 +223,21 @@ class Run:
             else f"{verdict.above:+.5f}, of one picture"
         )
         said = said if math.isfinite(verdict.above) else "the first"
-        self.talk.note(f"step {step}: held-out loss {verdict.mean:.5f} ({said}), drift {drift:.4f}")
+        more = "".join(f", class loss {float(of.mean()):.5f}" for of in classes)
+        self.talk.note(f"step {step}: held-out loss {verdict.mean:.5f} ({said}){more}, drift {drift:.4f}")
         waited = (step - best) // max(1, self.life.validate_every)
         stop = bool(self.life.early_stop) and waited >= self.life.early_stop and verdict.surely_worse
         if stop:
             self.talk.note(f"no better held-out loss since step {best}, and surely a worse one now: ending here")
-        return {
+        found = {
             "validation_loss": verdict.mean, "validation_note": said, "drift": drift, "best_step": best, "stop": stop,
         }  # fmt: skip
+        return found | ({"class_loss": float(classes[0].mean())} if classes else {})
+
+    @property
+    def _measured(self) -> int:
+        """Of each set at most so many pictures are measured: all that are held out, and about as many class pictures."""
+        return max(4, self.data.held_out)
 
     def _write_best(self, step: int, loss: float) -> None:
         result = self.adapter()
