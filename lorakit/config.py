@@ -90,6 +90,12 @@ class TrainConfig:
     text_steps: Annotated[int | None, "Steps after which the text encoder rests; default, never."] = None
     dropout: Annotated[float, "Share of the adapter's inner numbers left out, 0 to 1."] = 0.0
     variant: Annotated[str, "lora, rslora, dora, loha or lokr.", Recorded.ANY] = "lora"
+    dora_axis: Annotated[
+        str,
+        "What DoRA learns a length of: output (rows; diffusers and PEFT read it), input (columns; ComfyUI and A1111 do), or "
+        "auto, what the programs that read the --format apply.",
+        Recorded.ANY,
+    ] = "auto"
     init: Annotated[str, "How factors start: gaussian, kaiming or pissa.", Recorded.ANY] = "gaussian"
     init_from: Annotated[str | None, "Adapter to go on from, in any format."] = None
     block_rank: Annotated[
@@ -180,6 +186,7 @@ class TrainConfig:
         known = {
             "template": ("object", "style", "none"), "joint": ("alternate", "together", "off"),
             "prior_target": ("noise", "teacher"), "loss": ("l2", "huber", "smooth-l1"), "init": ("gaussian", "kaiming", "pissa"),
+            "dora_axis": ("auto", "output", "input"),
             "timesteps": ("uniform", "logit-normal", "importance"),
             "lr_schedule": ("constant", "linear", "cosine", "cosine-restarts", "polynomial"),
         }  # fmt: skip

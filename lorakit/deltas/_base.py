@@ -87,6 +87,14 @@ class Delta:
         """The same delta with each array changed: cast, moved, read."""
         return replace(self, **{name: change(value) for name, value in self.arrays().items()})
 
+    def apart(self, other: Delta) -> float:
+        """How far another delta of this kind is from this one, relative to this one; of a kind that depends on the base
+        weight, the worst of its arrays."""
+        if not self.needs_base:
+            return relative_error(self, other)
+        pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
+        return max((difference(x, y) for x, y in pairs), default=0.0)
+
     def materialised(self) -> Self:
         """The same over torch tensors, read from the file."""
         return self.mapped(lambda x: x.tensor() if isinstance(x, Stored) else x)
@@ -94,6 +102,14 @@ class Delta:
     @property
     def parameters(self) -> int:
         return sum(prod(x.shape) for x in self.arrays().values())
+
+
+def difference(x: Array, y: Array) -> float:
+    """||y - x|| / ||x|| of two arrays with equally many numbers, whatever their shapes; infinite for others."""
+    if prod(x.shape) != prod(y.shape):
+        return float("inf")
+    a, b = (doubles(z).reshape(-1) for z in (x, y))
+    return _dense_norm(beside(b, a) - a) / (_dense_norm(a) or 1.0)
 
 
 def inner(a: Delta, b: Delta, base: Array | None = None) -> float:

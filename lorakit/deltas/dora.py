@@ -11,7 +11,7 @@ from lorakit import deltas
 from lorakit.arrays import Array
 from lorakit.deltas import loha, lokr, low_rank, tucker
 from lorakit.deltas._algebra import as_type, doubles, lib_of
-from lorakit.deltas._base import Delta
+from lorakit.deltas._base import Delta, difference, relative_error
 from lorakit.deltas._parts import take
 
 SUFFIXES = frozenset({"dora_scale"}).union(*(kind.SUFFIXES for kind in (low_rank, tucker, loha, lokr)))
@@ -67,6 +67,13 @@ class DoRA(Delta):
         norms = squares.sum(2).sum(1 - self.axis) ** 0.5
         factor = doubles(self.magnitude).reshape(-1) / lib_of(norms).where(norms > 0, norms, norms + 1)
         return factor.reshape([len(norms) if i == self.axis else 1 for i in range(adapted.ndim)])
+
+    def apart(self, other: Delta) -> float:
+        """The worse of the low-rank part's error and the lengths'. Factors are not compared: a format may hold the same
+        delta at another scale."""
+        if not isinstance(other, DoRA) or self.axis != other.axis:
+            return float("inf")
+        return max(relative_error(self.inner, other.inner), difference(self.magnitude, other.magnitude))
 
     def arrays(self) -> dict[str, Array]:
         return {**self.inner.arrays(), "magnitude": self.magnitude}

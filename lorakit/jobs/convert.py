@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array, dtype_of, finite, narrowed, raw, same_bytes
-from lorakit.deltas._base import Delta, relative_error
+from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, UsageError, some
 from lorakit.families import Shape
-from lorakit.formats import files, triggers
+from lorakit.formats import clients, files, triggers
 from lorakit.formats.adapters import a1111_embedding
 from lorakit.formats.adapters._modules import Context, Encoded, balanced
-from lorakit.formats.clients import coverages
 from lorakit.formats.layouts import _ckpt
 from lorakit.io import pickles, safetensors
 from lorakit.io.endings import of_format
@@ -94,12 +93,13 @@ def run(
         written = files.read(output, shapes)
     with telling(lambda: told([output])):
         compared = dict.fromkeys(adapter.modules, 0.0) if same else _compare(wanted, written, losses, tick)
+    found = clients.coverages(written)
     result |= {
         "outputs": [str(output)], "modules": len(compared), "tokens": sorted(written.embeddings),
         "error": max([*compared.values(), *errors.values()], default=0.0),
-        "coverage": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in coverages(written)},
+        "coverage": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in found},
     }  # fmt: skip
-    _say(result, note)
+    _say(result, found, note)
     return result
 
 
@@ -282,38 +282,16 @@ def _error(a: Delta, b: Delta) -> float:
         ours, theirs = getattr(a, "alpha", None), getattr(b, "alpha", None)
         if ours == theirs:
             return 0.0
-    if a.needs_base:
-        return _fields_error(a, b)
     if isinstance(a, LowRank) and isinstance(b, LowRank) and (error := aligned_error(a, b)) is not None:
         return error
-    return relative_error(a, b)
+    return a.apart(b)
 
 
-def _fields_error(a: Delta, b: Delta) -> float:
-    """For kinds that need a base weight: the worst relative error of their tensors."""
-    import numpy as np
-
-    worst = 0.0
-    for x, y in zip(a.arrays().values(), b.arrays().values(), strict=True):
-        x, y = (np.asarray(z.float()) for z in (x, y))
-        worst = max(worst, float(np.linalg.norm(x.ravel() - y.ravel()) / (np.linalg.norm(x) or 1.0)))
-    return worst
-
-
-def _say(result: dict[str, Any], note: Note) -> None:
+def _say(result: dict[str, Any], found: Sequence[clients.Coverage], note: Note) -> None:
     tokens = f" and {len(result['tokens'])} tokens" if result["tokens"] else ""
     note(f"{result['modules']} modules{tokens} read back, worst relative error {result['error']:.1e}")
     if result["approximated"]:
         counted = Counter(f"{error:.0e}" for error in result["approximated"].values())
         note(f"approximated: {len(result['approximated'])} modules, errors {dict(counted.most_common(5))}")
-    deaf = [client for client, found in result["coverage"].items() if found["of"] and _is_deaf(found)]
-    for client, found in result["coverage"].items():
-        if client not in deaf and found["of"]:
-            why = "; ".join(f"{len(modules)} {reason}" for reason, modules in list(found["wrong"].items())[:3])
-            note(f"{client}: {found['right']} of {found['of']} modules right{f' ({why})' if why else ''}")
-    if deaf:
-        note(f"{', '.join(deaf)}: do not read {result['to']} files")
-
-
-def _is_deaf(found: Mapping[str, Any]) -> bool:
-    return not found["right"] and all(reason.startswith("does not read") for reason in found["wrong"])
+    for line in clients.lines(found):
+        note(line)

@@ -41,6 +41,12 @@ class Adapters:
         return Adapter(self.attached.deltas())
 
 
+def axis_of(config: TrainConfig) -> int:
+    """The dimension of the weights that the config's variant learns lengths along, 0 for variants that learn none."""
+    axes: dict[str, int] = getattr(TRAINABLE[config.variant], "AXES", {})
+    return axes.get(config.dora_axis, 0)
+
+
 def targets_of(components: Components, config: TrainConfig) -> list[variants.Target]:
     """The modules that the config trains, with their ranks; UsageError for patterns that match nothing."""
     parts = components.parts if config.text_encoder else {"unet": components.unet}
@@ -60,7 +66,7 @@ def attach(components: Components, config: TrainConfig, first: int, learns: Call
     try:
         attached = variants.attach(
             targets_of(components, config), TRAINABLE[config.variant], draw, init=config.init, plus=config.lora_plus,
-            dropout=config.dropout,
+            dropout=config.dropout, axis=axis_of(config),
         )  # fmt: skip
     except ValueError as error:
         raise UsageError(f"--variant {config.variant} --init {config.init}: {error}") from error

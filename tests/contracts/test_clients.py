@@ -45,6 +45,10 @@ RULES = {
     "ia3": (IA3, {"a1111": 1, "comfyui": 0, "diffusers": 0, "sd-scripts": 0}),
     "dora by row": (PLAIN | ROWS, {"a1111": 0, "comfyui": 0, "diffusers": 0, "sd-scripts": 0}),
     "dora by column": (PLAIN | COLUMNS, {"a1111": 1, "comfyui": 1, "diffusers": 0, "sd-scripts": 0}),
+    "dora by column at another scale": (
+        PLAIN | COLUMNS | {"alpha": 1.0},
+        {"a1111": 0, "comfyui": 1, "diffusers": 0, "sd-scripts": 0},
+    ),
     "bias": (PLAIN | {"diff_b": np.ones(640)}, {"a1111": 1, "comfyui": 1, "diffusers": 0, "sd-scripts": 1}),
 }
 

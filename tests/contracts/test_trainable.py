@@ -27,7 +27,8 @@ INPUTS = {
     "stride": (3, 6, 7, 7),
     "point": (3, 8, 4, 4),
 }
-every = pytest.mark.parametrize("name", TRAINABLE.names())
+BY_INPUT = "dora by input"  # DoRA with lengths of columns; without it, of rows
+every = pytest.mark.parametrize("name", [*TRAINABLE.names(), BY_INPUT])
 of_each = pytest.mark.parametrize("layer", LAYERS)
 
 
@@ -41,7 +42,8 @@ def put(name, layer, dtype=torch.float32, **options):
     root = nn.ModuleDict({"layer": LAYERS[layer]()}).to(dtype)
     before, rank = copy.deepcopy(root), options.pop("rank", 3)
     chosen = targets({"unet": root}, "layer", options.pop("rules", []), rank, options.pop("alpha", 2.0))
-    attached = attach(chosen, TRAINABLE[name], draw, **options)
+    variant = TRAINABLE[name.partition(" ")[0]]
+    attached = attach(chosen, variant, draw, axis=int(name == BY_INPUT), **options)
     return root, before, draw(INPUTS[layer], "x").to(dtype), attached
 
 
@@ -87,8 +89,8 @@ def test_gradients_are_those_of_the_written_delta_by_differences(name, layer):
     x.requires_grad_(True)
     wanted = torch.autograd.grad(root["layer"](x).square().mean(), [x, *attached.parameters.values()])
     for key, p, gradient in zip(attached.parameters, attached.parameters.values(), wanted[1:], strict=True):
-        if name == "dora" and not key.endswith("magnitude"):
-            continue  # the row's length counts as a constant there, which differences do not know
+        if name.startswith("dora") and not key.endswith("magnitude"):
+            continue  # the length counts as a constant there, which differences do not know
         way = draw(tuple(p.shape), f"way {key}")
         values = []
         for step in (1e-2, -2e-2):
@@ -123,9 +125,9 @@ def test_taken_off_nothing_is_left(name, layer):
 @of_each
 def test_shapes_are_known_without_starting(name, layer):
     root, _, _, attached = put(name, layer)
-    variant = TRAINABLE[name]
+    variant = TRAINABLE[name.partition(" ")[0]]
     attached.detach()
-    (row,) = table(targets({"unet": root}, "layer", [], 3, 2.0), variant)
+    (row,) = table(targets({"unet": root}, "layer", [], 3, 2.0), variant, int(name == BY_INPUT))
     assert row.parameters == sum(p.numel() for p in attached.parameters.values())
     assert (row.module, row.rank, row.alpha) == ("unet.layer", 3, 2.0) and row.shape == tuple(
         root["layer"].weight.shape

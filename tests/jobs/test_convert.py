@@ -260,3 +260,12 @@ def test_flattened_names_of_another_model_are_looked_up_in_it(json_of, tmp_path)
     save_file(stems(parts, f"lora_unet_{name.replace('.', '_')}"), tmp_path / "a.safetensors")
     json_of("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--model", "model")
     assert f"unet.{name}.lora_A.weight" in load_file(tmp_path / "b.safetensors")
+
+
+def test_the_error_of_a_dora_is_that_of_its_delta_and_lengths(json_of, tmp_path):
+    """The kohya file holds the same delta with other factors: at scale 1, for A1111 applies a scale after the lengths."""
+    parts = PLAIN | {"alpha": np.float32(1.0), "dora_scale": np.linspace(0.5, 2, 640, dtype="f4")[None]}
+    save_file(stems(parts, FLAT), tmp_path / "a.safetensors")
+    done = json_of("convert", "a.safetensors", "b.safetensors", "--to", "kohya", "--universal")
+    assert done["error"] < 1e-6 and done["coverage"]["a1111"]["right"] == 1
+    assert float(load_file(tmp_path / "b.safetensors")[f"{FLAT}.alpha"]) == 2.0

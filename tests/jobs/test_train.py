@@ -18,6 +18,7 @@ from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, LorakitError, NumericError, RefusedError, ResourceError, Stopped, UsageError
 from lorakit.formats import files
+from lorakit.formats.clients import coverage
 from lorakit.formats.layouts import open_model
 from lorakit.io import tensors as io
 from lorakit.jobs import adapters
@@ -487,3 +488,19 @@ def test_a_dora_that_differs_in_either_half_is_told(tmp_path):
     for other in (DoRA(replace(low, alpha=2.1), kept.magnitude), DoRA(low, kept.magnitude * 1.1)):
         (line,) = wrong_in(tmp_path / "x.safetensors", Adapter({name: other}), 1e-5)
         assert line.startswith(f"{name} differs by 0.0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file_format", "clients"), [("kohya", ("a1111", "comfyui")), ("diffusers", ("diffusers",))])
+def test_a_dora_is_one_that_the_programs_of_its_format_apply(file_format, clients, data, tmp_path):
+    words = Words()
+    train(
+        data, tmp_path / "x.safetensors", talk=words.talk(), variant="dora", alpha=3.0, steps=2,
+        life={"file_format": file_format},
+    )  # fmt: skip
+    read = files.read(tmp_path / "x.safetensors")
+    assert len(read.modules) == 56 and {delta.axis for delta in read.modules.values()} == {int(file_format == "kohya")}
+    for client in clients:
+        assert not coverage(read, client).wrong
+    assert f"{', '.join(clients)}: all 56 modules right" in words
+    assert json.loads(read.metadata["lorakit.config"])["dora_axis"] == ("input" if file_format == "kohya" else "output")

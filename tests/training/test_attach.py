@@ -260,3 +260,14 @@ def test_a_delta_of_another_shape_or_kind_is_refused_by_name(parts):
             found.load({name: LowRank(torch.ones(2, 5), torch.ones(16, 2), 2.0)})
     with attached({"unet": parts["unet"]}, variant="lokr") as found, pytest.raises(InputError, match="is no LoKr"):
         found.load({name: LowRank(torch.ones(2, 16), torch.ones(16, 2), 2.0)})
+
+
+def test_a_dora_of_the_other_axis_is_refused_with_what_to_do(parts):
+    unet = {"unet": parts["unet"]}
+    with attached(unet, variant="dora", axis=1) as found:
+        written = found.deltas()
+    assert {delta.axis for delta in written.values()} == {1}
+    with attached(unet, variant="dora", axis=1, move=False) as found:
+        assert max(found.load(written).errors.values()) < 1e-6
+    with attached(unet, variant="dora") as found, pytest.raises(InputError, match="train with --dora-axis input"):
+        found.load(written)

@@ -6,6 +6,8 @@ A codec's module defines
     decode(tensors, metadata)       the adapter; what does not fit is in its `faults` and `unknown`, nothing is dropped
     encode(adapter, context)        `Encoded`, for the formats that lorakit writes; what the format cannot hold is in
                                     its `losses`, nothing is dropped in silence
+    DORA                            of those: "output" or "input", what of a weight a DoRA has lengths of, so that the
+                                    programs that read the format apply it
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from lorakit.formats.adapters._peft_config import STALE, PeftConfig, settings
 from lorakit.targets import PARTS
 
 SETTINGS = "lora_adapter_metadata"
+DORA = "output"
 
 
 def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from lorakit import deltas
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
+from lorakit.deltas._base import Delta
+from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.families import FAMILIES, Shape
 from lorakit.formats.adapters import _bundle
@@ -32,6 +35,9 @@ PREFIXES = (
     "lora_prior_",
     "oft_unet_",
 )
+
+
+DORA = "input"  # what of a weight a DoRA has lengths of, where the programs that read the format are to apply it
 
 
 def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
@@ -69,7 +75,7 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
             tensors[f"{stem}.lora_down.weight"], tensors[f"{stem}.lora_up.weight"] = delta.down, delta.up
             tensors[f"{stem}.alpha"] = scalar(alpha, delta.down)
         else:
-            tensors |= {f"{stem}.{ending}": array for ending, array in deltas.write(delta).items()}
+            tensors |= {f"{stem}.{ending}": array for ending, array in deltas.write(_unscaled(delta)).items()}
     for module, bias in adapter.biases.items():
         if module not in names:
             losses.append(f"{module}: the kohya format has no name for the bias of this module")
@@ -79,6 +85,13 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
     tensors |= _bundle.write(adapter.embeddings)
     tensors |= adapter.unknown
     return Encoded(tensors, _metadata(adapter, context, alpha), tuple(losses))
+
+
+def _unscaled(delta: Delta) -> Delta:
+    """A DoRA whose low-rank part has the scale 1, for A1111 applies that scale after the lengths; others as they are."""
+    if not isinstance(delta, DoRA) or not isinstance(delta.inner, LowRank):
+        return delta
+    return replace(delta, inner=with_scale(delta.inner, float(delta.inner.down.shape[0])))
 
 
 def _metadata(adapter: Adapter, context: Context, alpha: float) -> dict[str, str]:

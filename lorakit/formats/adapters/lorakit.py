@@ -24,6 +24,7 @@ from lorakit.io.plain import json_object
 from lorakit.registry import DELTA_KINDS
 
 FORMAT, _BIAS = "lorakit.format", "diff_b"
+DORA = "output"
 _PARAMETER, _FIXED, _TOKENS = "parameter/", "fixed/", "tokens."
 _ENDINGS = {"down": "lora_down.weight", "up": "lora_up.weight", "magnitude": "dora_scale"}
 _FULL = "lorakit.checkpoint: a checkpoint of full training, with no adapter in it"

@@ -11,10 +11,13 @@ The rules are facts found by running or reading the programs (named in each modu
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorakit.adapter import Adapter
 from lorakit.registry import CLIENTS
+
+_DEAF = "does not read"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def coverage(adapter: Adapter, client: str) -> Coverage:
     rules = CLIENTS[client]
     modules = sorted({*adapter.modules, *adapter.biases})
     if adapter.format not in rules.READS:
-        return Coverage(client, len(modules), dict.fromkeys(modules, f"does not read {adapter.format} files"))
+        return Coverage(client, len(modules), dict.fromkeys(modules, f"{_DEAF} {adapter.format} files"))
     wrong = dict(rules.spoiled(adapter)) if hasattr(rules, "spoiled") else {}
     for module in modules:
         kind = adapter.modules[module].kind if module in adapter.modules else "bias"
@@ -60,6 +63,20 @@ def _why(rules: object, adapter: Adapter, module: str, kind: str) -> str:
 
 def coverages(adapter: Adapter) -> list[Coverage]:
     return [coverage(adapter, name) for name in CLIENTS.names()]
+
+
+def lines(found: Sequence[Coverage]) -> list[str]:
+    """What each client makes of a file, for people: those that apply all of it, those that apply some, those that read no
+    such file."""
+    asked = [one for one in found if one.expected]
+    whole = [one.client for one in asked if not one.wrong]
+    deaf = [one.client for one in asked if set(one.reasons()) and all(why.startswith(_DEAF) for why in one.reasons())]
+    told = [f"{', '.join(whole)}: all {asked[0].expected} modules right"] if whole else []
+    for one in asked:
+        if one.client not in (*whole, *deaf):
+            why = "; ".join(f"{len(modules)} {reason}" for reason, modules in list(one.reasons().items())[:3])
+            told.append(f"{one.client}: {one.right} of {one.expected} modules right ({why})")
+    return told + ([f"{', '.join(deaf)}: {_DEAF.replace('does', 'do')} this format"] if deaf else [])
 
 
 def output_axis(adapter: Adapter) -> list[str]:

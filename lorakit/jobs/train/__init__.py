@@ -24,7 +24,7 @@ from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._report import write_report
 from lorakit.jobs.train._run import Run
 from lorakit.models.config import base_hash
-from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
+from lorakit.registry import ADAPTER_FORMATS, MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime import extras
 from lorakit.runtime.device import peak_memory, pick_device
 from lorakit.runtime.locks import held
@@ -44,6 +44,8 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
     """
     check(config, life)
     life = replace(life, sources={**life.sources, **{name: of for name, (_, of) in config.chosen().items()}})
+    if config.dora_axis == "auto" and hasattr(TRAINABLE[config.variant], "AXES"):
+        config = replace(config, dora_axis=ADAPTER_FORMATS[life.file_format].DORA)
     config, world = config.suited(), place()
     life = replace(life, dtype=world.dtype(life.dtype))
     how = _divide.asked(config, world)

@@ -12,7 +12,7 @@ import torch
 from lorakit.config import RATES, TrainConfig, option
 from lorakit.errors import ResourceError, UsageError
 from lorakit.models.load import Components
-from lorakit.modes._adapters import targets_of
+from lorakit.modes._adapters import axis_of, targets_of
 from lorakit.registry import TRAINABLE
 from lorakit.runtime.device import peak_memory
 from lorakit.training import checkpoints, variants
@@ -114,7 +114,7 @@ def show_targets(components: Components, config: TrainConfig, mode: ModuleType) 
     """The modules that would be trained, a row each; nothing is. UsageError for modes that choose none."""
     if not mode.ADAPTERS:
         raise UsageError(f"--show-targets is for modes that train adapters, and {config.mode} has none")
-    rows = variants.table(targets_of(components, config), TRAINABLE[config.variant])
+    rows = variants.table(targets_of(components, config), TRAINABLE[config.variant], axis_of(config))
     return {
         "outputs": [], "targets": [asdict(row) for row in rows],
         "trainable_parameters": sum(row.parameters for row in rows),

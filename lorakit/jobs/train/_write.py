@@ -13,12 +13,10 @@ from torch import Tensor
 from lorakit.adapter import Adapter
 from lorakit.arrays import Stored, on_host
 from lorakit.data.naming import spelled
-from lorakit.deltas._base import Delta, relative_error
-from lorakit.deltas.dora import DoRA
+from lorakit.deltas._base import Delta, difference
 from lorakit.deltas.full import Full
 from lorakit.errors import LorakitError, NumericError, some
-from lorakit.formats import files
-from lorakit.formats.clients import coverage
+from lorakit.formats import clients, files
 from lorakit.formats.layouts import open_model
 from lorakit.io.endings import TRAINED_MODEL
 from lorakit.io.files import check_plain, replacing_folder, write_text
@@ -32,9 +30,11 @@ from lorakit.targets import canonical
 
 # What rounding to a number format may take of a delta, relative to its norm.
 _ROUNDING = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
-_PLAIN = frozenset({"lora"})
-# Which programs are to read a file of each format rightly, as long as its adapter is a plain LoRA.
-_READERS = {"kohya": ("diffusers", "sd-scripts"), "diffusers": ("diffusers",)}
+# Which programs are to read a file of each format rightly, by the kind of all its modules.
+_READERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "kohya": {"lora": ("diffusers", "sd-scripts", "a1111", "comfyui"), "dora": ("a1111", "comfyui")},
+    "diffusers": {"lora": ("diffusers",), "dora": ("diffusers",)},
+}
 
 
 def write_adapter(
@@ -50,12 +50,13 @@ def write_adapter(
         raise LorakitError(
             f"{file} reads back otherwise than it was trained: {some(wrong, 5)}; this is a bug, report it"
         )
-    if {delta.kind for delta in adapter.modules.values()} <= _PLAIN and not adapter.embeddings:
-        read = files.read(file)
-        for client in _READERS.get(file_format, ()):
-            lost = coverage(read, client).wrong
-            if lost:
-                raise LorakitError(f"{client} would not apply {file} rightly: {some(sorted(lost), 5)}; this is a bug")
+    found = {one.client: one for one in clients.coverages(files.read(file))}
+    kinds = {delta.kind for delta in adapter.modules.values()}
+    for client in _READERS.get(file_format, {}).get("".join(kinds), ()) if not adapter.embeddings else ():
+        if lost := found[client].wrong:
+            raise LorakitError(f"{client} would not apply {file} rightly: {some(sorted(lost), 5)}; this is a bug")
+    for line in clients.lines([*found.values()]):
+        note(f"{file.name}: {line}")
 
 
 def check_adapter(
@@ -82,30 +83,15 @@ def wrong_in(file: Path, adapter: Adapter, tolerance: float) -> list[str]:
     wrong = [f"{name} is missing" for name in adapter.modules if name not in read.modules]
     wrong += [f"{name} was not trained" for name in read.modules if name not in adapter.modules]
     for name in adapter.modules.keys() & read.modules.keys():
-        error = _apart(adapter.modules[name].mapped(on_host), read.modules[name].mapped(on_host))
+        error = adapter.modules[name].mapped(on_host).apart(read.modules[name].mapped(on_host))
         if not error <= tolerance:
             wrong.append(f"{name} differs by {error:.2g}")
     for token, by_part in adapter.embeddings.items():
         for part, rows in by_part.items():
             found = read.embeddings.get(token, {}).get(part)
-            if found is None or not _difference(on_host(rows), on_host(found)) <= tolerance:
+            if found is None or not difference(on_host(rows), on_host(found)) <= tolerance:
                 wrong.append(f"token {token} of {part} differs or is missing")
     return sorted(wrong)
-
-
-def _apart(mine: Delta, theirs: Delta) -> float:
-    """How far one is from the other, relatively; a DoRA's low-rank part and lengths each by itself, for its delta depends on
-    the base weight. Factors are not compared: a format may hold the same delta at another scale."""
-    if isinstance(mine, DoRA) and isinstance(theirs, DoRA):
-        return max(relative_error(mine.inner, theirs.inner), _difference(mine.magnitude, theirs.magnitude))
-    return relative_error(mine, theirs)
-
-
-def _difference(x: np.ndarray, y: np.ndarray) -> float:
-    """||y - x|| / ||x|| of arrays of one size, however they are shaped."""
-    if x.size != y.size:
-        return float("inf")
-    return float(np.linalg.norm(x.ravel() - y.ravel())) / max(float(np.linalg.norm(x)), 1e-30)
 
 
 def write_model(

@@ -43,11 +43,11 @@ class Loaded:
     untouched: tuple[str, ...]  # trained modules that no delta was for
 
 
-def table(targets: Sequence[Target], variant: ModuleType) -> list[Row]:
+def table(targets: Sequence[Target], variant: ModuleType, axis: int = 0) -> list[Row]:
     """The modules, and how many parameters each gets; computes nothing."""
     rows = []
     for t in targets:
-        sizes = variant.shapes(t.shape, Spec(t.rank, variant.scale(t.rank, t.alpha)))
+        sizes = variant.shapes(t.shape, Spec(t.rank, variant.scale(t.rank, t.alpha), axis=axis))
         rows.append(Row(t.name, t.kind, t.shape, t.rank, t.alpha, t.rate, sum(map(prod, sizes.values()))))
     return rows
 
@@ -161,18 +161,19 @@ def attach(
     init: str = "gaussian",
     plus: float = 1.0,
     dropout: float = 0.0,
+    axis: int = 0,
 ) -> Attached:
     """Put a branch of `variant` beside every target; the model answers as before until a branch has learnt something.
 
     draw(shape, "module.parameter") gives standard normal numbers on the CPU.
-    plus is LoRA+'s ratio of the rate of up to that of down (Hayou et al., 2024).
+    plus is LoRA+'s ratio of the rate of up to that of down (Hayou et al., 2024); axis is DoRA's.
     """
     branches: dict[str, Branch] = {}
     for target in targets:
         module: Any = target.module
         if "forward" in vars(module):
             raise ValueError(f"{target.name} has a branch already")
-        spec = Spec(target.rank, variant.scale(target.rank, target.alpha), init)
+        spec = Spec(target.rank, variant.scale(target.rank, target.alpha), init, axis)
         named: Draw = lambda shape, key, name=target.name: draw(shape, f"{name}.{key}")  # type: ignore[misc]  # noqa: E731
         tensors = variant.start(module.weight, spec, named)
         branches[target.name] = variant.Branch(module, spec, tensors)

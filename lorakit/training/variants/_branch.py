@@ -22,11 +22,13 @@ class Spec:
     rank    as asked for; a layer too small for it gets less, and the same scale
     scale   of the delta: what the variant's `scale(rank, alpha)` gave
     init    of low-rank factors: gaussian, kaiming or pissa
+    axis    of DoRA: 0 for a length of each row (output), 1 of each column (input)
     """
 
     rank: int
     scale: float
     init: str = "gaussian"
+    axis: int = 0
 
 
 class Branch(nn.Module):
