@@ -10,7 +10,7 @@ from torch import Tensor
 from lorakit.errors import InputError, NumericError, UsageError
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import Components, is_small
-from lorakit.models.tokens import spelled
+from lorakit.models.tokens import spelled, words
 from lorakit.runtime.workers import cores, each
 
 
@@ -40,6 +40,18 @@ def too_long(components: Components, prompts: Sequence[str]) -> list[str]:
     cut = set[int]()
     for tokenizer in components.tokenizers.values():
         cut |= {i for i, ids in enumerate(tokenizer(written).input_ids) if len(ids) > tokenizer.model_max_length}
+    return [prompts[i] for i in sorted(cut)]
+
+
+def cut_off(components: Components, prompts: Sequence[str], token: str) -> list[str]:
+    """The prompts in which a learned token stands behind the last token that a text encoder reads."""
+    written = [spelled(prompt, components.vectors) for prompt in prompts]
+    cut = set[int]()
+    for tokenizer in components.tokenizers.values():
+        names = words(token, components.vectors.get(token, 1))
+        wanted = {tokenizer.convert_tokens_to_ids(name) for name in names}
+        whole, read = (tokenizer(written, truncation=short).input_ids for short in (False, True))
+        cut |= {i for i, (a, b) in enumerate(zip(whole, read, strict=True)) if wanted & set(a) and not wanted <= set(b)}
     return [prompts[i] for i in sorted(cut)]
 
 

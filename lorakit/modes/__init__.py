@@ -58,6 +58,10 @@ class Trained:
         """Modules whose branches change nothing, as they stand now."""
         return [] if self.attached is None else self.attached.idle()
 
+    def unmoved(self) -> list[str]:
+        """Learned tokens whose vectors are those they started from."""
+        return [] if self.learned is None else self.learned.unmoved()
+
     @property
     def tokens(self) -> Mapping[str, int]:
         """Learned tokens and how many vectors each has."""

@@ -38,6 +38,7 @@ class Learned:
             }
             for token, text in texts.items()
         }
+        self.begin = begin
         self.rows = tokens.add(tokenizers, encoders, begin, "--token")
         components.vectors |= self.vectors
         for rows in self.rows.values():
@@ -71,6 +72,14 @@ class Learned:
             components.vectors.update(vectors)
             for part, encoder in components.text_encoders.items():
                 encoder.set_input_embeddings(self.rows[part])
+
+    def unmoved(self) -> list[str]:
+        """The tokens that have learned nothing in any text encoder."""
+        return [
+            token
+            for token, by_part in self.embeddings().items()
+            if all(torch.equal(x.cpu(), self.begin[token][part].float().cpu()) for part, x in by_part.items())
+        ]
 
     def embeddings(self) -> dict[str, dict[str, Tensor]]:
         """Token to its vectors [n, d] by part."""

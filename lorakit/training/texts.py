@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lorakit.models.conditioning import Conditioning
-from lorakit.models.encode import conditioning_of, encode_ids, token_ids, too_long
+from lorakit.models.encode import conditioning_of, encode_ids, token_ids
 from lorakit.models.load import Components
 from lorakit.training.fingerprint import weights_hash
 from lorakit.training.text_cache import TextCache
@@ -51,11 +51,10 @@ class Texts:
         pooled = torch.stack([tensors["pooled"] for tensors in found]) if "pooled" in found[0] else None
         return Conditioning(states, pooled)
 
-    def fill(self, captions: Sequence[str]) -> list[str]:
-        """Encode what the cache lacks; gives the captions longer than the model reads."""
+    def fill(self, captions: Sequence[str]) -> None:
+        """Encode what the cache lacks."""
         with self._lock:
             self._cache.of(sorted(set(captions)))
-        return too_long(self.components, sorted(set(captions)))
 
     @torch.no_grad()
     def now(self, captions: Sequence[str]) -> Conditioning:

@@ -504,3 +504,31 @@ def test_a_dora_is_one_that_the_programs_of_its_format_apply(file_format, client
         assert not coverage(read, client).wrong
     assert f"{', '.join(clients)}: all 56 modules right" in words
     assert json.loads(read.metadata["lorakit.config"])["dora_axis"] == ("input" if file_format == "kohya" else "output")
+
+
+def test_a_token_that_did_not_move_is_an_error(data, tmp_path):
+    with pytest.raises(NumericError, match="<s1> learned nothing"):
+        train(data, tmp_path / "x.safetensors", mode="ti", token=["<s1>"], lr_token=1e-45, steps=1)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+LONG = "a very long caption about many things " * 12
+
+
+@pytest.mark.parametrize("more", [{}, {"text_encoder": True}])
+def test_captions_that_are_cut_are_named_whatever_is_trained(more, data, tmp_path):
+    words = Words()
+    (data / "0.txt").write_text(LONG)
+    train(data, tmp_path / "x.safetensors", talk=words.talk(), steps=1, **more)
+    assert "1 caption is longer than the 32 tokens the model reads, which cuts off the rest: 'a very long" in words
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_a_token_behind_what_the_model_reads_is_an_error(vectors, data, tmp_path):
+    for i in range(4):
+        (data / f"{i}.txt").write_text(f"a <s1> thing number {i}")
+    (data / "0.txt").write_text(f"{LONG} <s1>")
+    with pytest.raises(InputError, match="<s1> stands behind the 32 tokens that the model reads in 1 caption: 'a very"):
+        train(data, tmp_path / "x.safetensors", mode="ti", token=["<s1>"], vectors=vectors, steps=1)
+    (data / "0.txt").write_text(f"a <s1> {LONG}")
+    train(data, tmp_path / "x.safetensors", mode="ti", token=["<s1>"], vectors=vectors, steps=1)

@@ -15,12 +15,13 @@ from torch import Tensor
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.config import TrainConfig
-from lorakit.errors import UsageError
+from lorakit.errors import InputError, UsageError
 from lorakit.jobs.train import _previews, _write
 from lorakit.jobs.train._data import Data
 from lorakit.jobs.train._identity import BASE
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._watch import Watch, final_loss
+from lorakit.models import encode
 from lorakit.models.load import Components, is_small
 from lorakit.modes import Trained
 from lorakit.registry import TRACKERS
@@ -77,13 +78,11 @@ class Run:
     def fill(self) -> None:
         """Encode the captions, where they can be known beforehand; what made the caches leaves memory then, unless
         previews need it."""
+        self._check_lengths()
         still = self.trained.text_until == 0 and self.data.captions is not None
         if still and self.data.captions is not None:
             shown = {caption for of in self.data.measured for caption in validation.captions(of, self._measured)}
-            long = self.texts.fill([*self.data.captions, *shown, *validation.Drift.PROMPTS])
-            if long:
-                most = self.components.tokenizer.model_max_length
-                self.talk.note(f"{len(long)} captions are longer than the {most} tokens the model reads: {long[0]!r}")
+            self.texts.fill([*self.data.captions, *shown, *validation.Drift.PROMPTS])
         if self.config.prior_target == "teacher":
             with self.world.main_first(), self.trained.bare():
                 made = self.objective.teach(self.notes[BASE], self.life.cache)
@@ -92,6 +91,26 @@ class Run:
             self.components.vae.to("meta")  # its config is still asked for
             for encoder in self.components.text_encoders.values() if still else ():
                 encoder.to("meta")
+
+    def _check_lengths(self) -> None:
+        """Say which captions are longer than the model reads. InputError where a token that is to be learned stands behind
+        what it reads: the token would never be seen."""
+        captions = self.data.captions
+        if captions is None:  # too many to be known: each picture's first one
+            captions = sorted({of.settled(i, 0) for of in self.data.sources for i in range(len(of.captions))})
+        if not (long := encode.too_long(self.components, captions)):
+            return
+        most = self.components.tokenizer.model_max_length
+        for token in self.trained.tokens:
+            if lost := encode.cut_off(self.components, long, token):
+                raise InputError(
+                    f"{self.data.folder}: {token} stands behind the {most} tokens that the model reads in "
+                    f"{len(lost)} caption{'s' * (len(lost) > 1)}: {lost[0][:60]!r} ...\nmove it to the front, or shorten the captions"
+                )
+        several = "captions are" if len(long) > 1 else "caption is"
+        self.talk.note(
+            f"{len(long)} {several} longer than the {most} tokens the model reads, which cuts off the rest: {long[0][:60]!r} ..."
+        )
 
     def steps(self, first: int) -> Iterator[loop.Step]:
         return loop.train(
@@ -245,7 +264,7 @@ class Run:
             notes = {**self.notes, "lorakit.step": str(step), "lorakit.validation_loss": f"{loss:.6f}"}
             _write.write_adapter(
                 self.life.run_folder / "best.safetensors", result, self.file_format, self.life.save_dtype, notes,
-                self.data.family, self.talk.note, self.trained.idle(),
+                self.data.family, self.talk.note, self.trained.idle(), self.trained.unmoved(),
             )  # fmt: skip
 
     def adapter(self) -> Adapter | None:
@@ -288,7 +307,7 @@ class Run:
             if isinstance(result, Adapter):
                 _write.write_adapter(
                     life.output, result, self.file_format, life.save_dtype, self.notes, self.data.family, self.talk.note,
-                    self.trained.idle(),
+                    self.trained.idle(), self.trained.unmoved(),
                 )  # fmt: skip
             else:
                 _write.write_model(life.output, result, self.components, life.save_dtype, self.notes, self.talk.note)

@@ -39,11 +39,17 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
 
 def write_adapter(
     file: Path, adapter: Adapter, file_format: str, dtype: str, notes: Mapping[str, str], family: str | None,
-    note: Callable[[str], None], idle: Sequence[str] = (),
+    note: Callable[[str], None], idle: Sequence[str] = (), unmoved: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Write, and read back: NumericError for an adapter without effect, whose modules are all `idle`, LorakitError where
+    """Write, and read back: NumericError for an adapter without effect, whose modules are all `idle`, and for tokens that
+    have learned nothing, the `unmoved` ones; LorakitError where
     a module that was trained is missing from the file, differs, or is one that a client would not apply."""
     check_effect(adapter, idle, str(file), note)
+    if unmoved:
+        raise NumericError(
+            f"{file}: {', '.join(unmoved)} learned nothing: its vectors are those that it started from; train longer or with "
+            "a higher --lr-token"
+        )
     adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family)
     wrong = wrong_in(file, adapter, _ROUNDING[dtype])
     if wrong:
