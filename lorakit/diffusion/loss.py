@@ -1,4 +1,4 @@
-"""What the denoiser should say, how wrong it is, and how much each timestep counts.
+"""How wrong a denoiser is, and how much each timestep counts.
 
 Weights are stated for a model that predicts epsilon and carried over to the others by what their errors are of it:
 err(eps)² = alpha err(v)² = snr err(x)². Each is written in alphas so that it is finite at every timestep, a zero
@@ -10,30 +10,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lorakit.errors import InputError
-
 _LEAST = 1e-3  # alphas and SNRs below it weigh as it does, where a weight has no bound of its own; SD's are above
 
 
-def target(latents: Tensor, noise: Tensor, alphas: Tensor, prediction_type: str) -> Tensor:
-    """The tensor to predict, [b, c, h, w]: noise, the picture, v (Salimans and Ho, 2022), or for flow_matching the way
-    from picture to noise (Lipman et al., 2023), which no alpha enters."""
-    a = alphas[:, None, None, None]
-    if prediction_type == "epsilon":
-        return noise
-    if prediction_type == "sample":
-        return latents
-    if prediction_type == "v_prediction":
-        return a.sqrt() * noise - (1 - a).sqrt() * latents
-    if prediction_type == "flow_matching":
-        return noise - latents
-    raise InputError(f"the model's scheduler predicts '{prediction_type}', which lorakit does not know")
+def min_snr_weight(alphas: Tensor, gamma: float | None, prediction_type: str, ends_in_noise: bool = False) -> Tensor:
+    """Loss weight of each timestep, [b] in and out, capped at SNR = gamma; ones without gamma. Hang et al., 2023.
 
-
-def min_snr_weight(alphas: Tensor, gamma: float | None, prediction_type: str) -> Tensor:
-    """Loss weight of each timestep, [b] in and out, capped at SNR = gamma; ones without gamma. Hang et al., 2023."""
-    if gamma is None or prediction_type == "flow_matching":
+    ends_in_noise   the schedule has a last timestep with no signal, which would count nothing: for v the cap is then
+                    min(snr + 1, gamma) / (snr + 1), which is 1 there
+    """
+    if gamma is None:
         return torch.ones_like(alphas)
+    if prediction_type == "v_prediction" and ends_in_noise:
+        return (gamma * (1 - alphas)).clamp(max=1)
     if prediction_type == "v_prediction":
         return torch.minimum(alphas, gamma * (1 - alphas))  # min(snr, gamma) / (snr + 1)
     if prediction_type == "sample":

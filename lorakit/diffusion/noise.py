@@ -23,17 +23,6 @@ def normal(shape: Sequence[int], *key: int | str) -> Tensor:
     return torch.randn(tuple(shape), generator=generator(*key))
 
 
-def add_noise(latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
-    """latents, noise [b, c, h, w], alphas [b] (cumulative products at the timesteps). Ho et al., 2020."""
-    a = alphas[:, None, None, None]
-    return a.sqrt() * latents + (1 - a).sqrt() * noise
-
-
-def between(latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
-    """The straight way from the picture to noise, [b, c, h, w], at sigmas [b], 0 to 1. Lipman et al., 2023."""
-    return torch.lerp(latents, noise, sigmas[:, None, None, None])
-
-
 def offset(noise: Tensor, strength: float, draw: torch.Generator) -> Tensor:
     """noise [c, h, w] and one more normal number a channel, times strength: brightness as a whole is learnt.
 

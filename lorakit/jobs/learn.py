@@ -15,8 +15,7 @@ from lorakit.composition import Composition, Member, curve
 from lorakit.data import dataset
 from lorakit.data.images import BadPicture, centre, cut
 from lorakit.data.images import load as open_picture
-from lorakit.diffusion.loss import target
-from lorakit.diffusion.noise import add_noise, generator
+from lorakit.diffusion.noise import generator
 from lorakit.errors import InputError, NumericError, UsageError
 from lorakit.jobs.composed import Ensemble
 from lorakit.models.conditioning import Conditioning
@@ -242,8 +241,8 @@ def _noised(
     components: Components, latents: Sequence[Tensor], captions: Sequence[str], how: Learning, name: str
 ) -> _Set:
     """Each picture at `draws` noise levels, one in each stretch of the schedule."""
-    alphas = components.alphas()
-    count = len(alphas)
+    process = components.process
+    count = process.steps
     x, eps, times = [], [], []
     for i, latent in enumerate(latents):
         g = generator(how.seed, name, i)
@@ -252,10 +251,9 @@ def _noised(
             x.append(latent)
             eps.append(torch.randn(latent.shape, generator=g))
             times.append(int((k + float(offsets[k])) / how.draws * count))
-    a = alphas[torch.tensor(times)]
-    clean, noise = torch.stack(x), torch.stack(eps)
+    t, clean, noise = torch.tensor(times), torch.stack(x), torch.stack(eps)
     return _Set(
-        add_noise(clean, noise, a), target(clean, noise, a, components.prediction_type), torch.tensor(times),
+        process.noisy(clean, noise, t), process.target(clean, noise, t), process.told(t),
         [caption for caption in captions for _ in range(how.draws)], 1 - torch.tensor(times) / count,
     )  # fmt: skip
 

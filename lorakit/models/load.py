@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from torch import nn
 
 from lorakit.arrays import Stored
+from lorakit.diffusion.process import Process
 from lorakit.errors import InputError, some
 from lorakit.formats.layouts import open_model
 from lorakit.io.files import check_plain, utf8_path
 from lorakit.models.claims import check_config
 from lorakit.models.config import Described, described, tokenizer_folder
+from lorakit.models.processes import process_of
 from lorakit.runtime.extras import faults_of_file
 from lorakit.targets import canonical
 
@@ -88,15 +91,10 @@ class Components:
         """Sides of pictures are multiples of this many pixels."""
         return self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
-    @property
-    def prediction_type(self) -> str:
-        return self.scheduler_config.get("prediction_type", "epsilon")
-
-    def alphas(self) -> torch.Tensor:
-        """Cumulative alphas of the training noise schedule, [timesteps], float32, on the CPU."""
-        from diffusers import DDIMScheduler
-
-        return DDIMScheduler.from_config(self.scheduler_config).alphas_cumprod
+    @cached_property
+    def process(self) -> Process:
+        """The diffusion process that the model was trained for; InputError where lorakit knows none like it."""
+        return process_of(self.scheduler_config, str(self.folder))
 
 
 def is_small(components: Components) -> bool:

@@ -13,7 +13,7 @@ def predict(
     components: Components, latents: Tensor, timesteps: Tensor, conditioning: Conditioning,
     inpaint: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """What the UNet says of noisy latents: noise, v or the picture, as `components.prediction_type` has it.
+    """What the UNet says of noisy latents: noise, v or the picture, as its process has it.
 
     latents        [b, c, h, w], scaled as the solver wants it; cast to the model's dtype
     timesteps      [b] or a scalar

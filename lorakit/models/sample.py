@@ -21,32 +21,8 @@ from lorakit.models.encode import latent_moments, to_pictures
 from lorakit.models.gates import Gates
 from lorakit.models.load import Components, is_small
 from lorakit.models.predict import predict
+from lorakit.models.solvers import Solver
 from lorakit.runtime.workers import cores, each
-from lorakit.schedulers import SCHEDULERS
-
-
-def make_scheduler(components: Components, name: str, steps: int) -> Any:
-    """The diffusers scheduler of that name over the model's own noise schedule, set to `steps`."""
-    import diffusers
-
-    kind, settings = SCHEDULERS[name]
-    keep = (
-        "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
-        "steps_offset", "rescale_betas_zero_snr",
-    )  # fmt: skip
-    config = {key: components.scheduler_config[key] for key in keep if key in components.scheduler_config}
-    if kind == "DDIMScheduler":
-        config["clip_sample"] = False
-    if config.get("rescale_betas_zero_snr"):
-        config["timestep_spacing"] = "trailing"  # the noisiest step is one of its own (Lin et al., 2024)
-    try:
-        scheduler = getattr(diffusers, kind).from_config({**config, **settings})
-        scheduler.set_timesteps(steps, device=components.device)
-    except (ValueError, TypeError, RuntimeError, LookupError, NotImplementedError) as error:
-        raise InputError(
-            f"{components.folder}: {steps} steps of {name} cannot be made of its scheduler's config: {error}"
-        ) from error
-    return scheduler
 
 
 @dataclass(frozen=True)
@@ -121,7 +97,7 @@ _ALONE = (Forward(),)
 
 def steps_done(components: Components, how: Drawing) -> list[tuple[int, float]]:
     """Each step of a drawing, counted from 0, and its fraction of the denoising; with a strength below 1 the last ones."""
-    total = len(make_scheduler(components, how.scheduler, how.steps).timesteps)
+    total = len(Solver(components, how.scheduler, how.steps).times)
     return [(i, i / max(1, total - 1)) for i in range(_first(total, how), total)]
 
 
@@ -140,30 +116,26 @@ def denoise(
     forward. watch(step, steps, latents) gets what the model takes the finished picture for after each step.
     NumericError names the step where latents became NaN or infinite.
     """
-    solver = make_scheduler(components, how.scheduler, how.steps)
-    total, factor = len(solver.timesteps), components.vae_factor
+    solver = Solver(components, how.scheduler, how.steps)
+    total, factor = len(solver.times), components.vae_factor
     first = _first(total, how)
     shape = (components.latent_channels, how.size[1] // factor, how.size[0] // factor)
     draws = [generator(picture.seed, how.purpose) for picture in pictures]
     noise = torch.stack([torch.randn(shape, generator=g) for g in draws]).to(components.device)
     start, mask = _stacked(pictures, "start", components), _stacked(pictures, "mask", components)
-    x = _begin(solver, noise, start, first)
+    x = solver.begin(noise, start, first)
     inpaint = _inpaint(components, pictures, mask, how) if components.inpaints else None
-    extra = {"generator": draws} if how.scheduler in ("euler-a", "lcm") else {}
     gates, together = acting.gates if acting else None, _together(components, pictures, how, acting)
     answers = _Answers(components, pictures, how, gates, inpaint, together)
     fine = []
-    for i, t in enumerate(solver.timesteps[first:]):
-        fraction = (first + i) / max(1, total - 1)
-        scaled = solver.scale_model_input(x, t)
-        said = answers.mean(scaled, t, fraction, acting.steps[i] if acting else _ALONE)
+    for i in range(first, total):
+        scaled, t = solver.scaled(x, i), solver.times[i]
+        said = answers.mean(scaled, t, i / max(1, total - 1), acting.steps[i - first] if acting else _ALONE)
         if watch is not None:
-            watch(first + i, total, _finished(components, scaled, said, t))
-        x = solver.step(said, t, x, **extra).prev_sample
+            watch(i, total, components.process.finished(scaled, said, t))
+        x = solver.step(said, x, i, draws)
         if mask is not None and start is not None and not components.inpaints:
-            last = first + i + 1 == total
-            kept = start if last else solver.add_noise(start, noise, solver.timesteps[first + i + 1].expand(len(x)))
-            x = mask * x + (1 - mask) * kept
+            x = mask * x + (1 - mask) * solver.noisy(start, noise, i + 1)
         fine.append(x.isfinite().all())
     bad = (~torch.stack(fine)).nonzero()
     if len(bad):
@@ -194,14 +166,6 @@ def _named(components: Components) -> str:
 def _stacked(pictures: Sequence[Picture], name: str, components: Components) -> Tensor | None:
     found = [getattr(picture, name) for picture in pictures]
     return None if found[0] is None else torch.stack(found).to(components.device, torch.float32)
-
-
-def _begin(solver: Any, noise: Tensor, start: Tensor | None, first: int) -> Tensor:
-    if start is None:
-        return noise * solver.init_noise_sigma
-    if hasattr(solver, "set_begin_index"):
-        solver.set_begin_index(first)
-    return solver.add_noise(start, noise, solver.timesteps[first].expand(len(noise)))
 
 
 def _inpaint(components: Components, pictures: Sequence[Picture], mask: Tensor | None, how: Drawing) -> Tensor:
@@ -266,17 +230,6 @@ class _Answers:
             joined = Conditioning.cat(parts).sized(self.how.size)
             self._joined[variants, two] = joined.to(self.components.device, self.components.dtype)
         return self._joined[variants, two]
-
-
-def _finished(components: Components, scaled: Tensor, said: Tensor, t: Tensor) -> Tensor:
-    """The finished picture's latents as the model sees them now."""
-    a = components.alphas()[int(t.round().clamp(min=0))].to(scaled)
-    kind = components.prediction_type
-    if kind == "sample":
-        return said
-    if kind == "v_prediction":
-        return a.sqrt() * scaled - (1 - a).sqrt() * said
-    return (scaled - (1 - a).sqrt() * said) / a.sqrt().clamp(min=1e-4)
 
 
 def draw(

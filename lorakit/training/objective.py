@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from lorakit.config import TrainConfig
 from lorakit.diffusion import loss as losses
-from lorakit.diffusion.noise import add_noise, generator
-from lorakit.diffusion.schedule import zero_terminal
+from lorakit.diffusion.noise import generator
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import Components, is_small
 from lorakit.models.predict import predict
@@ -76,10 +75,10 @@ class Objective:
     ) -> None:  # fmt: skip
         self.components, self.texts, self.config, self.world = components, texts, config, world
         self.precision, self.attached, self.scaler, self.shards = precision, attached, scaler, shards
-        alphas = components.alphas()
-        self.alphas = zero_terminal(alphas) if config.zero_snr else alphas
-        self.weights = _weights(self.alphas, config, components.prediction_type)
-        self.samples = Draws(sources, config, distribution_of(config, self.alphas, self.weights))
+        self.process = components.process.zero_terminal() if config.zero_snr else components.process
+        rule = "debiased" if config.debiased else "v-like" if config.v_like else "min-snr"
+        self.weights = self.process.weights(rule, config.min_snr)
+        self.samples = Draws(sources, config, distribution_of(config, self.weights))
         self.draws = Ahead(self.samples, config.total)
         self.micro = config.batch_size or 1
         # A count of the model's and not the machine's, so that sums are the same on any number of cores.
@@ -170,8 +169,7 @@ class Objective:
         def inputs(sample: Sample) -> list[Any]:
             tensors = [sample.latents, sample.seen, *(() if sample.inpaint is None else (sample.inpaint,))]
             kind = [str(self.precision.compute), self.components.device.type]
-            alpha = float(self.alphas[sample.timestep])
-            return [name, kind, sample.timestep, alpha, sample.caption, sample.sizes, *tensors]
+            return [name, kind, sample.timestep, sample.caption, sample.sizes, self._noisy(_Part([sample])), *tensors]
 
         draws, count = self.samples, cores() if self.pieces > 1 else 1
         taught = [(source.teacher, draws.taught(source)) for source in draws.sources if source.teacher is not None]
@@ -194,17 +192,19 @@ class Objective:
 
     def _said(self, texts: Callable[[Sequence[str]], Conditioning], part: _Part) -> Tensor:
         """What the model says of a part, [b, c, h, w], float32."""
-        t, latents = part.timesteps, part.stack("latents")
-        noisy = add_noise(latents, part.stack("seen"), self.alphas[t])
+        noisy = self._noisy(part)
         inpaint = part.stack("inpaint") if self.components.inpaints else None
         with self.precision.autocast():
-            told = self._told(texts([sample.caption for sample in part.samples]), part, latents)
-            return predict(self.components, noisy, t.to(self.components.device), told, inpaint).float()
+            told = self._told(texts([sample.caption for sample in part.samples]), part, noisy)
+            t = self.process.told(part.timesteps).to(self.components.device)
+            return predict(self.components, noisy, t, told, inpaint).float()
+
+    def _noisy(self, part: _Part) -> Tensor:
+        return self.process.noisy(part.stack("latents"), part.stack("seen"), part.timesteps)
 
     def _wanted(self, part: _Part) -> Tensor:
-        """What it should say: the schedule's target, or its teacher's word."""
-        a, kind = self.alphas[part.timesteps], self.components.prediction_type
-        found = losses.target(part.stack("latents"), part.stack("noise"), a, kind)
+        """What it should say: the process's target, or its teacher's word."""
+        found = self.process.target(part.stack("latents"), part.stack("noise"), part.timesteps)
         if any(sample.taught is not None for sample in part.samples):
             pairs = zip(found, part.samples, strict=True)
             found = torch.stack([own if sample.taught is None else sample.taught for own, sample in pairs])
@@ -219,7 +219,7 @@ class Objective:
     def _error(self, texts: Callable[[Sequence[str]], Conditioning], part: _Part) -> Tensor:
         """How wrong the model is at each sample of a part, [b], before any weight."""
         config, device, t, mask = self.config, self.components.device, part.timesteps, part.mask
-        delta = losses.huber_delta(t, len(self.alphas), config.huber, "exponential").to(device)
+        delta = losses.huber_delta(t, self.process.steps, config.huber, "exponential").to(device)
         each_one = losses.LOSSES[config.loss](self._said(texts, part) - self._wanted(part), delta)
         return losses.mean_by_sample(each_one, None if mask is None else mask.to(device))
 
@@ -237,15 +237,6 @@ class Objective:
         return Conditioning(
             told.states, told.pooled, torch.tensor(rows, dtype=torch.float32, device=told.states.device)
         )
-
-
-def _weights(alphas: Tensor, config: TrainConfig, kind: str) -> Tensor:
-    """The loss weight of every timestep, [steps]."""
-    if config.debiased:
-        return losses.debiased_weight(alphas, kind)
-    if config.v_like:
-        return losses.v_like_weight(alphas, kind)
-    return losses.min_snr_weight(alphas, config.min_snr or None, kind)
 
 
 def _parts(samples: Sequence[Sample], micro: int, pieces: int) -> list[_Part]:

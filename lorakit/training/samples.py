@@ -207,12 +207,12 @@ def _inpaint(placed: Placed, draw: torch.Generator) -> Tensor:
     return torch.cat([mask, mean + spread * torch.randn(mean.shape, generator=draw)])
 
 
-def distribution_of(config: TrainConfig, alphas: Tensor, weights: Tensor) -> Timesteps:
+def distribution_of(config: TrainConfig, weights: Tensor) -> Timesteps:
     """Which timesteps the config draws; for importance in proportion to `weights` [steps] of the loss, unbiased.
 
     ValueError for a range outside the model's timesteps.
     """
-    steps = len(alphas)
+    steps = len(weights)
     found = times.logit_normal(steps) if config.timesteps == "logit-normal" else times.uniform(steps)
     if config.timestep_range:
         first, last = map(int, config.timestep_range.split(":"))

@@ -95,8 +95,9 @@ class Drift:
         side = components.size // components.vae_factor
         shape = (components.latent_channels, side, side)
         x = torch.stack([torch.randn(shape, generator=generator(self.seed, "drift", i)) for i in range(count)])
-        steps = len(components.alphas())
-        times = torch.tensor([(2 * i + 1) * steps // (2 * count) for i in range(count)], device=components.device)
+        process = components.process
+        t = torch.tensor([(2 * i + 1) * process.steps // (2 * count) for i in range(count)])
+        times = process.told(t).to(components.device)
         told = self.texts(self.PROMPTS).sized((components.size, components.size))
         # An inpainting model is asked to draw the whole picture: its mask is 1 everywhere, and it is shown nothing.
         hole = torch.cat([torch.ones_like(x[:, :1]), torch.zeros_like(x)], 1) if components.inpaints else None

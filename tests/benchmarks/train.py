@@ -68,6 +68,7 @@ def theirs(name: str, batch: int, cached: bool) -> Step:
     from torchvision import transforms
 
     from lorakit.diffusion.loss import min_snr_weight
+    from lorakit.diffusion.process import Alphas
     from lorakit.models.load import load
 
     components = load(name, torch.device("cpu"), torch.float32)
@@ -112,7 +113,9 @@ def theirs(name: str, batch: int, cached: bool) -> Step:
         while True:
             yield from loader
 
-    read, alphas, kind = batches(), components.alphas(), components.prediction_type
+    process = components.process
+    assert isinstance(process, Alphas)
+    read, alphas, kind = batches(), process.alphas, process.prediction
     latent, factor = side // components.vae_factor, vae.config.scaling_factor
     kept = torch.randn(batch, 4, latent, latent), text(tokens([CAPTION.format(i) for i in range(batch)]))[0].detach()
 

@@ -9,14 +9,13 @@ from lorakit.diffusion.loss import (
     mean_by_sample,
     min_snr_weight,
     smooth_l1,
-    target,
     v_like_weight,
 )
-from lorakit.diffusion.noise import add_noise, between
-from lorakit.diffusion.schedule import alphas_cumprod, snr, zero_terminal
+from lorakit.diffusion.process import PREDICTIONS as KINDS
+from lorakit.diffusion.process import Alphas
+from lorakit.diffusion.schedule import zero_terminal
 
-KINDS = ("epsilon", "v_prediction", "sample")
-SD = alphas_cumprod("scaled_linear", 0.00085, 0.012, 1000)
+SD = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()).cumprod(0).float()
 WEIGHTS = {
     "min-snr": lambda a, kind: min_snr_weight(a, 5.0, kind),
     "debiased": debiased_weight,
@@ -29,15 +28,11 @@ def test_the_schedule_is_stable_diffusions():
 
     config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
     torch.testing.assert_close(SD, DDIMScheduler(**config).alphas_cumprod)
-    config["beta_schedule"] = "linear"
-    torch.testing.assert_close(alphas_cumprod("linear", 0.00085, 0.012, 1000), DDIMScheduler(**config).alphas_cumprod)
-    with pytest.raises(ValueError, match="cosin"):
-        alphas_cumprod("cosin", 0.1, 0.2, 3)
 
 
 def test_a_zero_terminal_schedule_ends_in_nothing_and_begins_as_it_did():
     bent = zero_terminal(SD)
-    assert bent[-1] == 0 and snr(bent)[-1] == 0 and bent[0] == SD[0] and bool((bent.diff() < 0).all())
+    assert bent[-1] == 0 and bent[0] == SD[0] and bool((bent.diff() < 0).all())
     # roots 0.9, 0.5, 0.1: shifted by 0.1 and stretched by 0.9 / 0.8
     torch.testing.assert_close(zero_terminal(torch.tensor([0.81, 0.25, 0.01])), torch.tensor([0.81, 0.2025, 0.0]))
     from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
@@ -56,10 +51,11 @@ def test_loss_and_gradient_are_finite_at_every_timestep(alphas, kind, weight):
     g = torch.Generator().manual_seed(0)
     z, noise, said = (torch.randn(n, 1, 2, 2, generator=g) for _ in range(3))
     said.requires_grad_(True)
-    x = add_noise(z, noise, alphas)
+    process, t = Alphas(alphas, kind), torch.arange(n)
+    x = process.noisy(z, noise, t)
     for loss in LOSSES.values():
         delta = huber_delta(torch.arange(n), n, 0.1, "exponential")
-        errors = mean_by_sample(loss(said - target(z, noise, alphas, kind), delta)) * WEIGHTS[weight](alphas, kind)
+        errors = mean_by_sample(loss(said - process.target(z, noise, t), delta)) * WEIGHTS[weight](alphas, kind)
         (gradient,) = torch.autograd.grad(errors.sum(), said)
         assert all(bool(t.isfinite().all()) for t in (x, errors, gradient))
 
@@ -70,7 +66,7 @@ def test_models_of_all_predictions_with_the_same_error_have_the_same_loss(weight
     a = torch.tensor([0.05, 0.3, 0.5, 0.9, 0.98])
     eps, v, x = (WEIGHTS[weight](a, kind) for kind in KINDS)
     torch.testing.assert_close(eps * a, v)
-    torch.testing.assert_close(eps * snr(a), x)
+    torch.testing.assert_close(eps * a / (1 - a), x)
 
 
 def test_weights_are_the_papers():
@@ -86,15 +82,7 @@ def test_weights_are_the_papers():
 
 
 def test_debiased_weights_have_no_cap_within_stable_diffusions_schedule():
-    torch.testing.assert_close(debiased_weight(SD, "epsilon"), snr(SD).rsqrt())
-
-
-def test_the_straight_way_and_its_target():
-    z, noise = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
-    sigmas = torch.tensor([0.25, 1.0])
-    x, way = between(z, noise, sigmas), target(z, noise, sigmas, "flow_matching")
-    torch.testing.assert_close(x - sigmas[:, None, None, None] * way, z)
-    assert torch.equal(x[1], noise[1]) and torch.equal(min_snr_weight(sigmas, 5.0, "flow_matching"), torch.ones(2))
+    torch.testing.assert_close(debiased_weight(SD, "epsilon"), ((1 - SD) / SD).sqrt())
 
 
 def test_huber_is_worked_out():

@@ -12,7 +12,8 @@ from lorakit.models.config import folder_of
 from lorakit.models.encode import conditioning_of, to_pictures
 from lorakit.models.gated import Stack
 from lorakit.models.load import load
-from lorakit.models.sample import Acting, Drawing, Forward, Picture, denoise, make_scheduler
+from lorakit.models.sample import Acting, Drawing, Forward, Picture, denoise
+from lorakit.models.solvers import Solver
 from lorakit.training import variants
 from lorakit.training.variants import lora
 
@@ -56,7 +57,7 @@ def test_deltas_and_pictures_agree_with_diffusers(components, tmp_path, file_for
         picture = Picture(3, {None: told[0]}, {None: told[1]})
         drawn = to_pictures(components, denoise(components, [picture], how, Acting(stack.gates, forwards)))
         stack.remove()
-        pipe.scheduler = make_scheduler(components, "ddim", 8)
+        pipe.scheduler = Solver(components, "ddim", 8).scheduler
         noise = torch.randn((1, 4, 16, 16), generator=generator(3, "sample"))
         same = pipe(
             "a cat", height=64, width=64, num_inference_steps=8, guidance_scale=3.0, latents=noise, output_type="np"

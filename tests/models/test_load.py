@@ -22,7 +22,7 @@ def test_a_single_file_is_the_model_of_its_folder(tmp_path, family):
     file = single(folder, tmp_path / "model.safetensors", family)
     whole = load(str(folder), CPU, torch.float32)
     one = load(str(file), CPU, torch.float32, tokenizer=folder)
-    assert one.prediction_type == whole.prediction_type and one.parts.keys() == whole.parts.keys()
+    assert one.process.prediction == whole.process.prediction and one.parts.keys() == whole.parts.keys()
     told, _ = conditioning_of(whole, ["a cat", "a dog on a sofa"])
     again, _ = conditioning_of(one, ["a cat", "a dog on a sofa"])
     torch.testing.assert_close(told.states, again.states)

@@ -144,7 +144,7 @@ class Run:
             self.world,
             self.components.device,
             config.total,
-            len(self.objective.alphas),
+            self.objective.process.steps,
             rows,
             trackers,
         )
