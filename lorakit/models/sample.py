@@ -15,7 +15,7 @@ from torch import Tensor
 from lorakit.composition.curve import Curve
 from lorakit.diffusion.guidance import guided
 from lorakit.diffusion.noise import generator
-from lorakit.errors import InputError, NumericError
+from lorakit.errors import NumericError
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.encode import latent_moments, to_pictures
 from lorakit.models.gates import Gates
