@@ -157,6 +157,29 @@ def _mask(example: Example, alpha: bool) -> Image.Image | None:
     return masks.of_alpha(example.file) if alpha else None
 
 
+def _cuts(
+    components: Components, examples: Sequence[Example], size: int, shapes: Sequence[tuple[int, int]] | None, flip: bool,
+    mask_weight: float | None, alpha: bool, bad: Bad,
+) -> tuple[list[tuple[Cut, ...]], dict[tuple[int, bool], Tensor | None]]:  # fmt: skip
+    """The cut of each picture, as it is and with `flip` mirrored, and the loss weights by (picture, whether mirrored) of
+    those that have a mask; pictures and masks that cannot be used go to `bad`."""
+    cuts: list[tuple[Cut, ...]] = []
+    weights: dict[tuple[int, bool], Tensor | None] = {}
+    for i, example in enumerate(examples):
+        how = _cut_of(example, size, shapes[i] if shapes is not None else None, components.multiple)
+        cuts.append((how, replace(how, mirrored=True)) if how and flip else (how or Cut((0, 0, 1, 1), (size, size)),))
+        try:
+            if how is None:
+                raise BadPicture(why_not(example.file))
+            if mask_weight is not None and (mask := _mask(example, alpha)) is not None:
+                for one in cuts[-1]:
+                    latent = (one.size[0] // components.vae_factor, one.size[1] // components.vae_factor)
+                    weights[i, one.mirrored] = masks.loss_weights(mask, one, latent, mask_weight)
+        except BadPicture as reason:
+            bad.add(example.file, reason)
+    return cuts, weights
+
+
 def cache_latents(
     components: Components,
     examples: Sequence[Example],
@@ -186,26 +209,11 @@ def cache_latents(
     encode          whether latents are wanted at all, and not their shapes alone: they are without numbers then
     raises          InputError that lists all pictures and masks that cannot be used
     """
-    bad, factor = Bad(), components.vae_factor
+    bad = Bad()
     digests = digests or _digests([example.file for example in examples])
-    wanted = shapes if shapes is not None else [None] * len(examples)
-    cuts: list[tuple[Cut, ...]] = []  # of each picture as it is, and mirrored
-    weights: dict[tuple[int, bool], Tensor | None] = {}
-    for i, (example, shape) in enumerate(zip(examples, wanted, strict=True)):
-        how = _cut_of(example, size, shape, components.multiple)
-        cuts.append((how, replace(how, mirrored=True)) if how and flip else (how or Cut((0, 0, 1, 1), (size, size)),))
-        try:
-            if how is None:
-                raise BadPicture(why_not(example.file))
-            if mask_weight is not None and (mask := _mask(example, alpha)) is not None:
-                for one in cuts[-1]:
-                    latent = (one.size[0] // factor, one.size[1] // factor)
-                    weights[i, one.mirrored] = masks.loss_weights(mask, one, latent, mask_weight)
-        except BadPicture as reason:
-            bad.add(example.file, reason)
+    cuts, weights = _cuts(components, examples, size, shapes, flip, mask_weight, alpha, bad)
     if bad.names:
         raise InputError(unreadable(bad.names))
-
     if not encode:
         both = [[_bare(components, one, weights.get((i, one.mirrored))) for one in row] for i, row in enumerate(cuts)]
         turned = [row[1] for row in both if flip]
@@ -227,7 +235,8 @@ def cache_latents(
         whole, *covered = views(i, one)
         mean, spread = latents.of(whole)
         hidden = _Lazy(
-            len(covered), lambda n: Hidden(masks.for_latents(covered[n].hole(), factor), *latents.of(covered[n]))
+            len(covered),
+            lambda n: Hidden(masks.for_latents(covered[n].hole(), components.vae_factor), *latents.of(covered[n])),
         )
         return Placed(mean=mean, spread=spread, cut=one, mask=weights.get((i, one.mirrored)), hidden=hidden)
 
