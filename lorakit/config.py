@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 from lorakit.errors import UsageError
 from lorakit.patterns import Pattern
@@ -21,6 +22,7 @@ SUITED_FULL = {"tiny": {"steps": 250, "lr": 3e-4, "lr_text": 1e-4}, "": {"lr": 2
 TARGETS = ("attention", "attention+ff", "all")
 RATES = ("lr", "lr_text", "lr_token")
 _WITH_TOKENS = ("ti", "pivotal")
+_WITH_ADAPTERS = ("lora", "dreambooth", "pivotal")
 
 
 class Recorded(Enum):
@@ -34,6 +36,27 @@ class Recorded(Enum):
     NAME = "a name that lorakit gives a meaning, and no path, hub id or import path"
 
 
+class Only(NamedTuple):
+    """A mark of an option that some runs alone make use of.
+
+    when    says which, after "has an effect only": "with --text-encoder"
+    holds   whether a run of this config is one
+    """
+
+    when: str
+    holds: Callable[[TrainConfig], bool]
+
+
+_ADAPTERS = Only("in the modes lora, dreambooth and pivotal, which train adapters", lambda c: c.mode in _WITH_ADAPTERS)
+_TOKENS = Only("in the modes ti and pivotal, which learn words", lambda c: c.mode in _WITH_TOKENS)
+_PIVOTAL = Only("in the mode pivotal", lambda c: c.mode == "pivotal")
+_PRIOR = Only("with class pictures: --class-prompt or --prior-dir, in every mode but ti", lambda c: c.has_prior)
+_TAGS = Only(
+    "with --shuffle-tags, --tag-dropout or --tag-warmup",
+    lambda c: bool(c.shuffle_tags or c.tag_dropout or c.tag_warmup),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The options of `train`, and the notes in its output."""
@@ -42,38 +65,59 @@ class TrainConfig:
     model: Annotated[
         str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file.", Recorded.NAME
     ] = "tiny"
-    tokenizer: Annotated[str | None, "Folder of the tokenizer of a single-file model."] = None
+    tokenizer: Annotated[
+        str | None,
+        "Folder of the tokenizer of a single-file model.",
+        Only("with a --model that is one file", lambda c: c.model.endswith((".safetensors", ".ckpt"))),
+    ] = None
 
     instance_prompt: Annotated[str | None, "One prompt for all pictures, instead of their captions.", Recorded.ANY] = (
         None
     )
-    class_prompt: Annotated[str | None, "Prompt of the class prior.", Recorded.ANY] = None
-    prior_dir: Annotated[str | None, "Class pictures; missing ones are drawn first."] = None
-    prior_count: Annotated[int, "How many class pictures."] = 100
-    prior_weight: Annotated[float, "Weight of the class loss."] = 1.0
+    class_prompt: Annotated[
+        str | None, "Prompt of the class prior.", Recorded.ANY, Only("in every mode but ti", lambda c: c.mode != "ti")
+    ] = None
+    prior_dir: Annotated[
+        str | None,
+        "Class pictures; missing ones are drawn first.",
+        Only("in every mode but ti", lambda c: c.mode != "ti"),
+    ] = None
+    prior_count: Annotated[int, "How many class pictures.", _PRIOR] = 100
+    prior_weight: Annotated[float, "Weight of the class loss.", _PRIOR] = 1.0
     prior_target: Annotated[
         str,
         "What class pictures are learnt from: noise, or teacher, what the untrained model says of them.",
         Recorded.ANY,
+        _PRIOR,
     ] = "noise"
     token: Annotated[list[str], "Placeholder token to learn, such as <s1>; repeatable.", Recorded.ANY] = field(
         default_factory=list
     )
-    init_token: Annotated[list[str], "Words that a token starts from; one for all, or one for each.", Recorded.ANY] = (
-        field(default_factory=list)
+    init_token: Annotated[
+        list[str], "Words that a token starts from; one for all, or one for each.", Recorded.ANY, _TOKENS
+    ] = field(default_factory=list)
+    vectors: Annotated[int, "Vectors of each token.", _TOKENS] = 1
+    template: Annotated[str, "object, style or none: sentences that tokens are learnt in.", Recorded.ANY, _TOKENS] = (
+        "none"
     )
-    vectors: Annotated[int, "Vectors of each token."] = 1
-    template: Annotated[str, "object, style or none: sentences that tokens are learnt in.", Recorded.ANY] = "none"
-    token_norm: Annotated[float, "Norm that learned vectors are drawn to; 0 leaves them."] = 0.0
+    token_norm: Annotated[float, "Norm that learned vectors are drawn to; 0 leaves them.", _TOKENS] = 0.0
 
     mask_weight: Annotated[float | None, "Weight of what a mask leaves out, 0 to 1; masks are read where given."] = None
     flip: Annotated[bool, "Show every second picture mirrored."] = False
     caption_dropout: Annotated[float, "Share of captions left out, 0 to 1."] = 0.0
     tag_dropout: Annotated[float, "Share of comma-separated tags left out, 0 to 1."] = 0.0
     shuffle_tags: Annotated[bool, "Show the tags in another order each time."] = False
-    keep_tokens: Annotated[int, "So many tags at the front stay in place."] = 0
-    keep_separator: Annotated[str, "Tags before this mark stay in place.", Recorded.ANY] = ""
-    caption_separator: Annotated[str, "What stands between tags.", Recorded.ANY] = ","
+    keep_tokens: Annotated[int, "So many tags at the front stay in place.", _TAGS] = 0
+    keep_separator: Annotated[str, "Tags before this mark stay in place.", Recorded.ANY, _TAGS] = ""
+    caption_separator: Annotated[
+        str,
+        "What stands between tags.",
+        Recorded.ANY,
+        Only(
+            "with tags that are moved or left out, or with --caption-prefix or --caption-suffix",
+            lambda c: bool(_TAGS.holds(c) or c.caption_prefix or c.caption_suffix),
+        ),
+    ] = ","
     tag_warmup: Annotated[int, "Epochs over which the tags come in one after another."] = 0
     caption_prefix: Annotated[str, "Put before every caption.", Recorded.ANY] = ""
     caption_suffix: Annotated[str, "Put after every caption.", Recorded.ANY] = ""
@@ -81,41 +125,68 @@ class TrainConfig:
     upscale: Annotated[bool, "Enlarge pictures that are smaller than --size."] = False
     validation_split: Annotated[float, "Share of the pictures held out, 0 to 0.5."] = 0.0
 
-    rank: Annotated[int, "Rank of the low-rank factors."] = 8
-    alpha: Annotated[float | None, "Scale numerator: delta = up @ down * alpha / rank; default, the rank."] = None
-    target: Annotated[str, "attention, attention+ff, all, or a regular expression of module names.", Recorded.ANY] = (
-        "attention"
-    )
-    text_encoder: Annotated[bool, "Train the text encoder too."] = False
-    text_steps: Annotated[int | None, "Steps after which the text encoder rests; default, never."] = None
-    dropout: Annotated[float, "Share of the adapter's inner numbers left out, 0 to 1."] = 0.0
-    variant: Annotated[str, "lora, rslora, dora, loha or lokr.", Recorded.ANY] = "lora"
+    rank: Annotated[int, "Rank of the low-rank factors.", _ADAPTERS] = 8
+    alpha: Annotated[
+        float | None, "Scale numerator: delta = up @ down * alpha / rank; default, the rank.", _ADAPTERS
+    ] = None
+    target: Annotated[
+        str, "attention, attention+ff, all, or a regular expression of module names.", Recorded.ANY, _ADAPTERS
+    ] = "attention"
+    text_encoder: Annotated[
+        bool, "Train the text encoder too.", Only("in every mode but ti", lambda c: c.mode != "ti")
+    ] = False
+    text_steps: Annotated[
+        int | None,
+        "Steps after which the text encoder rests; default, never.",
+        Only(
+            "with --text-encoder in a mode that trains adapters", lambda c: c.text_encoder and c.mode in _WITH_ADAPTERS
+        ),
+    ] = None
+    dropout: Annotated[float, "Share of the adapter's inner numbers left out, 0 to 1.", _ADAPTERS] = 0.0
+    variant: Annotated[str, "lora, rslora, dora, loha or lokr.", Recorded.ANY, _ADAPTERS] = "lora"
     dora_axis: Annotated[
         str,
         "What DoRA learns a length of: output (rows; diffusers and PEFT read it), input (columns; ComfyUI and A1111 do), or "
         "auto, what the programs that read the --format apply.",
         Recorded.ANY,
+        Only("with --variant dora", lambda c: c.mode in _WITH_ADAPTERS and c.variant == "dora"),
     ] = "auto"
-    init: Annotated[str, "How factors start: gaussian, kaiming or pissa.", Recorded.ANY] = "gaussian"
-    init_from: Annotated[str | None, "Adapter to go on from, in any format."] = None
+    init: Annotated[str, "How factors start: gaussian, kaiming or pissa.", Recorded.ANY, _ADAPTERS] = "gaussian"
+    init_from: Annotated[str | None, "Adapter to go on from, in any format.", _ADAPTERS] = None
     block_rank: Annotated[
         list[str],
         "PATTERN=RANK[:ALPHA][@RATE] or PATTERN=off; the first that matches a module wins; repeatable.",
         Recorded.ANY,
+        _ADAPTERS,
     ] = field(default_factory=list)
-    lora_plus: Annotated[float, "Rate of the up factors over that of the down factors (LoRA+)."] = 1.0
+    lora_plus: Annotated[float, "Rate of the up factors over that of the down factors (LoRA+).", _ADAPTERS] = 1.0
 
     steps: Annotated[int | None, "Optimizer steps; default, what suits the model."] = None
-    ti_steps: Annotated[int | None, "Steps of pivotal's first phase, tokens alone."] = None
-    joint: Annotated[str, "alternate, together or off: how pivotal refines token and adapter.", Recorded.ANY] = (
-        "alternate"
-    )
-    joint_token_weight: Annotated[float, "Weight of the loss at the token's turns."] = 1.0
+    ti_steps: Annotated[int | None, "Steps of pivotal's first phase, tokens alone.", _PIVOTAL] = None
+    joint: Annotated[
+        str, "alternate, together or off: how pivotal refines token and adapter.", Recorded.ANY, _PIVOTAL
+    ] = "alternate"
+    joint_token_weight: Annotated[
+        float,
+        "Weight of the loss at the token's turns.",
+        Only(
+            "in the mode pivotal, where --joint is alternate or together",
+            lambda c: c.mode == "pivotal" and c.joint != "off",
+        ),
+    ] = 1.0
     batch_size: Annotated[int | None, "Pictures a step and process; default, what suits the model."] = None
     accumulate: Annotated[int, "Batches a step."] = 1
-    lr: Annotated[float | None, "Learning rate; default, what suits the model and the optimizer."] = None
-    lr_text: Annotated[float | None, "Rate of the text encoder's adapter."] = None
-    lr_token: Annotated[float | None, "Rate of learned tokens."] = None
+    lr: Annotated[
+        float | None,
+        "Learning rate; default, what suits the model and the optimizer.",
+        Only("in every mode but ti, whose rate is --lr-token", lambda c: c.mode != "ti"),
+    ] = None
+    lr_text: Annotated[
+        float | None,
+        "Rate of the text encoder's adapter.",
+        Only("with --text-encoder", lambda c: c.text_encoder and c.mode != "ti"),
+    ] = None
+    lr_token: Annotated[float | None, "Rate of learned tokens.", _TOKENS] = None
     optimizer: Annotated[
         str, "adamw, adamw8bit, adafactor, prodigy, lion, schedulefree, or module:Class.", Recorded.NAME
     ] = "adamw"
@@ -123,7 +194,22 @@ class TrainConfig:
         default_factory=list
     )
     lr_schedule: Annotated[str, "constant, linear, cosine, cosine-restarts or polynomial.", Recorded.ANY] = "cosine"
-    warmup: Annotated[int, "Steps over which the rate rises."] = 10
+    warmup: Annotated[int | None, "Steps over which the rate rises; default 10, or half of a shorter run."] = None
+    cycles: Annotated[
+        int,
+        "How often cosine-restarts begins at the peak.",
+        Only("with --lr-schedule cosine-restarts", lambda c: c.lr_schedule == "cosine-restarts"),
+    ] = 3
+    power: Annotated[
+        float,
+        "Power of the polynomial schedule: 1 falls in a line.",
+        Only("with --lr-schedule polynomial", lambda c: c.lr_schedule == "polynomial"),
+    ] = 2.0
+    floor: Annotated[
+        float,
+        "Share of the rate that schedules fall to, 0 to 1.",
+        Only("with an --lr-schedule that falls", lambda c: c.lr_schedule != "constant"),
+    ] = 0.2
     max_grad_norm: Annotated[float, "Gradients are scaled down to this norm; 0 turns it off."] = 1.0
     ema: Annotated[float, "Decay of averaged weights, such as 0.999; 0 turns it off."] = 0.0
 
@@ -132,7 +218,11 @@ class TrainConfig:
     v_like: Annotated[bool, "Loss weights as of a model that predicts v, instead of min-SNR."] = False
     zero_snr: Annotated[bool, "Noise schedule rescaled to zero terminal SNR."] = False
     loss: Annotated[str, "l2, huber or smooth-l1.", Recorded.ANY] = "l2"
-    huber: Annotated[float, "Where huber and smooth-l1 turn linear."] = 0.1
+    huber: Annotated[
+        float,
+        "Where huber and smooth-l1 turn linear.",
+        Only("with --loss huber or smooth-l1", lambda c: c.loss != "l2"),
+    ] = 0.1
     noise_offset: Annotated[float, "Spread of an offset to each channel's noise."] = 0.0
     multires_noise: Annotated[float, "Share of coarser noise, 0 to 1."] = 0.0
     perturbation: Annotated[float, "Spread of extra noise in what the model sees."] = 0.0
@@ -145,21 +235,21 @@ class TrainConfig:
     seed: Annotated[int, "Same seed, same result."] = 0
 
     def __post_init__(self) -> None:
-        wrong = [*self._ranges(), *self._choices(), *self._tokens()]
+        wrong = [*self._ranges(), *self._choices(), *self._tokens(), *self._phases()]
         if wrong:
             raise UsageError("\n".join(wrong))
 
     def _ranges(self) -> list[str]:
         at_least = {
             "rank": 1, "steps": 1, "batch_size": 1, "accumulate": 1, "size": 1, "prior_count": 1, "vectors": 1,
-            "warmup": 0, "seed": 0, "ti_steps": 1, "text_steps": 0, "keep_tokens": 0, "tag_warmup": 0,
+            "warmup": 0, "cycles": 1, "seed": 0, "ti_steps": 1, "text_steps": 0, "keep_tokens": 0, "tag_warmup": 0,
         }  # fmt: skip
         wrong = [
             f"{option(name)} must be at least {least}, got {value}"
             for name, least in at_least.items()
             if (value := getattr(self, name)) is not None and value < least
         ]
-        above = ("lr", "lr_text", "lr_token", "alpha", "lora_plus", "huber")
+        above = ("lr", "lr_text", "lr_token", "alpha", "lora_plus", "huber", "power")
         wrong += [
             f"{option(name)} must be a number above 0, got {value}"
             for name in above
@@ -167,7 +257,7 @@ class TrainConfig:
         ]
         shares = {
             "caption_dropout": 1, "tag_dropout": 1, "dropout": 1, "mask_weight": 1, "multires_noise": 1, "ema": 1,
-            "validation_split": 0.5,
+            "validation_split": 0.5, "floor": 1,
         }  # fmt: skip
         wrong += [
             f"{option(name)} must be 0 to {most:g}, got {value:g}"
@@ -219,8 +309,40 @@ class TrainConfig:
             wrong.append("--token is given twice with the same name")
         return wrong
 
+    def _phases(self) -> list[str]:
+        """A warm-up that ends after its phase never reaches the rate that was asked for."""
+        lengths = {"steps": self.steps} | ({"ti_steps": self.ti_steps} if self.mode == "pivotal" else {})
+        return [
+            f"--warmup {self.warmup} is not shorter than {option(name)} {length}: the rate would never be reached"
+            for name, length in lengths.items()
+            if self.warmup and length is not None and self.warmup >= length
+        ]
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether class pictures are trained on beside the user's."""
+        return self.mode == "dreambooth" or (self.mode != "ti" and bool(self.class_prompt or self.prior_dir))
+
+    def without_effect(self, sources: Mapping[str, str], of: tuple[str, ...]) -> list[str]:
+        """What was given and makes no difference to this run, a line each.
+
+        sources   option to where its value came from: option, environment, file, default
+        of        the sources that are asked about
+        """
+        usual = {f.name: f.default for f in fields(self)}
+        return [
+            f"{option(name)} has an effect only {only.when}"
+            for name, only in _marked(Only)
+            if sources.get(name) in of and getattr(self, name) not in (usual[name], []) and not only.holds(self)
+        ]
+
     def chosen(self) -> dict[str, tuple[Any, str]]:
-        """What is taken where the user left it open: field to (value, what it follows from).
+        """What is taken where the user left it open and the run makes use of it: field to (value, what it follows from)."""
+        idle = {name for name, only in _marked(Only) if not only.holds(self)}
+        return {name: value for name, value in self._suited().items() if name not in idle}
+
+    def _suited(self) -> dict[str, tuple[Any, str]]:
+        """A number for every field that was left open.
 
         Rates are those that suit AdamW on the model, times what the optimizer's own is to AdamW's; an optimizer that
         finds its rate by itself has its own for all parameters.
@@ -240,7 +362,7 @@ class TrainConfig:
 
     def suited(self) -> TrainConfig:
         """With every number that was left open filled in."""
-        return replace(self, **{name: value for name, (value, _) in self.chosen().items()})
+        return replace(self, **{name: value for name, (value, _) in self._suited().items()})
 
     @property
     def total(self) -> int:
@@ -249,6 +371,14 @@ class TrainConfig:
 
     def values(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def _marked(kind: type[Only]) -> list[tuple[str, Only]]:
+    """The fields with a mark of this kind, and the mark."""
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    return [
+        (f.name, mark) for f in fields(TrainConfig) for mark in get_args(hints[f.name])[2:] if isinstance(mark, kind)
+    ]
 
 
 def option(name: str) -> str:

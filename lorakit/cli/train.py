@@ -31,7 +31,7 @@ def _options() -> list[inspect.Parameter]:
     for field in fields(TrainConfig):
         kind, text, *marks = typing.get_args(hints[field.name])
         if not _is_text(kind):
-            marks = [Recorded.ANY]
+            marks = [*marks, Recorded.ANY]
         names = ["--model", "-m"] if field.name == "model" else []
         default = field.default if field.default_factory is MISSING else None
         if default is None and field.default_factory is not MISSING:
@@ -87,12 +87,14 @@ def train(
     if ":" not in options["optimizer"]:
         one_of("--optimizer", options["optimizer"], tuple(OPTIMIZERS.names()))
     tracked = [one_of("--track", name, ("none", *TRACKERS.names())) for name in track or ()]
-    config = _config(options)
+    config, given = _config(options), _sources(ctx)
+    _check_effects(config, given)
     check_text(**{name: value for name, value in options.items() if name not in _PATHS})
     if format == "diffusers" and (config.mode == "pivotal" or len(config.token) > 1):
         raise UsageError("--format diffusers holds no learned tokens beside an adapter; use kohya or lorakit")
     if (validate_every or early_stop) and not config.validation_split:
         raise UsageError("--validate-every needs pictures to hold out, such as --validation-split 0.1")
+    _check_held_out(config, validate_every)
     if preview_every and not preview_prompt:
         raise UsageError("--preview-every needs --preview-prompt")
     from lorakit.io.endings import FOLDER, of_mode
@@ -116,7 +118,7 @@ def train(
         target, folder, format, save_dtype, device, dtype, checkpoint_every, keep, resume, manner.force, manner.dry_run,
         plan, show_targets, Path(replay) if replay else None, validate_every, early_stop, preview_prompt or (),
         preview_every or (max(1, config.suited().total // 4) if preview_prompt else 0),
-        [name for name in tracked if name != "none"], _sources(ctx),
+        [name for name in tracked if name != "none"], given,
     )  # fmt: skip
     with progress("training") as tick:
         result = run(Path(data), config, life, Talk(tick, note, tick.show))
@@ -125,6 +127,19 @@ def train(
     if show_targets and not manner.json_output:
         report(_table(result["targets"]))
     emit(result)
+
+
+def _check_effects(config: TrainConfig, given: Mapping[str, str]) -> None:
+    """UsageError for options that were said and make no difference to the run; those of a shared file are noted."""
+    if idle := config.without_effect(given, ("option", "environment")):
+        raise UsageError("\n".join(idle))
+    if shared := config.without_effect(given, ("file",)):
+        note(f"settings of the configuration that this run makes no use of: {'; '.join(shared)}")
+
+
+def _check_held_out(config: TrainConfig, validate_every: int) -> None:
+    if config.validation_split and not validate_every:
+        raise UsageError("--validation-split holds out pictures that nothing looks at; add --validate-every N")
 
 
 def _config(values: Mapping[str, Any]) -> TrainConfig:

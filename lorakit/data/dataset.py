@@ -193,12 +193,15 @@ def _none_found(folder: Path) -> InputError:
     return InputError(f"{folder}: no pictures to train on ({kinds}); there are {there or 'no files'}")
 
 
-def read(folder: Path, instance_prompt: str | None, note: Callable[[str], None] = lambda text: None) -> list[Example]:
+def read(
+    folder: Path, instance_prompt: str | None, note: Callable[[str], None] = lambda text: None, otherwise: str = ""
+) -> list[Example]:
     """The examples of a ppim folder or imagefolder (metadata.jsonl), kohya folders, or pictures with sidecars; nested
     as they may be, and mixed.
 
     A caption is what stands in NAME.txt or NAME.caption, else in metadata.jsonl, else in the name of a kohya folder.
-    An instance prompt replaces all captions, which is noted. InputError lists all that is wrong, not the first.
+    Where there is neither sidecar nor line, it is `otherwise`. An instance prompt replaces all captions, which is noted.
+    InputError lists all that is wrong, not the first.
     """
     existing_folder(folder, "training pictures")
     faults, examples, replaced = _Faults(), list[Example](), 0
@@ -208,7 +211,7 @@ def read(folder: Path, instance_prompt: str | None, note: Callable[[str], None] 
         if instance_prompt is None:
             # The sidecar rules over metadata.jsonl: it is what people edit.
             beside = _caption_file(file, faults)
-            own = beside or row.get("captions", ()) or _cleaned(named)
+            own = beside or row.get("captions", ()) or _cleaned(otherwise or named)
             if not own and beside is not None:
                 faults.add(
                     "{n} pictures have no caption; write NAME.txt beside each, or give --instance-prompt", file.name

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -166,6 +167,14 @@ def _redraw(components: Components, slots: Slots, tick: Tick, note: Note) -> lis
     return redrawn
 
 
+def goes_on(request: Request, components: Components, output: Path) -> bool:
+    """Whether a folder is for these pictures to be drawn into: it holds no other picture, and lacks some of them."""
+    slots = Slots(request, drawing(components, request), output)
+    absent, other = slots.missing()
+    there = set(dataset.find(output)) if output.is_dir() else set()
+    return bool(absent) and not other and there <= {slots.file(i) for i in range(request.count)}
+
+
 def class_prompts(data: Path, token: str, word: str, note: Note = lambda text: None) -> list[str]:
     """Class prompts from the captions of a training set: the token taken out, or the class word in its place.
 
@@ -173,9 +182,10 @@ def class_prompts(data: Path, token: str, word: str, note: Note = lambda text: N
     """
     found: dict[str, None] = {}
     for example in dataset.read(data, None, note):
-        caption = f" {example.caption} "
-        if token:
-            caption = caption.replace(f" {token} ", f" {word} ").replace(f" {token},", f" {word},")
+        caption = example.caption
+        if token:  # with the class word behind it, as in "sks dog", the token goes; alone, the word takes its place
+            pattern = rf"(?<!\w){re.escape(token)}(?!\w)" + (rf"(?:\s+{re.escape(word)}(?!\w))?" if word else "")
+            caption = re.sub(pattern, lambda match: word, caption)
         text = " ".join(caption.split()).replace(" ,", ",").strip(" ,")
         if text:
             found[text] = None

@@ -1,7 +1,7 @@
 """Training modes, one module each: what is trained, at which steps, and what comes out.
 
-A module has `NEEDS_PRIOR` (does it train on class pictures beside the user's?), `ADAPTERS` (does it train branches?) and
-`begin(components, config)`, which puts into the model what is to be trained and gives the `Trained`.
+A module has `ADAPTERS` (does it train branches?) and `begin(components, config)`, which puts into the model what is to be
+trained and gives the `Trained`.
 """
 
 from __future__ import annotations

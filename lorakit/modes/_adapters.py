@@ -22,7 +22,14 @@ from lorakit.training.rates import rate
 
 def curve(config: TrainConfig, peak: float, first: int, last: int) -> Callable[[int], float]:
     """The learning rate by step of a phase from `first` to before `last`."""
-    return lambda step: rate(step - first, last - first, peak, config.lr_schedule, config.warmup)
+
+    def at(step: int) -> float:
+        return rate(
+            step - first, last - first, peak, config.lr_schedule, config.warmup, cycles=config.cycles, power=config.power,
+            floor=config.floor,
+        )  # fmt: skip
+
+    return at
 
 
 @dataclass(frozen=True)

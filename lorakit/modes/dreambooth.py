@@ -2,7 +2,6 @@
 
 from lorakit.modes.lora import begin
 
-NEEDS_PRIOR = True
 ADAPTERS = True
 
-__all__ = ["ADAPTERS", "NEEDS_PRIOR", "begin"]
+__all__ = ["ADAPTERS", "begin"]

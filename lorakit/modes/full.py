@@ -9,7 +9,6 @@ from lorakit.modes import Trained
 from lorakit.modes._adapters import curve
 from lorakit.training.loop import Group
 
-NEEDS_PRIOR = False
 ADAPTERS = False
 
 

@@ -5,7 +5,6 @@ from lorakit.models.load import Components
 from lorakit.modes import Trained
 from lorakit.modes._adapters import attach
 
-NEEDS_PRIOR = False
 ADAPTERS = True
 
 

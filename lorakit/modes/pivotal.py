@@ -12,7 +12,6 @@ from lorakit.modes import Trained
 from lorakit.modes._adapters import attach, curve
 from lorakit.modes._tokens import Learned
 
-NEEDS_PRIOR = False
 ADAPTERS = True
 
 

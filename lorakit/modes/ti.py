@@ -7,7 +7,6 @@ from lorakit.modes import Trained
 from lorakit.modes._adapters import curve
 from lorakit.modes._tokens import Learned
 
-NEEDS_PRIOR = False
 ADAPTERS = False
 
 

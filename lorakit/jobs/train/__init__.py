@@ -102,7 +102,7 @@ def _inside(
     if life.show_targets:
         return _plan.show_targets(components, config, mode)
     base = base_hash(components.folder)
-    read = read_data(data, config, life, components, base if mode.NEEDS_PRIOR else None, talk, world)
+    read = read_data(data, config, life, components, base if config.has_prior else None, talk, world)
     notes = _identity.notes_of(config, life.sources, read.hash, base, read.family, world.size)
     notes |= read.words
     if phrase := notes.get(triggers.PHRASE):

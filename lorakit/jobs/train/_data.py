@@ -15,9 +15,9 @@ from lorakit.data.lint import lint
 from lorakit.data.split import split
 from lorakit.errors import InputError, UsageError
 from lorakit.families import guess
-from lorakit.jobs import prior_gen, sample
 from lorakit.jobs.train._identity import data_hash
 from lorakit.jobs.train._life import Life, Talk
+from lorakit.jobs.train._prior import class_pictures
 from lorakit.jobs.train._words import notes_of_words
 from lorakit.models.load import Components
 from lorakit.runtime.world import World
@@ -72,7 +72,7 @@ def read_data(
         raise UsageError(f"--size {size}: must be a multiple of {components.multiple} for this model")
     rules = _rules(config)
     examples, held, digests = _checked(folder, read_examples(folder, config, talk.note), config, size, talk)
-    prior = _prior(components, config, prior_of, life.dry_run, talk, world) if prior_of else []
+    prior = class_pictures(components, config, prior_of, life.dry_run, talk, world) if prior_of else []
     batch = (config.batch_size or 1) * config.accumulate * world.size
     cache, encoder = life.cache, encoder_hash(components)
 
@@ -115,7 +115,7 @@ def read_data(
     return Data(
         folder, sources, measured, len(held), _captions(sources, config), {f"{name}/{i}": file for name, i, file in every}, chosen.rows(),
         data_hash([*examples, *held, *prior], [key for of in (cached, *kept, *classes) for key in of.keys]),
-        _family(components), notes_of_words(folder, examples, config), bool(prior) or not prior_of,
+        _family(components), notes_of_words(folder, examples, config), not prior_of or len(prior) >= config.prior_count,
     )  # fmt: skip
 
 
@@ -180,36 +180,3 @@ def _family(components: Components) -> str | None:
         if name.endswith("attn2.to_k.weight")
     }
     return guess(shapes).family
-
-
-def _prior(
-    components: Components, config: TrainConfig, base: str, dry_run: bool, talk: Talk, world: World
-) -> list[Example]:
-    """The class pictures: of --prior-dir, or of the cache, where any run that wants the same ones finds them. Missing ones
-    are drawn first, with the untouched base model; in a dry run there are none then."""
-    if not config.class_prompt:
-        raise UsageError(f'--mode {config.mode} needs --class-prompt, such as "a photo of a dog"')
-    request = sample.Request(
-        [config.class_prompt], config.prior_count, config.seed, "", config.model, None, 20, 4.0, "dpm++", 8
-    )
-    with world.main_first():
-        if config.prior_dir is None:
-            folder = prior_gen.prior_set(
-                request, components, tick=talk.tick, note=talk.note, base=base, dry_run=dry_run
-            )
-        else:
-            folder = Path(config.prior_dir)
-            if not folder.is_dir() or len(dataset.find(folder)) < config.prior_count:
-                prior_gen.run(
-                    request,
-                    folder,
-                    components,
-                    force=False,
-                    dry_run=dry_run,
-                    tick=talk.tick,
-                    note=talk.note,
-                    turn=World(),
-                )
-    if dry_run and (not folder.is_dir() or len(dataset.find(folder)) < config.prior_count):
-        return []
-    return dataset.measured(dataset.read(folder, config.class_prompt))[: config.prior_count]

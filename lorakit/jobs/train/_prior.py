@@ -1,0 +1,71 @@
+"""The class pictures of a run: the user's own, and as many drawn ones as they lack."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from lorakit.config import TrainConfig
+from lorakit.data import dataset
+from lorakit.data.dataset import Example
+from lorakit.errors import UsageError
+from lorakit.jobs import prior_gen, sample
+from lorakit.jobs.train._life import Talk
+from lorakit.models.load import Components
+from lorakit.runtime.world import World
+
+
+def class_pictures(
+    components: Components, config: TrainConfig, base: str, dry_run: bool, talk: Talk, world: World
+) -> list[Example]:
+    """All pictures of --prior-dir, and of a cache of lorakit's own what is missing to --prior-count, drawn first with the
+    untouched base model. A --prior-dir that is not there or empty, or that an earlier run began to fill, is filled itself.
+
+    A picture keeps the caption beside it; one without has --class-prompt. In a dry run nothing is drawn: what would be
+    is not among them. base is the hash of the model's weights.
+    """
+    if not config.class_prompt and config.prior_dir is None:
+        raise UsageError(f'--mode {config.mode} needs --class-prompt, such as "a photo of a dog"')
+    with world.main_first():
+        folder = None if config.prior_dir is None else Path(config.prior_dir)
+        if folder is not None and config.class_prompt and prior_gen.goes_on(_request(config), components, folder):
+            prior_gen.run(
+                _request(config), folder, components, force=False, dry_run=dry_run, tick=talk.tick, note=talk.note,
+                turn=World(),
+            )  # fmt: skip
+        own = _read(folder, config, talk) if folder is not None and folder.is_dir() else []
+        missing = config.prior_count - len(own)
+        if missing <= 0:
+            if missing:
+                talk.note(
+                    f"{folder} holds {len(own)} class pictures, and all are used: more than --prior-count {config.prior_count}"
+                )
+            return own
+        if not config.class_prompt:
+            raise UsageError(
+                f"{folder} holds {len(own)} class pictures; --class-prompt says what the missing {missing} are to show"
+            )
+        drawn = prior_gen.prior_set(
+            replace(_request(config), count=missing),
+            components,
+            tick=talk.tick,
+            note=talk.note,
+            base=base,
+            dry_run=dry_run,
+        )
+        if own:
+            talk.note(f"{len(own)} class pictures are of {folder}, {missing} are drawn")
+        return own + (_read(drawn, config, talk)[:missing] if drawn.is_dir() else [])
+
+
+def _request(config: TrainConfig) -> sample.Request:
+    return sample.Request(
+        [config.class_prompt or ""], config.prior_count, config.seed, "", config.model, None, 20, 4.0, "dpm++", 8
+    )
+
+
+def _read(folder: Path, config: TrainConfig, talk: Talk) -> list[Example]:
+    """The pictures of a folder; none of one that holds no pictures yet."""
+    if not dataset.find(folder):
+        return []
+    return dataset.measured(dataset.read(folder, None, talk.note, config.class_prompt or ""))
