@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
+from lorakit import effects
+from lorakit.effects import Only
 from lorakit.errors import UsageError
 from lorakit.patterns import Pattern
 from lorakit.registry import OPTIMIZERS
@@ -21,8 +23,6 @@ SUITED: dict[str, dict[str, Any]] = {
 SUITED_FULL = {"tiny": {"steps": 250, "lr": 3e-4, "lr_text": 1e-4}, "": {"lr": 2e-6, "lr_text": 2e-6}}
 TARGETS = ("attention", "attention+ff", "all")
 RATES = ("lr", "lr_text", "lr_token")
-_WITH_TOKENS = ("ti", "pivotal")
-_WITH_ADAPTERS = ("lora", "dreambooth", "pivotal")
 
 
 class Recorded(Enum):
@@ -36,27 +36,6 @@ class Recorded(Enum):
     NAME = "a name that lorakit gives a meaning, and no path, hub id or import path"
 
 
-class Only(NamedTuple):
-    """A mark of an option that some runs alone make use of.
-
-    when    says which, after "has an effect only": "with --text-encoder"
-    holds   whether a run of this config is one
-    """
-
-    when: str
-    holds: Callable[[TrainConfig], bool]
-
-
-_ADAPTERS = Only("in the modes lora, dreambooth and pivotal, which train adapters", lambda c: c.mode in _WITH_ADAPTERS)
-_TOKENS = Only("in the modes ti and pivotal, which learn words", lambda c: c.mode in _WITH_TOKENS)
-_PIVOTAL = Only("in the mode pivotal", lambda c: c.mode == "pivotal")
-_PRIOR = Only("with class pictures: --class-prompt or --prior-dir, in every mode but ti", lambda c: c.has_prior)
-_TAGS = Only(
-    "with --shuffle-tags, --tag-dropout or --tag-warmup",
-    lambda c: bool(c.shuffle_tags or c.tag_dropout or c.tag_warmup),
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The options of `train`, and the notes in its output."""
@@ -65,58 +44,45 @@ class TrainConfig:
     model: Annotated[
         str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file.", Recorded.NAME
     ] = "tiny"
-    tokenizer: Annotated[
-        str | None,
-        "Folder of the tokenizer of a single-file model.",
-        Only("with a --model that is one file", lambda c: c.model.endswith((".safetensors", ".ckpt"))),
-    ] = None
+    tokenizer: Annotated[str | None, "Folder of the tokenizer of a single-file model.", effects.ONE_FILE] = None
 
     instance_prompt: Annotated[str | None, "One prompt for all pictures, instead of their captions.", Recorded.ANY] = (
         None
     )
-    class_prompt: Annotated[
-        str | None, "Prompt of the class prior.", Recorded.ANY, Only("in every mode but ti", lambda c: c.mode != "ti")
-    ] = None
-    prior_dir: Annotated[
-        str | None,
-        "Class pictures; missing ones are drawn first.",
-        Only("in every mode but ti", lambda c: c.mode != "ti"),
-    ] = None
-    prior_count: Annotated[int, "How many class pictures.", _PRIOR] = 100
-    prior_weight: Annotated[float, "Weight of the class loss.", _PRIOR] = 1.0
+    class_prompt: Annotated[str | None, "Prompt of the class prior.", Recorded.ANY, effects.BUT_TI] = None
+    prior_dir: Annotated[str | None, "Class pictures; missing ones are drawn first.", effects.BUT_TI] = None
+    prior_count: Annotated[int, "How many class pictures.", effects.PRIOR] = 100
+    prior_weight: Annotated[float, "Weight of the class loss.", effects.PRIOR] = 1.0
     prior_target: Annotated[
         str,
         "What class pictures are learnt from: noise, or teacher, what the untrained model says of them.",
         Recorded.ANY,
-        _PRIOR,
+        effects.PRIOR,
     ] = "noise"
     token: Annotated[list[str], "Placeholder token to learn, such as <s1>; repeatable.", Recorded.ANY] = field(
         default_factory=list
     )
     init_token: Annotated[
-        list[str], "Words that a token starts from; one for all, or one for each.", Recorded.ANY, _TOKENS
+        list[str], "Words that a token starts from; one for all, or one for each.", Recorded.ANY, effects.TOKENS
     ] = field(default_factory=list)
-    vectors: Annotated[int, "Vectors of each token.", _TOKENS] = 1
-    template: Annotated[str, "object, style or none: sentences that tokens are learnt in.", Recorded.ANY, _TOKENS] = (
-        "none"
-    )
-    token_norm: Annotated[float, "Norm that learned vectors are drawn to; 0 leaves them.", _TOKENS] = 0.0
+    vectors: Annotated[int, "Vectors of each token.", effects.TOKENS] = 1
+    template: Annotated[
+        str, "object, style or none: sentences that tokens are learnt in.", Recorded.ANY, effects.TOKENS
+    ] = "none"
+    token_norm: Annotated[float, "Norm that learned vectors are drawn to; 0 leaves them.", effects.TOKENS] = 0.0
 
     mask_weight: Annotated[float | None, "Weight of what a mask leaves out, 0 to 1; masks are read where given."] = None
     flip: Annotated[bool, "Show every second picture mirrored."] = False
     caption_dropout: Annotated[float, "Share of captions left out, 0 to 1."] = 0.0
     tag_dropout: Annotated[float, "Share of comma-separated tags left out, 0 to 1."] = 0.0
     shuffle_tags: Annotated[bool, "Show the tags in another order each time."] = False
-    keep_tokens: Annotated[int, "So many tags at the front stay in place.", _TAGS] = 0
-    keep_separator: Annotated[str, "Tags before this mark stay in place.", Recorded.ANY, _TAGS] = ""
+    keep_tokens: Annotated[int, "So many tags at the front stay in place.", effects.TAGS] = 0
+    keep_separator: Annotated[str, "Tags before this mark stay in place.", Recorded.ANY, effects.TAGS] = ""
     caption_separator: Annotated[
         str,
         "What stands between tags.",
         Recorded.ANY,
-        Only(
-            "with tags that are moved or left out, or with --caption-prefix or --caption-suffix",
-            lambda c: bool(_TAGS.holds(c) or c.caption_prefix or c.caption_suffix),
-        ),
+        effects.SEPARATOR,
     ] = ","
     tag_warmup: Annotated[int, "Epochs over which the tags come in one after another."] = 0
     caption_prefix: Annotated[str, "Put before every caption.", Recorded.ANY] = ""
@@ -125,68 +91,61 @@ class TrainConfig:
     upscale: Annotated[bool, "Enlarge pictures that are smaller than --size."] = False
     validation_split: Annotated[float, "Share of the pictures held out, 0 to 0.5."] = 0.0
 
-    rank: Annotated[int, "Rank of the low-rank factors.", _ADAPTERS] = 8
+    rank: Annotated[int, "Rank of the low-rank factors.", effects.ADAPTERS] = 8
     alpha: Annotated[
-        float | None, "Scale numerator: delta = up @ down * alpha / rank; default, the rank.", _ADAPTERS
+        float | None, "Scale numerator: delta = up @ down * alpha / rank; default, the rank.", effects.ADAPTERS
     ] = None
     target: Annotated[
-        str, "attention, attention+ff, all, or a regular expression of module names.", Recorded.ANY, _ADAPTERS
+        str, "attention, attention+ff, all, or a regular expression of module names.", Recorded.ANY, effects.ADAPTERS
     ] = "attention"
-    text_encoder: Annotated[
-        bool, "Train the text encoder too.", Only("in every mode but ti", lambda c: c.mode != "ti")
-    ] = False
+    text_encoder: Annotated[bool, "Train the text encoder too.", effects.BUT_TI] = False
     text_steps: Annotated[
         int | None,
         "Steps after which the text encoder rests; default, never.",
-        Only(
-            "with --text-encoder in a mode that trains adapters", lambda c: c.text_encoder and c.mode in _WITH_ADAPTERS
-        ),
+        effects.TEXT_STEPS,
     ] = None
-    dropout: Annotated[float, "Share of the adapter's inner numbers left out, 0 to 1.", _ADAPTERS] = 0.0
-    variant: Annotated[str, "lora, rslora, dora, loha or lokr.", Recorded.ANY, _ADAPTERS] = "lora"
+    dropout: Annotated[float, "Share of the adapter's inner numbers left out, 0 to 1.", effects.ADAPTERS] = 0.0
+    variant: Annotated[str, "lora, rslora, dora, loha or lokr.", Recorded.ANY, effects.ADAPTERS] = "lora"
     dora_axis: Annotated[
         str,
         "What DoRA learns a length of: output (rows; diffusers and PEFT read it), input (columns; ComfyUI and A1111 do), or "
         "auto, what the programs that read the --format apply.",
         Recorded.ANY,
-        Only("with --variant dora", lambda c: c.mode in _WITH_ADAPTERS and c.variant == "dora"),
+        effects.DORA,
     ] = "auto"
-    init: Annotated[str, "How factors start: gaussian, kaiming or pissa.", Recorded.ANY, _ADAPTERS] = "gaussian"
-    init_from: Annotated[str | None, "Adapter to go on from, in any format.", _ADAPTERS] = None
+    init: Annotated[str, "How factors start: gaussian, kaiming or pissa.", Recorded.ANY, effects.ADAPTERS] = "gaussian"
+    init_from: Annotated[str | None, "Adapter to go on from, in any format.", effects.ADAPTERS] = None
     block_rank: Annotated[
         list[str],
         "PATTERN=RANK[:ALPHA][@RATE] or PATTERN=off; the first that matches a module wins; repeatable.",
         Recorded.ANY,
-        _ADAPTERS,
+        effects.ADAPTERS,
     ] = field(default_factory=list)
-    lora_plus: Annotated[float, "Rate of the up factors over that of the down factors (LoRA+).", _ADAPTERS] = 1.0
+    lora_plus: Annotated[float, "Rate of the up factors over that of the down factors (LoRA+).", effects.ADAPTERS] = 1.0
 
     steps: Annotated[int | None, "Optimizer steps; default, what suits the model."] = None
-    ti_steps: Annotated[int | None, "Steps of pivotal's first phase, tokens alone.", _PIVOTAL] = None
+    ti_steps: Annotated[int | None, "Steps of pivotal's first phase, tokens alone.", effects.PIVOTAL] = None
     joint: Annotated[
-        str, "alternate, together or off: how pivotal refines token and adapter.", Recorded.ANY, _PIVOTAL
+        str, "alternate, together or off: how pivotal refines token and adapter.", Recorded.ANY, effects.PIVOTAL
     ] = "alternate"
     joint_token_weight: Annotated[
         float,
         "Weight of the loss at the token's turns.",
-        Only(
-            "in the mode pivotal, where --joint is alternate or together",
-            lambda c: c.mode == "pivotal" and c.joint != "off",
-        ),
+        effects.JOINT,
     ] = 1.0
     batch_size: Annotated[int | None, "Pictures a step and process; default, what suits the model."] = None
     accumulate: Annotated[int, "Batches a step."] = 1
     lr: Annotated[
         float | None,
         "Learning rate; default, what suits the model and the optimizer.",
-        Only("in every mode but ti, whose rate is --lr-token", lambda c: c.mode != "ti"),
+        effects.RATE,
     ] = None
     lr_text: Annotated[
         float | None,
         "Rate of the text encoder's adapter.",
-        Only("with --text-encoder", lambda c: c.text_encoder and c.mode != "ti"),
+        effects.TEXT,
     ] = None
-    lr_token: Annotated[float | None, "Rate of learned tokens.", _TOKENS] = None
+    lr_token: Annotated[float | None, "Rate of learned tokens.", effects.TOKENS] = None
     optimizer: Annotated[
         str, "adamw, adamw8bit, adafactor, prodigy, lion, schedulefree, or module:Class.", Recorded.NAME
     ] = "adamw"
@@ -198,17 +157,17 @@ class TrainConfig:
     cycles: Annotated[
         int,
         "How often cosine-restarts begins at the peak.",
-        Only("with --lr-schedule cosine-restarts", lambda c: c.lr_schedule == "cosine-restarts"),
+        effects.RESTARTS,
     ] = 3
     power: Annotated[
         float,
         "Power of the polynomial schedule: 1 falls in a line.",
-        Only("with --lr-schedule polynomial", lambda c: c.lr_schedule == "polynomial"),
+        effects.POLYNOMIAL,
     ] = 2.0
     floor: Annotated[
         float,
         "Share of the rate that schedules fall to, 0 to 1.",
-        Only("with an --lr-schedule that falls", lambda c: c.lr_schedule != "constant"),
+        effects.FALLING,
     ] = 0.2
     max_grad_norm: Annotated[float, "Gradients are scaled down to this norm; 0 turns it off."] = 1.0
     ema: Annotated[float, "Decay of averaged weights, such as 0.999; 0 turns it off."] = 0.0
@@ -221,7 +180,7 @@ class TrainConfig:
     huber: Annotated[
         float,
         "Where huber and smooth-l1 turn linear.",
-        Only("with --loss huber or smooth-l1", lambda c: c.loss != "l2"),
+        effects.HUBER,
     ] = 0.1
     noise_offset: Annotated[float, "Spread of an offset to each channel's noise."] = 0.0
     multires_noise: Annotated[float, "Share of coarser noise, 0 to 1."] = 0.0
@@ -297,9 +256,9 @@ class TrainConfig:
 
     def _tokens(self) -> list[str]:
         wrong = []
-        if self.mode in _WITH_TOKENS and not self.token:
+        if self.mode in effects.WITH_TOKENS and not self.token:
             wrong.append(f'--mode {self.mode} needs --token, such as --token "<s1>"')
-        if self.token and self.mode not in _WITH_TOKENS:
+        if self.token and self.mode not in effects.WITH_TOKENS:
             wrong.append(f"--token is for --mode ti and pivotal, not for {self.mode}")
         if len(self.init_token) > 1 and len(self.init_token) != len(self.token):
             wrong.append(

@@ -532,3 +532,29 @@ def test_a_token_behind_what_the_model_reads_is_an_error(vectors, data, tmp_path
         train(data, tmp_path / "x.safetensors", mode="ti", token=["<s1>"], vectors=vectors, steps=1)
     (data / "0.txt").write_text(f"a <s1> {LONG}")
     train(data, tmp_path / "x.safetensors", mode="ti", token=["<s1>"], vectors=vectors, steps=1)
+
+
+def test_all_class_pictures_that_are_there_are_used_and_the_missing_drawn_elsewhere(data, tmp_path, monkeypatch):
+    """Five of the user's own, one of them in a sub-folder and one with a caption of its own; three are missing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = captioned(tmp_path / "class", "", ((64, 64),) * 4)
+    (own / "1_dog").mkdir()
+    (own / "3.png").rename(own / "1_dog/far.png")
+    for file in own.glob("*.txt"):
+        file.unlink()
+    (own / "0.txt").write_text("a cat on a roof")
+    before = {file: file.read_bytes() for file in own.rglob("*") if file.is_file()}
+    words = Words()
+    for mode, more in (("dreambooth", {}), ("lora", {"text_encoder": True})):
+        train(
+            data, tmp_path / f"{mode}.safetensors", talk=words.talk(), mode=mode, class_prompt="an animal", prior_count=6,
+            prior_dir=str(own), steps=8, **more,
+        )  # fmt: skip
+        rows = [json.loads(line) for line in (tmp_path / f"{mode}.run/log.jsonl").read_text().splitlines()]
+        assert {name for row in rows for name, _, _ in row["samples"] if name.startswith("prior/")} == {
+            f"prior/{i}" for i in range(6)
+        }
+    assert "4 class pictures are of" in words and "2 are drawn" in words
+    assert {file: file.read_bytes() for file in own.rglob("*") if file.is_file()} == before
+    train(data, tmp_path / "all.safetensors", talk=words.talk(), mode="full", prior_count=2, prior_dir=str(own), class_prompt="x", steps=1)  # fmt: skip
+    assert "holds 4 class pictures, and all are used" in words

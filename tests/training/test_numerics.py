@@ -127,3 +127,17 @@ def test_number_formats():
         assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
     with whole.autocast():
         assert layer(x).dtype == torch.bfloat16
+
+
+def test_a_short_run_rises_over_its_first_half_where_nothing_is_said():
+    whole = [rate(s, 8, 1.0, "constant", None) for s in range(8)]
+    assert whole == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
+    assert [rate(s, 100, 1.0, "constant", None) for s in range(12)] == [
+        rate(s, 100, 1.0, "constant", 10) for s in range(12)
+    ]
+    assert rate(0, 1, 1.0, "constant", None) == 1.0
+
+
+def test_cosine_restarts_goes_back_to_the_peak():
+    whole = [rate(s, 30, 1.0, "cosine-restarts", 0) for s in range(30)]
+    assert [s for s in range(1, 30) if whole[s] > whole[s - 1]] == [10, 20]

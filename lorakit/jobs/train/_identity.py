@@ -56,6 +56,7 @@ def notes_of(
         "ss_batch_size_per_device": str(config.batch_size),
         "ss_gradient_accumulation_steps": str(config.accumulate),
         "ss_max_grad_norm": f"{config.max_grad_norm:g}",
+        "ss_zero_terminal_snr": str(config.zero_snr),
         "ss_min_snr_gamma": f"{config.min_snr:g}",
     }
 

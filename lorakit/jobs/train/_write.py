@@ -142,6 +142,10 @@ def _write_folder(
             own = {n.removeprefix(f"{part}."): x for n, x in changed.items() if n.startswith(f"{part}.")}
             tensors = {name: x.detach().cpu().to(DTYPES[dtype]) for name, x in own.items()}
             part_with(part, configs[f"{part}/config.json"], tensors).save_pretrained(partial / part)
+        if notes.get("ss_zero_terminal_snr") == "True":
+            file = partial / "scheduler" / "scheduler_config.json"
+            bent = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+            write_text(file, json.dumps({**configs["scheduler/scheduler_config.json"], **bent}, indent=2) + "\n")
         write_text(partial / "lorakit.json", json.dumps(spelled(notes), indent=1))
 
 
