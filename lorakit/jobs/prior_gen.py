@@ -175,6 +175,14 @@ def goes_on(request: Request, components: Components, output: Path) -> bool:
     return bool(absent) and not other and there <= {slots.file(i) for i in range(request.count)}
 
 
+def _without(caption: str, token: str, word: str) -> str:
+    """The caption with the class word in the token's place, once: a class word that stands beside the token already, as
+    in "sks dog", is not said twice."""
+    whole, beside = rf"(?<!\w){re.escape(token)}(?!\w)", rf"(?<!\w)(?i:{re.escape(word)})(?!\w)"
+    pattern = rf"(?:{beside}[\s,]+)?{whole}(?:[\s,]+{beside})?" if word else whole
+    return re.sub(pattern, lambda match: word, caption)
+
+
 def class_prompts(data: Path, token: str, word: str, note: Note = lambda text: None) -> list[str]:
     """Class prompts from the captions of a training set: the token taken out, or the class word in its place.
 
@@ -182,10 +190,7 @@ def class_prompts(data: Path, token: str, word: str, note: Note = lambda text: N
     """
     found: dict[str, None] = {}
     for example in dataset.read(data, None, note):
-        caption = example.caption
-        if token:  # with the class word behind it, as in "sks dog", the token goes; alone, the word takes its place
-            pattern = rf"(?<!\w){re.escape(token)}(?!\w)" + (rf"(?:\s+{re.escape(word)}(?!\w))?" if word else "")
-            caption = re.sub(pattern, lambda match: word, caption)
+        caption = _without(example.caption, token, word) if token else example.caption
         text = " ".join(caption.split()).replace(" ,", ",").strip(" ,")
         if text:
             found[text] = None
