@@ -14,7 +14,7 @@ _GROUND, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (110, 110, 110)
 
 
 def _short(pen: ImageDraw.ImageDraw, text: str, font: Any) -> str:
-    plain = "".join(c if c.isprintable() else "?" for c in text)
+    plain = "".join(c if c.isprintable() else "?" for c in text.replace("\n", " / "))
     while len(plain) > 4 and pen.textlength(plain, font) > _CELL:
         plain = plain[:-4].rstrip() + "…"
     return plain

@@ -58,7 +58,7 @@ def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], sett
         texts[row["text"]] += 1
         share = row.get("mask_share", 0.5)
         for kind, hit in (
-            ("empty", not row["text"]), ("much", row["cut_off"] > _MUCH), ("little", settings.mask == "subject" and share < _LITTLE), ("whole", share == 1),
+            ("empty", not row["text"]), ("much", row["cut_off"] > _MUCH), ("little", settings.mask == "subject" and share < _LITTLE), ("whole", settings.mask != "none" and share == 1),
             ("tokenless", bool(settings.token and row["text"]) and settings.token not in row["text"]),
         ):  # fmt: skip
             if hit and len(seen[kind]) < 1000:
