@@ -85,6 +85,8 @@ def look(
         rows, covered = {**more, **rows}, covered | above
         if drawings_found and not drawings:
             contents.notes.append(f"all pictures of {folder} were drawn by lorakit; they are taken as they are")
+    for path in {row.mask for row in rows.values()} - set(rows):
+        found.pop(path, None)  # a mask that a table names, whatever it is called
     unnamed = {path for path in found if path not in rows and covered & set(_folders_above(path))} - left
     for path in sorted({*found, *rows} - left - unnamed, key=os.fsencode):
         row, entry, of = rows.get(path), found.get(path, Found(path)), masks.get(path, [])
