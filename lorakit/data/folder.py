@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lorakit.data.beside import captioned, masked, owners, perhaps_masked
 from lorakit.data.faults import Faults
-from lorakit.data.own import Own, drawn
+from lorakit.data.own import DRAWN, Own
 from lorakit.data.repeats import Number, number_of
 from lorakit.data.tables import TABLES, UNREAD, NoTable, Row, read_table
 from lorakit.data.walk import Found, Listed, folders
@@ -191,14 +191,12 @@ def _ours(
     own: Own, found: Mapping[str, Found], beside: Mapping[str, Sequence[str]], rows: Mapping[str, Row]
 ) -> tuple[set[str], set[str]]:
     """What lorakit wrote to be looked at, and what it drew, without what a person has made data of."""
-    sheets, drawings = set(), set()
+    sheets, drawings = set[str](), set[str]()
     for path, one in found.items():
         if one.problem or path in rows or any(not own.wrote(file) for file in beside.get(path, ())):
             continue
-        if own.is_sheet(path):
-            sheets.add(path)
-        elif drawn(own.folder / path):
-            drawings.add(path)
+        if kind := own.kind(path):
+            (drawings if kind == DRAWN else sheets).add(path)
     return sheets, drawings
 
 

@@ -1,14 +1,17 @@
 """Which pictures of a folder lorakit wrote itself: what it drew is no photograph, and its sheets and plots are none either."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from lorakit.io.record import RECORD, Record
 
 MANIFEST = ".manifest.jsonl"  # in a training set of ppim's
-SHEET = "contact-sheet.png"  # beside it
+CONTACT_SHEET = "contact-sheet.png"  # beside it
+DRAWN, SHEET = "drawn", "sheet"
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MOST_CHUNKS = 64
+_MOST_CHUNKS = 64  # before the pixels
+_TEXTS = {b"iTXt": (b"lorakit\0", DRAWN), b"tEXt": (b"Software\0lorakit", SHEET)}  # by kind of chunk: how it begins
 
 
 class Own:
@@ -28,12 +31,13 @@ class Own:
                 return True
         return False
 
-    def is_sheet(self, path: str) -> bool:
-        """Whether a picture was written to be looked at: a grid, a film, a plot, a contact sheet."""
+    def kind(self, path: str) -> str:
+        """DRAWN for what lorakit drew, SHEET for what it wrote to be looked at (a grid, a film, a plot, a contact sheet), ""
+        for any other picture."""
         above, _, name = path.rpartition("/")
-        if name == SHEET and MANIFEST in self.hidden.get(above, ()):
-            return True
-        return not drawn(self.folder / path) and (_says(self.folder / path, _DRAFTED) or self.wrote(path))
+        if name == CONTACT_SHEET and MANIFEST in self.hidden.get(above, ()):
+            return SHEET
+        return said(self.folder / path) or (SHEET if self.wrote(path) else "")
 
 
 def _above(path: str) -> list[str]:
@@ -42,29 +46,20 @@ def _above(path: str) -> list[str]:
     return ["/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
-_DRAWN, _DRAFTED = (b"iTXt", b"lorakit\0"), (b"tEXt", b"Software\0lorakit")
-
-
-def drawn(file: Path) -> bool:
-    """Whether a PNG says with which settings lorakit drew it: class pictures, previews and samples do."""
-    return _says(file, _DRAWN)
-
-
-def _says(file: Path, text: tuple[bytes, bytes]) -> bool:
-    """Whether a text of this kind and beginning stands before the pixels of a PNG. Decodes nothing."""
-    kind, beginning = text
-    try:
-        with file.open("rb") as opened:
-            if opened.read(len(_PNG)) != _PNG:
-                return False
-            for _ in range(_MOST_CHUNKS):
-                head = opened.read(8)
-                if len(head) < 8 or head[4:] == b"IDAT":
-                    return False
-                end = opened.tell() + int.from_bytes(head[:4], "big") + 4
-                if head[4:] == kind and opened.read(len(beginning)) == beginning:
-                    return True
-                opened.seek(end)
-    except OSError:
-        return False
-    return False
+def said(file: Path) -> str:
+    """DRAWN for a PNG that says with which settings lorakit drew it, as class pictures, previews and samples do; SHEET for
+    one that says that it is a drawing to be looked at; else "". Decodes nothing."""
+    if file.suffix.lower() != ".png":
+        return ""
+    with suppress(OSError), file.open("rb") as opened:
+        if opened.read(len(_PNG)) != _PNG:
+            return ""
+        for _ in range(_MOST_CHUNKS):
+            head = opened.read(8)
+            if len(head) < 8 or head[4:] == b"IDAT":
+                return ""
+            end = opened.tell() + int.from_bytes(head[:4], "big") + 4
+            if (text := _TEXTS.get(head[4:])) is not None and opened.read(len(text[0])) == text[0]:
+                return text[1]
+            opened.seek(end)
+    return ""

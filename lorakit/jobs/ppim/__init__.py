@@ -6,6 +6,7 @@ from typing import Any
 
 from lorakit.data.faces import need_opencv
 from lorakit.data.images import SUFFIXES
+from lorakit.data.own import CONTACT_SHEET
 from lorakit.errors import InputError, RefusedError, some
 from lorakit.io.files import check_place, existing_folder
 from lorakit.jobs.ppim import finishing, lint, reading, table
@@ -20,7 +21,7 @@ from lorakit.runtime.locks import held
 __all__ = ["Settings", "known", "native", "run"]
 Note = Callable[[str], None]
 Tick = Callable[[int, int], None]
-_REPORT, _SHEET = "report.html", "contact-sheet.png"
+_REPORT, _SHEET = "report.html", CONTACT_SHEET
 
 
 def _check(raw: Path, data: Path, force: bool) -> None:
@@ -119,18 +120,15 @@ def _tell(raw: Path, given: list[Source], manifest: Manifest, note: Note) -> tup
     return rejected, duplicates
 
 
-def _tell_masks(given: list[Source], settings: Settings, manifest: Manifest, note: Note) -> int:
-    """Say how many pictures of the set have a mask, and give it."""
-    written = list(table.rows(given, manifest))
-    masks = sum("mask" in row for row in written)
-    if masks:
-        note(f"{masks} of {lint.count(len(written), 'picture')} {'has' if masks == 1 else 'have'} a mask")
+def _tell_masks(given: list[Source], settings: Settings, found: lint.Lint, note: Note) -> None:
+    """Say how many pictures of the set have a mask, and that those of RAW are not carried over where others are made."""
+    if found.masks:
+        note(f"{found.masks} of {lint.count(found.pictures, 'picture')} {'has' if found.masks == 1 else 'have'} a mask")
     lost = sum(bool(source.masks) for source in given)
     if lost and settings.mask != "none":
         note(
             f"{lint.count(lost, 'mask')} of RAW {'is' if lost == 1 else 'are'} not carried over: --mask {settings.mask} makes others"
         )
-    return masks
 
 
 def run(
@@ -192,7 +190,7 @@ def _fill(
     found = lint.lint(table.rows(given, manifest), manifest.records(keys), settings)
     for line in () if keeper.unmade else found.lines:
         note(line)
-    masks = _tell_masks(given, settings, manifest, note)
+    _tell_masks(given, settings, found, note)
     with keeper.whole(_REPORT) as file:
         if file is not None:
             training_set.write(file, data, manifest.records(keys), raw, found)
@@ -218,6 +216,6 @@ def _fill(
     outputs = [str(data), *[str(data / _SHEET)] * settings.contact_sheet]
     return {
         "outputs": [] if keeper.dry_run else outputs, "read": len(given), "written": written, "rejected": rejected,
-        "duplicates": duplicates, "masks": None if keeper.unmade else masks, "prepared": fresh, "lint": None if keeper.unmade else found.lines,
+        "duplicates": duplicates, "masks": None if keeper.unmade else found.masks, "prepared": fresh, "lint": None if keeper.unmade else found.lines,
         "kept": {kind: len(names) for kind, names in keeper.stayed.items()},
     }  # fmt: skip
