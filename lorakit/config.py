@@ -71,6 +71,12 @@ class TrainConfig:
     ] = "none"
     token_norm: Annotated[float, "Norm that learned vectors are drawn to; 0 leaves them.", effects.TOKENS] = 0.0
 
+    repeats: Annotated[
+        str,
+        "How often an epoch shows a picture: auto (numbers in tables and in names of folders as 10_dog, as far as they are "
+        "plausible), kohya (whatever the numbers), none (once), or a number for all.",
+        Recorded.ANY,
+    ] = "auto"
     mask_weight: Annotated[float | None, "Weight of what a mask leaves out, 0 to 1; masks are read where given."] = None
     flip: Annotated[bool, "Show every second picture mirrored."] = False
     caption_dropout: Annotated[float, "Share of captions left out, 0 to 1."] = 0.0
@@ -84,6 +90,7 @@ class TrainConfig:
         Recorded.ANY,
         effects.SEPARATOR,
     ] = ","
+    wildcards: Annotated[bool, "Take one of the choices of {red|blue} in captions."] = False
     tag_warmup: Annotated[int, "Epochs over which the tags come in one after another."] = 0
     caption_prefix: Annotated[str, "Put before every caption.", Recorded.ANY] = ""
     caption_suffix: Annotated[str, "Put after every caption.", Recorded.ANY] = ""
@@ -244,6 +251,8 @@ class TrainConfig:
             for name, values in known.items()
             if (value := getattr(self, name)) not in values
         ]
+        if not re.fullmatch(r"auto|kohya|none|[1-9]\d{0,3}", self.repeats):
+            wrong.append(f"--repeats {self.repeats}: there are auto, kohya, none, and numbers from 1 to 9999")
         if self.timestep_range and not re.fullmatch(r"\d+:\d+", self.timestep_range):
             wrong.append(f"--timestep-range {self.timestep_range}: expected FIRST:LAST, such as 0:500")
         if self.target not in TARGETS and (broken := _broken(self.target)):

@@ -21,6 +21,7 @@ from pathlib import Path
 
 # All that a run imports, before the fork.
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: F401
+from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
 import lorakit.jobs.train  # noqa: F401
@@ -56,6 +57,21 @@ def ended(pid: int) -> int:
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
+def bound(folder: Path) -> Path:
+    """A set with all that can belong to a picture: a mask, a second caption, repeats, a link, a row of a table."""
+    data = captioned(folder, "a photo of a <s1> thing")
+    half = Image.new("L", (64, 64))
+    half.paste(255, (0, 0, 32, 64))
+    half.save(data / "0.mask.png")
+    (data / "1.txt").write_text("a photo of a <s1> thing number 1\na <s1> thing\n")
+    captioned(folder / "2_more", "a <s1> thing", [(64, 64)])
+    (captioned(folder / "table", "", [(64, 64)]) / "0.txt").unlink()
+    (data / "table/metadata.csv").write_text("file_name,text,repeats\n0.png,a small <s1> thing,2\n")
+    (data / "4.png").symlink_to(data / "2_more/0.png")
+    (data / "4.txt").write_text("a linked <s1> thing")
+    return data
+
+
 def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -66,7 +82,7 @@ def harness(home: Path, kills: int, options: Sequence[str], seed: int = 0) -> Ta
     AssertionError where a run ends in other bytes, another log, or leaves anything half-written.
     """
     os.chdir(home)
-    data, draw = captioned(home / "data", "a photo of a <s1> thing"), random.Random(seed)
+    data, draw = bound(home / "data"), random.Random(seed)
     arguments = ["train", str(data), *options, "--resume", "auto"]
     started = time.monotonic()
     assert ended(child([*arguments, "-o", "whole.safetensors"])) == 0, Path("kills.log").read_text()

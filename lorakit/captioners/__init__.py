@@ -21,10 +21,16 @@ __all__ = ["BadCaption", "Captions", "How", "Shown", "Text"]
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture: its source file, and what was prepared from it. Models look at the latter, which is known to be whole."""
+    """A picture: its source file, and what was prepared from it. Models look at the latter, which is known to be whole.
+
+    beside  the caption files beside the source; None where they are yet to be looked for
+    told    captions that a table or the name of its folder gives it
+    """
 
     source: Path
     picture: Path
+    beside: Sequence[Path] | None = None
+    told: Sequence[str] = ()
 
     def opened(self) -> "Image":
         """What was prepared, in RGB."""

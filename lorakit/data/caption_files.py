@@ -1,24 +1,35 @@
-"""Captions that lie beside raw pictures, read strictly: a wrong coding is named and not guessed at."""
+"""Captions that lie beside pictures, read strictly: a wrong coding is named and not guessed at."""
 
 import codecs
+import os
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorakit.data.beside import captioned, owners
 from lorakit.io.files import kind_of
 
-_SUFFIXES = (".txt", ".TXT", ".caption")
-_MOST_BYTES = 65536
+_MOST_BYTES = 64 << 10
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class BadCaption(Exception):
-    """Why the caption beside a picture cannot be used, in a few words."""
+    """Why the caption beside a picture cannot be used, in a few words.
+
+    kind    the same for all that have this fault, with {n} for their number
+    name    the file that has it
+    """
+
+    def __init__(self, text: str, kind: str = "", name: str = "") -> None:
+        super().__init__(text)
+        self.kind, self.name = kind, name
 
 
 @dataclass(frozen=True)
 class Text:
-    """A caption on one line, and what was done to make it so."""
+    """A caption, or several with a line each, and what was done to make it so."""
 
     text: str
     notes: list[str] = field(default_factory=list)
@@ -31,10 +42,31 @@ def _decode(data: bytes, name: str, encoding: str) -> str:
     except UnicodeDecodeError as error:
         guess = "cp1252" if not encoding else "utf-8"
         raise BadCaption(
-            f"its caption {name} is not {known} (byte {error.start}); save it as UTF-8, or try --caption-encoding {guess}"
+            f"its caption {name} is not {known} (byte {error.start}); save it as UTF-8, or try --caption-encoding {guess}",
+            "{n} caption files are not UTF-8; save them as UTF-8",
+            f"{name} (byte {error.start})",
         ) from error
     except LookupError as error:
         raise BadCaption(f"no coding '{encoding}' to read {name} in") from error
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """The captions in a text, one a line, without control characters and marks of writing direction; each once, empty
+    ones left out."""
+    kept = (
+        "".join(
+            c for c in line.replace("\t", " ") if unicodedata.category(c) not in ("Cc", "Cs") and c not in _DIRECTIONS
+        ).strip()
+        for line in text.splitlines()
+    )
+    return tuple(dict.fromkeys(line for line in kept if line))
+
+
+def _plain(line: str) -> str:
+    return "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") or c == "\u200d" else " " for c in line)
+
+
+_CLEANED = "control characters were taken out of its caption"
 
 
 def one_line(text: str) -> Text:
@@ -44,29 +76,63 @@ def one_line(text: str) -> Text:
     if len(lines) > 1:
         notes.append(f"its caption's {len(lines)} lines were joined")
     joined = ", ".join(line.rstrip(",") for line in lines)
-    plain = "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") or c == "\u200d" else " " for c in joined)
-    if plain != joined:
-        notes.append("control characters were taken out of its caption")
-    return Text(" ".join(plain.split()), notes)
+    plain = _plain(joined)
+    return Text(" ".join(plain.split()), [*notes, *[_CLEANED] * (plain != joined)])
 
 
-def beside(picture: Path, encoding: str = "") -> Text:
-    """The caption beside a picture (`x.txt`, `x.caption`, `x.jpg.txt`); "" where there is none.
+def tidy(text: str) -> str:
+    """A caption or several, a line each, without blanks that say nothing."""
+    return "\n".join(found for line in text.splitlines() if (found := " ".join(line.split())))
 
-    BadCaption where it is too long, in another coding, or two captions differ.
+
+def line_by_line(text: str) -> Text:
+    """The same for each line, which is a caption of its own; each once, empty ones left out."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    plain = [_plain(line) for line in lines]
+    kept = dict.fromkeys(found for line in plain if (found := " ".join(line.split())))
+    return Text("\n".join(kept), [_CLEANED] * (plain != lines))
+
+
+def agreed(files: Sequence[Path], encoding: str = "") -> str:
+    """The text of the files beside one picture, which all say the same; "" where there are none.
+
+    BadCaption where one is no file, too long or in another coding, or two of them differ.
     """
-    found: dict[str, Text] = {}
-    for suffix in _SUFFIXES:
-        for file in (picture.with_suffix(suffix), picture.with_name(picture.name + suffix)):
-            kind = kind_of(file)
-            if not kind:
-                continue
-            if kind != "a file":
-                raise BadCaption(f"its caption {file.name} is not a file but {kind}")
-            if file.stat().st_size > _MOST_BYTES:
-                raise BadCaption(f"its caption {file.name} has {file.stat().st_size} bytes; {_MOST_BYTES} are enough")
-            found.setdefault(file.name, one_line(_decode(file.read_bytes(), file.name, encoding)))
-    distinct = {text.text for text in found.values()}
-    if len(distinct) > 1:
-        raise BadCaption(f"its captions {' and '.join(sorted(found))} differ; keep one")
-    return next(iter(found.values()), Text(""))
+    found: dict[str, str] = {}
+    for file in files:
+        if (kind := kind_of(file)) != "a file":
+            raise BadCaption(
+                f"its caption {file.name} is not a file but {kind or 'a link that leads nowhere'}",
+                "{n} caption files are no files; remove what is in their place",
+                f"{file.name} ({kind or 'a link that leads nowhere'})",
+            )
+        if (size := file.stat().st_size) > _MOST_BYTES:
+            raise BadCaption(
+                f"its caption {file.name} has {size} bytes; {_MOST_BYTES} are enough",
+                "{n} caption files are longer than 64 KB",
+                file.name,
+            )
+        try:
+            found[file.name] = _decode(file.read_bytes(), file.name, encoding)
+        except OSError as error:
+            raise BadCaption(
+                f"its caption {file.name} cannot be read: {error.strerror}",
+                "{n} caption files cannot be read",
+                file.name,
+            ) from error
+    if len({lines_of(text) for text in found.values()}) > 1:
+        names = " and ".join(sorted(found))
+        raise BadCaption(
+            f"its captions {names} differ; keep one", "{n} pictures have two caption files that differ; keep one", names
+        )
+    return next(iter(found.values()), "")
+
+
+def files_beside(picture: Path) -> list[Path]:
+    """The caption files of one picture."""
+    try:
+        names = os.listdir(picture.parent)
+    except OSError:
+        return []
+    beside = {name: of for name in sorted(names) if (of := captioned(name)) is not None}
+    return [picture.with_name(name) for name in owners([picture.name], beside).get(picture.name, ())]

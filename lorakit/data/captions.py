@@ -43,13 +43,18 @@ TEMPLATES = {
 _CHOICE = re.compile(r"\{([^{}|]*+\|[^{}]*+)\}")
 
 
+def has_choice(caption: str) -> bool:
+    """Whether a caption has `{a|b}` in it."""
+    return "|" in caption and _CHOICE.search(caption) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class CaptionRules:
     """What becomes of a caption on its way into training, in this order.
 
     template        `object`, `style` or `none`: sentences about `token` instead of captions; or one of your own with {}
     substitute      pairs (word, text): whole words of the caption, in any case, become the text; `{token}` becomes `token`
-    wildcards       `{red|blue} ball` becomes one of the two
+    wildcards       `{red|blue} ball` becomes one of the two; else it stays as it is
     keep_tokens     so many tags at the front are neither moved nor left out; or all before `keep_separator`
     tag_dropout     share of the other tags that are left out
     warmup_epochs   the other tags come in one after another over so many epochs
@@ -61,7 +66,7 @@ class CaptionRules:
     template: str = "none"
     token: str = ""
     substitute: tuple[tuple[str, str], ...] = ()
-    wildcards: bool = True
+    wildcards: bool = False
     separator: str = ","
     keep_tokens: int = 0
     keep_separator: str = ""
@@ -176,7 +181,8 @@ def captions_of(captions: Sequence[str], rules: CaptionRules, seed: int, epochs:
 
     What a run will say is known before it starts, so text states can be made beforehand though captions change.
     """
-    changes = rules.by_tags or rules.dropout or rules.template != "none" or len(captions) > 1 or "|" in captions[0]
+    chosen = rules.wildcards and any("|" in caption for caption in captions)
+    changes = rules.by_tags or rules.dropout or rules.template != "none" or len(captions) > 1 or chosen
     found: dict[str, None] = {}
     for epoch in range(epochs if changes else min(1, epochs)):
         found[caption_at(captions, rules, seed, epoch, picture)] = None

@@ -1,34 +1,26 @@
-"""A folder to examples, whichever of the common layouts it has."""
+"""A folder to the examples that are trained on, whichever of the common layouts it has."""
 
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
+from lorakit.data.caption_files import BadCaption, agreed, lines_of
 from lorakit.data.decode import HEIC_SUFFIXES, reads_heic
-from lorakit.data.images import SUFFIXES, BadPicture, find, load
-from lorakit.errors import InputError
-from lorakit.io.files import existing_folder, kind_of
-from lorakit.io.paths import file_named, leads_out
-from lorakit.io.plain import json_object, read_bytes, read_lines
+from lorakit.data.faults import Faults
+from lorakit.data.folder import Contents, Picture, look
+from lorakit.data.images import SUFFIXES, BadPicture, load
+from lorakit.data.mask_files import mask_of
+from lorakit.data.repeats import AUTO, repeats_of
+from lorakit.data.tables import Row
+from lorakit.data.walk import OTHERS, find, suffix_of
+from lorakit.errors import InputError, some
+from lorakit.io.files import existing_folder
 
-_KOHYA = re.compile(r"^(\d+)_(.+)$")
-_TABLE = "metadata.jsonl"
-_NOTED = {"written": "file_sha256", "token": "token"}  # what is kept of a row of ppim's, by its key there
-_LONGEST = 64 << 10  # bytes of a caption file
-_MOST_REPEATS = 1000
-_TOO_OFTEN = (
-    f"more than {_MOST_REPEATS} repeats an epoch are asked for; name folders NUMBER_NAME only to repeat their pictures, as "
-    "10_dog"
-)
-_MANY = re.compile(r"(\w+)s( that)? (are|have)\b")
-_DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+__all__ = ["Example", "find", "measured", "read", "size_of", "unreadable", "why_not"]
 
 
 @dataclass(frozen=True)
@@ -56,180 +48,98 @@ class Example:
         return self.captions[0]
 
 
-class _Faults:
-    """What is wrong, by kind, so that all of it can be told at once."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[str, list[str]] = {}
-
-    def add(self, kind: str, name: str) -> None:
-        names = self._kinds.setdefault(kind, [])
-        if name not in names[-1:]:  # a folder's name comes with each of its pictures
-            names.append(name)
-
-    def raise_any(self, folder: Path) -> None:
-        """InputError with a line for each kind; `kind` has a {n} and ends in what to do after a semicolon."""
-        lines = []
-        for kind, names in self._kinds.items():
-            what, _, remedy = kind.partition("; ")
-            if len(names) == 1:
-                what = _MANY.sub(lambda m: f"{m[1]}{m[2] or ''} {'is' if m[3] == 'are' else 'has'}", what, count=1)
-            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-            lines.append(f"{what.format(n=len(names))}: {shown}" + (f"; {remedy}" if remedy else ""))
-        if lines:
-            rest = [f"and {len(lines) - 3} more kinds of faults"] * (len(lines) > 4)
-            raise InputError("\n".join([f"{folder}: {lines[0]}", *lines[1 : 3 if rest else 4], *rest]))
-
-
-def _cleaned(text: str) -> tuple[str, ...]:
-    """The lines of a caption, without control characters and marks of writing direction; empty ones left out."""
-    kept = (
-        "".join(
-            c for c in line.replace("\t", " ") if unicodedata.category(c) not in ("Cc", "Cs") and c not in _DIRECTIONS
-        ).strip()
-        for line in text.splitlines()
-    )
-    return tuple(dict.fromkeys(line for line in kept if line))
-
-
-def _is_there(file: Path, what: str, faults: _Faults) -> bool:
-    """Whether there is a file; a pipe or a folder in its place is a fault, and is not passed by."""
-    kind = kind_of(file)
-    if kind not in ("", "a file"):
-        faults.add(f"{{n}} {what} are no files; remove what is in their place", f"{file.name} ({kind})")
-    return kind == "a file"
-
-
-def _caption_file(picture: Path, faults: _Faults) -> tuple[str, ...] | None:
-    """The captions beside a picture, in NAME.txt or NAME.caption; None where the file is at fault."""
-    found: dict[str, tuple[str, ...] | None] = {}
-    for suffix in (".txt", ".caption"):
-        file = picture.with_suffix(suffix)
-        if not kind_of(file):
-            continue
-        found[suffix] = None
-        if not _is_there(file, "caption files", faults):
-            continue
-        if file.stat().st_size > _LONGEST:
-            faults.add("{n} caption files are longer than 64 KB", file.name)
-            continue
-        try:
-            found[suffix] = _cleaned(read_bytes(file, "caption").decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            faults.add("{n} caption files are not UTF-8; save them as UTF-8", f"{file.name} (byte {error.start})")
-    if len(set(found.values())) > 1:
-        faults.add("{n} pictures have two caption files that differ; keep one", picture.name)
-    return next(iter(found.values()), ())
-
-
-def _rows(table: Path, faults: _Faults) -> dict[Path, dict[str, Any]]:
-    """What a metadata.jsonl says of each picture; several rows of one picture give it several captions."""
-    rows: dict[Path, dict[str, Any]] = {}
-    for number, line in read_lines(table, "table of pictures"):
-        if not line.strip():
-            continue
-        try:
-            row = json_object(line)
-            file, text = file_named(table.parent, row["file_name"]), row.get("text", row.get("caption")) or ""
-            texts = [text] if isinstance(text, str) else [str(one) for one in text]
-            repeats = row.get("repeats")
-            if repeats is not None and (not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1):
-                raise ValueError(repeats)
-        except (ValueError, KeyError, TypeError):
-            where = f"{table.name}:{number}"
-            faults.add("{n} lines are not an object with file_name, text (and repeats, at least 1)", where)
-            continue
-        if repeats is not None and repeats > _MOST_REPEATS:
-            faults.add(_TOO_OFTEN, f"{repeats} times ({table.name}:{number})")
-            continue
-        if leads_out(row["file_name"]):
-            faults.add(
-                f"{table.name} has {{n}} names that lead out of the folder; name files below it", f"line {number}"
-            )
-            continue
-        if not file.is_file():
-            faults.add(f"{table.name} names {{n}} pictures that are not there; run ppim again", str(row["file_name"]))
-            continue
-        fresh: dict[str, Any] = {"captions": {}, "repeats": None} | {
-            key: str(row.get(of) or "") for key, of in _NOTED.items()
-        }
-        known = rows.setdefault(file, fresh)
-        known["captions"] |= dict.fromkeys(_cleaned("\n".join(texts)))
-        known["repeats"] = repeats or known["repeats"]
-    return {file: {**row, "captions": tuple(row["captions"])} for file, row in rows.items()}
-
-
-def _kohya(file: Path, folder: Path, faults: _Faults) -> tuple[int, str]:
-    """(repeats, caption) of the nearest folder named as `10_sks dog`, below `folder`."""
-    for part in reversed(file.relative_to(folder).parts[:-1]):
-        if match := _KOHYA.match(part):
-            if (repeats := int(match.group(1))) > _MOST_REPEATS:
-                faults.add(_TOO_OFTEN, f"{repeats} times (folder '{part}')")
-            return max(1, repeats), match.group(2).strip()
-    return 1, ""
-
-
-def _pictures(folder: Path, faults: _Faults, note: Callable[[str], None]) -> dict[Path, dict[str, Any]]:
-    """The pictures to train on and what tables say of them."""
-    found = [file for file in find(folder) if not file.name.lower().endswith(".mask.png")]
-    tables = [table for table in sorted(folder.rglob(_TABLE)) if _is_there(table, "tables", faults)]
-    listed: dict[Path, dict[str, Any]] = {}
-    for table in tables:
-        listed |= _rows(table, faults)
-    covered = {table.parent for table in tables}
-    left_out = [f.name for f in found if f not in listed and covered & set(f.parents)]
-    if left_out and listed:
-        note(
-            f"{len(left_out)} pictures are not in {_TABLE} and are left out: {', '.join(left_out[:3])}; run ppim again"
-        )
-    free: dict[Path, dict[str, Any]] = {file: {} for file in found if not covered & set(file.parents)}
-    return dict(sorted({**free, **listed}.items()))
-
-
-def _none_found(folder: Path) -> InputError:
-    others = Counter(file.suffix.lower() for file in folder.rglob("*") if file.is_file() and file.suffix)
-    there = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3))
-    kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-    return InputError(f"{folder}: no pictures to train on ({kinds}); there are {there or 'no files'}")
+UNEQUAL = "--repeats kohya does so, --repeats none shows each as often"
+DATED = "; --repeats kohya repeats their pictures so often"
 
 
 def read(
-    folder: Path, instance_prompt: str | None, note: Callable[[str], None] = lambda text: None, otherwise: str = ""
-) -> list[Example]:
-    """The examples of a ppim folder or imagefolder (metadata.jsonl), kohya folders, or pictures with sidecars; nested
-    as they may be, and mixed.
+    folder: Path, instance_prompt: str | None, note: Callable[[str], None] = lambda text: None, otherwise: str = "",
+    *, places: Mapping[Path, str] | None = None, drawings: bool = False, repeats: str = AUTO,
+) -> list[Example]:  # fmt: skip
+    """The examples of a ppim folder or imagefolder (metadata.jsonl, metadata.csv), kohya folders, or pictures with
+    sidecars; nested as they may be, and mixed. See data/folder.py for what is a picture and what belongs to it.
 
-    A caption is what stands in NAME.txt or NAME.caption, else in metadata.jsonl, else in the name of a kohya folder.
-    Where there is neither sidecar nor line, it is `otherwise`. An instance prompt replaces all captions, which is noted.
-    InputError lists all that is wrong, not the first.
+    A caption is what stands in a file beside the picture, else in a table, else in the name of a kohya folder. Where there
+    is neither file nor row, it is `otherwise`. An instance prompt replaces all captions, which is noted.
+
+    places, drawings    as `folder.look` takes them
+    repeats             auto, kohya, none or a number, as --repeats
+    raises              InputError that lists all that is wrong, not the first
     """
     existing_folder(folder, "training pictures")
-    faults, examples, replaced = _Faults(), list[Example](), 0
-    for file, row in _pictures(folder, faults, note).items():
-        repeats, named = _kohya(file, folder, faults) if file.is_relative_to(folder) else (1, "")
-        own: tuple[str, ...] = ()
+    faults, examples, replaced = Faults(), list[Example](), 0
+    found = look(folder, faults, places=places, drawings=drawings, again="; run ppim again")
+    for line in [*found.notes, *(f"{folder / one.path}: {one.problem}" for one in found.unread)]:
+        note(line)
+    unread = [one for one in found.pictures if suffix_of(one.path) in OTHERS]
+    pictures = [one for one in found.pictures if suffix_of(one.path) not in OTHERS]
+    often = repeats_of(pictures, repeats, faults, note, UNEQUAL, DATED)
+    for one, times in zip(pictures, often, strict=True):
+        if not times:
+            continue
+        row, file = one.row or Row(), folder / one.path
+        named = one.number.words if one.number else ""
+        captions: tuple[str, ...] = ()
         if instance_prompt is None:
-            # The sidecar rules over metadata.jsonl: it is what people edit.
-            beside = _caption_file(file, faults)
-            own = beside or row.get("captions", ()) or _cleaned(otherwise or named)
-            if not own and beside is not None:
+            beside = _beside(folder, one, faults)
+            # The file beside it rules over a table: it is what people edit.
+            captions = beside or row.captions or lines_of(otherwise or named)
+            if not captions and beside is not None:
                 faults.add(
                     "{n} pictures have no caption; write NAME.txt beside each, or give --instance-prompt", file.name
                 )
         else:
-            sidecars = any(file.with_suffix(suffix).is_file() for suffix in (".txt", ".caption"))
-            replaced += sidecars or bool(row.get("captions") or named)
-        mask = file.with_name(f"{file.stem}.mask.png")
-        captions = own if instance_prompt is None else (instance_prompt,)
-        covered = mask if _is_there(mask, "masks", faults) else None
-        noted = {key: row.get(key, "") for key in _NOTED}
-        examples.append(Example(file, captions, row.get("repeats") or repeats, covered, **noted))
+            captions = (instance_prompt,)
+            replaced += bool(one.captions or row.captions or named)
+        mask = _mask(folder, one, faults)
+        examples.append(Example(file, captions, times, mask, written=row.written, token=row.token))
     faults.raise_any(folder)
     if not examples:
-        raise _none_found(folder)
+        raise _none_found(folder, found)
+    if unread:
+        kinds = Counter(OTHERS[suffix_of(one.path)] for one in unread)
+        note(
+            f"left out, of kinds that are not read: {', '.join(f'{n} {kind}' for kind, n in kinds.most_common())}; convert "
+            "them to PNG or JPEG"
+        )
     if replaced:
         note(f"--instance-prompt is given: captions of pictures are not read ({replaced})")
+    elif found.loose and instance_prompt is None:
+        note(loose(found.loose))
     return examples
+
+
+def loose(files: Sequence[str]) -> str:
+    """What to say of caption files that belong to no picture."""
+    one = len(files) == 1
+    return (
+        f"{len(files)} caption file{'s' * (not one)} of no picture {'is' if one else 'are'} not read: {some(files, 3)}"
+    )
+
+
+def _beside(folder: Path, one: Picture, faults: Faults) -> tuple[str, ...] | None:
+    """The captions in the files beside a picture; None where they are at fault."""
+    try:
+        return lines_of(agreed([folder / file for file in one.captions]))
+    except BadCaption as fault:
+        faults.add(fault.kind, fault.name)
+    return None
+
+
+def _mask(folder: Path, one: Picture, faults: Faults) -> Path | None:
+    try:
+        return mask_of([folder / mask for mask in one.masks])
+    except BadPicture as reason:
+        faults.add("{n} masks cannot be used", str(reason))
+    return None
+
+
+def _none_found(folder: Path, found: Contents) -> InputError:
+    others = Counter(file.suffix.lower() for file in folder.rglob("*") if file.is_file() and file.suffix)
+    there = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3))
+    kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+    why = "".join(f"\n{line}" for line in found.notes[:2])
+    return InputError(f"{folder}: no pictures to train on ({kinds}); there are {there or 'no files'}{why}")
 
 
 def size_of(file: Path) -> tuple[int, int] | None:

@@ -20,15 +20,6 @@ _MOST_BYTES = 1 << 30
 MOST_PIXELS = 200_000_000
 
 
-def find(folder: Path) -> list[Path]:
-    """Picture files below `folder` in sorted order; hidden files and folders are left out."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
-
-
 def read_file(file: Path) -> bytes:
     """The bytes of a regular file; BadPicture for what is none, cannot be read or is over 1 GiB."""
     try:
@@ -124,17 +115,20 @@ def bucket(source: tuple[int, int], size: int, multiple: int) -> Cut:
 def cut(
     image: Image.Image, how: Cut, background: tuple[int, int, int] = WHITE, source: tuple[int, int] | None = None
 ) -> Image.Image:
-    """The part of the picture at its size, by Lanczos.
+    """The part of the picture at its size, by Lanczos; of a grey mask without overshoot, on black borders.
 
     source   the full size that the box counts in, where `image` was decoded smaller
     """
+    is_mask = image.mode == "L"
+    kernel = Image.Resampling.BILINEAR if is_mask else Image.Resampling.LANCZOS
+    border = 0 if is_mask else background
     across, down = (image.width / source[0], image.height / source[1]) if source else (1.0, 1.0)
     left, top, right, bottom = (b * s for b, s in zip(how.box, (across, down, across, down), strict=True))
     if how.angle:
         image, (left, top, right, bottom) = _turned(image, (left, top, right, bottom), how.angle)
     if how.pad:
         part = image.crop((round(left), round(top), round(right), round(bottom)))
-        drawn = ImageOps.pad(ImageOps.contain(part, how.size, Image.Resampling.LANCZOS), how.size, color=background)
+        drawn = ImageOps.pad(ImageOps.contain(part, how.size, kernel), how.size, color=border)
     elif (right - left, bottom - top) == how.size:
         drawn = image.crop((round(left), round(top), round(right), round(bottom)))
     elif how.angle:  # nothing beyond the box may come in: out there the turned picture has black corners
@@ -144,11 +138,11 @@ def cut(
             max(math.ceil(left) + 1, int(right)),
             max(math.ceil(top) + 1, int(bottom)),
         )
-        drawn = image.crop(inside).resize(how.size, Image.Resampling.LANCZOS)
+        drawn = image.crop(inside).resize(how.size, kernel)
     elif source:
-        drawn = image.resize(how.size, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+        drawn = image.resize(how.size, kernel, box=(left, top, right, bottom))
     else:
-        drawn = image.crop(how.box).resize(how.size, Image.Resampling.LANCZOS)
+        drawn = image.crop(how.box).resize(how.size, kernel)
     return ImageOps.mirror(drawn) if how.mirrored else drawn
 
 
@@ -161,5 +155,6 @@ def _turned(
     corner = max(0, math.floor(x - reach)), max(0, math.floor(y - reach))
     part = image.crop((*corner, min(image.width, math.ceil(x + reach)), min(image.height, math.ceil(y + reach))))
     middle = x - corner[0], y - corner[1]
-    turned = part.rotate(angle, Image.Resampling.BICUBIC, center=middle)
+    kernel = Image.Resampling.BILINEAR if image.mode == "L" else Image.Resampling.BICUBIC
+    turned = part.rotate(angle, kernel, center=middle)
     return turned, (left - corner[0], top - corner[1], right - corner[0], bottom - corner[1])

@@ -1,39 +1,14 @@
 """Masks: where a picture is learnt from, and what an inpainting model has to fill in."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lorakit.data.images import BadPicture, Cut, stored
+from lorakit.data.images import BadPicture, Cut
+from lorakit.data.mask_files import of_alpha, of_file
 
-
-def _opened(file: Path) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(stored(file))
-    except BadPicture as error:
-        raise BadPicture(f"{file.name} is not a picture that can be read: {error}") from error
-
-
-def of_file(file: Path, size: tuple[int, int]) -> Image.Image:
-    """The mask in `file` for a picture of this size, grey. BadPicture where it has another shape."""
-    mask = _opened(file).convert("L")
-    if mask.size == size:
-        return mask
-    if abs(mask.width * size[1] - mask.height * size[0]) > max(mask.size) + max(size):
-        raise BadPicture(f"{file.name} is {mask.width}x{mask.height}, but the picture {size[0]}x{size[1]}")
-    return mask.resize(size, Image.Resampling.BOX)
-
-
-def of_alpha(file: Path) -> Image.Image | None:
-    """How opaque a picture is, grey; None where it is opaque all over."""
-    image = _opened(file)
-    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
-        return None
-    alpha = image.convert("RGBA").getchannel("A")
-    return None if alpha.getextrema()[0] == 255 else alpha
+__all__ = ["draw", "for_latents", "hidden", "loss_weights", "of_alpha", "of_file"]
 
 
 def loss_weights(mask: Image.Image, how: Cut, latent: tuple[int, int], unmasked: float = 0.0) -> Tensor | None:

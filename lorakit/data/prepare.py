@@ -4,7 +4,7 @@ import base64
 import hashlib
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lorakit.data.crops import Placed, View
 from lorakit.data.decode import HEIC_SUFFIXES, MOST_PIXELS, BadPicture, Decoded, Unread, decode
 from lorakit.data.images import Cut, cut, read_file
 from lorakit.data.looks import look
+from lorakit.data.mask_files import mask_name, mask_of, of_file
 from lorakit.io.files import write_bytes
 from lorakit.registry import AUGMENTS, CROPS
 
@@ -111,9 +112,22 @@ def draw(
     return picture
 
 
+def draw_mask(mask: Image.Image, how: Cut, size: tuple[int, int]) -> bytes:
+    """File bytes of a grey mask of the whole source, cut and turned as its picture is; of `size`, to which a picture that
+    is enlarged late comes."""
+    part = cut(mask, how, source=mask.size)
+    return encode(part if part.size == size else part.resize(size, Image.Resampling.BILINEAR), "png")
+
+
+def mask_share(mask: Image.Image) -> float:
+    """The share of a picture under a mask, by how white it is."""
+    return round(sum(i * n for i, n in enumerate(mask.histogram())) / 255 / (mask.width * mask.height), 4)
+
+
 def _row(
-    found: Decoded, placed: Placed, wanted: Wanted, name: str, digest: str, copy: int, into: Path | None, thumb: bool
-) -> dict[str, Any]:
+    found: Decoded, placed: Placed, wanted: Wanted, name: str, digest: str, copy: int, into: Path | None, thumb: bool,
+    mask: Image.Image | None = None,
+) -> dict[str, Any]:  # fmt: skip
     how, augmentations, remarks = varied(placed.cut, wanted, digest, copy)
     enlarged = how.scale < 1
     late = enlarged and wanted.upscale not in ("none", "lanczos")
@@ -128,6 +142,9 @@ def _row(
     encoded = encode(picture, wanted.image_format)
     if into is not None:
         write_bytes(into / file, encoded)
+    covered = None if mask is None else draw_mask(mask, how, placed.cut.size)
+    if into is not None and covered is not None:
+        write_bytes(into / mask_name(file), covered)
     row: dict[str, Any] = {
         "file_name": file, "text": "", "source_size": list(found.size), "crop_box": list(how.box),
         "size": list(placed.cut.size), "crop": wanted.crop, "cut_off": _cut_off(placed.cut, found.size),
@@ -142,6 +159,9 @@ def _row(
         row["crop_figures"] = placed.figures
     if late:
         row["enlarge_to"] = list(placed.cut.size)
+    if covered is not None:
+        with Image.open(io.BytesIO(covered)) as drawn:
+            row["carried"] = [hashlib.sha256(covered).hexdigest(), mask_share(drawn)]
     return row
 
 
@@ -151,20 +171,26 @@ def _cut_off(how: Cut, source: tuple[int, int]) -> float:
 
 
 def prepare(
-    file: Path, into: Path | None, name: str, wanted: Wanted, known: str | None, intact: Callable[[], bool], thumb: bool
-) -> dict[str, Any]:
+    file: Path, into: Path | None, name: str, wanted: Wanted, known: str | None, intact: Callable[[], bool], thumb: bool,
+    masks: Sequence[Path] = (), known_mask: str = "",
+) -> dict[str, Any]:  # fmt: skip
     """Read one source and write its pictures into the folder `into`; nothing is written where that is None.
 
     known   sha256 of the source when it was last prepared in the same way; where it has not changed and `intact()`
             says that its pictures are still there, nothing is done
     thumb   keep small pictures for the report
+    masks   the masks of the source, which are one
+    known_mask  as `known`, of the mask; "" for none
     gives   {"same": True}, or the source's record: sha256, look, rows; raises BadPicture
     """
     content = read_file(file)
     digest = hashlib.sha256(content).hexdigest()
-    if digest == known and intact():
+    covers = mask_of(masks)
+    mask_digest = "" if covers is None else hashlib.sha256(read_file(covers)).hexdigest()
+    if (digest, mask_digest) == (known, known_mask) and intact():
         return {"same": True}
     record: dict[str, Any] = {"sha256": digest, "bytes": len(content)}
+    record |= {"mask_source": mask_digest} if mask_digest else {}
     spare = 0.7 if {"zoom", "rotate"} & set(wanted.augments) else 1.0
     try:
         found = decode(
@@ -184,7 +210,10 @@ def prepare(
         suffix = file.suffix.lower()
         if suffix not in _SUFFIXES.get(found.format, (f".{found.format.lower()}",)):
             record["notes"].append(f"named {suffix}, but is {found.format}")
-        record["rows"] = [_row(found, placed, wanted, name, digest, copy, into, thumb) for copy in range(wanted.copies)]
+        mask = None if covers is None else of_file(covers, found.size)
+        record["rows"] = [
+            _row(found, placed, wanted, name, digest, copy, into, thumb, mask) for copy in range(wanted.copies)
+        ]
     except BadPicture as reason:
         record |= {"reason": str(reason)} | ({"again": True} if isinstance(reason, Unread) else {})
     return record

@@ -50,6 +50,8 @@ def answer(request: dict[str, Any], raw: Path, data: Path, into: Path | None, wa
             request.get("known"),
             lambda: _intact(data, request.get("files", {})),
             bool(request.get("thumb")),
+            [raw / os.fsdecode(bytes.fromhex(mask)) for mask in request.get("masks", ())],
+            request.get("known_mask", ""),
         )
     except BadPicture as reason:
         return {"reason": str(reason), "again": True}

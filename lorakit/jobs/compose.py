@@ -100,8 +100,10 @@ def _plotted(composition: Composition, file: Path, steps: int) -> Path:
 
 
 def _put(file: Path, image: Any) -> None:
+    from lorakit.data.pngtext import drafted
+
     data = io.BytesIO()
-    image.save(data, "PNG")
+    image.save(data, "PNG", pnginfo=drafted())
     write_bytes(file, data.getvalue())
 
 

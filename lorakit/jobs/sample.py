@@ -15,6 +15,7 @@ from PIL import Image
 
 from lorakit.bounds import check_count
 from lorakit.composition import Composition
+from lorakit.data.pngtext import drafted
 from lorakit.data.pngtext import encode as png
 from lorakit.errors import InputError, LorakitError, StorageError, UsageError, faults_together
 from lorakit.io.endings import FILM, PICTURE, PICTURES
@@ -247,7 +248,7 @@ class _Outputs:
 
 def _bytes(image: Image.Image) -> bytes:
     data = io.BytesIO()
-    image.save(data, "PNG")
+    image.save(data, "PNG", pnginfo=drafted())
     return data.getvalue()
 
 

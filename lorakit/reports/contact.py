@@ -8,13 +8,14 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from lorakit.data.images import as_written
+from lorakit.data.pngtext import drafted
 
 _CELL, _GAP, _MOST = 168, 8, 600
 _GROUND, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (110, 110, 110)
 
 
 def _short(pen: ImageDraw.ImageDraw, text: str, font: Any) -> str:
-    plain = "".join(c if c.isprintable() else "?" for c in text)
+    plain = "".join(c if c.isprintable() else "?" for c in text.replace("\n", " / "))
     while len(plain) > 4 and pen.textlength(plain, font) > _CELL:
         plain = plain[:-4].rstrip() + "…"
     return plain
@@ -50,4 +51,4 @@ def write(file: Path, data: Path, rows: Iterable[dict[str, Any]]) -> None:
         pen.text((x, y + cell + line), _short(pen, text or "no caption", font), _FAINT, font)
     if left:
         pen.text((_GAP, down * high), f"and {left} more pictures", _INK, font)
-    sheet.save(file, "PNG", optimize=False)
+    sheet.save(file, "PNG", optimize=False, pnginfo=drafted())

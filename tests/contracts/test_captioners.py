@@ -87,7 +87,7 @@ def test_tags_are_chosen_by_threshold_and_ratings_are_none():
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"\xef\xbb\xbfa dog\r\n", "a dog"), ("a dög".encode("utf-16"), "a dög"), (b"one,\ntwo\n\nthree", "one, two, three"),
+        (b"\xef\xbb\xbfa dog\r\n", "a dog"), ("a dög".encode("utf-16"), "a dög"), (b"one,\ntwo  x\n\nthree\none,", "one,\ntwo x\nthree"),
         (b"a\x1b[31m \xe2\x80\xaedog\x00", "a [31m dog"), (b"", ""),
     ],
 )  # fmt: skip

@@ -377,12 +377,13 @@ def a_row_of_megabytes(folder):
 @case("20240315_holiday")
 def a_folder_named_by_its_date(folder):
     captioned(folder / "data" / "20240315_holiday", "a cat", ((64, 64),))
-    return ["train", "data", "--steps", "1", "-o", "a.safetensors"]
+    return ["train", "data", "--repeats", "kohya", "--steps", "1", "-o", "a.safetensors"]
 
 
-@case("2024_holiday")
-def a_folder_named_by_its_year(folder):
-    captioned(folder / "data" / "2024_holiday", "a cat", ((64, 64),))
+@case("150_holiday")
+def a_folder_that_drowns_the_others(folder):
+    captioned(folder / "data" / "150_holiday", "a cat", ((64, 64),))
+    captioned(folder / "data" / "others", "a dog", ((64, 64),))
     return ["train", "data", "--steps", "1", "-o", "a.safetensors"]
 
 

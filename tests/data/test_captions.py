@@ -69,15 +69,15 @@ def test_caption_dropout_leaves_out_its_share_whole():
 
 
 def test_a_rule_more_leaves_the_draws_of_the_others_alone():
-    plain = shown(["a|b", "c"], 50, dropout=0.3, wildcards=False)
-    with_tags = shown(["a|b", "c"], 50, dropout=0.3, wildcards=False, shuffle=True)
+    plain = shown(["a|b", "c"], 50, dropout=0.3)
+    with_tags = shown(["a|b", "c"], 50, dropout=0.3, shuffle=True)
     assert plain == with_tags
 
 
 def test_wildcards_take_one_of_theirs_and_may_hold_others():
-    found = set(shown(["a {red|{dark|light} blue} ball {1}"], 60))
+    found = set(shown(["a {red|{dark|light} blue} ball {1}"], 60, wildcards=True))
     assert found == {"a red ball {1}", "a dark blue ball {1}", "a light blue ball {1}"}
-    assert shown(["{a|b}"], wildcards=False) == ["{a|b}"]
+    assert shown(["{a|b}"]) == ["{a|b}"]  # not asked for
 
 
 def test_alternatives_are_all_shown():

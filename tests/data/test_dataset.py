@@ -101,7 +101,7 @@ def test_all_faults_are_told_at_once_by_kind(tmp_path):
     text = "\n".join(lines)
     assert "1 caption file is not UTF-8" in text and "1 picture has two caption files" in text
     assert "7 pictures have no caption: bare0.png, bare1.png" in text and "..." in text
-    assert "latin.txt (byte 3)" in text and "two.png" in text and "long.txt" in text
+    assert "latin.txt (byte 3)" in text and "two.caption and two.txt" in text and "long.txt" in text
 
 
 def test_bad_rows_are_all_listed(tmp_path):

@@ -31,6 +31,7 @@ def test_each_bad_file_is_named_with_its_reason_and_the_rest_goes_on(outcome):
     assert said.keys() == reasons.keys()
     assert [(name, said[name]) for name, part in reasons.items() if part not in said[name]] == []
     assert result["written"] == len(hostile.good_files()) + 1
+    assert "1 mask is of no picture, left out: subject.mask.png" in done.stderr
 
 
 def test_raw_is_left_alone(outcome):

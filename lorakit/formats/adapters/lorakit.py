@@ -26,6 +26,7 @@ from lorakit.registry import DELTA_KINDS
 FORMAT, _BIAS = "lorakit.format", "diff_b"
 DORA = "output"
 _PARAMETER, _FIXED, _TOKENS = "parameter/", "fixed/", "tokens."
+_ITEMS = "lorakit.data_items"
 _ENDINGS = {"down": "lora_down.weight", "up": "lora_up.weight", "magnitude": "dora_scale"}
 _FULL = "lorakit.checkpoint: a checkpoint of full training, with no adapter in it"
 
@@ -83,6 +84,7 @@ def _checkpoint(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Ad
         else:
             groups.unknown[key] = array
     scale, scales = _scale(metadata), _table(metadata, "lorakit.scales")
+    said = {key: value for key, value in metadata.items() if key != _ITEMS}  # of the run's pictures, not of the adapter
     for module, found in groups.modules.items():
         _since_the_start(module, found, tensors)
         if (rank := _rank(found)) is not None:
@@ -90,8 +92,8 @@ def _checkpoint(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Ad
             found["alpha"] = (first, np.array(scales.get(module, scale) * rank))
     embeddings = _embeddings(tensors, _table(metadata, "lorakit.tokens"))
     if groups.modules or embeddings:
-        return replace(build(groups, lambda module: module, metadata, "lorakit"), embeddings=embeddings)
-    return replace(Adapter({}, metadata, format="lorakit"), faults=(_FULL,))
+        return replace(build(groups, lambda module: module, said, "lorakit"), embeddings=embeddings)
+    return replace(Adapter({}, said, format="lorakit"), faults=(_FULL,))
 
 
 def _table(metadata: Mapping[str, str], key: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lorakit.data.faces import need_opencv
 from lorakit.data.images import SUFFIXES
+from lorakit.data.own import CONTACT_SHEET
 from lorakit.errors import InputError, RefusedError, some
 from lorakit.io.files import check_place, existing_folder
 from lorakit.jobs.ppim import finishing, lint, reading, table
@@ -20,7 +21,7 @@ from lorakit.runtime.locks import held
 __all__ = ["Settings", "known", "native", "run"]
 Note = Callable[[str], None]
 Tick = Callable[[int, int], None]
-_REPORT, _SHEET = "report.html", "contact-sheet.png"
+_REPORT, _SHEET = "report.html", CONTACT_SHEET
 
 
 def _check(raw: Path, data: Path, force: bool) -> None:
@@ -119,6 +120,17 @@ def _tell(raw: Path, given: list[Source], manifest: Manifest, note: Note) -> tup
     return rejected, duplicates
 
 
+def _tell_masks(given: list[Source], settings: Settings, found: lint.Lint, note: Note) -> None:
+    """Say how many pictures of the set have a mask, and that those of RAW are not carried over where others are made."""
+    if found.masks:
+        note(f"{found.masks} of {lint.count(found.pictures, 'picture')} {'has' if found.masks == 1 else 'have'} a mask")
+    lost = sum(bool(source.masks) for source in given)
+    if lost and settings.mask != "none":
+        note(
+            f"{lint.count(lost, 'mask')} of RAW {'is' if lost == 1 else 'are'} not carried over: --mask {settings.mask} makes others"
+        )
+
+
 def run(
     raw: Path, data: Path, settings: Settings, *, force: bool, strict: bool, dry_run: bool, tick: Tick, note: Note,
 ) -> dict[str, Any]:  # fmt: skip
@@ -134,13 +146,11 @@ def run(
         from lorakit.jobs.ppim.edit import editor
 
         editor()  # before any work: is there one?
-    given = reading.sources(raw, data)
+    given = reading.sources(raw, data, note, captions=settings.caption == "keep")
     if not given:
         raise InputError(f"{raw}: no pictures below it ({', '.join(sorted(s[1:] for s in SUFFIXES))})")
     if not any((data / name).is_file() for name in (MANIFEST, JOURNAL)):  # else all may be there already
         finishing.need(settings)
-    if outside := [source.key for source in given if source.outside and not source.problem]:
-        note(f"{lint.count(len(outside), 'picture')} outside {raw}, where links lead: {some(outside, 3)}")
     with held(data, dry_run=dry_run):
         manifest = Manifest(data, dry_run=dry_run)
         keeper = Keeper(data, manifest, force=force, dry_run=dry_run)
@@ -163,6 +173,7 @@ def _fill(
     if lacking := reading.settle(given, settings, keeper):
         fresh += reading.read(lacking, raw, settings, keeper, tick, anew=True)
     finishing.enlarge(given, settings, keeper, tick)
+    finishing.repeat(given, keeper)
     finishing.Masking(settings, keeper).run(given, tick)
     captions = finishing.Captioning(raw, settings, keeper)
     captions.run(given, tick)
@@ -179,6 +190,7 @@ def _fill(
     found = lint.lint(table.rows(given, manifest), manifest.records(keys), settings)
     for line in () if keeper.unmade else found.lines:
         note(line)
+    _tell_masks(given, settings, found, note)
     with keeper.whole(_REPORT) as file:
         if file is not None:
             training_set.write(file, data, manifest.records(keys), raw, found)
@@ -204,6 +216,6 @@ def _fill(
     outputs = [str(data), *[str(data / _SHEET)] * settings.contact_sheet]
     return {
         "outputs": [] if keeper.dry_run else outputs, "read": len(given), "written": written, "rejected": rejected,
-        "duplicates": duplicates, "prepared": fresh, "lint": None if keeper.unmade else found.lines,
+        "duplicates": duplicates, "masks": None if keeper.unmade else found.masks, "prepared": fresh, "lint": None if keeper.unmade else found.lines,
         "kept": {kind: len(names) for kind, names in keeper.stayed.items()},
     }  # fmt: skip

@@ -15,7 +15,7 @@ from lorakit.jobs.ppim.reading import Source
 from lorakit.jobs.ppim.table import forget_text
 from lorakit.runtime import platform
 
-_HEAD = """# One picture a line: its name, a tab, its caption. Change the captions, save and close.
+_HEAD = """# One picture a line: its name, a tab, its caption; a tab between several. Change the captions, save and close.
 # An empty caption is kept empty. Lines that begin with # are not read. To change nothing, close without saving.
 """
 
@@ -32,7 +32,7 @@ def parse(text: str, known: dict[str, str]) -> dict[str, str]:
             why = "no tab" if not tab else "twice" if name in found else "no such picture"
             wrong.append(f"line {number} ({why}): {line[:40]}")
         else:
-            found[name] = one_line(caption).text
+            found[name] = "\n".join(text for part in caption.split("\t") if (text := one_line(part).text))
     if wrong:
         raise InputError("captions.edit.txt: " + some(wrong, 3, "; "))
     return found
@@ -59,7 +59,7 @@ def edit(given: list[Source], data: Path, manifest: Manifest, note: Any) -> int:
             f"{file} of an earlier --edit is opened again; to begin with the captions as they are now, remove it first"
         )
     else:
-        write_text(file, _HEAD + "".join(f"{name}\t{text}\n" for name, text in known.items()))
+        write_text(file, _HEAD + "".join("\t".join([name, *text.split("\n")]) + "\n" for name, text in known.items()))
     done = subprocess.run([*command, str(file)], check=False)
     if done.returncode:
         raise UsageError(f"the editor '{' '.join(command)}' ended with status {done.returncode}; nothing was changed")

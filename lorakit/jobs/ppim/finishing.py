@@ -15,11 +15,12 @@ from lorakit.data.caption_rules import clean, replace
 from lorakit.data.captions import fill
 from lorakit.data.faces import need_opencv
 from lorakit.data.images import as_written
-from lorakit.data.prepare import encode
+from lorakit.data.mask_files import mask_name
+from lorakit.data.prepare import encode, mask_share
 from lorakit.data.trigger_words import contains
 from lorakit.jobs.ppim.keeping import Keeper, caption_file, caption_in, is_odd, mask_file
 from lorakit.jobs.ppim.manifest import Manifest
-from lorakit.jobs.ppim.reading import Source
+from lorakit.jobs.ppim.reading import CARRIED, Source
 from lorakit.jobs.ppim.settings import Settings, marked
 from lorakit.jobs.ppim.table import forget_text
 from lorakit.registry import CAPTIONERS, MASKS
@@ -89,9 +90,21 @@ def enlarge(given: list[Source], settings: Settings, keeper: Keeper, tick: Tick)
         tick(number + 1, len(todo))
 
 
+def repeat(given: list[Source], keeper: Keeper) -> None:
+    """Note in the rows how often an epoch is to show their pictures, where that is not once."""
+    for source, record in _taken(given, keeper.manifest):
+        wanted = {"repeats": source.repeats} if source.repeats != 1 else {}
+        changed = [row for row in record["rows"] if {k: row[k] for k in ("repeats",) if k in row} != wanted]
+        for row in changed:
+            row.pop("repeats", None)
+            row |= wanted
+        if changed:
+            keeper.manifest.put(source.key, record)
+
+
 class Masking:
-    """A mask beside each picture where one is asked for. Masks that a person has changed or made stay, and so do ours
-    where this run leaves out an option that made them."""
+    """A mask beside each picture where one is asked for, or where the source has one, which is carried over. Masks that a
+    person has changed or made stay, and so do ours where this run leaves out an option that made them."""
 
     def __init__(self, settings: Settings, keeper: Keeper) -> None:
         self.settings, self.keeper, self.how = settings, keeper, mask_how(settings)
@@ -102,7 +115,9 @@ class Masking:
         keeper, todo = self.keeper, []
         for source, record in _taken(given, keeper.manifest):
             before = [dict(row) for row in record["rows"]]
-            verdicts = [self._verdict(row) for row in record["rows"]]
+            if not self.mark:
+                self._carry(source, record)
+            verdicts = [self._verdict(row, bool(record.get("mask_source"))) for row in record["rows"]]
             if record["rows"] != before:
                 keeper.manifest.put(source.key, record)
             if any(verdicts):
@@ -122,13 +137,13 @@ class Masking:
     def _make(self, some: list[Source], make: masks.Make) -> None:
         data, manifest = self.keeper.data, self.keeper.manifest
         records = [(source, manifest.get(source.key)) for source in some]
-        rows = [row for _, record in records for row in record["rows"] if self._verdict(row)]
+        rows = [row for _, record in records for row in record["rows"] if self._verdict(row, carried=False)]
         made = make([as_written(data / row["file_name"]) for row in rows])
         coming = []
         for row, mask in zip(rows, made, strict=True):
             file = mask_file(data / row["file_name"])
             encoded = _mask_bytes(mask)
-            share = round(sum(i * n for i, n in enumerate(mask.histogram())) / 255 / (mask.width * mask.height), 4)
+            share = mask_share(mask)
             row |= {
                 "mask": file.name, "mask_before": row.get("mask_sha256"), "mask_mark": [self.mark, row["file_sha256"]],
                 "mask_sha256": hashlib.sha256(encoded).hexdigest(), "mask_share": share,
@@ -140,10 +155,40 @@ class Masking:
         for file, encoded in coming:
             self.keeper.write(file, encoded)
 
-    def _verdict(self, row: dict[str, Any]) -> bool:
-        """Whether the mask of a row is to be made; one that stays is counted, one that is there no more is forgotten."""
+    def _carry(self, source: Source, record: dict[str, Any]) -> None:
+        """Bring the masks that wait in the staging folder to their places."""
+        keeper = self.keeper
+        coming = [row for row in record["rows"] if "carried" in row and self._may_come(row)]
+        for row in coming:
+            sha256, share = row["carried"]
+            row |= {
+                "mask": mask_name(row["file_name"]), "mask_before": row.get("mask_sha256"), "mask_mark": CARRIED,
+                "mask_sha256": sha256, "mask_share": share, "masked_with": [],
+            }  # fmt: skip
+        if coming:
+            keeper.manifest.put(source.key, record)
+        for row in coming:
+            keeper.move_in(row["mask"])
+        for row in record["rows"]:
+            row.pop("carried", None)
+
+    def _may_come(self, row: dict[str, Any]) -> bool:
+        file = mask_file(self.keeper.data / row["file_name"])
+        state = self.keeper.state(file, row.get("mask_sha256"), row.get("mask_before"))
+        if state == "ours" and row.get("masked_with") and not self.keeper.force:
+            return False
+        return self.keeper.may_replace(state)
+
+    def _verdict(self, row: dict[str, Any], carried: bool) -> bool:
+        """Whether the mask of a row is to be made; one that stays is counted, one that is there no more is forgotten.
+
+        carried     whether the source has a mask, which is ours as it was carried over
+        """
         keeper, file = self.keeper, mask_file(self.keeper.data / row["file_name"])
+        row.pop("carried", None)
         state = keeper.state(file, row.get("mask_sha256"), row.get("mask_before"))
+        if carried and row.get("mask_mark") == CARRIED and (state == "ours" or keeper.dry_run):
+            return False
         if self.mark:
             if state == "ours" and row.get("mask_mark") == [self.mark, row["file_sha256"]]:
                 return False
@@ -190,6 +235,10 @@ class Captioning:
         self.left_out: set[str] = set()  # options that made captions which stay, and that this run does not give
 
     def _text(self, own: str) -> str:
+        """What is made of the captioner's words; of several captions, of each."""
+        return "\n".join(dict.fromkeys(map(self._line, own.split("\n"))))
+
+    def _line(self, own: str) -> str:
         settings = self.settings
         if not self.light and settings.caption_clean:
             own = clean(own)
@@ -197,7 +246,8 @@ class Captioning:
         return fill(settings.template, own, settings.token) if settings.template else own
 
     def _shown(self, source: Source, record: dict[str, Any]) -> Shown:
-        return Shown(self.raw / source.path, self.data / record["rows"][0]["file_name"])
+        beside = [self.raw / file for file in source.captions]
+        return Shown(self.raw / source.path, self.data / record["rows"][0]["file_name"], beside, source.told)
 
     def _asked(self, given: list[Source], tick: Tick) -> Iterator[tuple[Source, Text]]:
         """The captioner's own words for each picture: asked anew where they cost nothing or may have changed."""

@@ -7,7 +7,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from lorakit.data.caption_files import tidy
 from lorakit.data.images import BadPicture, stored
+from lorakit.data.mask_files import mask_name
 from lorakit.errors import some
 from lorakit.io.files import replacing, write_bytes
 from lorakit.io.plain import json_object
@@ -35,13 +37,14 @@ def caption_file(picture: Path) -> Path:
 
 
 def mask_file(picture: Path) -> Path:
-    return picture.with_name(f"{picture.stem}.mask.png")
+    return picture.with_name(mask_name(picture.name))
 
 
 def caption_in(file: Path) -> str | None:
-    """The caption in a file, on one line; None where there is no file. What cannot be read is no caption of ppim's."""
+    """The caption in a file, or several, a line each; None where there is no file. What cannot be read is no caption of
+    ppim's."""
     try:
-        return " ".join(file.read_bytes().decode("utf-8-sig", "backslashreplace").split())
+        return tidy(file.read_bytes().decode("utf-8-sig", "backslashreplace"))
     except FileNotFoundError:
         return None
     except OSError:

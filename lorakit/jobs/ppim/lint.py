@@ -15,11 +15,14 @@ _LITTLE = 0.1  # share of a picture under its mask that does
 
 @dataclass(frozen=True)
 class Lint:
-    """`lines` for people, and the figures of the report: pictures by drawn size, mean share cut off."""
+    """`lines` for people, and the figures of the report: pictures by drawn size, mean share cut off, how many pictures
+    there are and how many have a mask."""
 
     lines: list[str]
     sizes: dict[str, int]
     cut_off: float
+    pictures: int = 0
+    masks: int = 0
 
 
 def count(number: int, what: str) -> str:
@@ -49,16 +52,17 @@ def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], sett
     kinds: dict[str, list[str]] = {}
     seen: dict[str, list[str]] = {"empty": [], "tokenless": [], "much": [], "little": [], "whole": []}
     texts: Counter[str] = Counter()
-    cut_off, total = 0.0, 0
+    cut_off, total, masks = 0.0, 0, 0
     for row in rows:
         total += 1
+        masks += "mask" in row
         name = row["file_name"]
         sizes["{}x{}".format(*row["size"])] += 1
         cut_off += row["cut_off"]
         texts[row["text"]] += 1
         share = row.get("mask_share", 0.5)
         for kind, hit in (
-            ("empty", not row["text"]), ("much", row["cut_off"] > _MUCH), ("little", settings.mask == "subject" and share < _LITTLE), ("whole", share == 1),
+            ("empty", not row["text"]), ("much", row["cut_off"] > _MUCH), ("little", settings.mask == "subject" and share < _LITTLE), ("whole", settings.mask != "none" and share == 1),
             ("tokenless", bool(settings.token and row["text"]) and settings.token not in row["text"]),
         ):  # fmt: skip
             if hit and len(seen[kind]) < 1000:
@@ -92,4 +96,4 @@ def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], sett
             "the changed copies of a picture belong together: a --validation-split of this set would test on what was trained"
         )
     lines += [f"the same picture in two splits: {line}" for line in leaks(records)]
-    return Lint(lines, dict(sorted(sizes.items())), cut_off / max(1, total))
+    return Lint(lines, dict(sorted(sizes.items())), cut_off / max(1, total), total, masks)

@@ -16,13 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lorakit.data.own import MANIFEST
 from lorakit.errors import StorageError
 from lorakit.io.files import replacing
 from lorakit.io.plain import json_object
 from lorakit.jobs.ppim.record import is_sound
 from lorakit.runtime.platform import sync
 
-FILE, JOURNAL, WHOLE = ".manifest.jsonl", ".manifest.journal", ""
+FILE, JOURNAL, WHOLE = MANIFEST, ".manifest.journal", ""
 _SYNC = 1.0  # seconds of work that a power cut may take from the journal
 BEFORE = ("file_before", "mask_before", "text_before")
 _LONGEST = 64 << 20  # bytes of a line, small pictures included

@@ -7,53 +7,117 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lorakit.data.caption_files import lines_of
+from lorakit.data.dataset import loose
+from lorakit.data.faults import Faults
+from lorakit.data.folder import Picture, look
 from lorakit.data.looks import Index, Look
 from lorakit.data.naming import names, shown
-from lorakit.data.walk import walk
+from lorakit.data.repeats import AUTO, repeats_of
 from lorakit.errors import StorageError
-from lorakit.jobs.ppim.keeping import Keeper, digest
+from lorakit.jobs.ppim.keeping import Keeper, digest, mask_file
+from lorakit.jobs.ppim.lint import count
 from lorakit.jobs.ppim.manifest import Manifest
 from lorakit.jobs.ppim.settings import Settings
 from lorakit.runtime.guarded import Guarded
 from lorakit.runtime.workers import cores
 
 Tick = Callable[[int, int], None]
+Note = Callable[[str], None]
+CARRIED = ["carried"]  # the mark of masks that were carried over from RAW
 MOST_SHOWN = 1000  # pictures of which the report has small ones, so that it opens whatever the folder's size
 
 
 @dataclass(slots=True)
 class Source:
-    """A picture file below RAW. `key` is its path as text; `name` the stem of what is written."""
+    """A picture file below RAW, and what belongs to it.
+
+    key         its path as text
+    name        the stem of what is written
+    captions    the caption files beside it, below RAW
+    told        captions of a table, or of its folder's name
+    masks       the masks beside it, below RAW
+    repeats     how often an epoch is to show it
+    """
 
     path: str
     key: str
     name: str
     problem: str = ""
-    outside: bool = False
+    captions: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    repeats: int = 1
 
 
-def sources(raw: Path, data: Path) -> list[Source]:
+def sources(raw: Path, data: Path, note: Note, *, captions: bool) -> list[Source]:
     """All of them in the order of their paths' bytes, which no folder listing or locale changes. What links lead to in
-    DATA is none."""
-    found = sorted(walk(raw, data), key=lambda f: os.fsencode(f.path))
-    stems = names([f.path for f in found])
-    return [Source(f.path, shown(f.path), stem, f.problem, f.outside) for f, stem in zip(found, stems, strict=True)]
+    DATA is none. InputError lists what is wrong with the tables in RAW.
+
+    captions    whether their captions are carried over
+    """
+    faults = Faults()
+    contents = look(raw, faults, places={data: "the training set"})
+    often = repeats_of(contents.pictures, AUTO, faults, note)
+    faults.raise_any(raw)
+    for line in contents.notes:
+        note(line)
+    pictures = [(one, times) for one, times in zip(contents.pictures, often, strict=True) if times]
+    _tell_captions([one for one, _ in pictures], contents.loose, captions, note)
+    pictures += [(Picture(one.path, one.problem), 1) for one in contents.unread]
+    pictures.sort(key=lambda pair: os.fsencode(pair[0].path))
+    stems = names([one.path for one, _ in pictures])
+    return [
+        Source(one.path, shown(one.path), stem, one.problem, one.captions, _told(one), one.masks, times)
+        for (one, times), stem in zip(pictures, stems, strict=True)
+    ]
+
+
+def _told(one: Picture) -> tuple[str, ...]:
+    named = lines_of(one.number.words) if one.number else ()
+    return one.row.captions if one.row is not None and one.row.captions else named
+
+
+def _tell_captions(pictures: list[Picture], without: list[str], carried: bool, note: Note) -> None:
+    if carried and without:
+        note(loose(without))
+    if not carried and (given := [one.path for one in pictures if one.captions or (one.row and one.row.captions)]):
+        note(f"{count(len(given), 'picture')} with captions that are not read; --caption keep carries them over")
 
 
 def _known(record: dict[str, Any], source: Source, mark: str) -> bool:
     return record.get("mark") == mark and record.get("name") == source.name and not record.get("again")
 
 
-def _request(source: Source, record: dict[str, Any], mark: str, force: bool) -> dict[str, Any]:
+def _request(
+    source: Source, record: dict[str, Any], mark: str, keeper: Keeper, masks: tuple[str, ...]
+) -> dict[str, Any]:
     """What a worker is asked: only to look whether all is as it was, where nothing that it depends on has changed."""
+    force = keeper.force
     request: dict[str, Any] = {"path": os.fsencode(source.path).hex(), "name": source.name}
+    request["masks"] = [os.fsencode(mask).hex() for mask in masks]
     rows = record.get("rows", ())
     if _known(record, source, mark) and not (force and any("retouched" in row or row.get("left_out") for row in rows)):
-        request["known"] = record.get("sha256")
+        if any(_lacks_mask(row, masks, keeper) for row in rows):
+            return request
+        request["known"], request["known_mask"] = record.get("sha256"), record.get("mask_source", "")
         request["files"] = {
             row["file_name"]: row.get("retouched") or row["file_sha256"] for row in rows if not row.get("left_out")
         }
     return request
+
+
+def _lacks_mask(row: dict[str, Any], masks: tuple[str, ...], keeper: Keeper) -> bool:
+    """Whether a mask that is carried over has yet to come to its place, was taken away, or is to come back by force."""
+    if "carried" in row:
+        return True
+    if not masks or row.get("left_out"):
+        return False
+    ours, state = (
+        row.get("mask_mark") == CARRIED,
+        keeper.state(mask_file(keeper.data / row["file_name"]), row.get("mask_sha256")),
+    )
+    return (ours and state == "absent") or (keeper.force and not (ours and state == "ours"))
 
 
 def read(given: list[Source], raw: Path, settings: Settings, keeper: Keeper, tick: Tick, *, anew: bool) -> int:
@@ -69,7 +133,8 @@ def read(given: list[Source], raw: Path, settings: Settings, keeper: Keeper, tic
                 done += 1
                 continue
             at_work[source.key] = source
-            request = _request(source, {} if anew else manifest.get(source.key), mark, keeper.force)
+            masks = source.masks if settings.mask == "none" else ()  # else others are made
+            request = _request(source, {} if anew else manifest.get(source.key), mark, keeper, masks)
             yield source.key, {**request, "thumb": number < MOST_SHOWN}
 
     setup = {
@@ -96,7 +161,7 @@ def read(given: list[Source], raw: Path, settings: Settings, keeper: Keeper, tic
 
 # What a row keeps when its picture is made anew: what is known of its caption and mask, and what a person has said of it.
 _KEPT = (
-    "text", "text_before", "by_hand", "captioned_with", "edits", "left_out", "mask", "mask_before", "mask_mark",
+    "text", "text_before", "by_hand", "captioned_with", "edits", "left_out", "repeats", "mask", "mask_before", "mask_mark",
     "mask_sha256", "mask_share", "masked_with", "token",
 )  # fmt: skip
 
@@ -116,7 +181,8 @@ def _take(source: Source, answer: dict[str, Any], mark: str, keeper: Keeper) -> 
         if verdict == "taken":
             taken.append(name)
         elif verdict == "stays":
-            rows.append({**mine, "retouched": there} if there else mine)
+            carried = {key: row[key] for key in ("carried",) if key in row}
+            rows.append({**mine, **carried, "retouched": there} if there else mine)
         else:
             if verdict == "missing" and (old.get("sha256"), old.get("mark")) == (answer["sha256"], mark):
                 keeper.missing.append(name)

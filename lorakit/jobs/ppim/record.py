@@ -52,6 +52,11 @@ def _figures(value: Any) -> bool:
     return isinstance(value, dict) and {"sharpness", "brightness"} <= value.keys() and all(map(_number, value.values()))
 
 
+def _carried(value: Any) -> bool:
+    """The sha256 of a mask that comes, and its share of the picture."""
+    return isinstance(value, list) and len(value) == 2 and _text(value[0]) and _number(value[1])
+
+
 def _edits(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("set"), dict) and _list(_text)(value.get("drop"))
 
@@ -94,9 +99,10 @@ _ROW: dict[str, _Test] = {
     "cut_off": _number, "mask_share": _number, "augmentations": _list(_augmentation), "quality": _figures,
     "notes": _list(_text), "thumb": _small, "retouched": _text, "edits": _edits, "captioned_with": _list(_text),
     "masked_with": _list(_text), "file_before": _maybe(_text), "mask_before": _maybe(_text), "text_before": _text,
+    "carried": _carried, "repeats": _number,
 }  # fmt: skip
 _RECORD: dict[str, _Test] = {
-    "source": _text, "name": _text, "reason": _text, "sha256": _text, "look": _look, "colours": _colours, "own": _text,
+    "source": _text, "mask_source": _text, "name": _text, "reason": _text, "sha256": _text, "look": _look, "colours": _colours, "own": _text,
     "duplicate_of": _text, "duplicate_how": _text, "source_size": _size, "notes": _list(_text),
     "caption_notes": _list(_text), "captioned": _list(_text), "thumb": _small, "rows": _list(_row),
     "former": _list(_row), "files": _files, "gone": _list(_text),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorakit.data.caption_files import tidy
 from lorakit.errors import InputError, some
 from lorakit.io.files import replacing
 from lorakit.jobs.ppim.keeping import Keeper, caption_file, caption_in, digest, is_odd
@@ -15,7 +16,7 @@ from lorakit.jobs.ppim.reading import Source
 FILE = "metadata.jsonl"
 # What the manifest needs to know of a row and nobody else.
 _PRIVATE = frozenset({
-    "captioned_with", "edits", "file_before", "left_out", "mask_before", "mask_mark", "mask_sha256", "masked_with",
+    "captioned_with", "carried", "edits", "file_before", "left_out", "mask_before", "mask_mark", "mask_sha256", "masked_with",
     "retouched", "text_before", "thumb",
 })  # fmt: skip
 
@@ -168,16 +169,16 @@ def forget_text(row: dict[str, Any]) -> None:
 
 def _take_text(keeper: Keeper, name: str, row: dict[str, Any], text: str) -> bool:
     """Write a caption that a person has put into metadata.jsonl into the file beside the picture, which training reads.
-    Gives whether the line may be as ppim writes it: where the caption is one line, or its file was changed too."""
+    Gives whether the line may be as ppim writes it: where it says the same to the letter, or the file was changed too."""
     file = caption_file(keeper.data / name)
-    there, one_line = caption_in(file), " ".join(text.split())
-    if there not in (None, row["text"], row.get("text_before"), one_line):
+    there, plain = caption_in(file), tidy(text)
+    if there not in (None, row["text"], row.get("text_before"), plain):
         keeper.say(f"{file.name} and its line in {FILE} were both changed; {file.name} counts")
         return True
-    if not is_odd(file) and there != one_line:
-        keeper.write(file, (text.strip() + "\n").encode() if one_line else b"")
-    row |= {"text": one_line, "by_hand": True}
-    return "\n" not in text.strip()
+    if not is_odd(file) and there != plain:
+        keeper.write(file, (text.strip() + "\n").encode() if plain else b"")
+    row |= {"text": plain, "by_hand": True}
+    return plain == text.strip() or "\n" not in text.strip()
 
 
 def _leave_out(keeper: Keeper, found: Mapping[str, Any], gone: set[str]) -> None:

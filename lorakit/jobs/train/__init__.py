@@ -130,7 +130,8 @@ def _inside(
 def _train(this: Run, base: str) -> dict[str, Any] | None:
     config, life, talk, world = this.config, this.life, this.talk, this.world
     # What a dry run does not know of the data, it cannot tell from what an earlier run had.
-    checkpoint = _resume.resumed(life, this.notes, talk.note, this.piece) if this.data.complete else None
+    notes = {**this.notes, _identity.ITEMS: this.data.items}
+    checkpoint = _resume.resumed(life, notes, talk.note, this.piece) if this.data.complete else None
     if checkpoint:
         this.state.restore(checkpoint.tensors, str(checkpoint.file))
         talk.note(f"going on from {checkpoint.file} at step {checkpoint.step}")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lorakit.config import TrainConfig
-from lorakit.data import buckets, dataset
+from lorakit.data import buckets
 from lorakit.data.captions import CaptionRules
 from lorakit.data.dataset import Example
 from lorakit.data.lint import lint
 from lorakit.data.split import split
 from lorakit.errors import InputError, UsageError
 from lorakit.families import guess
-from lorakit.jobs.train._identity import data_hash
+from lorakit.jobs.train._folder import read_examples
+from lorakit.jobs.train._identity import data_hash, items
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._prior import class_pictures
 from lorakit.jobs.train._words import notes_of_words
@@ -41,6 +44,9 @@ class Data:
     pictures    sample name, as the log has it, to its file
     table       of the buckets, for people
     words       metadata about the captions, for the output
+    items       what the hash is of, by picture, as JSON
+    masks       how many pictures that are trained on have one
+    repeats     how many pictures an epoch shows so often
     """
 
     folder: Path
@@ -54,6 +60,9 @@ class Data:
     family: str | None
     words: Mapping[str, str]
     complete: bool = True
+    items: str = "{}"
+    masks: int = 0
+    repeats: Mapping[int, int] = field(default_factory=dict)
 
 
 def read_data(
@@ -71,7 +80,7 @@ def read_data(
     if size % components.multiple:
         raise UsageError(f"--size {size}: must be a multiple of {components.multiple} for this model")
     rules = _rules(config)
-    examples, held, digests = _checked(folder, read_examples(folder, config, talk.note), config, size, talk)
+    examples, held, digests = _checked(folder, read_examples(folder, config, life, talk.note), config, size, talk)
     prior = class_pictures(components, config, prior_of, life.dry_run, talk, world) if prior_of else []
     batch = (config.batch_size or 1) * config.accumulate * world.size
     cache, encoder = life.cache, encoder_hash(components)
@@ -112,17 +121,15 @@ def read_data(
         for of in kept
     ]
     measured += [replace(source, teacher=None) for source in sources[1:] if measured]
+    own, others = ([key for of in some for key in of.keys] for some in ((cached, *kept), classes))
+    seen = items(folder, [*examples, *held], own)
+    seen |= items(Path(config.prior_dir or ""), prior, others, "class picture ")
     return Data(
         folder, sources, measured, len(held), _captions(sources, config), {f"{name}/{i}": file for name, i, file in every}, chosen.rows(),
-        data_hash([*examples, *held, *prior], [key for of in (cached, *kept, *classes) for key in of.keys]),
+        data_hash([*examples, *held, *prior], [*own, *others]),
         _family(components), notes_of_words(folder, examples, config), not prior_of or len(prior) >= config.prior_count,
+        json.dumps(seen), sum(one.mask is not None for one in examples), Counter(one.repeats for one in examples),
     )  # fmt: skip
-
-
-def read_examples(folder: Path, config: TrainConfig, note: Callable[[str], None]) -> list[Example]:
-    """The pictures and captions of a folder; with a template the captions are the tokens'."""
-    prompt = config.instance_prompt or (" ".join(config.token) if config.template != "none" else None)
-    return dataset.measured(dataset.read(folder, prompt, note))
 
 
 def _rules(config: TrainConfig) -> CaptionRules:
@@ -130,7 +137,7 @@ def _rules(config: TrainConfig) -> CaptionRules:
         template=config.template, token=" ".join(config.token), separator=config.caption_separator,
         keep_tokens=config.keep_tokens, keep_separator=config.keep_separator, tag_dropout=config.tag_dropout,
         warmup_epochs=config.tag_warmup, shuffle=config.shuffle_tags, prefix=config.caption_prefix,
-        suffix=config.caption_suffix, dropout=config.caption_dropout,
+        suffix=config.caption_suffix, dropout=config.caption_dropout, wildcards=config.wildcards,
     )  # fmt: skip
 
 

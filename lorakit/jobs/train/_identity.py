@@ -12,22 +12,46 @@ from lorakit import __version__
 from lorakit.config import TrainConfig, option
 from lorakit.data.dataset import Example
 from lorakit.data.naming import shown, spelled
+from lorakit.errors import some
+from lorakit.io.files import sha256_of
 from lorakit.io.plain import json_object
 from lorakit.io.toml import text_of
 
-CONFIG, SOURCES, DATA, BASE, RUN, PROCESSES = (
-    f"lorakit.{key}" for key in ("config", "sources", "data", "base", "run", "processes")
+CONFIG, SOURCES, DATA, ITEMS, BASE, RUN, PROCESSES = (
+    f"lorakit.{key}" for key in ("config", "sources", "data", "data_items", "base", "run", "processes")
 )
 _BASES = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}  # as kohya calls them
 
 
 def data_hash(examples: Sequence[Example], digests: Sequence[str]) -> str:
-    """Of the pictures' bytes (`digests`, sha256 of each), captions and repeats; independent of where the folder lies."""
+    """Of all that is read of a set: bytes of the pictures (`digests`, sha256 of each) and of their masks, names, captions,
+    repeats; independent of where the folder lies."""
     whole = hashlib.sha256()
     for example, digest in zip(examples, digests, strict=True):
         whole.update(digest.encode())
         whole.update(f"{shown(example.file.name)}\0{example.caption}\0{example.repeats}\n".encode())
+        for more in (*example.captions[1:], *_mask(example)):
+            whole.update(f"\0{more}\n".encode())
     return whole.hexdigest()
+
+
+def _mask(example: Example) -> list[str]:
+    return [] if example.mask is None else [sha256_of(example.mask)]
+
+
+_WHAT = ("picture", "caption", "mask", "number of repeats")
+
+
+def items(folder: Path, examples: Sequence[Example], digests: Sequence[str], kind: str = "") -> dict[str, list[str]]:
+    """Short hashes by picture of what `data_hash` is made of, so that a run that differs can say where; see `_WHAT`."""
+    found = {}
+    for example, digest in zip(examples, digests, strict=True):
+        inside = example.file.is_relative_to(folder)
+        name = example.file.relative_to(folder).as_posix() if inside else example.file.name
+        captions = hashlib.sha256("\n".join(example.captions).encode()).hexdigest()
+        masks = "".join(_mask(example))[:16]
+        found[f"{kind}{shown(name)}"] = [digest[:16], captions[:16], masks, str(example.repeats)]
+    return found
 
 
 def notes_of(
@@ -72,10 +96,23 @@ def differences(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
     if now != then:
         lines.append(f"the number of processes, each with its batch, is {now}, was {then}")
     if mine[DATA] != theirs.get(DATA):
-        lines.append("the pictures or captions have changed")
+        lines += _changed(mine, theirs) or ["the pictures, captions, masks or repeats have changed"]
     if mine[BASE] != theirs.get(BASE):
         lines.append("the base model's weights have changed")
     return lines or [f"it was made by another lorakit than {__version__}"]
+
+
+def _changed(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """What of the set is otherwise, a line each kind; empty where one of the two does not tell."""
+    try:
+        new, old = (json_object(notes[ITEMS]) for notes in (mine, theirs))
+        kinds = {what: [n for n in new if n in old and new[n][i] != old[n][i]] for i, what in enumerate(_WHAT)}
+    except (KeyError, ValueError, LookupError, TypeError):
+        return []
+    lines = [f"another {what}: {some(names, 3)}" for what, names in kinds.items() if names]
+    come, gone = [n for n in new if n not in old], [n for n in old if n not in new]
+    lines += [f"new: {some(come, 3)}"] * bool(come)
+    return lines + [f"gone: {some(gone, 3)}"] * bool(gone)
 
 
 def _config(notes: Mapping[str, str]) -> dict[str, Any]:

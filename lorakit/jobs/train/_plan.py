@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ class Planned:
     held_out: int
     disk_bytes: int
     rates: dict[str, tuple[float, str]]
+    masks: int = 0
+    repeats: dict[int, int] = field(default_factory=dict)
     step_seconds: float | None = None
     memory_bytes: int | None = None
 
@@ -43,9 +45,17 @@ class Planned:
         return {
             "steps": self.steps, "epochs": round(self.epochs, 2), "trainable_parameters": sum(self.groups.values()),
             "parameters": self.groups, "pictures": self.pictures, "held_out": self.held_out,
+            "masks": self.masks, "repeats": self.repeats,
             "rates": {name: value for name, (value, _) in self.rates.items()},
             "disk_bytes": self.disk_bytes, "seconds_expected": self.expected, "memory_bytes": self.memory_bytes,
         }  # fmt: skip
+
+    def _more(self) -> list[str]:
+        """What there is to say of the pictures beside their sizes."""
+        times = {n: f"{count} {n} times" if n > 1 else f"{count} once" for n, count in sorted(self.repeats.items())}
+        said = [f"{self.masks} with a mask" if self.masks == 1 else f"{self.masks} with masks"] * bool(self.masks)
+        said += [f"{self.held_out} held out"] * bool(self.held_out)
+        return said + [f"an epoch shows {', '.join(times.values())}"] * (set(times) != {1})
 
     @property
     def expected(self) -> float | None:
@@ -57,7 +67,7 @@ class Planned:
         found = [
             f"plan: {self.steps} steps, {self.epochs:.1f} epochs; trains {parameters}",
             "plan: " + ", ".join(f"{n} {value:g} (from the {of})" for n, (value, of) in self.rates.items()),
-            f"plan: pictures by size: {shapes}" + (f"; {self.held_out} held out" if self.held_out else ""),
+            f"plan: pictures by size: {shapes}" + "".join(f"; {text}" for text in self._more()),
             f"plan: {self.disk_bytes / 1e6:.0f} MB of disk",
         ]
         if self.step_seconds is not None and self.memory_bytes is not None:
@@ -96,7 +106,19 @@ def plan(run: Run) -> Planned:
         for group, name in zip(_GROUPS, RATES, strict=True)
         if group in groups
     }
-    return Planned(config.total, epochs, groups, shapes, data.held_out, disk, rates, seconds, memory)
+    return Planned(
+        config.total,
+        epochs,
+        groups,
+        shapes,
+        data.held_out,
+        disk,
+        rates,
+        data.masks,
+        dict(data.repeats),
+        seconds,
+        memory,
+    )
 
 
 def _measured(run: Run) -> tuple[float, int]:

@@ -18,7 +18,7 @@ from lorakit.config import TrainConfig
 from lorakit.errors import InputError, UsageError
 from lorakit.jobs.train import _previews, _write
 from lorakit.jobs.train._data import Data
-from lorakit.jobs.train._identity import BASE
+from lorakit.jobs.train._identity import BASE, ITEMS
 from lorakit.jobs.train._life import Life, Talk
 from lorakit.jobs.train._watch import Watch, final_loss
 from lorakit.models import encode
@@ -213,7 +213,8 @@ class Run:
     def save(self, step: int) -> None:
         def write(tensors: Mapping[str, Array]) -> None:
             folder = self.life.run_folder / "checkpoints"
-            checkpoints.save(folder, step, tensors, {**self.notes, **self._shape()}, self.life.keep)
+            notes = {**self.notes, ITEMS: self.data.items, **self._shape()}
+            checkpoints.save(folder, step, tensors, notes, self.life.keep)
 
         if self.shards is not None:
             self.shards.lend(self.state.tensors(), write)
