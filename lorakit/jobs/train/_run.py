@@ -70,11 +70,6 @@ class Run:
             )  # fmt: skip
         except ValueError as error:
             raise UsageError(f"--timestep-range: {error}") from error
-        if config.zero_snr and getattr(components.process, "prediction", "") == "epsilon":
-            talk.note(
-                "--zero-snr: this model predicts the noise, and learns nothing at the last timestep, where there is nothing else; "
-                "it is meant for models that predict v"
-            )
         self.validation_loss: float | None = None
         self._drift: validation.Drift | None = None
         watched = bool(data.measured) and bool(life.validate_every)

@@ -15,11 +15,13 @@ from lorakit.arrays import Stored, on_host
 from lorakit.data.naming import spelled
 from lorakit.deltas._base import Delta, difference
 from lorakit.deltas.full import Full
+from lorakit.diffusion.said import SCHEDULER
 from lorakit.errors import LorakitError, NumericError, some
 from lorakit.formats import clients, files
 from lorakit.formats.layouts import open_model
 from lorakit.io.endings import TRAINED_MODEL
 from lorakit.io.files import check_plain, replacing_folder, write_text
+from lorakit.io.plain import read_json
 from lorakit.io.record import RECORD
 from lorakit.io.tensors import DTYPES
 from lorakit.jobs import adapters
@@ -142,10 +144,8 @@ def _write_folder(
             own = {n.removeprefix(f"{part}."): x for n, x in changed.items() if n.startswith(f"{part}.")}
             tensors = {name: x.detach().cpu().to(DTYPES[dtype]) for name, x in own.items()}
             part_with(part, configs[f"{part}/config.json"], tensors).save_pretrained(partial / part)
-        if notes.get("ss_zero_terminal_snr") == "True":
-            file = partial / "scheduler" / "scheduler_config.json"
-            bent = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-            write_text(file, json.dumps({**configs["scheduler/scheduler_config.json"], **bent}, indent=2) + "\n")
+        if components.scheduler_config != read_json(components.folder / SCHEDULER, "config"):
+            write_text(partial / SCHEDULER, json.dumps(components.scheduler_config, indent=2) + "\n")
         write_text(partial / "lorakit.json", json.dumps(spelled(notes), indent=1))
 
 
@@ -172,5 +172,6 @@ def _write_other(
         dtype=dtype,
         force=True,
         metadata=notes,
+        scheduler=components.scheduler_config,
         note=note,
     )
