@@ -109,6 +109,7 @@ def read(keys: Collection[str], metadata: Mapping[str, str], source: str) -> Mar
         claims.append((said.prediction_of(own[SCHEDULER]), OWN))
     prediction = claims[0][0] if claims else None
     found = [name for kind, name in claims if kind == prediction]
+    found = [name for name in found if name != OWN] or found  # it says the same again
     clash = [name for kind, name in claims if kind != prediction]
     zero = _has(keys, ZERO_SNR)
     where = " and ".join([*found, *([ZERO_SNR] if zero else [])])
