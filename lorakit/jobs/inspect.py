@@ -47,14 +47,14 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
     if path.is_dir() and (path / "model_index.json").is_file():
         return _model_folder(path)
     tensors, metadata = files.contents(path)
+    if not any("lora" in key for key in tensors):
+        foreign.check_keys(tensors.keys(), path)
     model = checkpoints.describe(tensors, metadata)
     adapter = files.named(decode(tensors, metadata, str(path)), path.stem) if model is None else Adapter({}, metadata)
     hashed = path.is_file() and not pickles.is_pickle(path)
     with ThreadPoolExecutor(1) as pool:
         # A checkpoint of gigabytes is read whole only on demand.
         digest = pool.submit(safetensors.data_hash, path) if hashed and (verify or model is None) else None
-        if model is None and not adapter.modules and not adapter.embeddings:
-            foreign.check_keys(tensors.keys(), path)
         found = _checkpoint(model, metadata) if model is not None else _adapter(adapter)
         value = digest.result() if digest else None
     recorded = next((metadata[key].removeprefix("0x") for key in _HASHES if key in metadata), None)
