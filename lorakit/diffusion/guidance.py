@@ -1,7 +1,5 @@
 """Classifier-free guidance: what the model says with the prompt, made more of."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -21,6 +19,6 @@ def guided(without: Tensor, given: Tensor, guidance: float, rescale: float = 0.0
 def embedded(guidance: float, width: int) -> Tensor:
     """The guidance as a UNet is told it that was distilled with it, [1, width], float32. Luo et al., 2023; as diffusers does."""
     half = width // 2
-    rates = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / max(1, half - 1)))
-    angles = 1000 * (guidance - 1) * rates
+    rates = torch.exp(torch.arange(half, dtype=torch.float32) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
+    angles = torch.tensor(guidance - 1) * 1000.0 * rates
     return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))[None]

@@ -59,7 +59,9 @@ def other_layout(
         plan[""] = {key: _assembled(of, names) for key, of in by_key.items()}
         homeless = sorted(set(arrays) - {rule.ours for rule in rules})
         if of_unet := [name for name in homeless if name.startswith("unet.")]:
-            raise InputError(f"{base.path} cannot be written as one file: the layout has no place for {some(of_unet, 3)}")
+            raise InputError(
+                f"{base.path} cannot be written as one file: the layout has no place for {some(of_unet, 3)}"
+            )
         lost += homeless
     lost = [key for key in lost if not key.endswith("position_ids") and not marks.is_mark(key)]
     result["left_out"] = lost

@@ -67,7 +67,9 @@ def test_what_has_no_meaning_is_refused(model, wanted, says):
 
 
 @pytest.mark.parametrize("wanted", [{}, {"prediction": "epsilon"}, {"prediction": "flow"}])
-@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "MyScheduler", "CosineDPMSolverMultistepScheduler"])
+@pytest.mark.parametrize(
+    "name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "MyScheduler", "CosineDPMSolverMultistepScheduler"]
+)
 def test_a_class_of_another_process_is_refused_with_its_pipeline_whatever_the_user_says(name, wanted):
     with pytest.raises(InputError, match=f"m: its scheduler is {name}, of SomePipeline"):
         said.settled({"_class_name": name, **BETAS}, "there", Overrides(**wanted), "m", "SomePipeline", print)

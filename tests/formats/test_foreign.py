@@ -47,7 +47,9 @@ def test_a_folder_is_named_as_what_it_is(tmp_path, name, program):
 @pytest.mark.parametrize("key", KEYS)
 def test_a_file_is_named_as_what_it_is(tmp_path, key, program):
     save_file({key: torch.zeros(2, 2), "other.weight": torch.zeros(2)}, tmp_path / "m.safetensors")
-    with pytest.raises(InputError, match=f"m.safetensors is .*{KEYS[key]}.*; lorakit works with Stable Diffusion 1, 2 and XL"):
+    with pytest.raises(
+        InputError, match=f"m.safetensors is .*{KEYS[key]}.*; lorakit works with Stable Diffusion 1, 2 and XL"
+    ):
         open_model(tmp_path / "m.safetensors")
     if "double_blocks" in key:
         for words in (["inspect", "m.safetensors"], ["sample", "a cat", "-m", "m.safetensors"]):
@@ -59,7 +61,12 @@ def test_stable_diffusion_is_not_foreign(tmp_path):
         keys = load_file(single(tmp_path / family, family)).keys()
         foreign.check_keys(keys, "m")
         foreign.check_kindred(keys, "m")
-    for name in ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusionInpaintPipeline", "LatentConsistencyModelPipeline"):
+    for name in (
+        "StableDiffusionPipeline",
+        "StableDiffusionXLPipeline",
+        "StableDiffusionInpaintPipeline",
+        "LatentConsistencyModelPipeline",
+    ):
         assert foreign.of_pipeline(name) == ""
 
 
@@ -103,7 +110,10 @@ def test_the_refiner_is_named_in_both_layouts(tmp_path):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"edm_mean": torch.zeros(4), "edm_std": torch.ones(4)}, "EDMDPMSolverMultistepScheduler, of StableDiffusionXLPipeline"),
+        (
+            {"edm_mean": torch.zeros(4), "edm_std": torch.ones(4)},
+            "EDMDPMSolverMultistepScheduler, of StableDiffusionXLPipeline",
+        ),
         ({"edm_vpred__sigma_max": torch.tensor(120.0)}, "EDMEulerScheduler"),
         ({"depth_model__a": torch.zeros(1)}, "is a depth-to-image model"),
         ({"embedder__model__ln_final__weight": torch.zeros(1)}, "is Stable unCLIP"),

@@ -76,7 +76,9 @@ def test_a_damaged_note_of_lorakits_own_is_told():
 def test_marks_of_any_kind_are_read_from_both_kinds_of_file(tmp_path, dtype, shape):
     from safetensors.torch import load_file
 
-    file = marked(single(tmp_path, "sd1"), v_pred=torch.zeros(shape, dtype=dtype), ztsnr=torch.zeros(shape, dtype=dtype))
+    file = marked(
+        single(tmp_path, "sd1"), v_pred=torch.zeros(shape, dtype=dtype), ztsnr=torch.zeros(shape, dtype=dtype)
+    )
     torch.save({"state_dict": load_file(file), "global_step": 7, "epoch": 1}, tmp_path / "one.ckpt")
     torch.save(load_file(file), tmp_path / "bare.ckpt")
     for path in (file, tmp_path / "one.ckpt", tmp_path / "bare.ckpt"):
