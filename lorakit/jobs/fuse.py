@@ -11,6 +11,7 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Stored, finite
+from lorakit.data.naming import spelled
 from lorakit.deltas._base import Delta
 from lorakit.deltas.full import Full
 from lorakit.diffusion.said import NOTHING, Overrides
@@ -35,6 +36,7 @@ from lorakit.jobs.fuse_tokens import (
 from lorakit.jobs.fuse_weights import Rounding, Sums, changed, flat, typed
 
 Note = Callable[[str], None]
+NOTES = "lorakit.json"  # what a model folder says of how it was made
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -51,6 +53,7 @@ def fuse(
     dtype      "float32", "float16", "bfloat16" for all weights; None keeps each one's own
     tokenizer  a folder with a tokenizer's files, for a folder made from a single file
     wanted     what the user says of the model's process in place of what it says itself
+    metadata   of a single file; in a folder it stands in a file of its own
     scheduler  the scheduler's config of the result, where it is known; else it is what the model says
     raises     InputError for modules that are not in the model or do not fit it; NumericError for NaN, infinity and
                what overflows `dtype`; UnavailableError for a tokenizer that is not to be had. Nothing is written then.
@@ -93,7 +96,8 @@ def fuse(
         note(f"{result['layers']} modules of {model} would be changed and written to {output}")
         return result | sums.report()
     if to_folder:
-        _write_folder(base, output, ready, untouched, same, vocabulary, process.configs, tokenizers, note)
+        configs = {**process.configs, **({NOTES: spelled(metadata)} if metadata else {})}
+        _write_folder(base, output, ready, untouched, same, vocabulary, configs, tokenizers, note)
     else:
         own = {key: text for key, text in adapter.metadata.items() if key not in marks.TEXTS}
         notes = {**base.metadata, **own, **(metadata or {})} if base.layout != FOLDER else metadata or {}

@@ -71,8 +71,7 @@ def test_a_damaged_note_of_lorakits_own_is_told():
             marks.read((), {marks.OWN: text}, "m")
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(0,), (), (1,)])
+@pytest.mark.parametrize(("dtype", "shape"), [(torch.float16, (0,)), (torch.float32, ()), (torch.bfloat16, (1,))])
 def test_marks_of_any_kind_are_read_from_both_kinds_of_file(tmp_path, dtype, shape):
     from safetensors.torch import load_file
 
@@ -108,3 +107,9 @@ def test_marks_that_are_written_are_read_as_the_same():
     assert [*tensors] == ["v_pred", "ztsnr"] and texts[marks.KIND] == "v"
     assert texts[marks.ARCHITECTURE] == "stable-diffusion-v2-768-v"
     assert marks.written(PLAIN, {}, plain, {}) == ({}, {marks.KIND: "epsilon"})
+
+
+def test_an_adapter_for_sd2_is_of_the_architecture_of_its_prediction():
+    for name, architecture in (("v", "stable-diffusion-v2-768-v/lora"), ("epsilon", "stable-diffusion-v2-512/lora")):
+        assert marks.of_training(PROCESSES[name], "sd2")[marks.ARCHITECTURE] == architecture
+        assert marks.ARCHITECTURE not in marks.of_training(PROCESSES[name], "sdxl")

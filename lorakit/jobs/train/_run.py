@@ -310,6 +310,9 @@ class Run:
                     self.trained.idle(), self.trained.unmoved(),
                 )  # fmt: skip
             else:
-                _write.write_model(life.output, result, self.components, life.save_dtype, self.notes, self.talk.note)
+                words = None if self.config.tokenizer is None else Path(self.config.tokenizer)
+                _write.write_model(
+                    life.output, result, self.components, life.save_dtype, self.notes, self.talk.note, words
+                )
         best = life.run_folder / "best.safetensors"
         return [life.output, best] if self.state.best and best.is_file() else [life.output]

@@ -104,7 +104,7 @@ def wrong_in(file: Path, adapter: Adapter, tolerance: float) -> list[str]:
 
 def write_model(
     output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
-    note: Callable[[str], None],
+    note: Callable[[str], None], tokenizer: Path | None = None,
 ) -> None:  # fmt: skip
     """The whole model with the trained parts in it, all else as it is: a diffusers folder, or one file. Read back:
     LorakitError where a weight is missing or another than was trained."""
@@ -113,7 +113,7 @@ def write_model(
     if TRAINED_MODEL.is_folder(output) and components.folder.is_dir():
         _write_folder(output, changed, components, dtype, notes, note)
     else:
-        _write_other(output, changed, components, dtype, notes, note)
+        _write_other(output, changed, components, dtype, notes, note, tokenizer)
     found = open_model(str(output), folder_of).arrays
     wrong = sorted(name for name, x in changed.items() if not _written(x, found.get(canonical(name)), dtype))
     if wrong:
@@ -151,7 +151,7 @@ def _write_folder(
 
 def _write_other(
     output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
-    note: Callable[[str], None],
+    note: Callable[[str], None], tokenizer: Path | None,
 ) -> None:  # fmt: skip
     """By the way of a merge into a model: what each parameter has gained is added to it."""
     base = open_model(str(components.folder), folder_of)
@@ -173,5 +173,6 @@ def _write_other(
         force=True,
         metadata=notes,
         scheduler=components.scheduler_config,
+        tokenizer=tokenizer,
         note=note,
     )
