@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Annotated, Any, get_args, get_type_hints
 
 from lorakit import effects
+from lorakit.diffusion.said import Overrides
 from lorakit.effects import Only
 from lorakit.errors import UsageError
 from lorakit.patterns import Pattern
@@ -45,6 +46,12 @@ class TrainConfig:
         str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file.", Recorded.NAME
     ] = "tiny"
     tokenizer: Annotated[str | None, "Folder of the tokenizer of a single-file model.", effects.ONE_FILE] = None
+
+    prediction_type: Annotated[
+        str | None, "epsilon, v_prediction, sample or flow, whatever the model says of itself.", Recorded.ANY
+    ] = None
+    zero_snr: Annotated[bool | None, "Whether the model's noise ends in zero terminal SNR, whatever it says."] = None
+    shift: Annotated[float | None, "Of a rectified flow, whatever the model says."] = None
 
     instance_prompt: Annotated[str | None, "One prompt for all pictures, instead of their captions.", Recorded.ANY] = (
         None
@@ -182,7 +189,6 @@ class TrainConfig:
     min_snr: Annotated[float, "Cap of the loss weights (min-SNR); 0 turns it off."] = 5.0
     debiased: Annotated[bool, "Debiased loss weights, instead of min-SNR."] = False
     v_like: Annotated[bool, "Loss weights as of a model that predicts v, instead of min-SNR."] = False
-    zero_snr: Annotated[bool, "Noise schedule rescaled to zero terminal SNR."] = False
     loss: Annotated[str, "l2, huber or smooth-l1.", Recorded.ANY] = "l2"
     huber: Annotated[
         float,
@@ -201,7 +207,7 @@ class TrainConfig:
     seed: Annotated[int, "Same seed, same result."] = 0
 
     def __post_init__(self) -> None:
-        wrong = [*self._ranges(), *self._choices(), *self._tokens(), *self._phases()]
+        wrong = [*self._ranges(), *self._choices(), *self._tokens(), *self._phases(), *self._of_model()]
         if wrong:
             raise UsageError("\n".join(wrong))
 
@@ -262,6 +268,13 @@ class TrainConfig:
             given = " and ".join(name for name, on in ways.items() if on)
             wrong.append(f"{given} are ways to weigh timesteps; choose one")
         return wrong
+
+    def _of_model(self) -> list[str]:
+        try:
+            _ = self.of_model
+        except UsageError as error:
+            return [str(error)]
+        return []
 
     def _tokens(self) -> list[str]:
         wrong = []
@@ -331,6 +344,11 @@ class TrainConfig:
     def suited(self) -> TrainConfig:
         """With every number that was left open filled in."""
         return replace(self, **{name: value for name, (value, _) in self._suited().items()})
+
+    @property
+    def of_model(self) -> Overrides:
+        """What is said of the model in place of what it says itself."""
+        return Overrides(self.prediction_type, self.zero_snr, self.shift)
 
     @property
     def total(self) -> int:

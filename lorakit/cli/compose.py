@@ -13,14 +13,19 @@ from lorakit.cli.options import (
     Model,
     Output,
     PartWeights,
+    PredictionType,
     Region,
     Schedule,
     Seed,
+    Shift,
     Switch,
+    ZeroSnr,
     check_text,
     one_of,
 )
 from lorakit.cli.output import emit, note, progress
+from lorakit.diffusion.said import Overrides
+from lorakit.errors import UsageError
 
 
 def compose(
@@ -52,6 +57,9 @@ def compose(
     learn_draws: Annotated[int, typer.Option(min=1, help="Noise levels of each picture.")] = 8,
     instance_prompt: Annotated[str | None, typer.Option(help="With --learn: of pictures without a caption.")] = None,
     model: Model = "tiny",
+    prediction_type: PredictionType = None,
+    zero_snr: ZeroSnr = None,
+    shift: Shift = None,
     seed: Seed = 0,
     device: str = "auto",
     dtype: str = "auto",
@@ -59,6 +67,11 @@ def compose(
     """Compose adapters over time, blocks and places, as a recipe that sample, merge and compose read."""
     check_text(words=words, instance_prompt=instance_prompt)
     one_of("--learn-per", learn_per, ("adapter", "block", "layer", "band"))
+    of_model = Overrides(prediction_type, zero_snr, shift)
+    if of_model and learn is None:
+        raise UsageError(
+            "--prediction-type, --zero-snr and --shift are of the model that weights are learnt with: add --learn DATA"
+        )
     from lorakit.io.endings import ADAPTER, PICTURE, RECIPE
     from lorakit.io.paths import check_adapters
 
@@ -93,6 +106,7 @@ def compose(
         model,
         device,
         dtype,
+        of_model,
     )
     with progress("learning") as tick:
         result = run(

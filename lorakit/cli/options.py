@@ -6,6 +6,7 @@ import typer
 
 from lorakit import bounds
 from lorakit.config import option
+from lorakit.diffusion.said import KINDS
 from lorakit.errors import UsageError
 
 Model = Annotated[
@@ -17,6 +18,14 @@ Model = Annotated[
         help="tiny (built in), sd15, sd21, sdxl, a hub id, a folder or a checkpoint file.",
     ),
 ]
+PredictionType = Annotated[
+    str | None, typer.Option(metavar="|".join(KINDS), help="What the model predicts, whatever it says of itself.")
+]
+ZeroSnr = Annotated[
+    bool | None,
+    typer.Option("--zero-snr/--no-zero-snr", help="Whether its noise ends in zero terminal SNR, whatever it says."),
+]
+Shift = Annotated[float | None, typer.Option(help="Of a rectified flow, whatever the model says.")]
 Tokenizer = Annotated[str | None, typer.Option(metavar="FOLDER", help="Tokenizer of a single-file model.")]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Where to write.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]

@@ -7,8 +7,19 @@ import typer
 
 from lorakit.bounds import check_drawing, check_prompt
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Model, Seed, Tokenizer, check_text, one_of, size_of
+from lorakit.cli.options import (
+    Model,
+    PredictionType,
+    Seed,
+    Shift,
+    Tokenizer,
+    ZeroSnr,
+    check_text,
+    one_of,
+    size_of,
+)
 from lorakit.cli.output import emit, note, progress
+from lorakit.diffusion.said import Overrides
 from lorakit.errors import UsageError
 from lorakit.schedulers import SCHEDULERS
 
@@ -38,6 +49,9 @@ def prior_gen(
     class_word: Annotated[str, typer.Option(help="The word that takes the token's place.")] = "",
     model: Model = "tiny",
     tokenizer: Tokenizer = None,
+    prediction_type: PredictionType = None,
+    zero_snr: ZeroSnr = None,
+    shift: Shift = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many; missing ones are made.")] = 100,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance.")] = 4.0,
@@ -53,7 +67,7 @@ def prior_gen(
     check_text(token=token, class_word=class_word)
     one_of("--scheduler", scheduler, tuple(SCHEDULERS))
     check_drawing({"count": count, "seed": seed, "steps": steps, "guidance": guidance})
-    asked = size_of(size)
+    asked, of_model = size_of(size), Overrides(prediction_type, zero_snr, shift)
     wanted = [prompt]
     if out is None and (from_ is not None or prompts):
         out, wanted = prompt, []
@@ -82,9 +96,11 @@ def prior_gen(
         wanted += job.class_prompts(Path(from_), token, class_word, say)
         say(f"{len(wanted)} prompts: {', '.join(wanted[:3])}{' ...' if len(wanted) > 3 else ''}")
     wanted = _checked(wanted)
-    request = sample.Request(wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size)
+    request = sample.Request(
+        wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size
+    ).of_model(of_model)
     words = None if tokenizer is None else Path(tokenizer)
-    components = sample.load_model(model, turn.device(device), dtype, say, words)
+    components = sample.load_model(model, turn.device(device), dtype, say, words, of_model)
     with progress("drawing" if turn.main else "") as tick:
         result = job.run(
             request, Path(out), components, force=manner.force, dry_run=manner.dry_run,

@@ -17,11 +17,14 @@ from lorakit.cli.options import (
     Model,
     Output,
     PartWeights,
+    PredictionType,
     Region,
     Schedule,
     Seed,
+    Shift,
     Switch,
     Tokenizer,
+    ZeroSnr,
     one_of,
     size_of,
 )
@@ -48,6 +51,9 @@ def sample(
     output: Output = "./samples",
     model: Model = "tiny",
     tokenizer: Tokenizer = None,
+    prediction_type: PredictionType = None,
+    zero_snr: ZeroSnr = None,
+    shift: Shift = None,
     prompts: Annotated[
         str | None, typer.Option(metavar="FILE", help="Prompts, one a line, with options of their own; - is stdin.")
     ] = None,
@@ -132,7 +138,7 @@ def sample(
     request = Request(
         [given or ""], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, guidance_schedule,
         guidance_until, guidance_rescale, plain_prompts, cut_prompts, clip_skip, _path(image),
-        _strength(strength, image, mask), _path(mask), hires, hires_strength, dtype, vae_tiling,
+        _strength(strength, image, mask), _path(mask), hires, hires_strength, dtype, vae_tiling, prediction_type, zero_snr, shift,
     )  # fmt: skip
     found = read_axes(axes)
     from lorakit.jobs.composed import Changes

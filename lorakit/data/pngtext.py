@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from lorakit.bounds import DRAWING, check_prompt, check_size
+from lorakit.bounds import DRAWING, Bound, check_prompt, check_size
 from lorakit.composition.curve import read as read_curve
 from lorakit.data.images import BadPicture, stored
 from lorakit.data.naming import spelled
+from lorakit.diffusion.said import KINDS
 from lorakit.errors import InputError, some
 from lorakit.io.paths import check_local, file_named
 from lorakit.io.plain import json_object
@@ -222,5 +223,5 @@ _SETTINGS: dict[str, Callable[[Any], Any]] = {
     "prompt": check_prompt, "negative": check_prompt, "model": _text, "recipe": _text, "size": check_size,
     "scheduler": _one_of(*SCHEDULERS), "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
     "guidance_schedule": _curve, "plain": _yes_or_no, "cut": _yes_or_no, "tiling": _yes_or_no,
-    "image": _path, "mask": _path,
+    "image": _path, "mask": _path, "prediction_type": _one_of(*KINDS), "zero_snr": _yes_or_no, "shift": Bound(float, 1e-6, 1e6).check,
 }  # fmt: skip

@@ -297,7 +297,7 @@ def prior_set(
 ) -> Path:  # fmt: skip
     """The folder of these class pictures in the cache, filled where it lacks some; for `train --mode dreambooth`.
 
-    Its name is made of all that a picture depends on but its number: model weights, the prompts and the negative prompt
+    Its name is made of all that a picture depends on but its number: model weights and scheduler, the prompts and the negative prompt
     with what the tokenizers make of them, steps, guidance, scheduler, size, seed, dtype and kind of device. A larger
     count goes on where a smaller one ended; who asks for the same set at the same time waits.
 
@@ -307,7 +307,7 @@ def prior_set(
     key: dict[str, Any] = {
         "weights": base or base_hash(components.folder), "prompts": list(request.prompts), "how": dataclasses.asdict(how),
         "negative": request.negative, "seed": request.seed, "dtype": str(components.dtype),
-        "device": components.device.type,
+        "device": components.device.type, "process": components.scheduler_config,
         "ids": [one([*request.prompts, request.negative]).input_ids for one in components.tokenizers.values()],
     }  # fmt: skip
     del key["how"]["batch_size"]

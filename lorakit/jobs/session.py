@@ -16,6 +16,7 @@ from torch import Tensor
 from lorakit import __version__
 from lorakit.bounds import MOST_SIDE
 from lorakit.composition import Composition, effective
+from lorakit.diffusion.said import NOTHING, Overrides
 from lorakit.errors import InputError, UsageError, shorten, some
 from lorakit.formats import recipes
 from lorakit.io.files import sha256_of
@@ -31,12 +32,18 @@ Note = Callable[[str], None]
 _SHOWN = 80  # letters of a prompt or a trigger word in a note
 
 
-def load_model(name: str, device: str, dtype: str, note: Note, tokenizer: Path | None = None) -> Components:
-    """The base model on the chosen device; the built-in one is said."""
+def load_model(
+    name: str, device: str, dtype: str, note: Note, tokenizer: Path | None = None, wanted: Overrides = NOTHING
+) -> Components:
+    """The base model on the chosen device, with what the user says of it; what it is is noted."""
     if name == "tiny":
         note("using the built-in model 'tiny' (64x64 emoji); choose another with --model")
     where = pick_device(device)
-    components = load(name, where, pick_dtype(dtype, where), tokenizer=tokenizer, note=note)
+    components = load(name, where, pick_dtype(dtype, where), tokenizer=tokenizer, wanted=wanted, note=note)
+    if components.guidance_width is not None:
+        note(
+            f"{name} is distilled: its UNet is told the guidance, and asks no negative prompt; training tells it 1, that is none"
+        )
     if is_small(components):
         torch.set_num_threads(1)  # `each` uses the cores; operators this short only wait for one another
     return components
@@ -47,6 +54,10 @@ def drawing(components: Components, request: Request) -> Drawing:
     size = request.size or (components.size, components.size)
     if size[0] % components.multiple or size[1] % components.multiple or min(size) < components.multiple:
         raise UsageError(f"--size {size[0]}x{size[1]}: sides must be multiples of {components.multiple} for this model")
+    idle = {"--negative": request.negative, "--guidance-rescale": request.rescale}
+    if components.guidance_width is not None and any(idle.values()):
+        named = " and ".join(option for option, value in idle.items() if value)
+        raise UsageError(f"{named}: this model is told the guidance and asks no negative prompt; leave it out")
     if request.hires * max(size) > MOST_SIDE:
         raise UsageError(
             f"--hires {request.hires:g} of {size[0]}x{size[1]}: at most {MOST_SIDE} pixels a side are drawn"
@@ -73,7 +84,7 @@ def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: l
 
 _OPTIONAL = (
     "guidance_schedule", "guidance_until", "rescale", "plain", "cut", "clip_skip", "image", "strength", "mask", "hires",
-    "hires_strength", "dtype", "tiling",
+    "hires_strength", "dtype", "tiling", "prediction_type", "zero_snr", "shift",
 )  # fmt: skip
 _PLAIN = Request([], 1, 0, "", "", None, 1, 1.0, "", 1)
 

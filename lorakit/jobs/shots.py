@@ -15,6 +15,7 @@ from lorakit.composition.curve import Curve
 from lorakit.composition.curve import read as read_curve
 from lorakit.composition.module_weights import number
 from lorakit.data.naming import is_text, shown
+from lorakit.diffusion.said import Overrides
 from lorakit.errors import InputError, UsageError
 from lorakit.io.files import kind_of
 from lorakit.io.paths import check_local
@@ -34,6 +35,7 @@ class Request:
     image, strength, mask                a picture to start from, and what of it is drawn anew (white)
     hires, hires_strength                drawn so many times larger from the first drawing, with this strength
     dtype, tiling                        what the model calculates in; its autoencoder works on tiles
+    prediction_type, zero_snr, shift     what the user says of the model in place of what it says itself
     acting                               weights and schedules of adapters, by `NAME.weight` and so on, of these prompts alone
     """
 
@@ -60,12 +62,23 @@ class Request:
     hires_strength: float = 0.5
     dtype: str = "auto"
     tiling: bool = False
+    prediction_type: str | None = None
+    zero_snr: bool | None = None
+    shift: float | None = None
     acting: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for text in (*self.prompts, self.negative):
             if not is_text(text):
                 raise UsageError(f"the prompt '{shown(text[:60])}' is not UTF-8 text")
+
+    @property
+    def wanted(self) -> Overrides:
+        return Overrides(self.prediction_type, self.zero_snr, self.shift)
+
+    def of_model(self, wanted: Overrides) -> Request:
+        """The same of a model of which this is said."""
+        return replace(self, prediction_type=wanted.prediction, zero_snr=wanted.zero_snr, shift=wanted.shift)
 
     def curve(self) -> Curve | None:
         if self.guidance_schedule is None:

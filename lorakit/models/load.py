@@ -13,8 +13,9 @@ from torch import nn
 
 from lorakit.arrays import Stored
 from lorakit.diffusion.process import Process
+from lorakit.diffusion.said import NOTHING, SCHEDULER, Overrides
 from lorakit.errors import InputError, some
-from lorakit.formats.layouts import open_model
+from lorakit.formats.layouts import Model, open_model
 from lorakit.io.files import check_plain, utf8_path
 from lorakit.models.claims import check_config
 from lorakit.models.config import Described, described, tokenizer_folder
@@ -78,6 +79,12 @@ class Components:
         return bool(self.unet.config.in_channels == 2 * self.latent_channels + 1)
 
     @property
+    def guidance_width(self) -> int | None:
+        """How many numbers of the guidance a UNet is told that was distilled to need no negative prompt (LCM); None of others."""
+        found: int | None = self.unet.config.time_cond_proj_dim
+        return found
+
+    @property
     def sized(self) -> bool:
         """Whether the UNet is told the picture's sizes and the pooled text (SDXL)."""
         return self.unet.config.addition_embed_type == "text_time"
@@ -116,26 +123,30 @@ def quiet_libraries() -> None:
 
 def load(
     name: str, device: torch.device, dtype: torch.dtype, *, tokenizer: Path | None = None,
-    note: Callable[[str], None] = lambda text: None,
+    wanted: Overrides = NOTHING, note: Callable[[str], None] = lambda text: None,
 ) -> Components:  # fmt: skip
     """All parts in `dtype` on `device`, in evaluation mode, without gradients; no pickle of it is executed.
 
     tokenizer   a folder with a tokenizer's files, for a single file, which has none
+    wanted      what the user says of the model in place of what it says itself
     """
-    about = described(name, note)
+    about = described(name, note, wanted)
     texts = {part: _tokenizer(about, part, tokenizer) for part in _TEXTS if f"{part}/config.json" in about.configs}
     model = open_model(about.place)
     quiet_libraries()
     arrays = model.arrays
     with faults_of_file(f"{about.place} is not a whole Stable Diffusion model"):
-        parts = {part: _part(part, about, arrays, device, dtype, note) for part in ("unet", "vae", *texts)}
+        parts = {
+            part: _part(part, about.place, about.configs, arrays, device, dtype, note)
+            for part in ("unet", "vae", *texts)
+        }
     for part, (words, _) in texts.items():
         # The pooled state stands where the text ends; old configs tell a number that is not that word's.
         inner = getattr(parts[part], "text_model", parts[part])
         inner.eos_token_id = words.eos_token_id
     return Components(
         name, about.place, parts["unet"], parts["vae"], parts["text_encoder"], texts["text_encoder"][0],
-        about.configs["scheduler/scheduler_config.json"], device, dtype, parts.get("text_encoder_2"),
+        about.configs[SCHEDULER], device, dtype, parts.get("text_encoder_2"),
         texts.get("text_encoder_2", (None, None))[0],
         bool(about.configs.get("model_index.json", {}).get("force_zeros_for_empty_prompt")) and "text_encoder_2" in texts,
     )  # fmt: skip
@@ -162,17 +173,17 @@ def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Pa
 
 
 def _part(
-    part: str, about: Described, arrays: Mapping[str, Stored], device: torch.device, dtype: torch.dtype,
-    note: Callable[[str], None],
+    part: str, place: Path, configs: Mapping[str, Any], arrays: Mapping[str, Stored], device: torch.device,
+    dtype: torch.dtype, note: Callable[[str], None],
 ) -> nn.Module:  # fmt: skip
     """One part of the model from its config and the file's tensors; nothing is allocated twice."""
-    config = about.configs[f"{part}/config.json"]
+    config = configs[f"{part}/config.json"]
     if part == "vae" and config.get("force_upcast") and dtype == torch.float16:
         dtype = torch.float32  # it overflows in float16
     begin = f"{part}."
     held = {name for name in arrays if name.startswith(begin)}
-    check_config(config, (arrays[name].shape for name in held), about.place / part / "config.json")
-    module = _empty(part, config, about.place / part / "config.json")
+    check_config(config, (arrays[name].shape for name in held), place / part / "config.json")
+    module = _empty(part, config, place / part / "config.json")
     tensors: dict[str, torch.Tensor] = {}
     missing = []
     for key, parameter in module.state_dict().items():
@@ -188,13 +199,20 @@ def _part(
     if missing:
         raise ValueError(f"it has no {some(missing, 3)}")
     if held:
-        note(f"{about.place}: {len(held)} tensors are no parameters of its {part}, first {min(held)}")
+        note(f"{place}: {len(held)} tensors are no parameters of its {part}, first {min(held)}")
     module.load_state_dict(tensors, assign=True)
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta:  # positions of a text encoder: no file holds them
             owner, _, last = name.rpartition(".")
             setattr(module.get_submodule(owner), last, torch.arange(buffer.shape[-1], device=device).expand(1, -1))
     return module.eval().requires_grad_(False)
+
+
+def unet_of(model: Model, configs: Mapping[str, Any]) -> Any:
+    """The UNet of a file alone, in float32 on the CPU."""
+    quiet_libraries()
+    with faults_of_file(f"{model.path} is not a whole Stable Diffusion model"):
+        return _part("unet", model.path, configs, model.arrays, torch.device("cpu"), torch.float32, lambda text: None)
 
 
 def part_with(part: str, config: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:

@@ -202,12 +202,12 @@ class _Answers:
 
     def _some(self, scaled: Tensor, t: Tensor, guidance: float, forwards: Sequence[Forward]) -> list[Tensor]:
         """The answers of forwards that go through together, each after guidance."""
-        two = guidance > 1
+        two = guidance > 1 and self.components.guidance_width is None
         times = len(forwards) * (2 if two else 1)
         inpaint = None if self.inpaint is None else torch.cat([self.inpaint] * times)
         with self._weighed(forwards):
             told = self._told(tuple(one.variant for one in forwards), two)
-            said = predict(self.components, torch.cat([scaled] * times), t, told, inpaint).float()
+            said = predict(self.components, torch.cat([scaled] * times), t, told, inpaint, guidance).float()
         if not two:
             return list(said.chunk(times))
         halves = said.chunk(times)

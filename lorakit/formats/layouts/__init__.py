@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lorakit.arrays import Array, Stored
 from lorakit.errors import InputError
+from lorakit.formats import foreign
 from lorakit.formats.layouts import folder, original
 from lorakit.formats.layouts._place import Place, Rule
 from lorakit.io import pickles, safetensors
@@ -27,7 +28,7 @@ class Model:
     layout     "diffusers folder", "single file", or "diffusers UNet" (a file with a UNet alone)
     files      path inside the folder ("unet/diffusion_pytorch_model.safetensors"; "" for a single file) to its tensors
     places     every parameter by our name ("unet.conv_in.weight") to where it lies
-    metadata   of a single file
+    metadata   of a single file; of a pickle the texts that stand beside its tensors
     """
 
     path: Path
@@ -57,6 +58,15 @@ class Model:
         return {name: place.array for name, place in self.places.items()}
 
     @property
+    def is_folder(self) -> bool:
+        return self.layout == FOLDER
+
+    @property
+    def tensors(self) -> Mapping[str, Array]:
+        """All tensors of a single file, by their keys there."""
+        return self.files[""]
+
+    @property
     def arrays(self) -> Mapping[str, Stored]:
         """Every parameter, the autoencoder's too."""
         return self._arrays
@@ -84,6 +94,7 @@ def open_model(name: str | Path, find: Callable[[str], Path] | None = None) -> M
 
 def _open_file(path: Path) -> Model:
     tensors, metadata = _read(path)
+    foreign.check_keys(tensors.keys(), path)
     if any(key.startswith(original.UNET) for key in tensors):
         layout, rules = SINGLE, original.found(tensors.keys())
     elif "conv_in.weight" in tensors and "conv_norm_out.weight" in tensors:
@@ -96,6 +107,7 @@ def _open_file(path: Path) -> Model:
 def _open_folder(path: Path) -> Model:
     if not path.is_dir():
         raise InputError(f"{path}: no such model folder or checkpoint")
+    foreign.check_index(path)
     files: dict[str, Mapping[str, Array]] = {}
     places: dict[str, Place] = {}
     for part, paths in folder.files(path).items():
@@ -109,10 +121,7 @@ def _open_folder(path: Path) -> Model:
 
 def _read(path: Path) -> tuple[Mapping[str, Array], dict[str, str]]:
     if pickles.is_pickle(path, "model"):
-        tree = pickles.read(path, "model")
-        while isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
-            tree = tree["state_dict"]
-        return pickles.flatten(tree)[0], {}
+        return pickles.state(pickles.read(path, "model"))
     file = safetensors.open_file(path, "model weights")
     return file, file.metadata
 

@@ -23,7 +23,7 @@ def draw(run: Run, step: int) -> None:
     life, components, adapter = run.life, run.components, run.adapter()
     request = sample.Request(
         list(life.preview_prompts), 1, run.config.seed, "", run.config.model, None, _STEPS, _GUIDANCE, _SCHEDULER, 8
-    )
+    ).of_model(run.config.of_model)
     with tempfile.TemporaryDirectory() as home, run.trained.bare():
         arguments = []
         if adapter is not None:

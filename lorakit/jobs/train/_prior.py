@@ -61,7 +61,7 @@ def class_pictures(
 def _request(config: TrainConfig) -> sample.Request:
     return sample.Request(
         [config.class_prompt or ""], config.prior_count, config.seed, "", config.model, None, 20, 4.0, "dpm++", 8
-    )
+    ).of_model(config.of_model)
 
 
 def _read(folder: Path, config: TrainConfig, talk: Talk) -> list[Example]:
