@@ -7,10 +7,9 @@ import typer
 
 from lorakit.bounds import check_drawing, check_prompt
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Model, Seed, Tokenizer, check_text, one_of, size_of
+from lorakit.cli.options import Model, Scheduler, Seed, Spacing, Tokenizer, check_sampling, check_text, size_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
-from lorakit.schedulers import SCHEDULERS
 
 
 def _checked(prompts: list[str]) -> list[str]:
@@ -42,7 +41,8 @@ def prior_gen(
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance.")] = 4.0,
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    scheduler: Annotated[str, typer.Option(metavar="|".join(SCHEDULERS), help="Sampling scheduler.")] = "dpm++",
+    scheduler: Scheduler = "dpm++",
+    spacing: Spacing = None,
     size: Annotated[str | None, typer.Option(metavar="N|WxH", help="Pixels; default, the model's own.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
     seed: Seed = 0,
@@ -51,7 +51,7 @@ def prior_gen(
 ) -> None:
     """Draw class pictures for prior preservation; picture i depends on seed+i alone."""
     check_text(token=token, class_word=class_word)
-    one_of("--scheduler", scheduler, tuple(SCHEDULERS))
+    check_sampling(scheduler, spacing)
     check_drawing({"count": count, "seed": seed, "steps": steps, "guidance": guidance})
     asked = size_of(size)
     wanted = [prompt]
@@ -82,7 +82,9 @@ def prior_gen(
         wanted += job.class_prompts(Path(from_), token, class_word, say)
         say(f"{len(wanted)} prompts: {', '.join(wanted[:3])}{' ...' if len(wanted) > 3 else ''}")
     wanted = _checked(wanted)
-    request = sample.Request(wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size)
+    request = sample.Request(
+        wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, spacing=spacing
+    )
     words = None if tokenizer is None else Path(tokenizer)
     components = sample.load_model(model, turn.device(device), dtype, say, words)
     with progress("drawing" if turn.main else "") as tick:

@@ -27,6 +27,7 @@ from lorakit.models.sample import Drawing
 from lorakit.runtime.locks import forget, held
 from lorakit.runtime.signals import telling
 from lorakit.runtime.world import World, place
+from lorakit.schedulers import USUAL
 
 Tick = Callable[[int, int], None]
 Note = Callable[[str], None]
@@ -311,6 +312,8 @@ def prior_set(
         "ids": [one([*request.prompts, request.negative]).input_ids for one in components.tokenizers.values()],
     }  # fmt: skip
     del key["how"]["batch_size"]
+    if how.spacing == USUAL:
+        del key["how"]["spacing"]  # as of the sets that were drawn before there were others
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
     home = cache or cache_folder(dry_run=dry_run) / "prior"
     folder = home / name

@@ -16,6 +16,7 @@ from torch import Tensor
 from lorakit import __version__
 from lorakit.bounds import MOST_SIDE
 from lorakit.composition import Composition, effective
+from lorakit.data import masks
 from lorakit.errors import InputError, UsageError, shorten, some
 from lorakit.formats import recipes
 from lorakit.io.files import sha256_of
@@ -24,8 +25,10 @@ from lorakit.jobs.shots import Request, Shot
 from lorakit.models.encode import latent_moments, to_tensor
 from lorakit.models.load import Components, is_small, load
 from lorakit.models.prompts import Reading, lost
-from lorakit.models.sample import Acting, Drawing, Picture, draw_pictures, steps_done
+from lorakit.models.sample import Acting, Drawing, Picture, draw_pictures, solver_of, steps_done
+from lorakit.models.solvers import named_spacing
 from lorakit.runtime.device import pick_device, pick_dtype
+from lorakit.schedulers import USUAL
 
 Note = Callable[[str], None]
 _SHOWN = 80  # letters of a prompt or a trigger word in a note
@@ -51,10 +54,18 @@ def drawing(components: Components, request: Request) -> Drawing:
         raise UsageError(
             f"--hires {request.hires:g} of {size[0]}x{size[1]}: at most {MOST_SIDE} pixels a side are drawn"
         )
-    return Drawing(
+    how = Drawing(
         size, request.steps, request.guidance, request.scheduler, request.batch_size, request.rescale, request.curve(),
         request.guidance_until, request.strength if request.image else 1.0,
+        spacing=named_spacing(components, request.scheduler, request.spacing),
     )  # fmt: skip
+    solver = solver_of(components, how)
+    if (done := len(solver.times) - solver.first(how.strength)) <= 1 and how.strength * request.steps < 1:
+        components.say(
+            f"--strength {how.strength:g} of {request.steps} steps is less than one step: "
+            + ("one is run" if done else "none is run, and the picture is what the autoencoder makes of it")
+        )
+    return how
 
 
 def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: list[dict[str, Any]]) -> dict[str, Any]:
@@ -64,6 +75,8 @@ def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: l
         "scheduler": how.scheduler, "size": list(how.size), "model": request.model, "loras": loras,
         "version": __version__,
     }  # fmt: skip
+    if how.spacing not in (None, USUAL):
+        found["spacing"] = how.spacing
     for name in _OPTIONAL:
         value = getattr(request, name)
         if value != getattr(_PLAIN, name):
@@ -182,7 +195,7 @@ class Session:
             yield self._pasted(request, picture)
 
     def _acts(self, composition: Composition, how: Drawing) -> Acting | None:
-        key = (id(composition), how.steps, how.scheduler, how.strength, how.size)
+        key = (id(composition), how.steps, how.scheduler, how.spacing, how.strength, how.size)
         if key not in self._acting:
             steps = steps_done(self.components, how)
             self._acting[key] = composition, self.ensemble.acting(composition, steps, how.size)
@@ -211,10 +224,15 @@ class Session:
             mask = masked = None
             if request.mask is not None:
                 factor = self.components.vae_factor
-                cover = torch.tensor(_mask(request.mask, size)).float() / 255
-                mask = torch.nn.functional.max_pool2d(cover[None, None], factor)[0]
+                cover = masks.either(torch.tensor(_mask(request.mask, size))[None])
+                mask = masks.for_latents(cover, factor)
+                if not mask.any():
+                    self.components.say(
+                        f"--mask {request.mask}: none of its white is where one of the latents stands, each {factor}x{factor} "
+                        "pixels, so that nothing is drawn anew"
+                    )
                 if self.components.inpaints:
-                    masked = latent_moments(self.components, x * (cover < 0.5))[0][0]
+                    masked = latent_moments(self.components, masks.hidden(x, cover))[0][0]
             elif self.components.inpaints:
                 raise UsageError("--image with an inpainting model needs a --mask of what is to be drawn")
             self._starts[key] = start, mask, masked

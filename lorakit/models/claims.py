@@ -21,6 +21,7 @@ _SCHEDULE = {
 _CHOICES = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "prediction_type": ("epsilon", "v_prediction", "sample"),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
 }
 _SIZES = ("_size", "_dim", "_channels", "_features", "_positions", "_embeddings", "_units", "_heads")
 _COUNTS = ("layers", "depth", "blocks")

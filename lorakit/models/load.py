@@ -31,6 +31,7 @@ class Components:
     zero_empty    SDXL's: the empty prompt is zeros
     vectors       learned tokens and how many vectors each has
     divided       its weights are spread over the processes of a run, which must ask it all together
+    note          where the user is told what was not to be foreseen
     """
 
     name: str
@@ -47,6 +48,14 @@ class Components:
     zero_empty: bool = False
     vectors: dict[str, int] = field(default_factory=dict)
     divided: bool = False
+    note: Callable[[str], None] = lambda text: None
+    _said: set[str] = field(default_factory=set)
+
+    def say(self, text: str) -> None:
+        """Tell the user, once."""
+        if text not in self._said:
+            self._said.add(text)
+            self.note(text)
 
     @property
     def text_encoders(self) -> dict[str, Any]:
@@ -138,6 +147,7 @@ def load(
         about.configs["scheduler/scheduler_config.json"], device, dtype, parts.get("text_encoder_2"),
         texts.get("text_encoder_2", (None, None))[0],
         bool(about.configs.get("model_index.json", {}).get("force_zeros_for_empty_prompt")) and "text_encoder_2" in texts,
+        note=note,
     )  # fmt: skip
 
 
