@@ -17,10 +17,12 @@ from lorakit.cli.options import (
     Schedule,
     Seed,
     Switch,
+    Vae,
     check_text,
     one_of,
 )
 from lorakit.cli.output import emit, note, progress
+from lorakit.errors import UsageError
 
 
 def compose(
@@ -52,12 +54,15 @@ def compose(
     learn_draws: Annotated[int, typer.Option(min=1, help="Noise levels of each picture.")] = 8,
     instance_prompt: Annotated[str | None, typer.Option(help="With --learn: of pictures without a caption.")] = None,
     model: Model = "tiny",
+    vae: Vae = None,
     seed: Seed = 0,
     device: str = "auto",
     dtype: str = "auto",
 ) -> None:
     """Compose adapters over time, blocks and places, as a recipe that sample, merge and compose read."""
     check_text(words=words, instance_prompt=instance_prompt)
+    if vae is not None and learn is None:
+        raise UsageError("--vae is for --learn, which encodes pictures")
     one_of("--learn-per", learn_per, ("adapter", "block", "layer", "band"))
     from lorakit.io.endings import ADAPTER, PICTURE, RECIPE
     from lorakit.io.paths import check_adapters
@@ -73,8 +78,10 @@ def compose(
     if learn is not None:
         from lorakit.io.files import existing_folder
         from lorakit.models.config import check_name
+        from lorakit.models.vae import check_vae
 
         check_name(model)
+        check_vae(vae)
         from lorakit.jobs.learn import Learning
 
         existing_folder(learn, "pictures to learn from")
@@ -93,6 +100,7 @@ def compose(
         model,
         device,
         dtype,
+        vae,
     )
     with progress("learning") as tick:
         result = run(

@@ -19,6 +19,10 @@ Model = Annotated[
     ),
 ]
 Tokenizer = Annotated[str | None, typer.Option(metavar="FOLDER", help="Tokenizer of a single-file model.")]
+Vae = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Another autoencoder than the model's: a hub id, a folder or a file."),
+]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Where to write.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the factors.")]

@@ -7,7 +7,7 @@ import typer
 
 from lorakit.bounds import check_drawing, check_prompt
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Model, Scheduler, Seed, Spacing, Tokenizer, check_sampling, check_text, size_of
+from lorakit.cli.options import Model, Scheduler, Seed, Spacing, Tokenizer, Vae, check_sampling, check_text, size_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 
@@ -37,6 +37,7 @@ def prior_gen(
     class_word: Annotated[str, typer.Option(help="The word that takes the token's place.")] = "",
     model: Model = "tiny",
     tokenizer: Tokenizer = None,
+    vae: Vae = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many; missing ones are made.")] = 100,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance.")] = 4.0,
@@ -69,8 +70,10 @@ def prior_gen(
         raise UsageError("--class-word needs --token: the word whose place it takes")
     from lorakit.io.endings import FOLDER
     from lorakit.models.config import check_name
+    from lorakit.models.vae import check_vae
 
     check_name(model)
+    check_vae(vae)
     FOLDER.check(Path(out))
     from lorakit.jobs import prior_gen as job
     from lorakit.jobs import sample
@@ -83,10 +86,21 @@ def prior_gen(
         say(f"{len(wanted)} prompts: {', '.join(wanted[:3])}{' ...' if len(wanted) > 3 else ''}")
     wanted = _checked(wanted)
     request = sample.Request(
-        wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, spacing=spacing
+        wanted,
+        count,
+        seed,
+        negative,
+        model,
+        asked,
+        steps,
+        guidance,
+        scheduler,
+        batch_size,
+        spacing=spacing,
+        vae=vae,
     )
     words = None if tokenizer is None else Path(tokenizer)
-    components = sample.load_model(model, turn.device(device), dtype, say, words)
+    components = sample.load_model(model, turn.device(device), dtype, say, words, vae)
     with progress("drawing" if turn.main else "") as tick:
         result = job.run(
             request, Path(out), components, force=manner.force, dry_run=manner.dry_run,

@@ -24,6 +24,7 @@ from lorakit.cli.options import (
     Spacing,
     Switch,
     Tokenizer,
+    Vae,
     check_sampling,
     size_of,
 )
@@ -49,6 +50,7 @@ def sample(
     output: Output = "./samples",
     model: Model = "tiny",
     tokenizer: Tokenizer = None,
+    vae: Vae = None,
     prompts: Annotated[
         str | None, typer.Option(metavar="FILE", help="Prompts, one a line, with options of their own; - is stdin.")
     ] = None,
@@ -129,12 +131,15 @@ def sample(
 
     PICTURES.check(Path(output))
     check_adapters(loras)
+    from lorakit.models.vae import check_vae
+
     check_name(model)
+    check_vae(vae)
     lines = read_prompts(prompts) if prompts not in (None, "-") else []
     request = Request(
         [given or ""], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, guidance_schedule,
         guidance_until, guidance_rescale, plain_prompts, cut_prompts, clip_skip, _path(image),
-        _strength(strength, image, mask), _path(mask), hires, hires_strength, dtype, vae_tiling, spacing,
+        _strength(strength, image, mask), _path(mask), hires, hires_strength, dtype, vae_tiling, spacing, vae,
     )  # fmt: skip
     found = read_axes(axes)
     from lorakit.jobs.composed import Changes
@@ -217,6 +222,11 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
         model = values["model"]
         raise UsageError(
             f"--from {source} was drawn with the model {model!r}, which is not taken from a picture; say --model {model} "
+            "if you trust it, or another"
+        )
+    if other := values.get("vae"):
+        raise UsageError(
+            f"--from {source} was drawn with the autoencoder {other!r}, which is not taken from a picture; say --vae {other} "
             "if you trust it, or another"
         )
     request = replace(request, prompts=[found.settings["prompt"]], **values)

@@ -56,6 +56,7 @@ def parameters(settings: Mapping[str, Any]) -> str:
         "Seed": settings["seed"],
         "Size": f"{width}x{height}",
         "Model": settings["model"],
+        **({"VAE": settings["vae"]} if settings.get("vae") else {}),
     }
     if settings.get("clip_skip", 1) > 1:
         fields["Clip skip"] = settings["clip_skip"]
@@ -100,7 +101,7 @@ def from_parameters(text: str) -> dict[str, Any]:
         found["size"] = [int(match[1]), int(match[2])]
     sampling, left = _sampling(fields.get("Sampler", ""), fields.get("Schedule type", ""))
     found |= sampling
-    unread = ("Hires upscale", "Denoising strength", "Mask blur", "Variation seed")
+    unread = ("Hires upscale", "Denoising strength", "Mask blur", "Variation seed", "VAE")
     found["unread"] = [*(f"{key}: {fields[key]}" for key in unread if key in fields), *left]
     return found
 
@@ -236,7 +237,7 @@ _BESIDE = {"loras", "unread", "version"}
 # What is taken over from a picture's text, by the field of a request, and how it is checked.
 _SETTINGS: dict[str, Callable[[Any], Any]] = {
     **{name: bound.check for name, bound in DRAWING.items() if name != "count"},
-    "prompt": check_prompt, "negative": check_prompt, "model": _text, "recipe": _text, "size": check_size,
+    "prompt": check_prompt, "negative": check_prompt, "model": _text, "vae": _text, "recipe": _text, "size": check_size,
     "scheduler": _one_of(*SCHEDULERS), "spacing": _one_of(*SPACINGS), "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
     "guidance_schedule": _curve, "plain": _yes_or_no, "cut": _yes_or_no, "tiling": _yes_or_no,
     "image": _path, "mask": _path,

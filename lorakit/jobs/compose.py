@@ -38,6 +38,7 @@ class Wanted:
     model: str = "tiny"
     device: str = "auto"
     dtype: str = "auto"
+    vae: str | None = None
 
 
 def run(
@@ -130,7 +131,7 @@ def _learnt(
     from lorakit.jobs.session import load_model
 
     assert wanted.learn is not None
-    components = load_model(wanted.model, wanted.device, wanted.dtype, note)
+    components = load_model(wanted.model, wanted.device, wanted.dtype, note, vae=wanted.vae)
     done = learn(
         components, composition, wanted.learn, replace(wanted.how, steps=0) if dry_run else wanted.how, tick, note
     )

@@ -34,12 +34,14 @@ Note = Callable[[str], None]
 _SHOWN = 80  # letters of a prompt or a trigger word in a note
 
 
-def load_model(name: str, device: str, dtype: str, note: Note, tokenizer: Path | None = None) -> Components:
+def load_model(
+    name: str, device: str, dtype: str, note: Note, tokenizer: Path | None = None, vae: str | None = None
+) -> Components:
     """The base model on the chosen device; the built-in one is said."""
     if name == "tiny":
         note("using the built-in model 'tiny' (64x64 emoji); choose another with --model")
     where = pick_device(device)
-    components = load(name, where, pick_dtype(dtype, where), tokenizer=tokenizer, note=note)
+    components = load(name, where, pick_dtype(dtype, where), tokenizer=tokenizer, vae=vae, note=note)
     if is_small(components):
         torch.set_num_threads(1)  # `each` uses the cores; operators this short only wait for one another
     return components
@@ -86,7 +88,7 @@ def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: l
 
 _OPTIONAL = (
     "guidance_schedule", "guidance_until", "rescale", "plain", "cut", "clip_skip", "image", "strength", "mask", "hires",
-    "hires_strength", "dtype", "tiling",
+    "hires_strength", "dtype", "tiling", "vae",
 )  # fmt: skip
 _PLAIN = Request([], 1, 0, "", "", None, 1, 1.0, "", 1)
 

@@ -35,6 +35,7 @@ class Request:
     hires, hires_strength                drawn so many times larger from the first drawing, with this strength
     dtype, tiling                        what the model calculates in; its autoencoder works on tiles
     spacing                              of the steps (lorakit/schedulers.py); None as the model says
+    vae                                  another autoencoder than the model's own
     acting                               weights and schedules of adapters, by `NAME.weight` and so on, of these prompts alone
     """
 
@@ -62,6 +63,7 @@ class Request:
     dtype: str = "auto"
     tiling: bool = False
     spacing: str | None = None
+    vae: str | None = None
     acting: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
