@@ -158,6 +158,6 @@ def _scheduler(kind: str, prediction: str) -> dict[str, Any]:
     return {
         "_class_name": "EulerDiscreteScheduler" if kind.startswith("sdxl") else "DDIMScheduler",
         "_diffusers_version": VERSION, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-        "num_train_timesteps": 1000, "steps_offset": 1, "prediction_type": prediction, "set_alpha_to_one": False,
-        **({"timestep_spacing": "leading"} if kind.startswith("sdxl") else {"clip_sample": False}),
+        "num_train_timesteps": 1000, "steps_offset": 1, "prediction_type": prediction, "timestep_spacing": "leading",
+        "set_alpha_to_one": False, **({} if kind.startswith("sdxl") else {"clip_sample": False}),
     }  # fmt: skip
