@@ -47,6 +47,7 @@ class TrainConfig:
     ] = "tiny"
     tokenizer: Annotated[str | None, "Folder of the tokenizer of a single-file model.", effects.ONE_FILE] = None
 
+    vae: Annotated[str | None, "Another autoencoder than the model's: a hub id, a folder or a file."] = None
     prediction_type: Annotated[
         str | None, "epsilon, v_prediction, sample or flow, whatever the model says of itself.", Recorded.ANY
     ] = None
@@ -192,7 +193,8 @@ class TrainConfig:
     loss: Annotated[str, "l2, huber or smooth-l1.", Recorded.ANY] = "l2"
     huber: Annotated[
         float,
-        "Where huber and smooth-l1 turn linear.",
+        "Where huber and smooth-l1 turn linear at the last timestep; at t of T it is HUBER^(t/(T-1)), 1 at the first. "
+        "sd-scripts' exponential schedule has HUBER^(t/T).",
         effects.HUBER,
     ] = 0.1
     noise_offset: Annotated[float, "Spread of an offset to each channel's noise."] = 0.0

@@ -19,6 +19,7 @@ from lorakit.cli.options import (
     Seed,
     Shift,
     Switch,
+    Vae,
     ZeroSnr,
     check_text,
     one_of,
@@ -60,12 +61,15 @@ def compose(
     prediction_type: PredictionType = None,
     zero_snr: ZeroSnr = None,
     shift: Shift = None,
+    vae: Vae = None,
     seed: Seed = 0,
     device: str = "auto",
     dtype: str = "auto",
 ) -> None:
     """Compose adapters over time, blocks and places, as a recipe that sample, merge and compose read."""
     check_text(words=words, instance_prompt=instance_prompt)
+    if vae is not None and learn is None:
+        raise UsageError("--vae is for --learn, which encodes pictures")
     one_of("--learn-per", learn_per, ("adapter", "block", "layer", "band"))
     of_model = Overrides(prediction_type, zero_snr, shift)
     if of_model and learn is None:
@@ -86,8 +90,10 @@ def compose(
     if learn is not None:
         from lorakit.io.files import existing_folder
         from lorakit.models.config import check_name
+        from lorakit.models.vae import check_vae
 
         check_name(model)
+        check_vae(vae)
         from lorakit.jobs.learn import Learning
 
         existing_folder(learn, "pictures to learn from")
@@ -107,6 +113,7 @@ def compose(
         device,
         dtype,
         of_model,
+        vae,
     )
     with progress("learning") as tick:
         result = run(

@@ -100,8 +100,10 @@ def train(
     from lorakit.io.endings import FOLDER, of_mode
     from lorakit.io.files import check_target, existing_folder
     from lorakit.models.config import check_name
+    from lorakit.models.vae import check_vae
 
     check_name(config.model)
+    check_vae(config.vae)
     existing_folder(data, "training pictures")  # told before torch loads
     target = Path(output or _FILE.get(config.mode, "lora.safetensors"))
     looks_only = plan or show_targets or replay is not None
@@ -212,7 +214,7 @@ def _plain(value: Any) -> Any:
 
 _RUN = "lorakit.recorded_run"
 _LISTS = {field.name for field in fields(TrainConfig) if field.default_factory is not MISSING}
-_PATHS = {"model", "tokenizer", "prior_dir", "init_from"}
+_PATHS = {"model", "tokenizer", "vae", "prior_dir", "init_from"}
 _FILE = {"ti": "embedding.safetensors", "full": "model"}
 
 

@@ -96,7 +96,7 @@ class Alphas(Process):
     def finished(self, noisy: Tensor, answer: Tensor, told: Tensor) -> Tensor:
         if self.prediction == "sample":
             return answer
-        a = self.alphas[int(told.round().clamp(min=0))].to(noisy)
+        a = self.alphas[int(told.round().clamp(0, self.steps - 1))].to(noisy)
         if self.prediction == "v_prediction":
             return a.sqrt() * noisy - (1 - a).sqrt() * answer
         return (noisy - (1 - a).sqrt() * answer) / a.sqrt().clamp(min=1e-4)

@@ -41,6 +41,7 @@ class Wanted:
     device: str = "auto"
     dtype: str = "auto"
     of_model: Overrides = NOTHING
+    vae: str | None = None
 
 
 def run(
@@ -135,7 +136,7 @@ def _learnt(
     from lorakit.jobs.session import load_model
 
     assert wanted.learn is not None
-    components = load_model(wanted.model, wanted.device, wanted.dtype, note, None, wanted.of_model)
+    components = load_model(wanted.model, wanted.device, wanted.dtype, note, None, wanted.of_model, wanted.vae)
     done = learn(
         components, composition, wanted.learn, replace(wanted.how, steps=0) if dry_run else wanted.how, tick, note
     )

@@ -27,6 +27,8 @@ from lorakit.models.sample import Drawing
 from lorakit.runtime.locks import forget, held
 from lorakit.runtime.signals import telling
 from lorakit.runtime.world import World, place
+from lorakit.schedulers import USUAL
+from lorakit.training.fingerprint import weights_hash
 
 Tick = Callable[[int, int], None]
 Note = Callable[[str], None]
@@ -311,11 +313,16 @@ def prior_set(
         "ids": [one([*request.prompts, request.negative]).input_ids for one in components.tokenizers.values()],
     }  # fmt: skip
     del key["how"]["batch_size"]
+    if how.spacing == USUAL:
+        del key["how"]["spacing"]  # as of the sets that were drawn before there were others
+    if components.other_vae:
+        key["vae"] = weights_hash([components.vae], components.vae.config.scaling_factor)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
     home = cache or cache_folder(dry_run=dry_run) / "prior"
     folder = home / name
     # Pictures carry the model's name as it was called; in the cache the weights are the name.
-    request = dataclasses.replace(request, model=f"weights {key['weights'][:16]}")
+    other = f"weights {key['vae'][:16]}" if components.other_vae else None
+    request = dataclasses.replace(request, model=f"weights {key['weights'][:16]}", vae=other)
     with held(home, f".{name}.lock", wait=True, dry_run=dry_run):
         held_now, _ = Slots(request, how, folder).missing()
         if held_now:

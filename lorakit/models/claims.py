@@ -19,7 +19,10 @@ _SCHEDULE = {
     "num_train_timesteps": Bound(int, 1, _MOST_TIMESTEPS), "steps_offset": Bound(int, 0, 1000),
     "beta_start": Bound(float, 0, 1), "beta_end": Bound(float, 0, 1),
 }  # fmt: skip
-_CHOICES = {"beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2")}
+_CHOICES = {
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
+}
 _SIZES = ("_size", "_dim", "_channels", "_features", "_positions", "_embeddings", "_units", "_heads")
 _COUNTS = ("layers", "depth", "blocks")
 _MULTIPLIED = ("layers_per_block", "transformer_layers_per_block", "reverse_transformer_layers_per_block")

@@ -207,8 +207,7 @@ def tokenizer_folder(place: Path, kind: str | None, part: str, given: Path | Non
     if given is not None:
         if not given.is_dir():
             raise InputError(f"--tokenizer {given}: no such folder")
-        inner = given / name
-        found = inner if inner.is_dir() else given
+        found = next((inner for inner in (given / name, given / "tokenizer") if inner.is_dir()), given)
         if not (found / "vocab.json").is_file() and not (found / "tokenizer.json").is_file():
             raise InputError(f"--tokenizer {given}: there is no tokenizer in it (vocab.json and merges.txt)")
         return found

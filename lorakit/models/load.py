@@ -20,6 +20,7 @@ from lorakit.io.files import check_plain, utf8_path
 from lorakit.models.claims import check_config
 from lorakit.models.config import Described, described, tokenizer_folder
 from lorakit.models.processes import process_of
+from lorakit.models.vae import open_vae
 from lorakit.runtime.extras import faults_of_file
 from lorakit.targets import canonical
 
@@ -32,6 +33,8 @@ class Components:
     zero_empty    SDXL's: the empty prompt is zeros
     vectors       learned tokens and how many vectors each has
     divided       its weights are spread over the processes of a run, which must ask it all together
+    note          where the user is told what was not to be foreseen
+    other_vae     the autoencoder is not the model's own
     """
 
     name: str
@@ -48,6 +51,15 @@ class Components:
     zero_empty: bool = False
     vectors: dict[str, int] = field(default_factory=dict)
     divided: bool = False
+    note: Callable[[str], None] = lambda text: None
+    other_vae: bool = False
+    _said: set[str] = field(default_factory=set)
+
+    def say(self, text: str) -> None:
+        """Tell the user, once."""
+        if text not in self._said:
+            self._said.add(text)
+            self.note(text)
 
     @property
     def text_encoders(self) -> dict[str, Any]:
@@ -123,23 +135,26 @@ def quiet_libraries() -> None:
 
 def load(
     name: str, device: torch.device, dtype: torch.dtype, *, tokenizer: Path | None = None,
-    wanted: Overrides = NOTHING, note: Callable[[str], None] = lambda text: None,
+    wanted: Overrides = NOTHING, vae: str | None = None, note: Callable[[str], None] = lambda text: None,
 ) -> Components:  # fmt: skip
     """All parts in `dtype` on `device`, in evaluation mode, without gradients; no pickle of it is executed.
 
     tokenizer   a folder with a tokenizer's files, for a single file, which has none
     wanted      what the user says of the model in place of what it says itself
+    vae         another autoencoder in the place of the model's own: a hub id, a folder or a file
     """
     about = described(name, note, wanted)
-    texts = {part: _tokenizer(about, part, tokenizer) for part in _TEXTS if f"{part}/config.json" in about.configs}
+    texts = {
+        part: _tokenizer(about, part, tokenizer, note) for part in _TEXTS if f"{part}/config.json" in about.configs
+    }
     model = open_model(about.place)
     quiet_libraries()
     arrays = model.arrays
     with faults_of_file(f"{about.place} is not a whole Stable Diffusion model"):
-        parts = {
-            part: _part(part, about.place, about.configs, arrays, device, dtype, note)
-            for part in ("unet", "vae", *texts)
-        }
+        own = ("unet", *texts) if vae is not None else ("unet", "vae", *texts)
+        parts = {part: _part(part, about.place, about.configs, arrays, device, dtype, note) for part in own}
+    if vae is not None:
+        parts["vae"] = _vae(vae, about, device, dtype, note)
     for part, (words, _) in texts.items():
         # The pooled state stands where the text ends; old configs tell a number that is not that word's.
         inner = getattr(parts[part], "text_model", parts[part])
@@ -148,16 +163,37 @@ def load(
         name, about.place, parts["unet"], parts["vae"], parts["text_encoder"], texts["text_encoder"][0],
         about.configs[SCHEDULER], device, dtype, parts.get("text_encoder_2"),
         texts.get("text_encoder_2", (None, None))[0],
-        bool(about.configs.get("model_index.json", {}).get("force_zeros_for_empty_prompt")) and "text_encoder_2" in texts,
+        "text_encoder_2" in texts and _zero_empty(about, note), note=note, other_vae=vae is not None,
     )  # fmt: skip
 
 
+def _zero_empty(about: Described, note: Callable[[str], None]) -> bool:
+    """Whether SDXL's empty prompt is zeros; yes, as diffusers has it, where the model does not say."""
+    said = about.configs.get("model_index.json", {}).get("force_zeros_for_empty_prompt")
+    zero = True if said is None else bool(said)
+    how = "is zeros" if zero else "is encoded as any other"
+    note(f"an empty prompt {how}" + (", as model_index.json says" if said is not None else ""))
+    return zero
+
+
+def _vae(
+    name: str, about: Described, device: torch.device, dtype: torch.dtype, note: Callable[[str], None]
+) -> nn.Module:
+    place, config, arrays = open_vae(name, about.configs["vae/config.json"], note)
+    with faults_of_file(f"--vae {place} is not a whole autoencoder"):
+        own = {n: x for n, x in arrays.items() if n.startswith("vae.")}
+        return _part("vae", place, {"vae/config.json": config}, own, device, dtype, note)
+
+
 _TEXTS = ("text_encoder", "text_encoder_2")
+_SECOND_PAD = "!"  # SDXL's second tokenizer pads with it, number 0, and its first with the word that ends a text
 _MOST_TOKENIZER = 64 << 20  # bytes of a file
 
 
-def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Path]:
+def _tokenizer(about: Described, part: str, given: Path | None, note: Callable[[str], None]) -> tuple[Any, Path]:
     folder = check_plain(tokenizer_folder(about.place, about.kind, part, given), "tokenizer")
+    first = part != "text_encoder" and "text_encoder/config.json" in about.configs
+    missing = first and folder == tokenizer_folder(about.place, about.kind, "text_encoder", given)
     length = about.configs[f"{part}/config.json"].get("max_position_embeddings", 77)
     quiet_libraries()
     large = [file.name for file in folder.iterdir() if file.stat().st_size > _MOST_TOKENIZER]
@@ -167,6 +203,12 @@ def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Pa
         from transformers import CLIPTokenizer
 
         words = CLIPTokenizer.from_pretrained(path, model_max_length=length, local_files_only=True)
+    if missing:
+        note(
+            f"{folder.parent} has no tokenizer_2: {folder.name} is taken for it, padded with {_SECOND_PAD!r} as SDXL's second is"
+        )
+        if _SECOND_PAD in words.get_vocab():
+            words.pad_token = _SECOND_PAD
     if None in (words.bos_token_id, words.eos_token_id, words.pad_token_id):
         raise InputError(f"{folder}: the tokenizer has no tokens for the beginning, the end and the padding of a text")
     return words, folder

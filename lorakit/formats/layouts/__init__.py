@@ -15,7 +15,7 @@ from lorakit.formats.layouts._place import Place, Rule
 from lorakit.io import pickles, safetensors
 from lorakit.targets import PARTS
 
-__all__ = ["FOLDER", "SINGLE", "UNET_FILE", "Model", "Place", "Rule", "open_model"]
+__all__ = ["FOLDER", "SINGLE", "UNET_FILE", "Model", "Place", "Rule", "open_model", "open_vae"]
 
 SINGLE, FOLDER, UNET_FILE = "single file", "diffusers folder", "diffusers UNet"
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -117,6 +117,27 @@ def _open_folder(path: Path) -> Model:
             files[label] = tensors
             places |= _places(file, label, tensors, folder.found(part, tensors.keys()))
     return Model(path, FOLDER, files, places)
+
+
+def open_vae(place: Path) -> Mapping[str, Stored]:
+    """The parameters of an autoencoder by our names ("vae.encoder.conv_in.weight"): of a folder of weights, or of a file with
+    it alone, in either spelling, or with a whole model. InputError where there is none."""
+    if place.is_dir():
+        paths = folder.weights_in(place)
+        places = [_places(x, x.name, t, folder.found("vae", t.keys())) for x in paths for t, _ in [_read(x)]]
+        found = {name: one.array for part in places for name, one in part.items()}
+    else:
+        tensors, _ = _read(place)
+        inside = {key: x for key, x in tensors.items() if key.startswith(original.VAE)}
+        if not inside and any(".down_blocks." in key for key in tensors):
+            rules = folder.found("vae", tensors.keys())
+        else:
+            tensors = inside or {f"{original.VAE}{key}": x for key, x in tensors.items()}
+            rules = original.found(tensors.keys())
+        found = {name: one.array for name, one in _places(place, "", tensors, rules).items()}
+    if not any(name.startswith("vae.decoder.") for name in found):
+        raise InputError(f"{place}: no autoencoder in it")
+    return found
 
 
 def _read(path: Path) -> tuple[Mapping[str, Array], dict[str, str]]:

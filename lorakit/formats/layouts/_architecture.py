@@ -160,6 +160,6 @@ def scheduler(kind: str, prediction: str) -> dict[str, Any]:
     return {
         "_class_name": "EulerDiscreteScheduler" if kind.startswith("sdxl") else "DDIMScheduler",
         "_diffusers_version": VERSION, **STABLE, "steps_offset": 1, "prediction_type": prediction,
-        "timestep_spacing": "leading",
-        **({} if kind.startswith("sdxl") else {"clip_sample": False, "set_alpha_to_one": False}),
+        "timestep_spacing": "leading", "set_alpha_to_one": False,
+        **({} if kind.startswith("sdxl") else {"clip_sample": False}),
     }  # fmt: skip

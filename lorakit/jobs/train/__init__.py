@@ -100,8 +100,12 @@ def _inside(
     # Weights that are trained are kept in float32, or small steps would be lost; autocast computes in the dtype.
     dtype = "float32" if config.mode == "full" else life.dtype
     components = sample.load_model(
-        config.model, str(_device(life, world)), dtype, talk.note, tokenizer, config.of_model
+        config.model, str(_device(life, world)), dtype, talk.note, tokenizer, config.of_model, config.vae
     )
+    if config.vae is not None and config.mode == "full":
+        talk.note(
+            "the model that is written has its own autoencoder; that of --vae encodes pictures and draws previews"
+        )
     mode = MODES[config.mode]
     if life.show_targets:
         return _plan.show_targets(components, config, mode)
