@@ -82,7 +82,9 @@ def look(
         left |= drawings_found
     else:
         more, above = _rows(folder, theirs, faults, contents)
-        rows, covered = {**more, **rows}, covered | above
+        rows = {**more, **rows}
+        if not drawings:  # class pictures that a person adds to drawn ones are class pictures
+            covered |= above
         if drawings_found and not drawings:
             contents.notes.append(f"all pictures of {folder} were drawn by lorakit; they are taken as they are")
     for path in {row.mask for row in rows.values()} - set(rows):
