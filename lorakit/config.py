@@ -60,7 +60,9 @@ class TrainConfig:
         str | None, "One prompt for all pictures, instead of their captions.", Recorded.ANY, effects.CAPTIONS
     ] = None
     class_prompt: Annotated[str | None, "Prompt of the class prior.", Recorded.ANY, effects.BUT_TI] = None
-    prior_dir: Annotated[str | None, "Class pictures; missing ones are drawn first.", effects.BUT_TI] = None
+    prior_dir: Annotated[
+        str | None, "Your class pictures; all are used, and what is missing to --prior-count is drawn.", effects.BUT_TI
+    ] = None
     prior_count: Annotated[int, "How many class pictures.", effects.PRIOR] = 100
     prior_weight: Annotated[float, "Weight of the class loss.", effects.PRIOR] = 1.0
     prior_target: Annotated[
@@ -169,7 +171,11 @@ class TrainConfig:
     optimizer_args: Annotated[list[str], "KEY=VALUE for the optimizer; repeatable.", Recorded.ANY] = field(
         default_factory=list
     )
-    lr_schedule: Annotated[str, "constant, linear, cosine, cosine-restarts or polynomial.", Recorded.ANY] = "cosine"
+    lr_schedule: Annotated[
+        str,
+        "How the rate goes from its peak to --floor of it: constant, linear, cosine, cosine-restarts or polynomial.",
+        Recorded.ANY,
+    ] = "cosine"
     warmup: Annotated[int | None, "Steps over which the rate rises; default 10, or half of a shorter run."] = None
     cycles: Annotated[
         int,
@@ -183,7 +189,7 @@ class TrainConfig:
     ] = 2.0
     floor: Annotated[
         float,
-        "Share of the rate that schedules fall to, 0 to 1.",
+        "Share of the peak that rates have fallen to at the end, 0 to 1.",
         effects.FALLING,
     ] = 0.2
     max_grad_norm: Annotated[float, "Gradients are scaled down to this norm; 0 turns it off."] = 1.0

@@ -7,6 +7,7 @@ from torch import nn
 
 from lorakit import deltas
 from lorakit.adapter import Adapter
+from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError
 from lorakit.models.gated import Stack
@@ -220,3 +221,18 @@ def test_an_adapter_at_weight_zero_leaves_no_trace_among_others(weights, uses, l
             found.append([stack.parts["unet"][n](one) for n, one in zip(unet, x, strict=True)])
         stack.remove()
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_dora_at_half_its_weight_goes_half_of_the_way(axis):
+    """As ComfyUI and A1111 have it: W + w (m (W + delta) / |W + delta| - W)."""
+    net, wanted = Net(), Net()
+    inner, weight = low("lin", (8, 12), 3), wanted.lin.weight
+    lengths = torch.linspace(0.5, 2, 8)[:, None] if axis == 0 else torch.linspace(0.5, 2, 12)[None]
+    adapted = weight + inner.delta()
+    whole = lengths * adapted / adapted.norm(dim=1 - axis, keepdim=True)
+    weight += 0.5 * (whole - weight)
+    stack = stacked(net, [Adapter({"unet.lin": DoRA(inner, lengths)})])
+    with stack.gates.at((0.5,)):
+        torch.testing.assert_close(answers(net)[0], answers(wanted)[0], rtol=1e-4, atol=1e-5)

@@ -84,7 +84,15 @@ def _read(folder: Path, config: TrainConfig, talk: Talk) -> list[Example]:
     """The pictures of a folder; none of one that holds no pictures yet. Masks of class pictures are not used."""
     if not dataset.find(folder):
         return []
-    found = dataset.read(folder, None, talk.note, config.class_prompt or "", drawings=True, prompt="--class-prompt")
+    found = dataset.read(
+        folder,
+        None,
+        talk.note,
+        config.class_prompt or "",
+        drawings=True,
+        repeats=config.repeats,
+        prompt="--class-prompt",
+    )
     if masks := sum(one.mask is not None for one in found):
         talk.note(f"masks of class pictures are not used ({masks} in {folder})")
     return dataset.measured([replace(one, mask=None) for one in found])
