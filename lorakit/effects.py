@@ -40,10 +40,13 @@ def refuse_idle(idle: Mapping[str, str], sources: Mapping[str, str], note: Calla
 
 ADAPTERS = Only("in the modes lora, dreambooth and pivotal, which train adapters", lambda c: c.mode in WITH_ADAPTERS)
 TOKENS = Only("in the modes ti and pivotal, which learn words", lambda c: c.mode in WITH_TOKENS)
-BUT_TI = Only("in every mode but ti", lambda c: c.mode != "ti")
-RATE = Only("in every mode but ti, whose rate is --lr-token", lambda c: c.mode != "ti")
+BUT_TI = Only("in the modes lora, dreambooth, pivotal and full", lambda c: c.mode != "ti")
+RATE = Only("in the modes lora, dreambooth, pivotal and full; the rate of ti is --lr-token", lambda c: c.mode != "ti")
 
-PRIOR = Only("with class pictures: --class-prompt or --prior-dir, in every mode but ti", lambda c: c.has_prior)
+PRIOR = Only(
+    "with class pictures: --class-prompt or --prior-dir, in the modes lora, dreambooth, pivotal and full",
+    lambda c: c.has_prior,
+)
 
 CAPTIONS = Only("without --template, whose sentences are shown instead", lambda c: c.sentences == "none")
 MOVED_TAGS = Only("without --template, whose sentences have no tags", lambda c: c.sentences == "none")
@@ -56,7 +59,9 @@ SEPARATOR = Only(
     lambda c: bool(TAGS.holds(c) or c.caption_prefix or c.caption_suffix),
 )
 
-TEXT = Only("with --text-encoder", lambda c: c.text_encoder and c.mode != "ti")
+TEXT = Only(
+    "with --text-encoder, in the modes lora, dreambooth, pivotal and full", lambda c: c.text_encoder and c.mode != "ti"
+)
 INIT = Only(
     "with --variant lora, rslora or dora", lambda c: c.mode in WITH_ADAPTERS and c.variant in ("lora", "rslora", "dora")
 )

@@ -94,7 +94,8 @@ def train(
     if format == "diffusers" and (config.mode == "pivotal" or len(config.token) > 1):
         raise UsageError("--format diffusers holds no learned tokens beside an adapter; use kohya or lorakit")
     if (validate_every or early_stop) and not config.validation_split:
-        raise UsageError("--validate-every needs pictures to hold out, such as --validation-split 0.1")
+        asked = "--validate-every" if validate_every else "--early-stop"
+        raise UsageError(f"{asked} needs pictures to hold out, such as --validation-split 0.1")
     _check_held_out(config, validate_every)
     if preview_every and not preview_prompt:
         raise UsageError("--preview-every needs --preview-prompt")

@@ -26,7 +26,7 @@ def class_pictures(
     is not among them. base is the hash of the model's weights.
     """
     if not config.class_prompt and config.prior_dir is None:
-        raise UsageError(f'--mode {config.mode} needs --class-prompt, such as "a photo of a dog"')
+        raise UsageError(f'--mode {config.mode} needs --class-prompt, such as "a photo of a dog", or --prior-dir')
     with world.main_first():
         folder = None if config.prior_dir is None else Path(config.prior_dir)
         if folder is not None and config.class_prompt and prior_gen.goes_on(_request(config), components, folder):
