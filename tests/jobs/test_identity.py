@@ -102,6 +102,7 @@ def test_the_hash_is_of_all_that_is_read_and_as_ever_of_what_is_plain(tmp_path):
         Example(tmp_path / "a.png", ("a dog",), repeats=2), Example(tmp_path / "a.png", ("a dog",), mask=tmp_path / "m.png"),
         Example(tmp_path / "a.png", ("a dog",), mask=tmp_path / "n.png"), Example(tmp_path / "b.png", ("a dog",)),
     ]  # fmt: skip
+    assert data_hash([plain], ["0" * 64], classes=1) != whole
     assert len({whole, *(data_hash([one], ["0" * 64]) for one in others)}) == len(others) + 1
 
 
@@ -125,7 +126,7 @@ def test_a_run_in_the_folder_of_its_pictures_trains_on_the_same_ones_again(progr
 def test_masks_and_repeats_are_said_and_options_without_any_are_refused(program, tmp_path, data):
     captioned(data / "3_more", "sks", [(64, 64)])
     planned = program(*TRAIN, "--plan", "--json")
-    assert "; 1 with a mask; an epoch shows 2 once, 1 3 times" in planned.stderr
+    assert "; 1 with a mask; repeats: an epoch shows 2 of them once, 1 of them 3 times" in planned.stderr
     assert json.loads(planned.stdout)["masks"] == 1 and json.loads(planned.stdout)["repeats"] == {"1": 2, "3": 1}
     (data / "0.mask.png").unlink()
     said = program(*TRAIN, "--mask-weight", 0.5, "--wildcards", status=2).stderr

@@ -23,15 +23,17 @@ CONFIG, SOURCES, DATA, ITEMS, BASE, RUN, PROCESSES = (
 _BASES = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}  # as kohya calls them
 
 
-def data_hash(examples: Sequence[Example], digests: Sequence[str]) -> str:
+def data_hash(examples: Sequence[Example], digests: Sequence[str], classes: int = 0) -> str:
     """Of all that is read of a set: bytes of the pictures (`digests`, sha256 of each) and of their masks, names, captions,
-    repeats; independent of where the folder lies."""
+    repeats; independent of where the folder lies. The last `classes` of the pictures are class pictures."""
     whole = hashlib.sha256()
     for example, digest in zip(examples, digests, strict=True):
         whole.update(digest.encode())
         whole.update(f"{shown(example.file.name)}\0{example.caption}\0{example.repeats}\n".encode())
         for more in (*example.captions[1:], *_mask(example)):
             whole.update(f"\0{more}\n".encode())
+    if classes:
+        whole.update(f"{classes} class pictures\n".encode())
     return whole.hexdigest()
 
 
