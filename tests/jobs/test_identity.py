@@ -22,40 +22,40 @@ def data(tmp_path):
 
 def repainted(folder):
     Image.new("L", (64, 64), 90).save(folder / "0.mask.png")
-    return "another mask: 0.png"
+    return "masks have changed: 0.png"
 
 
 def unmasked(folder):
     (folder / "0.mask.png").unlink()
-    return "another mask: 0.png"
+    return "masks have changed: 0.png"
 
 
 def second_caption(folder):
     (folder / "1.txt").write_text("a photo of a sks thing number 1\nthe second words\n")
-    return "another caption: 1.png"
+    return "captions have changed: 1.png"
 
 
 def repeats(folder):
     (folder / "metadata.jsonl").write_text(
         '{"file_name": "0.png", "repeats": 2}\n{"file_name": "1.png", "repeats": 1}\n'
     )
-    return "another number of repeats: 0.png"
+    return "repeats have changed: 0.png"
 
 
 def another_picture(folder):
     picture((64, 64), seed=9).save(folder / "1.png")
-    return "another picture: 1.png"
+    return "pictures have changed: 1.png"
 
 
 def more_pictures(folder):
     picture((64, 64), seed=10).save(folder / "2.png")
     (folder / "2.txt").write_text("sks")
-    return "new: 2.png"
+    return "pictures are new: 2.png"
 
 
 def fewer_pictures(folder):
     (folder / "1.png").unlink()
-    return "gone: 1.png"
+    return "pictures are gone: 1.png"
 
 
 CHANGES = [repainted, unmasked, second_caption, repeats, another_picture, more_pictures, fewer_pictures]
@@ -88,7 +88,7 @@ def test_a_class_picture_that_was_changed_is_named(program, tmp_path, data):
     program(*options)
     (tmp_path / "a.safetensors").unlink()
     picture((64, 64), seed=77).save(tmp_path / "class/1.png")
-    assert "another picture: class picture 1.png" in program(*options, status=4).stderr
+    assert "pictures have changed: class picture 1.png" in program(*options, status=4).stderr
 
 
 def test_the_hash_is_of_all_that_is_read_and_as_ever_of_what_is_plain(tmp_path):

@@ -41,7 +41,7 @@ def _mask(example: Example) -> list[str]:
     return [] if example.mask is None else [sha256_of(example.mask)]
 
 
-_WHAT = ("picture", "caption", "mask", "number of repeats")
+_WHAT = ("pictures", "captions", "masks", "repeats")
 
 
 def items(folder: Path, examples: Sequence[Example], digests: Sequence[str], kind: str = "") -> dict[str, list[str]]:
@@ -98,7 +98,7 @@ def differences(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
     if now != then:
         lines.append(f"the number of processes, each with its batch, is {now}, was {then}")
     if mine[DATA] != theirs.get(DATA):
-        lines += _changed(mine, theirs) or ["the pictures, captions, masks or repeats have changed"]
+        lines += _changed(mine, theirs) or ["pictures, captions, masks or repeats have changed"]
     if mine[BASE] != theirs.get(BASE):
         lines.append("the base model's weights have changed")
     return lines or [f"it was made by another lorakit than {__version__}"]
@@ -111,10 +111,10 @@ def _changed(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
         kinds = {what: [n for n in new if n in old and new[n][i] != old[n][i]] for i, what in enumerate(_WHAT)}
     except (KeyError, ValueError, LookupError, TypeError):
         return []
-    lines = [f"another {what}: {some(names, 3)}" for what, names in kinds.items() if names]
+    lines = [f"{what} have changed: {some(names, 3)}" for what, names in kinds.items() if names]
     come, gone = [n for n in new if n not in old], [n for n in old if n not in new]
-    lines += [f"new: {some(come, 3)}"] * bool(come)
-    return lines + [f"gone: {some(gone, 3)}"] * bool(gone)
+    lines += [f"pictures are new: {some(come, 3)}"] * bool(come)
+    return lines + [f"pictures are gone: {some(gone, 3)}"] * bool(gone)
 
 
 def _config(notes: Mapping[str, str]) -> dict[str, Any]:
