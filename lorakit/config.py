@@ -45,8 +45,8 @@ class TrainConfig:
         str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file.", Recorded.NAME
     ] = "tiny"
     tokenizer: Annotated[str | None, "Folder of the tokenizer of a single-file model.", effects.ONE_FILE] = None
-
     vae: Annotated[str | None, "Another autoencoder than the model's: a hub id, a folder or a file."] = None
+
     instance_prompt: Annotated[str | None, "One prompt for all pictures, instead of their captions.", Recorded.ANY] = (
         None
     )
