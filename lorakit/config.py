@@ -46,7 +46,6 @@ class TrainConfig:
         str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file.", Recorded.NAME
     ] = "tiny"
     tokenizer: Annotated[str | None, "Folder of the tokenizer of a single-file model.", effects.ONE_FILE] = None
-
     vae: Annotated[str | None, "Another autoencoder than the model's: a hub id, a folder or a file."] = None
     prediction_type: Annotated[
         str | None, "epsilon, v_prediction, sample or flow, whatever the model says of itself.", Recorded.ANY
