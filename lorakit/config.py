@@ -45,7 +45,9 @@ class TrainConfig:
     model: Annotated[
         str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file.", Recorded.NAME
     ] = "tiny"
-    tokenizer: Annotated[str | None, "Folder of the tokenizer of a single-file model.", effects.ONE_FILE] = None
+    tokenizer: Annotated[str | None, "Folder of another tokenizer than the model's; most single files have none."] = (
+        None
+    )
     vae: Annotated[str | None, "Another autoencoder than the model's: a hub id, a folder or a file."] = None
     prediction_type: Annotated[
         str | None, "epsilon, v_prediction, sample or flow, whatever the model says of itself.", Recorded.ANY
@@ -53,9 +55,9 @@ class TrainConfig:
     zero_snr: Annotated[bool | None, "Whether the model's noise ends in zero terminal SNR, whatever it says."] = None
     shift: Annotated[float | None, "Of a rectified flow, whatever the model says."] = None
 
-    instance_prompt: Annotated[str | None, "One prompt for all pictures, instead of their captions.", Recorded.ANY] = (
-        None
-    )
+    instance_prompt: Annotated[
+        str | None, "One prompt for all pictures, instead of their captions.", Recorded.ANY, effects.CAPTIONS
+    ] = None
     class_prompt: Annotated[str | None, "Prompt of the class prior.", Recorded.ANY, effects.BUT_TI] = None
     prior_dir: Annotated[str | None, "Class pictures; missing ones are drawn first.", effects.BUT_TI] = None
     prior_count: Annotated[int, "How many class pictures.", effects.PRIOR] = 100
@@ -88,7 +90,7 @@ class TrainConfig:
     flip: Annotated[bool, "Show every second picture mirrored."] = False
     caption_dropout: Annotated[float, "Share of captions left out, 0 to 1."] = 0.0
     tag_dropout: Annotated[float, "Share of comma-separated tags left out, 0 to 1."] = 0.0
-    shuffle_tags: Annotated[bool, "Show the tags in another order each time."] = False
+    shuffle_tags: Annotated[bool, "Show the tags in another order each time.", effects.MOVED_TAGS] = False
     keep_tokens: Annotated[int, "So many tags at the front stay in place.", effects.TAGS] = 0
     keep_separator: Annotated[str, "Tags before this mark stay in place.", Recorded.ANY, effects.TAGS] = ""
     caption_separator: Annotated[
@@ -98,7 +100,7 @@ class TrainConfig:
         effects.SEPARATOR,
     ] = ","
     wildcards: Annotated[bool, "Take one of the choices of {red|blue} in captions."] = False
-    tag_warmup: Annotated[int, "Epochs over which the tags come in one after another."] = 0
+    tag_warmup: Annotated[int, "Epochs over which the tags come in one after another.", effects.MOVED_TAGS] = 0
     caption_prefix: Annotated[str, "Put before every caption.", Recorded.ANY] = ""
     caption_suffix: Annotated[str, "Put after every caption.", Recorded.ANY] = ""
     size: Annotated[int | None, "Side in pixels; default, the model's own."] = None
@@ -116,7 +118,7 @@ class TrainConfig:
     text_steps: Annotated[
         int | None,
         "Steps after which the text encoder rests; default, never.",
-        effects.TEXT_STEPS,
+        effects.TEXT,
     ] = None
     dropout: Annotated[float, "Share of the adapter's inner numbers left out, 0 to 1.", effects.ADAPTERS] = 0.0
     variant: Annotated[str, "lora, rslora, dora, loha or lokr.", Recorded.ANY, effects.ADAPTERS] = "lora"
@@ -127,7 +129,7 @@ class TrainConfig:
         Recorded.ANY,
         effects.DORA,
     ] = "auto"
-    init: Annotated[str, "How factors start: gaussian, kaiming or pissa.", Recorded.ANY, effects.ADAPTERS] = "gaussian"
+    init: Annotated[str, "How factors start: gaussian, kaiming or pissa.", Recorded.ANY, effects.INIT] = "gaussian"
     init_from: Annotated[str | None, "Adapter to go on from, in any format.", effects.ADAPTERS] = None
     block_rank: Annotated[
         list[str],
@@ -305,22 +307,28 @@ class TrainConfig:
         """Whether class pictures are trained on beside the user's."""
         return self.mode == "dreambooth" or (self.mode != "ti" and bool(self.class_prompt or self.prior_dir))
 
-    def without_effect(self, sources: Mapping[str, str], of: tuple[str, ...]) -> list[str]:
-        """What was given and makes no difference to this run, a line each.
+    @property
+    def sentences(self) -> str:
+        """The template in force: none where no words are learnt."""
+        return self.template if self.mode in effects.WITH_TOKENS else "none"
 
-        sources   option to where its value came from: option, environment, file, default
-        of        the sources that are asked about
+    def idle(self, sources: Mapping[str, str]) -> dict[str, str]:
+        """Options that were given and that a run of this config makes no use of, and what to say of each.
+
+        sources   option to where its value came from. What a file or the environment has at its default is not given,
+                  for configs are printed whole; nor is an option that is said to be off, and is
         """
-        usual = {f.name: f.default for f in fields(self)}
-        return [
-            f"{option(name)} has an effect only {only.when}"
-            for name, only in _marked(Only)
-            if sources.get(name) in of and getattr(self, name) not in (usual[name], []) and not only.holds(self)
-        ]
+        found = {}
+        for name, only in self.marked():
+            value, usual = getattr(self, name), self.__dataclass_fields__[name].default
+            given = sources.get(name) == "option" and not (value == usual and value in (False, 0, "", "none"))
+            if (given or value != usual) and value != [] and not only.holds(self):
+                found[name] = f"{option(name)} has an effect only {only.when}"
+        return found
 
     def chosen(self) -> dict[str, tuple[Any, str]]:
         """What is taken where the user left it open and the run makes use of it: field to (value, what it follows from)."""
-        idle = {name for name, only in _marked(Only) if not only.holds(self)}
+        idle = {name for name, only in self.marked() if not only.holds(self)}
         return {name: value for name, value in self._suited().items() if name not in idle}
 
     def _suited(self) -> dict[str, tuple[Any, str]]:
@@ -356,16 +364,15 @@ class TrainConfig:
         """Optimizer steps of all phases."""
         return (self.steps or 0) + (self.ti_steps or 0 if self.mode == "pivotal" else 0)
 
+    @classmethod
+    def marked(cls) -> list[tuple[str, Only]]:
+        """The fields that some runs alone make use of, and which do."""
+        hints = get_type_hints(cls, include_extras=True)
+        marks = ((f.name, mark) for f in fields(cls) for mark in get_args(hints[f.name])[2:])
+        return [(name, mark) for name, mark in marks if isinstance(mark, Only)]
+
     def values(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
-
-
-def _marked(kind: type[Only]) -> list[tuple[str, Only]]:
-    """The fields with a mark of this kind, and the mark."""
-    hints = get_type_hints(TrainConfig, include_extras=True)
-    return [
-        (f.name, mark) for f in fields(TrainConfig) for mark in get_args(hints[f.name])[2:] if isinstance(mark, kind)
-    ]
 
 
 def option(name: str) -> str:
