@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Annotated, Any, get_args, get_type_hints
 
 from lorakit import effects
+from lorakit.diffusion.said import Overrides
 from lorakit.effects import Only
 from lorakit.errors import UsageError
 from lorakit.patterns import Pattern
@@ -44,11 +45,20 @@ class TrainConfig:
     model: Annotated[
         str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file.", Recorded.NAME
     ] = "tiny"
-    tokenizer: Annotated[str | None, "Folder of the tokenizer of a single-file model.", effects.ONE_FILE] = None
-
-    instance_prompt: Annotated[str | None, "One prompt for all pictures, instead of their captions.", Recorded.ANY] = (
+    tokenizer: Annotated[str | None, "Folder of another tokenizer than the model's; most single files have none."] = (
         None
     )
+
+    vae: Annotated[str | None, "Another autoencoder than the model's: a hub id, a folder or a file."] = None
+    prediction_type: Annotated[
+        str | None, "epsilon, v_prediction, sample or flow, whatever the model says of itself.", Recorded.ANY
+    ] = None
+    zero_snr: Annotated[bool | None, "Whether the model's noise ends in zero terminal SNR, whatever it says."] = None
+    shift: Annotated[float | None, "Of a rectified flow, whatever the model says."] = None
+
+    instance_prompt: Annotated[
+        str | None, "One prompt for all pictures, instead of their captions.", Recorded.ANY, effects.CAPTIONS
+    ] = None
     class_prompt: Annotated[str | None, "Prompt of the class prior.", Recorded.ANY, effects.BUT_TI] = None
     prior_dir: Annotated[str | None, "Class pictures; missing ones are drawn first.", effects.BUT_TI] = None
     prior_count: Annotated[int, "How many class pictures.", effects.PRIOR] = 100
@@ -81,7 +91,7 @@ class TrainConfig:
     flip: Annotated[bool, "Show every second picture mirrored."] = False
     caption_dropout: Annotated[float, "Share of captions left out, 0 to 1."] = 0.0
     tag_dropout: Annotated[float, "Share of comma-separated tags left out, 0 to 1."] = 0.0
-    shuffle_tags: Annotated[bool, "Show the tags in another order each time."] = False
+    shuffle_tags: Annotated[bool, "Show the tags in another order each time.", effects.MOVED_TAGS] = False
     keep_tokens: Annotated[int, "So many tags at the front stay in place.", effects.TAGS] = 0
     keep_separator: Annotated[str, "Tags before this mark stay in place.", Recorded.ANY, effects.TAGS] = ""
     caption_separator: Annotated[
@@ -91,7 +101,7 @@ class TrainConfig:
         effects.SEPARATOR,
     ] = ","
     wildcards: Annotated[bool, "Take one of the choices of {red|blue} in captions."] = False
-    tag_warmup: Annotated[int, "Epochs over which the tags come in one after another."] = 0
+    tag_warmup: Annotated[int, "Epochs over which the tags come in one after another.", effects.MOVED_TAGS] = 0
     caption_prefix: Annotated[str, "Put before every caption.", Recorded.ANY] = ""
     caption_suffix: Annotated[str, "Put after every caption.", Recorded.ANY] = ""
     size: Annotated[int | None, "Side in pixels; default, the model's own."] = None
@@ -109,7 +119,7 @@ class TrainConfig:
     text_steps: Annotated[
         int | None,
         "Steps after which the text encoder rests; default, never.",
-        effects.TEXT_STEPS,
+        effects.TEXT,
     ] = None
     dropout: Annotated[float, "Share of the adapter's inner numbers left out, 0 to 1.", effects.ADAPTERS] = 0.0
     variant: Annotated[str, "lora, rslora, dora, loha or lokr.", Recorded.ANY, effects.ADAPTERS] = "lora"
@@ -120,7 +130,7 @@ class TrainConfig:
         Recorded.ANY,
         effects.DORA,
     ] = "auto"
-    init: Annotated[str, "How factors start: gaussian, kaiming or pissa.", Recorded.ANY, effects.ADAPTERS] = "gaussian"
+    init: Annotated[str, "How factors start: gaussian, kaiming or pissa.", Recorded.ANY, effects.INIT] = "gaussian"
     init_from: Annotated[str | None, "Adapter to go on from, in any format.", effects.ADAPTERS] = None
     block_rank: Annotated[
         list[str],
@@ -182,11 +192,11 @@ class TrainConfig:
     min_snr: Annotated[float, "Cap of the loss weights (min-SNR); 0 turns it off."] = 5.0
     debiased: Annotated[bool, "Debiased loss weights, instead of min-SNR."] = False
     v_like: Annotated[bool, "Loss weights as of a model that predicts v, instead of min-SNR."] = False
-    zero_snr: Annotated[bool, "Noise schedule rescaled to zero terminal SNR."] = False
     loss: Annotated[str, "l2, huber or smooth-l1.", Recorded.ANY] = "l2"
     huber: Annotated[
         float,
-        "Where huber and smooth-l1 turn linear.",
+        "Where huber and smooth-l1 turn linear at the last timestep; at t of T it is HUBER^(t/(T-1)), 1 at the first. "
+        "sd-scripts' exponential schedule has HUBER^(t/T).",
         effects.HUBER,
     ] = 0.1
     noise_offset: Annotated[float, "Spread of an offset to each channel's noise."] = 0.0
@@ -201,7 +211,7 @@ class TrainConfig:
     seed: Annotated[int, "Same seed, same result."] = 0
 
     def __post_init__(self) -> None:
-        wrong = [*self._ranges(), *self._choices(), *self._tokens(), *self._phases()]
+        wrong = [*self._ranges(), *self._choices(), *self._tokens(), *self._phases(), *self._of_model()]
         if wrong:
             raise UsageError("\n".join(wrong))
 
@@ -263,6 +273,13 @@ class TrainConfig:
             wrong.append(f"{given} are ways to weigh timesteps; choose one")
         return wrong
 
+    def _of_model(self) -> list[str]:
+        try:
+            _ = self.of_model
+        except UsageError as error:
+            return [str(error)]
+        return []
+
     def _tokens(self) -> list[str]:
         wrong = []
         if self.mode in effects.WITH_TOKENS and not self.token:
@@ -291,22 +308,28 @@ class TrainConfig:
         """Whether class pictures are trained on beside the user's."""
         return self.mode == "dreambooth" or (self.mode != "ti" and bool(self.class_prompt or self.prior_dir))
 
-    def without_effect(self, sources: Mapping[str, str], of: tuple[str, ...]) -> list[str]:
-        """What was given and makes no difference to this run, a line each.
+    @property
+    def sentences(self) -> str:
+        """The template in force: none where no words are learnt."""
+        return self.template if self.mode in effects.WITH_TOKENS else "none"
 
-        sources   option to where its value came from: option, environment, file, default
-        of        the sources that are asked about
+    def idle(self, sources: Mapping[str, str]) -> dict[str, str]:
+        """Options that were given and that a run of this config makes no use of, and what to say of each.
+
+        sources   option to where its value came from. What a file or the environment has at its default is not given,
+                  for configs are printed whole; nor is an option that is said to be off, and is
         """
-        usual = {f.name: f.default for f in fields(self)}
-        return [
-            f"{option(name)} has an effect only {only.when}"
-            for name, only in _marked(Only)
-            if sources.get(name) in of and getattr(self, name) not in (usual[name], []) and not only.holds(self)
-        ]
+        found = {}
+        for name, only in self.marked():
+            value, usual = getattr(self, name), self.__dataclass_fields__[name].default
+            given = sources.get(name) == "option" and not (value == usual and value in (False, 0, "", "none"))
+            if (given or value != usual) and value != [] and not only.holds(self):
+                found[name] = f"{option(name)} has an effect only {only.when}"
+        return found
 
     def chosen(self) -> dict[str, tuple[Any, str]]:
         """What is taken where the user left it open and the run makes use of it: field to (value, what it follows from)."""
-        idle = {name for name, only in _marked(Only) if not only.holds(self)}
+        idle = {name for name, only in self.marked() if not only.holds(self)}
         return {name: value for name, value in self._suited().items() if name not in idle}
 
     def _suited(self) -> dict[str, tuple[Any, str]]:
@@ -333,20 +356,24 @@ class TrainConfig:
         return replace(self, **{name: value for name, (value, _) in self._suited().items()})
 
     @property
+    def of_model(self) -> Overrides:
+        """What is said of the model in place of what it says itself."""
+        return Overrides(self.prediction_type, self.zero_snr, self.shift)
+
+    @property
     def total(self) -> int:
         """Optimizer steps of all phases."""
         return (self.steps or 0) + (self.ti_steps or 0 if self.mode == "pivotal" else 0)
 
+    @classmethod
+    def marked(cls) -> list[tuple[str, Only]]:
+        """The fields that some runs alone make use of, and which do."""
+        hints = get_type_hints(cls, include_extras=True)
+        marks = ((f.name, mark) for f in fields(cls) for mark in get_args(hints[f.name])[2:])
+        return [(name, mark) for name, mark in marks if isinstance(mark, Only)]
+
     def values(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
-
-
-def _marked(kind: type[Only]) -> list[tuple[str, Only]]:
-    """The fields with a mark of this kind, and the mark."""
-    hints = get_type_hints(TrainConfig, include_extras=True)
-    return [
-        (f.name, mark) for f in fields(TrainConfig) for mark in get_args(hints[f.name])[2:] if isinstance(mark, kind)
-    ]
 
 
 def option(name: str) -> str:

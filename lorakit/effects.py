@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
+
+from lorakit.errors import UsageError
 
 if TYPE_CHECKING:
     from lorakit.config import TrainConfig
@@ -23,14 +25,28 @@ class Only(NamedTuple):
     holds: Callable[[TrainConfig], bool]
 
 
+def refuse_idle(idle: Mapping[str, str], sources: Mapping[str, str], note: Callable[[str], None]) -> None:
+    """UsageError for options that the command line gives and the run makes no use of; one note lists those of a file or the
+    environment, which are for several runs.
+
+    idle      option to what to say of it
+    sources   option to where its value came from: option, environment, file, default
+    """
+    if said := [line for name, line in idle.items() if sources.get(name) == "option"]:
+        raise UsageError("\n".join(said))
+    if shared := [line for name, line in idle.items() if sources.get(name) in ("environment", "file")]:
+        note(f"settings that this run makes no use of: {'; '.join(shared)}")
+
+
 ADAPTERS = Only("in the modes lora, dreambooth and pivotal, which train adapters", lambda c: c.mode in WITH_ADAPTERS)
 TOKENS = Only("in the modes ti and pivotal, which learn words", lambda c: c.mode in WITH_TOKENS)
 BUT_TI = Only("in every mode but ti", lambda c: c.mode != "ti")
 RATE = Only("in every mode but ti, whose rate is --lr-token", lambda c: c.mode != "ti")
-ONE_FILE = Only("with a --model that is one file", lambda c: c.model.endswith((".safetensors", ".ckpt")))
 
 PRIOR = Only("with class pictures: --class-prompt or --prior-dir, in every mode but ti", lambda c: c.has_prior)
 
+CAPTIONS = Only("without --template, whose sentences are shown instead", lambda c: c.sentences == "none")
+MOVED_TAGS = Only("without --template, whose sentences have no tags", lambda c: c.sentences == "none")
 TAGS = Only(
     "with --shuffle-tags, --tag-dropout or --tag-warmup",
     lambda c: bool(c.shuffle_tags or c.tag_dropout or c.tag_warmup),
@@ -41,8 +57,8 @@ SEPARATOR = Only(
 )
 
 TEXT = Only("with --text-encoder", lambda c: c.text_encoder and c.mode != "ti")
-TEXT_STEPS = Only(
-    "with --text-encoder in a mode that trains adapters", lambda c: c.text_encoder and c.mode in WITH_ADAPTERS
+INIT = Only(
+    "with --variant lora, rslora or dora", lambda c: c.mode in WITH_ADAPTERS and c.variant in ("lora", "rslora", "dora")
 )
 DORA = Only("with --variant dora", lambda c: c.mode in WITH_ADAPTERS and c.variant == "dora")
 

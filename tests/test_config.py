@@ -3,6 +3,7 @@
 import pytest
 
 from lorakit.config import RATES, TrainConfig
+from lorakit.effects import refuse_idle
 from lorakit.errors import UsageError
 from lorakit.registry import OPTIMIZERS
 
@@ -36,44 +37,62 @@ def test_constants_are_read_as_they_would_be_imported():
     assert OPTIMIZERS.stated("adamw", "FINDS_RATE", False) is False
 
 
-IDLE = {
-    "lr_text": ({"lr_text": 5e-5}, {"text_encoder": True}),
-    "text_steps": ({"text_steps": 5}, {"text_encoder": True}),
-    "keep_tokens": ({"keep_tokens": 1}, {"shuffle_tags": True}),
-    "huber": ({"huber": 0.5}, {"loss": "huber"}),
-    "vectors": ({"vectors": 4}, {"mode": "ti", "token": ["<s1>"]}),
-    "init_token": ({"init_token": ["dog"]}, {"mode": "pivotal", "token": ["<s1>"]}),
-    "rank": ({"rank": 4, "mode": "full"}, {"mode": "lora"}),
-    "prior_count": ({"prior_count": 4}, {"class_prompt": "a dog"}),
-    "cycles": ({"cycles": 2}, {"lr_schedule": "cosine-restarts"}),
-    "joint": ({"joint": "off"}, {"mode": "pivotal", "token": ["<s1>"]}),
-    "dora_axis": ({"dora_axis": "input"}, {"variant": "dora"}),
-}
+TI, PIVOTAL, FULL = {"mode": "ti", "token": ["<s1>"]}, {"mode": "pivotal", "token": ["<s1>"]}, {"mode": "full"}
+OF_ADAPTERS = (FULL, {})
+# By option with a mark: a value, a config that makes no use of it, and one that does.
+USES: dict[str, tuple[object, dict[str, object], dict[str, object]]] = {
+    "instance_prompt": ("x", TI | {"template": "object"}, TI),
+    "class_prompt": ("x", TI, FULL), "prior_dir": ("x", TI, PIVOTAL), "prior_count": (4, {}, {"class_prompt": "x"}),
+    "prior_weight": (0.5, {}, {"prior_dir": "x"}), "prior_target": ("teacher", {}, {"mode": "dreambooth"}),
+    "init_token": (["dog"], {}, PIVOTAL), "vectors": (4, {}, TI), "template": ("style", FULL, TI), "token_norm": (1.0, {}, TI),
+    "shuffle_tags": (True, TI | {"template": "style"}, TI), "tag_warmup": (3, TI | {"template": "style"}, {}),
+    "keep_tokens": (1, {}, {"shuffle_tags": True}), "keep_separator": ("|||", {}, {"tag_dropout": 0.5}),
+    "caption_separator": (";", {}, {"caption_suffix": "x"}), "text_encoder": (True, TI, FULL),
+    "text_steps": (5, {}, FULL | {"text_encoder": True}), "lr_text": (5e-5, {}, {"text_encoder": True}),
+    "rank": (4, *OF_ADAPTERS), "alpha": (4.0, *OF_ADAPTERS), "target": ("all", *OF_ADAPTERS), "dropout": (0.5, *OF_ADAPTERS),
+    "variant": ("dora", *OF_ADAPTERS), "init_from": ("x", *OF_ADAPTERS), "block_rank": (["mid=2"], *OF_ADAPTERS),
+    "lora_plus": (4.0, *OF_ADAPTERS), "init": ("kaiming", {"variant": "loha"}, {"variant": "dora"}),
+    "dora_axis": ("input", {}, {"variant": "dora"}), "ti_steps": (50, TI, PIVOTAL), "joint": ("off", {}, PIVOTAL),
+    "joint_token_weight": (0.5, PIVOTAL | {"joint": "off"}, PIVOTAL), "lr": (0.1, TI, FULL), "lr_token": (0.1, FULL, TI),
+    "cycles": (2, {}, {"lr_schedule": "cosine-restarts"}), "power": (1.0, {}, {"lr_schedule": "polynomial"}),
+    "floor": (0.0, {"lr_schedule": "constant"}, {"lr_schedule": "linear"}), "huber": (0.5, {}, {"loss": "smooth-l1"}),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", IDLE)
+def test_every_mark_is_tried():
+    assert {name for name, _ in TrainConfig.marked()} == USES.keys()
+
+
+@pytest.mark.parametrize("name", USES)
 def test_an_option_that_the_run_makes_no_use_of_is_told(name):
-    given, needed = IDLE[name]
-    sources = {name: "option"}
-    (line,) = TrainConfig(**given).without_effect(sources, ("option",))
-    assert line.startswith(f"--{name.replace('_', '-')} has an effect only ")
-    assert TrainConfig(**{**given, **needed}).without_effect(sources, ("option",)) == []
-    assert TrainConfig(**given).without_effect(sources, ("file",)) == []  # it was not the file that said it
-    assert TrainConfig().without_effect({name: "option"}, ("option",)) == []  # what stands at its default says nothing
+    value, without, needed = USES[name]
+    for source in ("option", "file", "environment"):
+        idle, used = (TrainConfig(**{**config, name: value}) for config in (without, needed))
+        assert name not in used.idle({name: source})
+        assert idle.idle({name: source})[name].startswith(f"--{name.replace('_', '-')} has an effect only ")
+    usual = TrainConfig(**without)
+    assert name not in usual.idle({name: "file"}) and name not in usual.idle({name: "default"})
 
 
-@pytest.mark.parametrize(
-    "mode", [{}, {"mode": "ti", "token": ["<s1>"]}, {"mode": "pivotal", "token": ["<s1>"]}, {"mode": "full"}]
-)
+def test_what_stands_at_its_default_counts_as_given_on_the_command_line_alone_and_only_where_it_is_not_off():
+    given = dict.fromkeys(("vectors", "prior_count", "keep_tokens", "template", "init_token"), "option")
+    assert TrainConfig().idle(given).keys() == {"vectors", "prior_count"}
+
+
+def test_options_are_refused_and_settings_of_a_file_are_noted():
+    idle, said = {"huber": "--huber is idle", "rank": "--rank is idle", "lr": "--lr is idle"}, list[str]()
+    refuse_idle(idle, {"huber": "file", "rank": "environment", "lr": "default"}, said.append)
+    assert said == ["settings that this run makes no use of: --huber is idle; --rank is idle"]
+    with pytest.raises(UsageError, match=r"^--rank is idle$"):
+        refuse_idle(idle, {"huber": "file", "rank": "option"}, said.append)
+
+
+@pytest.mark.parametrize("mode", [{}, TI, PIVOTAL, FULL])
 def test_what_is_chosen_for_a_run_is_what_it_makes_use_of(mode):
     config = TrainConfig(**mode)
     chosen = config.chosen()
-    assert (
-        TrainConfig(**{**mode, **{n: v for n, (v, _) in chosen.items()}}).without_effect(
-            dict.fromkeys(chosen, "file"), ("file",)
-        )
-        == []
-    )
+    whole = TrainConfig(**{**mode, **{name: value for name, (value, _) in chosen.items()}})
+    assert whole.idle(dict.fromkeys(chosen, "file")) == {}
     assert ("lr_token" in chosen) == (mode.get("mode") in ("ti", "pivotal")) and "lr_text" not in chosen
     assert all(value is not None for value in (config.suited().lr, config.suited().lr_text, config.suited().lr_token))
 

@@ -13,14 +13,20 @@ from lorakit.cli.options import (
     Model,
     Output,
     PartWeights,
+    PredictionType,
     Region,
     Schedule,
     Seed,
+    Shift,
     Switch,
+    Vae,
+    ZeroSnr,
     check_text,
     one_of,
 )
 from lorakit.cli.output import emit, note, progress
+from lorakit.diffusion.said import Overrides
+from lorakit.errors import UsageError
 
 
 def compose(
@@ -52,13 +58,24 @@ def compose(
     learn_draws: Annotated[int, typer.Option(min=1, help="Noise levels of each picture.")] = 8,
     instance_prompt: Annotated[str | None, typer.Option(help="With --learn: of pictures without a caption.")] = None,
     model: Model = "tiny",
+    prediction_type: PredictionType = None,
+    zero_snr: ZeroSnr = None,
+    shift: Shift = None,
+    vae: Vae = None,
     seed: Seed = 0,
     device: str = "auto",
     dtype: str = "auto",
 ) -> None:
     """Compose adapters over time, blocks and places, as a recipe that sample, merge and compose read."""
     check_text(words=words, instance_prompt=instance_prompt)
+    if vae is not None and learn is None:
+        raise UsageError("--vae is for --learn, which encodes pictures")
     one_of("--learn-per", learn_per, ("adapter", "block", "layer", "band"))
+    of_model = Overrides(prediction_type, zero_snr, shift)
+    if of_model and learn is None:
+        raise UsageError(
+            "--prediction-type, --zero-snr and --shift are of the model that weights are learnt with: add --learn DATA"
+        )
     from lorakit.io.endings import ADAPTER, PICTURE, RECIPE
     from lorakit.io.paths import check_adapters
 
@@ -73,8 +90,10 @@ def compose(
     if learn is not None:
         from lorakit.io.files import existing_folder
         from lorakit.models.config import check_name
+        from lorakit.models.vae import check_vae
 
         check_name(model)
+        check_vae(vae)
         from lorakit.jobs.learn import Learning
 
         existing_folder(learn, "pictures to learn from")
@@ -93,6 +112,8 @@ def compose(
         model,
         device,
         dtype,
+        of_model,
+        vae,
     )
     with progress("learning") as tick:
         result = run(

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import ADAPTER_FILES, Format, Output, one_of
+from lorakit.cli.options import ADAPTER_FILES, Format, Output, PredictionType, Shift, ZeroSnr, one_of
 from lorakit.cli.output import emit, note, progress
+from lorakit.diffusion.said import Overrides
 from lorakit.errors import UsageError
 from lorakit.registry import MERGE_METHODS
 
@@ -70,6 +71,9 @@ def merge(
         str | None,
         typer.Option(metavar="MODEL", help="Collapse the sum into this model: OUT.safetensors, OUT.ckpt or a folder."),
     ] = None,
+    prediction_type: PredictionType = None,
+    zero_snr: ZeroSnr = None,
+    shift: Shift = None,
     stochastic_rounding: Annotated[
         bool, typer.Option("--stochastic-rounding", help="With --into: round by chance, without bias.")
     ] = False,
@@ -84,8 +88,11 @@ def merge(
     MERGE_METHODS.check(method)
     one_of("--format", format, ADAPTER_FILES)
     one_of("--save-dtype", save_dtype or "float32", ("float32", "bfloat16", "float16"))
-    if into is None and (stochastic_rounding or tokenizer is not None):
-        raise UsageError("--stochastic-rounding and --tokenizer are for --into MODEL")
+    of_model = Overrides(prediction_type, zero_snr, shift)
+    if into is None and (stochastic_rounding or tokenizer is not None or of_model):
+        raise UsageError(
+            "--stochastic-rounding, --tokenizer, --prediction-type, --zero-snr and --shift are for --into MODEL"
+        )
     if into is not None and base is not None:
         raise UsageError("--base and --into: the model that the sum goes into is the base; leave --base out")
     recipe = len(adapters) == 1 and adapters[0].partition(".toml")[1] != ""
@@ -122,7 +129,7 @@ def merge(
     target = None
     if into is not None:
         folder = Path(tokenizer) if tokenizer is not None else None
-        target = Into(into, save_dtype, stochastic_rounding, seed or 0, folder)
+        target = Into(into, save_dtype, stochastic_rounding, seed or 0, folder, of_model)
 
     settings = {"density": density, "spread": spread, "conflict": conflict, "seed": seed}
     choices = Choices(

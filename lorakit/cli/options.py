@@ -6,7 +6,9 @@ import typer
 
 from lorakit import bounds
 from lorakit.config import option
+from lorakit.diffusion.said import KINDS
 from lorakit.errors import UsageError
+from lorakit.schedulers import SCHEDULERS, SPACINGS
 
 Model = Annotated[
     str,
@@ -17,7 +19,19 @@ Model = Annotated[
         help="tiny (built in), sd15, sd21, sdxl, a hub id, a folder or a checkpoint file.",
     ),
 ]
+PredictionType = Annotated[
+    str | None, typer.Option(metavar="|".join(KINDS), help="What the model predicts, whatever it says of itself.")
+]
+ZeroSnr = Annotated[
+    bool | None,
+    typer.Option("--zero-snr/--no-zero-snr", help="Whether its noise ends in zero terminal SNR, whatever it says."),
+]
+Shift = Annotated[float | None, typer.Option(help="Of a rectified flow, whatever the model says.")]
 Tokenizer = Annotated[str | None, typer.Option(metavar="FOLDER", help="Tokenizer of a single-file model.")]
+Vae = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Another autoencoder than the model's: a hub id, a folder or a file."),
+]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Where to write.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the factors.")]
@@ -36,6 +50,11 @@ PartWeights = Annotated[
 Switch = Annotated[str | None, typer.Option(metavar="every:N", help="Adapters take turns, N steps each.")]
 Composite = Annotated[bool, typer.Option("--composite", help="A forward for each adapter, averaged.")]
 Region = Annotated[list[str] | None, typer.Option(metavar="NAME=MASK[:FEATHER]", help="Where an adapter acts: white.")]
+Scheduler = Annotated[str, typer.Option(metavar="|".join(SCHEDULERS), help="Sampling scheduler.")]
+Spacing = Annotated[
+    str | None,
+    typer.Option(metavar="|".join(SPACINGS), help="How the steps are spaced; default, as the model says."),
+]
 ADAPTER_FILES = ("kohya", "diffusers", "lorakit")
 
 
@@ -46,6 +65,19 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
     if value in known:
         return value
     raise UsageError(f"{name}: no '{value}'{nearest(value, known)} (there are: {', '.join(known)})")
+
+
+def check_sampling(scheduler: str, spacing: str | None) -> None:
+    """UsageError for a scheduler or a spacing that there is not, or that do not go together whatever the model is."""
+    kind = SCHEDULERS[one_of("--scheduler", scheduler, tuple(SCHEDULERS))]
+    if spacing is None:
+        return
+    one_of("--spacing", spacing, tuple(SPACINGS))
+    flow = kind.flow.spacings if kind.flow else ()
+    if spacing not in (*kind.betas.spacings, *flow):
+        has = f"it has {', '.join(kind.betas.spacings) or 'none'}"
+        has += f", over a rectified flow {', '.join(flow)}" if flow else ""
+        raise UsageError(f"--spacing {spacing}: --scheduler {scheduler} cannot space its steps so; {has}")
 
 
 def check_text(**options: Any) -> None:

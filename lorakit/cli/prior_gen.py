@@ -7,10 +7,23 @@ import typer
 
 from lorakit.bounds import check_drawing, check_prompt
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import Model, Seed, Tokenizer, check_text, one_of, size_of
+from lorakit.cli.options import (
+    Model,
+    PredictionType,
+    Scheduler,
+    Seed,
+    Shift,
+    Spacing,
+    Tokenizer,
+    Vae,
+    ZeroSnr,
+    check_sampling,
+    check_text,
+    size_of,
+)
 from lorakit.cli.output import emit, note, progress
+from lorakit.diffusion.said import Overrides
 from lorakit.errors import UsageError
-from lorakit.schedulers import SCHEDULERS
 
 
 def _checked(prompts: list[str]) -> list[str]:
@@ -38,11 +51,16 @@ def prior_gen(
     class_word: Annotated[str, typer.Option(help="The word that takes the token's place.")] = "",
     model: Model = "tiny",
     tokenizer: Tokenizer = None,
+    prediction_type: PredictionType = None,
+    zero_snr: ZeroSnr = None,
+    shift: Shift = None,
+    vae: Vae = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many; missing ones are made.")] = 100,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance.")] = 4.0,
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    scheduler: Annotated[str, typer.Option(metavar="|".join(SCHEDULERS), help="Sampling scheduler.")] = "dpm++",
+    scheduler: Scheduler = "dpm++",
+    spacing: Spacing = None,
     size: Annotated[str | None, typer.Option(metavar="N|WxH", help="Pixels; default, the model's own.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
     seed: Seed = 0,
@@ -51,9 +69,9 @@ def prior_gen(
 ) -> None:
     """Draw class pictures for prior preservation; picture i depends on seed+i alone."""
     check_text(token=token, class_word=class_word)
-    one_of("--scheduler", scheduler, tuple(SCHEDULERS))
+    check_sampling(scheduler, spacing)
     check_drawing({"count": count, "seed": seed, "steps": steps, "guidance": guidance})
-    asked = size_of(size)
+    asked, of_model = size_of(size), Overrides(prediction_type, zero_snr, shift)
     wanted = [prompt]
     if out is None and (from_ is not None or prompts):
         out, wanted = prompt, []
@@ -69,8 +87,10 @@ def prior_gen(
         raise UsageError("--class-word needs --token: the word whose place it takes")
     from lorakit.io.endings import FOLDER
     from lorakit.models.config import check_name
+    from lorakit.models.vae import check_vae
 
     check_name(model)
+    check_vae(vae)
     FOLDER.check(Path(out))
     from lorakit.jobs import prior_gen as job
     from lorakit.jobs import sample
@@ -82,9 +102,22 @@ def prior_gen(
         wanted += job.class_prompts(Path(from_), token, class_word, say)
         say(f"{len(wanted)} prompts: {', '.join(wanted[:3])}{' ...' if len(wanted) > 3 else ''}")
     wanted = _checked(wanted)
-    request = sample.Request(wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size)
+    request = sample.Request(
+        wanted,
+        count,
+        seed,
+        negative,
+        model,
+        asked,
+        steps,
+        guidance,
+        scheduler,
+        batch_size,
+        spacing=spacing,
+        vae=vae,
+    ).of_model(of_model)
     words = None if tokenizer is None else Path(tokenizer)
-    components = sample.load_model(model, turn.device(device), dtype, say, words)
+    components = sample.load_model(model, turn.device(device), dtype, say, words, of_model, vae)
     with progress("drawing" if turn.main else "") as tick:
         result = job.run(
             request, Path(out), components, force=manner.force, dry_run=manner.dry_run,

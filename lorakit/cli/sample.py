@@ -17,17 +17,22 @@ from lorakit.cli.options import (
     Model,
     Output,
     PartWeights,
+    PredictionType,
     Region,
     Schedule,
+    Scheduler,
     Seed,
+    Shift,
+    Spacing,
     Switch,
     Tokenizer,
-    one_of,
+    Vae,
+    ZeroSnr,
+    check_sampling,
     size_of,
 )
 from lorakit.cli.output import emit, line, note, progress, shower
 from lorakit.errors import InputError, UsageError
-from lorakit.schedulers import SCHEDULERS
 
 Named = "NAME=..."
 
@@ -48,6 +53,10 @@ def sample(
     output: Output = "./samples",
     model: Model = "tiny",
     tokenizer: Tokenizer = None,
+    prediction_type: PredictionType = None,
+    zero_snr: ZeroSnr = None,
+    shift: Shift = None,
+    vae: Vae = None,
     prompts: Annotated[
         str | None, typer.Option(metavar="FILE", help="Prompts, one a line, with options of their own; - is stdin.")
     ] = None,
@@ -65,7 +74,8 @@ def sample(
     ] = 1.0,
     guidance_rescale: Annotated[float, typer.Option(min=0, max=1, help="Against overexposure; 0.7 is usual.")] = 0.0,
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    scheduler: Annotated[str, typer.Option(metavar="|".join(SCHEDULERS), help="Sampling scheduler.")] = "dpm++",
+    scheduler: Scheduler = "dpm++",
+    spacing: Spacing = None,
     size: Annotated[str | None, typer.Option(metavar="N|WxH", help="Pixels; default, the model's own.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
     image: Annotated[str | None, typer.Option(metavar="PICTURE", help="Start from this picture.")] = None,
@@ -109,7 +119,7 @@ def sample(
 ) -> None:
     """Draw pictures, with adapters. Picture i depends on seed+i alone."""
     given, axes = _split([word for word in (prompt, *(more or ())) if word is not None], grid or [])
-    one_of("--scheduler", scheduler, tuple(SCHEDULERS))
+    check_sampling(scheduler, spacing)
     check_drawing({
         "count": count, "seed": seed, "steps": steps, "guidance": guidance, "guidance_until": guidance_until,
         "rescale": guidance_rescale, "clip_skip": clip_skip, "strength": _strength(strength, image, mask),
@@ -127,12 +137,16 @@ def sample(
 
     PICTURES.check(Path(output))
     check_adapters(loras)
+    from lorakit.models.vae import check_vae
+
     check_name(model)
+    check_vae(vae)
     lines = read_prompts(prompts) if prompts not in (None, "-") else []
     request = Request(
         [given or ""], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, guidance_schedule,
         guidance_until, guidance_rescale, plain_prompts, cut_prompts, clip_skip, _path(image),
-        _strength(strength, image, mask), _path(mask), hires, hires_strength, dtype, vae_tiling,
+        _strength(strength, image, mask), _path(mask), hires, hires_strength, dtype, vae_tiling, prediction_type, zero_snr, shift,
+        spacing, vae,
     )  # fmt: skip
     found = read_axes(axes)
     from lorakit.jobs.composed import Changes
@@ -209,10 +223,17 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
     names = {"guidance_rescale": "rescale", "plain_prompts": "plain", "cut_prompts": "cut", "vae_tiling": "tiling"}
     said = {names.get(name, name) for name in ctx.params if _said(ctx, name)}
     values = {name: value for name, value in found.settings.items() if name not in said and name != "prompt"}
+    if "scheduler" in said and request.scheduler != found.settings.get("scheduler"):
+        values.pop("spacing", None)  # it goes with the picture's scheduler
     if values.get("model", "tiny") != "tiny":
         model = values["model"]
         raise UsageError(
             f"--from {source} was drawn with the model {model!r}, which is not taken from a picture; say --model {model} "
+            "if you trust it, or another"
+        )
+    if other := values.get("vae"):
+        raise UsageError(
+            f"--from {source} was drawn with the autoencoder {other!r}, which is not taken from a picture; say --vae {other} "
             "if you trust it, or another"
         )
     request = replace(request, prompts=[found.settings["prompt"]], **values)

@@ -16,6 +16,7 @@ from lorakit.cli.options import ADAPTER_FILES, check_text, one_of
 from lorakit.cli.output import emit, note, progress, report
 from lorakit.cli.settings import long_name
 from lorakit.config import Recorded, TrainConfig
+from lorakit.effects import refuse_idle
 from lorakit.errors import UsageError
 from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 
@@ -87,8 +88,8 @@ def train(
     if ":" not in options["optimizer"]:
         one_of("--optimizer", options["optimizer"], tuple(OPTIMIZERS.names()))
     tracked = [one_of("--track", name, ("none", *TRACKERS.names())) for name in track or ()]
-    config, given = _config(options), _sources(ctx)
-    _check_effects(config, given)
+    config, given = _config(options), {name: source(ctx, name) for name in ctx.params}
+    refuse_idle(config.idle(given) | _idle(config, given), given, note)
     check_text(**{name: value for name, value in options.items() if name not in _PATHS})
     if format == "diffusers" and (config.mode == "pivotal" or len(config.token) > 1):
         raise UsageError("--format diffusers holds no learned tokens beside an adapter; use kohya or lorakit")
@@ -100,8 +101,10 @@ def train(
     from lorakit.io.endings import FOLDER, of_mode
     from lorakit.io.files import check_target, existing_folder
     from lorakit.models.config import check_name
+    from lorakit.models.vae import check_vae
 
     check_name(config.model)
+    check_vae(config.vae)
     existing_folder(data, "training pictures")  # told before torch loads
     target = Path(output or _FILE.get(config.mode, "lora.safetensors"))
     looks_only = plan or show_targets or replay is not None
@@ -118,7 +121,7 @@ def train(
         target, folder, format, save_dtype, device, dtype, checkpoint_every, keep, resume, manner.force, manner.dry_run,
         plan, show_targets, Path(replay) if replay else None, validate_every, early_stop, preview_prompt or (),
         preview_every or (max(1, config.suited().total // 4) if preview_prompt else 0),
-        [name for name in tracked if name != "none"], given,
+        [name for name in tracked if name != "none"], _sources(ctx), given,
     )  # fmt: skip
     with progress("training") as tick:
         result = run(Path(data), config, life, Talk(tick, note, tick.show))
@@ -129,12 +132,13 @@ def train(
     emit(result)
 
 
-def _check_effects(config: TrainConfig, given: Mapping[str, str]) -> None:
-    """UsageError for options that were said and make no difference to the run; those of a shared file are noted."""
-    if idle := config.without_effect(given, ("option", "environment")):
-        raise UsageError("\n".join(idle))
-    if shared := config.without_effect(given, ("file",)):
-        note(f"settings of the configuration that this run makes no use of: {'; '.join(shared)}")
+def _idle(config: TrainConfig, given: Mapping[str, str]) -> dict[str, str]:
+    """Options beside the config that were given and that the run makes no use of, and what to say of each."""
+    if config.mode != "full" or given["format"] != "option":
+        return {}
+    return {
+        "format": "--format has an effect only in modes that write adapters or tokens; --output says what full writes"
+    }
 
 
 def _check_held_out(config: TrainConfig, validate_every: int) -> None:
@@ -212,7 +216,7 @@ def _plain(value: Any) -> Any:
 
 _RUN = "lorakit.recorded_run"
 _LISTS = {field.name for field in fields(TrainConfig) if field.default_factory is not MISSING}
-_PATHS = {"model", "tokenizer", "prior_dir", "init_from"}
+_PATHS = {"model", "tokenizer", "vae", "prior_dir", "init_from"}
 _FILE = {"ti": "embedding.safetensors", "full": "model"}
 
 

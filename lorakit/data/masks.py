@@ -60,6 +60,11 @@ def hidden(picture: Tensor, mask: Tensor) -> Tensor:
     return picture * (mask < 0.5)
 
 
+def either(grey: Tensor) -> Tensor:
+    """A grey mask, 0 to 255, as inpainting takes it: 1, to be filled in, from half way to white on, else 0."""
+    return (grey >= 127.5).float()
+
+
 def for_latents(mask: Tensor, factor: int) -> Tensor:
     """[..., h, w] to [..., h/factor, w/factor], the nearest pixel, as the samplers of inpainting models do it."""
     return mask[..., ::factor, ::factor].contiguous()

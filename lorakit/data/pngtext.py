@@ -12,22 +12,31 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from lorakit.bounds import DRAWING, check_prompt, check_size
+from lorakit.bounds import DRAWING, Bound, check_prompt, check_size
 from lorakit.composition.curve import read as read_curve
 from lorakit.data.images import BadPicture, stored
 from lorakit.data.naming import spelled
+from lorakit.diffusion.said import KINDS
 from lorakit.errors import InputError, some
 from lorakit.io.paths import check_local, file_named
 from lorakit.io.plain import json_object
-from lorakit.schedulers import SCHEDULERS
+from lorakit.schedulers import SCHEDULERS, SPACINGS, USUAL
 
-# Our schedulers as the webuis call them; of the names that are read, more than one is ours.
+# Our schedulers and spacings as the webuis call them; of the names that are read, more than one is ours.
 _SAMPLERS = {
-    "ddim": "DDIM", "dpm++": "DPM++ 2M", "euler": "Euler", "euler-a": "Euler a", "unipc": "UniPC", "pndm": "PLMS",
-    "lcm": "LCM",
+    "ddim": "DDIM", "dpm++": "DPM++ 2M", "dpm++-sde": "DPM++ 2M SDE", "euler": "Euler", "euler-a": "Euler a",
+    "unipc": "UniPC", "pndm": "PLMS", "lcm": "LCM", "tcd": "TCD",
+}  # fmt: skip
+_SCHEDULES = {
+    "leading": "DDIM", "trailing": "Simple", "linspace": "Uniform", "karras": "Karras", "exponential": "Exponential",
+    "beta": "Beta", "sgm-uniform": "SGM Uniform",
 }  # fmt: skip
 _READ = {name.lower(): ours for ours, name in _SAMPLERS.items()} | {name: name for name in _SAMPLERS}
-_READ |= {"dpm++ 2m karras": "dpm++", "dpm++ sde": "dpm++", "dpm++ 2m sde": "dpm++", "dpm++ 2m sde karras": "dpm++"}
+_READ |= {"dpm++ sde": "dpm++-sde"}
+_READ_SCHEDULES = {name.lower(): ours for ours, name in _SCHEDULES.items()} | {name: name for name in _SCHEDULES}
+_READ_SCHEDULES |= {"normal": "linspace"}
+# What A1111's "Automatic" is for the samplers that have one of their own.
+_AUTOMATIC = {"dpm++ 2m": "karras", "dpm++ sde": "karras", "dpm++ 2m sde": "exponential"}
 # No part of these can go back far, and none begins with blanks that another place could begin with.
 _FIELD = re.compile(r'([A-Z][\w ]{0,63}?):\s*+("(?:\\.|[^"\\])*+"(?=,|$)|[^,]*+)')
 _LORA = re.compile(r"<lora:([^:>]{1,1000}):([-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9}))>")
@@ -43,10 +52,12 @@ def parameters(settings: Mapping[str, Any]) -> str:
     fields = {
         "Steps": settings["steps"],
         "Sampler": _SAMPLERS[settings["scheduler"]],
+        **({"Schedule type": _SCHEDULES[settings["spacing"]]} if settings.get("spacing") else {}),
         "CFG scale": settings["guidance"],
         "Seed": settings["seed"],
         "Size": f"{width}x{height}",
         "Model": settings["model"],
+        **({"VAE": settings["vae"]} if settings.get("vae") else {}),
     }
     if settings.get("clip_skip", 1) > 1:
         fields["Clip skip"] = settings["clip_skip"]
@@ -61,8 +72,8 @@ def parameters(settings: Mapping[str, Any]) -> str:
 
 
 def from_parameters(text: str) -> dict[str, Any]:
-    """The settings in a webui's text: prompt, negative, steps, scheduler, guidance, seed, size, clip_skip, as many as
-    are there; `loras` are (name, weight); `unread` what it says beside them that changes a picture. Numbers are checked
+    """The settings in a webui's text: prompt, negative, steps, scheduler, spacing, guidance, seed, size, clip_skip, as many
+    as are there; `loras` are (name, weight); `unread` what it says beside them that changes a picture. Numbers are checked
     as those of our own texts are; one that is none is left out."""
     lines = text.strip().split("\n")
     fields = {m[1]: m[2].strip('"') for m in _FIELD.finditer(lines[-1])}
@@ -89,14 +100,29 @@ def from_parameters(text: str) -> dict[str, Any]:
                 continue
     if match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", fields.get("Size", "")):
         found["size"] = [int(match[1]), int(match[2])]
-    sampler = fields.get("Sampler", "")
-    if sampler.lower() in _READ:
-        found["scheduler"] = _READ[sampler.lower()]
-    unread = ("Hires upscale", "Denoising strength", "Mask blur", "Variation seed")
-    found["unread"] = [f"{key}: {fields[key]}" for key in unread if key in fields]
-    if sampler and "scheduler" not in found:
-        found["unread"].append(f"Sampler: {sampler}")
+    sampling, left = _sampling(fields.get("Sampler", ""), fields.get("Schedule type", ""))
+    found |= sampling
+    unread = ("Hires upscale", "Denoising strength", "Mask blur", "Variation seed", "VAE")
+    found["unread"] = [*(f"{key}: {fields[key]}" for key in unread if key in fields), *left]
     return found
+
+
+def _sampling(sampler: str, schedule: str) -> tuple[dict[str, str], list[str]]:
+    """Scheduler and spacing by a webui's names, and what of these is none of ours. Before A1111 1.9 the sampler's name ended
+    in the schedule's: "DPM++ 2M Karras"."""
+    name, kind = sampler.lower(), schedule.lower()
+    for label in _READ_SCHEDULES if not kind else ():
+        if name.endswith(f" {label}") and name.removesuffix(f" {label}") in _READ:
+            name, kind, schedule = name.removesuffix(f" {label}"), label, label.title()
+    if name not in _READ:
+        given = {"Sampler": sampler, "Schedule type": schedule}
+        return {}, [f"{key}: {value}" for key, value in given.items() if value]
+    scheduler = _READ[name]
+    spacing = _AUTOMATIC.get(name) if kind == "automatic" else _READ_SCHEDULES.get(kind)
+    if spacing is None or spacing not in SCHEDULERS[scheduler].betas.spacings:
+        known = kind in ("", "automatic")
+        return {"scheduler": scheduler}, [] if known else [f"Schedule type: {schedule} (not with {scheduler})"]
+    return {"scheduler": scheduler, "spacing": spacing}, []
 
 
 def encode(picture: np.ndarray, settings: Mapping[str, Any]) -> bytes:
@@ -151,7 +177,7 @@ def told(file: Path) -> Told | None:
     try:
         if isinstance(ours, str):
             found = json_object(_bounded(ours))
-            settings = _checked(found, file)
+            settings = {"spacing": USUAL, **_checked(found, file)}
             return Told({key: value for key, value in settings.items() if key != "recipe"}, settings.get("recipe"))
         if isinstance(theirs, str):
             found = from_parameters(_bounded(theirs))
@@ -219,8 +245,8 @@ _BESIDE = {"loras", "unread", "version"}
 # What is taken over from a picture's text, by the field of a request, and how it is checked.
 _SETTINGS: dict[str, Callable[[Any], Any]] = {
     **{name: bound.check for name, bound in DRAWING.items() if name != "count"},
-    "prompt": check_prompt, "negative": check_prompt, "model": _text, "recipe": _text, "size": check_size,
-    "scheduler": _one_of(*SCHEDULERS), "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
+    "prompt": check_prompt, "negative": check_prompt, "model": _text, "vae": _text, "recipe": _text, "size": check_size,
+    "scheduler": _one_of(*SCHEDULERS), "spacing": _one_of(*SPACINGS), "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
     "guidance_schedule": _curve, "plain": _yes_or_no, "cut": _yes_or_no, "tiling": _yes_or_no,
-    "image": _path, "mask": _path,
+    "image": _path, "mask": _path, "prediction_type": _one_of(*KINDS), "zero_snr": _yes_or_no, "shift": Bound(float, 1e-6, 1e6).check,
 }  # fmt: skip

@@ -74,7 +74,8 @@ def huber_delta(timesteps: Tensor, steps: int, least: float, schedule: str) -> T
     """Where huber turns from square to line, at timesteps [b] of `steps`; [b], from `least` to 1.
 
     constant      least
-    exponential   1 at timestep 0, least at the last: outliers count less the noisier the picture (Khrapov et al., 2024)
+    exponential   1 at timestep 0, least at the last: outliers count less the noisier the picture (Khrapov et al., 2024);
+                  least^(t/(steps-1)), where sd-scripts has least^(t/steps), which is 0.2 % more at most for 0.1 of 1000
     """
     if schedule == "constant":
         return torch.full(timesteps.shape, least, device=timesteps.device)

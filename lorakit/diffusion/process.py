@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from lorakit.diffusion import loss
-from lorakit.diffusion.schedule import zero_terminal
+from lorakit.diffusion.said import PREDICTIONS
 from lorakit.errors import UsageError
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+__all__ = ["PREDICTIONS", "Alphas", "Flow", "Process"]
 
 
 class Process:
@@ -53,10 +53,6 @@ class Process:
         rule     "min-snr", with the cap gamma (0 for no cap), "debiased" or "v-like"
         raises   UsageError for a rule that the process has no meaning for
         """
-        raise NotImplementedError
-
-    def zero_terminal(self) -> Process:
-        """The same process with nothing of the picture left at the last timestep; UsageError where that has no meaning."""
         raise NotImplementedError
 
 
@@ -100,7 +96,7 @@ class Alphas(Process):
     def finished(self, noisy: Tensor, answer: Tensor, told: Tensor) -> Tensor:
         if self.prediction == "sample":
             return answer
-        a = self.alphas[int(told.round().clamp(min=0))].to(noisy)
+        a = self.alphas[int(told.round().clamp(0, self.steps - 1))].to(noisy)
         if self.prediction == "v_prediction":
             return a.sqrt() * noisy - (1 - a).sqrt() * answer
         return (noisy - (1 - a).sqrt() * answer) / a.sqrt().clamp(min=1e-4)
@@ -111,9 +107,6 @@ class Alphas(Process):
         if rule == "v-like":
             return loss.v_like_weight(self.alphas, self.prediction)
         return loss.min_snr_weight(self.alphas, gamma or None, self.prediction, self.ends_in_noise)
-
-    def zero_terminal(self) -> Alphas:
-        return self if self.ends_in_noise else Alphas(zero_terminal(self.alphas), self.prediction)
 
 
 @dataclass(frozen=True)
@@ -154,6 +147,3 @@ class Flow(Process):
                 f"--{rule} weighs models that predict noise, v or the picture; this one is a rectified flow"
             )
         return torch.ones(self.steps)
-
-    def zero_terminal(self) -> Process:
-        raise UsageError("--zero-snr has no meaning for a rectified flow, which ends in pure noise as it is")

@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorakit.arrays import Array, dtype_of
+from lorakit.diffusion.said import SCHEDULER
 from lorakit.families import FAMILIES
+from lorakit.formats.layouts import marks
 from lorakit.io.plain import read_json
 
 _SINGLE = "model.diffusion_model."
@@ -23,13 +26,18 @@ _CROSS = ("transformer_blocks.0.attn2.to_k.weight", "transformer_blocks.0.attn2.
 
 @dataclass(frozen=True)
 class Description:
-    """layout ("single file", "diffusers UNet"), family or None, evidence, parts, prediction type or None, dtypes."""
+    """What a base model is.
+
+    layout      "single file" or "diffusers UNet"
+    family      None where no table has it
+    scheduler   the config of its scheduler, as far as it says so; None where nothing says what it predicts
+    """
 
     layout: str
     family: str | None
     evidence: str
     parts: tuple[str, ...]
-    prediction: str | None
+    scheduler: dict[str, Any] | None
     inpainting: bool
     dtypes: dict[str, int]
 
@@ -48,20 +56,19 @@ def describe(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Descr
     return Description(
         "single file" if single else "diffusers UNet", fitting[0] if fitting else None,
         f"cross-attention takes {cross} inputs, the first block has {width} channels", tuple(parts),
-        _prediction(tensors, metadata), channels == 9, dict(Counter(dtype_of(x) for x in tensors.values())),
+        _scheduler(tensors, metadata), channels == 9, dict(Counter(dtype_of(x) for x in tensors.values())),
     )  # fmt: skip
 
 
-def _prediction(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> str | None:
-    """What the file says of it; an SD2 file that says nothing may be of either kind."""
-    if "modelspec.prediction_type" in metadata:
-        return metadata["modelspec.prediction_type"]
-    return "v" if "v_pred" in tensors else None
-
-
-def prediction_of_folder(folder: Path) -> str | None:
-    """A diffusers folder says it in its scheduler's config."""
-    file = folder / "scheduler" / "scheduler_config.json"
-    if not file.is_file():
+def _scheduler(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """What the file says of it; one that says nothing may be of either kind."""
+    found = marks.read(tensors.keys(), metadata, "the file")
+    if found.prediction is None and not found.edm and not found.zero_snr:
         return None
-    return str(read_json(file, "config").get("prediction_type", "epsilon"))
+    return found.scheduler({"_class_name": "DDIMScheduler", "prediction_type": "epsilon"})
+
+
+def scheduler_of_folder(folder: Path) -> dict[str, Any] | None:
+    """A diffusers folder says it in its scheduler's config."""
+    file = folder / SCHEDULER
+    return read_json(file, "config") if file.is_file() else None

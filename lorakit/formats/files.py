@@ -130,7 +130,7 @@ def _pickle(path: Path) -> Contents:
     """A pickle's tensors; a list of cloneofsimo's takes its sidecars along: X.text_encoder.pt and X.ti.pt."""
     from lorakit.io import pickles
 
-    tensors, metadata = pickles.flatten(pickles.read(path))
+    tensors, metadata = pickles.state(pickles.read(path))
     if "0" in tensors:
         for prefix in ("text_encoder", "ti"):
             sidecar = path.with_name(f"{path.name.removesuffix(path.suffix)}.{prefix}{path.suffix}")

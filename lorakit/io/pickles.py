@@ -81,6 +81,21 @@ def read(path: str | Path, what: str = "checkpoint") -> Any:
     return tree
 
 
+METADATA = "__metadata__"  # texts beside a model's tensors, as a safetensors file has them
+
+
+def state(tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, texts) of a checkpoint, whose tensors may stand below `state_dict` with other things beside them."""
+    texts: dict[str, str] = {}
+    while isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
+        notes = tree.get(METADATA)
+        if isinstance(notes, dict):
+            texts |= {str(key): value for key, value in notes.items() if isinstance(value, str)}
+        tree = tree["state_dict"]
+    tensors, inner = flatten(tree)
+    return tensors, inner | texts
+
+
 def flatten(tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, texts) by dotted path: "string_to_param.*"; a list's members are "0", "1" ...; None is left out.
 

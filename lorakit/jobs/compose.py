@@ -10,6 +10,7 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.composition import Composition, Member, effective
+from lorakit.diffusion.said import NOTHING, Overrides
 from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files, recipes
 from lorakit.formats.bases import check_same
@@ -27,6 +28,7 @@ class Wanted:
     """bake       write one adapter, not a recipe, in this file format
     plot          a picture of the weights over so many steps
     learn         pictures that the weights are to fit; with the model and how it is done
+    of_model      what is said of the model in place of what it says itself
     """
 
     bake: bool = False
@@ -38,6 +40,8 @@ class Wanted:
     model: str = "tiny"
     device: str = "auto"
     dtype: str = "auto"
+    of_model: Overrides = NOTHING
+    vae: str | None = None
 
 
 def run(
@@ -132,7 +136,7 @@ def _learnt(
     from lorakit.jobs.session import load_model
 
     assert wanted.learn is not None
-    components = load_model(wanted.model, wanted.device, wanted.dtype, note)
+    components = load_model(wanted.model, wanted.device, wanted.dtype, note, None, wanted.of_model, wanted.vae)
     done = learn(
         components, composition, wanted.learn, replace(wanted.how, steps=0) if dry_run else wanted.how, tick, note
     )

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Stored, finite
+from lorakit.data.naming import spelled
 from lorakit.deltas._base import Delta
 from lorakit.deltas.full import Full
+from lorakit.diffusion.said import NOTHING, Overrides
 from lorakit.errors import InputError, NumericError, UsageError, some
-from lorakit.formats.layouts import FOLDER, SINGLE, UNET_FILE, Model, _ckpt, folder, open_model
+from lorakit.formats.layouts import FOLDER, SINGLE, UNET_FILE, Model, _ckpt, folder, marks, open_model
 from lorakit.formats.layouts._architecture import tokenizer_of
-from lorakit.formats.layouts._describe import configs_of
 from lorakit.io import safetensors
 from lorakit.io.endings import MERGED_MODEL
 from lorakit.io.files import check_plain, check_target, replacing_folder
 from lorakit.jobs.fuse_layout import Plan, other_layout, same_layout
+from lorakit.jobs.fuse_process import said
 from lorakit.jobs.fuse_tokens import (
     TOKENIZER_FILES,
     TOKENS,
@@ -35,13 +36,15 @@ from lorakit.jobs.fuse_tokens import (
 from lorakit.jobs.fuse_weights import Rounding, Sums, changed, flat, typed
 
 Note = Callable[[str], None]
+NOTES = "lorakit.json"  # what a model folder says of how it was made
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 def fuse(
     adapter: Adapter, model: str, output: Path, *, dtype: str | None = None, stochastic_rounding: bool = False,
     seed: int = 0, allow_unmatched: bool = False, force: bool = False, dry_run: bool = False,
-    metadata: Mapping[str, str] | None = None, tokenizer: Path | None = None,
+    metadata: Mapping[str, str] | None = None, tokenizer: Path | None = None, wanted: Overrides = NOTHING,
+    scheduler: Mapping[str, Any] | None = None,
     tick: Callable[[int, int], None] = lambda done, of: None, note: Note = lambda text: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write `model` with the adapter's deltas in its weights and the learned tokens in its text encoders.
@@ -49,6 +52,9 @@ def fuse(
     output     out.safetensors, out.ckpt, or a diffusers folder; the model may be of either layout
     dtype      "float32", "float16", "bfloat16" for all weights; None keeps each one's own
     tokenizer  a folder with a tokenizer's files, for a folder made from a single file
+    wanted     what the user says of the model's process in place of what it says itself
+    metadata   of a single file; in a folder it stands in a file of its own
+    scheduler  the scheduler's config of the result, where it is known; else it is what the model says
     raises     InputError for modules that are not in the model or do not fit it; NumericError for NaN, infinity and
                what overflows `dtype`; UnavailableError for a tokenizer that is not to be had. Nothing is written then.
     """
@@ -76,7 +82,12 @@ def fuse(
     }  # fmt: skip
     same = base.layout == FOLDER if to_folder else base.layout in (SINGLE, UNET_FILE)
     plan = same_layout(base, arrays) if same else other_layout(base, arrays, to_folder, result, note)
-    texts = _Texts.of(base, tokenizer, note) if to_folder and not same else _Texts()
+    process = said(base, to_folder, wanted, scheduler, note)
+    if not to_folder:
+        plan[""] = process.marked(plan[""])
+    tokenizers = (
+        {part: tokenizer_files(base, part, tokenizer) for part in texts_of(base)} if to_folder and not same else {}
+    )
     ready = _counted(plan, rounding, tick)
     touched = {*changes, *(f"{part}.{TOKENS}" for part in vocabulary)}
     untouched = _untouched(base, touched) if to_folder and dtype is None else set()
@@ -85,12 +96,12 @@ def fuse(
         note(f"{result['layers']} modules of {model} would be changed and written to {output}")
         return result | sums.report()
     if to_folder:
-        _write_folder(base, output, ready, untouched, same, vocabulary, texts, note)
-    elif output.suffix.lower() == ".ckpt":
-        _ckpt.write(output, ready[""])
+        configs = {**process.configs, **({NOTES: spelled(metadata)} if metadata else {})}
+        _write_folder(base, output, ready, untouched, same, vocabulary, configs, tokenizers, note)
     else:
-        notes = {**base.metadata, **adapter.metadata, **(metadata or {})} if base.layout != FOLDER else metadata or {}
-        safetensors.write(output, ready[""], {"format": "pt", **notes}, hashed=False)
+        own = {key: text for key, text in adapter.metadata.items() if key not in marks.TEXTS}
+        notes = {**base.metadata, **own, **(metadata or {})} if base.layout != FOLDER else metadata or {}
+        _write_file(output, ready[""], process.noted(notes))
     outputs = [output]
     for path, encoded in beside.items():
         safetensors.write(path, encoded.tensors, encoded.metadata)
@@ -101,19 +112,6 @@ def fuse(
     if any(rounding.of(base.arrays[name]) in ("F16", "BF16") for name in changes):
         note(f"{result['retained']:.1%} of the delta is in the weights after the rounding to half precision")
     return result
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """What a folder needs beside its weights where it is made of a single file: configs by their path, and by part the
-    folder with its tokenizer's files."""
-
-    configs: Mapping[str, Any] = field(default_factory=dict)
-    tokenizers: Mapping[str, Path] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, base: Model, given: Path | None, note: Note) -> _Texts:
-        return cls(configs_of(base, note), {part: tokenizer_files(base, part, given) for part in texts_of(base)})
 
 
 def _untouched(base: Model, touched: set[str]) -> set[str]:
@@ -177,7 +175,7 @@ def _counted(plan: Mapping[str, Mapping[str, Stored]], rounding: Rounding, tick:
 
 def _write_folder(
     base: Model, output: Path, plan: Plan, untouched: set[str], same: bool, vocabulary: Mapping[str, Vocabulary],
-    texts: _Texts, note: Note,
+    configs: Mapping[str, Any], tokenizers: Mapping[str, Path], note: Note,
 ) -> None:  # fmt: skip
     """Weights, configs and tokenizers; `untouched` are files of the source whose bytes are right as they are."""
     with replacing_folder(output, note) as partial:
@@ -185,10 +183,10 @@ def _write_folder(
             shutil.copytree(
                 check_plain(base.path, "model"), partial, dirs_exist_ok=True, ignore=_ignored(base, untouched)
             )
-        for path, config in texts.configs.items():
+        for path, config in configs.items():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
-        for part, source in texts.tokenizers.items():
+        for part, source in tokenizers.items():
             (partial / tokenizer_of(part)).mkdir(exist_ok=True)
             for name in TOKENIZER_FILES:
                 if (source / name).is_file():
@@ -202,6 +200,13 @@ def _write_folder(
                 safetensors.write(place, tensors, {"format": "pt", **notes}, hashed=False)
         for part, added in vocabulary.items():
             add_tokens(partial, part, added)
+
+
+def _write_file(output: Path, tensors: Mapping[str, Stored], notes: Mapping[str, str]) -> None:
+    if output.suffix.lower() == ".ckpt":
+        _ckpt.write(output, tensors, notes)
+    else:
+        safetensors.write(output, tensors, {"format": "pt", **notes}, hashed=False)
 
 
 def _ignored(base: Model, untouched: set[str]) -> Callable[[str, list[str]], set[str]]:

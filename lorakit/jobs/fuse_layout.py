@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lorakit.arrays import Stored, stored
-from lorakit.errors import InputError, UsageError
+from lorakit.errors import InputError, UsageError, some
 from lorakit.families import Unet
-from lorakit.formats.layouts import UNET_FILE, Model, _describe, folder, original
+from lorakit.formats.layouts import UNET_FILE, Model, _describe, folder, marks, original
 from lorakit.formats.layouts._place import THIRDS, Rule, below, spelled
 
 Note = Callable[[str], None]
@@ -57,8 +57,13 @@ def other_layout(
         if split:
             raise InputError(f"{base.path}: parts of {split[0]} are missing")
         plan[""] = {key: _assembled(of, names) for key, of in by_key.items()}
-        lost += sorted(set(arrays) - {rule.ours for rule in rules})
-    lost = [key for key in lost if not key.endswith("position_ids")]
+        homeless = sorted(set(arrays) - {rule.ours for rule in rules})
+        if of_unet := [name for name in homeless if name.startswith("unet.")]:
+            raise InputError(
+                f"{base.path} cannot be written as one file: the layout has no place for {some(of_unet, 3)}"
+            )
+        lost += homeless
+    lost = [key for key in lost if not key.endswith("position_ids") and not marks.is_mark(key)]
     result["left_out"] = lost
     if lost:
         note(f"{len(lost)} tensors have no place in the other layout and are left out, first {lost[0]}")

@@ -16,9 +16,10 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import dtype_of
 from lorakit.deltas._base import Delta, NeedsBase
 from lorakit.deltas.low_rank import LowRank
+from lorakit.diffusion import said
 from lorakit.errors import InputError, faults_together
 from lorakit.families import FAMILIES
-from lorakit.formats import checkpoints, files, triggers
+from lorakit.formats import checkpoints, files, foreign, triggers
 from lorakit.formats.adapters import decode
 from lorakit.formats.adapters._modules import family_of
 from lorakit.formats.clients import coverages
@@ -46,6 +47,8 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
     if path.is_dir() and (path / "model_index.json").is_file():
         return _model_folder(path)
     tensors, metadata = files.contents(path)
+    if not any("lora" in key for key in tensors):
+        foreign.check_keys(tensors.keys(), path)
     model = checkpoints.describe(tensors, metadata)
     adapter = files.named(decode(tensors, metadata, str(path)), path.stem) if model is None else Adapter({}, metadata)
     hashed = path.is_file() and not pickles.is_pickle(path)
@@ -72,13 +75,28 @@ def _size(path: Path) -> int:
 def _checkpoint(model: checkpoints.Description, metadata: Mapping[str, str]) -> dict[str, Any]:
     return {
         "kind": "base model", "format": model.layout, "family": model.family, "evidence": model.evidence,
-        "parts": list(model.parts), "prediction_type": model.prediction, "inpainting": model.inpainting,
+        "parts": list(model.parts), **_process(model.scheduler), "inpainting": model.inpainting,
         "dtypes": model.dtypes, "notes": [], "faults": [],
     }  # fmt: skip
 
 
+def _process(scheduler: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a model says of its diffusion process; None where it says nothing."""
+    if scheduler is None:
+        return {"prediction_type": None, "process": None, "zero_snr": None, "shift": None, "timestep_spacing": None}
+    other = said.unknown(scheduler)
+    return {
+        "prediction_type": said.prediction_of(scheduler),
+        "process": f"has the scheduler {other}, which lorakit does not know" if other else said.words(scheduler),
+        "zero_snr": said.ends_in_noise(scheduler),
+        "shift": said.shift_of(scheduler) if said.is_flow(scheduler) else None,
+        "timestep_spacing": scheduler.get("timestep_spacing"),
+    }
+
+
 def _model_folder(folder: Path) -> dict[str, Any]:
     """A diffusers folder: its UNet's header tells the family, its scheduler the prediction."""
+    foreign.check_index(folder)
     unet = next(iter(sorted((folder / "unet").glob("*.safetensors"))), None)
     if unet is None:
         raise InputError(f"{folder}: no safetensors weights in its unet folder")
@@ -92,7 +110,7 @@ def _model_folder(folder: Path) -> dict[str, Any]:
     return {
         "file": str(folder), "bytes": _size(folder), **found, **_told(triggers.read(notes), notes),
         "format": "diffusers folder", "parts": parts,
-        "prediction_type": checkpoints.prediction_of_folder(folder), "tensors": len(file.keys()), "hash_sha256": None,
+        **_process(checkpoints.scheduler_of_folder(folder)), "tensors": len(file.keys()), "hash_sha256": None,
         "hash_recorded": None, "hash_matches": None, "metadata": notes,
     }  # fmt: skip
 

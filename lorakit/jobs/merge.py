@@ -13,6 +13,7 @@ from lorakit.arrays import SIZES, Array, Stored, type_named
 from lorakit.composition.module_weights import ModuleWeights, number, read_blocks, read_parts
 from lorakit.deltas._base import Delta
 from lorakit.deltas.norm import Norm
+from lorakit.diffusion.said import NOTHING, Overrides
 from lorakit.errors import UsageError
 from lorakit.io.endings import ADAPTER, MERGED_MODEL, PAGE
 from lorakit.io.files import check_targets, write_text
@@ -57,13 +58,14 @@ class Choices:
 
 @dataclass(frozen=True)
 class Into:
-    """The base model to collapse a merge into. dtype None keeps each weight's own."""
+    """The base model to collapse a merge into. dtype None keeps each weight's own; of_model is what the user says of it."""
 
     model: str
     dtype: str | None = None
     stochastic_rounding: bool = False
     seed: int = 0
     tokenizer: Path | None = None
+    of_model: Overrides = NOTHING
 
     def write(
         self, adapter: Adapter, output: Path, allow_unmatched: bool, force: bool, dry_run: bool, tick: Tick, note: Note
@@ -72,7 +74,8 @@ class Into:
 
         done = fuse(
             adapter, self.model, output, dtype=self.dtype, stochastic_rounding=self.stochastic_rounding, seed=self.seed,
-            allow_unmatched=allow_unmatched, force=force, dry_run=dry_run, tokenizer=self.tokenizer, tick=tick, note=note,
+            allow_unmatched=allow_unmatched, force=force, dry_run=dry_run, tokenizer=self.tokenizer, wanted=self.of_model,
+            tick=tick, note=note,
         )  # fmt: skip
         said = ("retained", "retained_worst", "retained_by_module", "norms", "left_out", "tokens", "unmatched")
         return {"into": self.model, "written": done["outputs"], **{key: done[key] for key in said if key in done}}

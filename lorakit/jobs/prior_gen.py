@@ -27,6 +27,8 @@ from lorakit.models.sample import Drawing
 from lorakit.runtime.locks import forget, held
 from lorakit.runtime.signals import telling
 from lorakit.runtime.world import World, place
+from lorakit.schedulers import USUAL
+from lorakit.training.fingerprint import weights_hash
 
 Tick = Callable[[int, int], None]
 Note = Callable[[str], None]
@@ -175,6 +177,14 @@ def goes_on(request: Request, components: Components, output: Path) -> bool:
     return bool(absent) and not other and there <= {slots.file(i) for i in range(request.count)}
 
 
+def _without(caption: str, token: str, word: str) -> str:
+    """The caption with the class word in the token's place, once: a class word that stands beside the token already, as
+    in "sks dog", is not said twice."""
+    whole, beside = rf"(?<!\w){re.escape(token)}(?!\w)", rf"(?<!\w)(?i:{re.escape(word)})(?!\w)"
+    pattern = rf"(?:{beside}[\s,]+)?{whole}(?:[\s,]+{beside})?" if word else whole
+    return re.sub(pattern, lambda match: word, caption)
+
+
 def class_prompts(data: Path, token: str, word: str, note: Note = lambda text: None) -> list[str]:
     """Class prompts from the captions of a training set: the token taken out, or the class word in its place.
 
@@ -182,10 +192,7 @@ def class_prompts(data: Path, token: str, word: str, note: Note = lambda text: N
     """
     found: dict[str, None] = {}
     for example in dataset.read(data, None, note):
-        caption = example.caption
-        if token:  # with the class word behind it, as in "sks dog", the token goes; alone, the word takes its place
-            pattern = rf"(?<!\w){re.escape(token)}(?!\w)" + (rf"(?:\s+{re.escape(word)}(?!\w))?" if word else "")
-            caption = re.sub(pattern, lambda match: word, caption)
+        caption = _without(example.caption, token, word) if token else example.caption
         text = " ".join(caption.split()).replace(" ,", ",").strip(" ,")
         if text:
             found[text] = None
@@ -292,7 +299,7 @@ def prior_set(
 ) -> Path:  # fmt: skip
     """The folder of these class pictures in the cache, filled where it lacks some; for `train --mode dreambooth`.
 
-    Its name is made of all that a picture depends on but its number: model weights, the prompts and the negative prompt
+    Its name is made of all that a picture depends on but its number: model weights and scheduler, the prompts and the negative prompt
     with what the tokenizers make of them, steps, guidance, scheduler, size, seed, dtype and kind of device. A larger
     count goes on where a smaller one ended; who asks for the same set at the same time waits.
 
@@ -302,15 +309,20 @@ def prior_set(
     key: dict[str, Any] = {
         "weights": base or base_hash(components.folder), "prompts": list(request.prompts), "how": dataclasses.asdict(how),
         "negative": request.negative, "seed": request.seed, "dtype": str(components.dtype),
-        "device": components.device.type,
+        "device": components.device.type, "process": components.scheduler_config,
         "ids": [one([*request.prompts, request.negative]).input_ids for one in components.tokenizers.values()],
     }  # fmt: skip
     del key["how"]["batch_size"]
+    if how.spacing == USUAL:
+        del key["how"]["spacing"]  # as of the sets that were drawn before there were others
+    if components.other_vae:
+        key["vae"] = weights_hash([components.vae], components.vae.config.scaling_factor)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
     home = cache or cache_folder(dry_run=dry_run) / "prior"
     folder = home / name
     # Pictures carry the model's name as it was called; in the cache the weights are the name.
-    request = dataclasses.replace(request, model=f"weights {key['weights'][:16]}")
+    other = f"weights {key['vae'][:16]}" if components.other_vae else None
+    request = dataclasses.replace(request, model=f"weights {key['weights'][:16]}", vae=other)
     with held(home, f".{name}.lock", wait=True, dry_run=dry_run):
         held_now, _ = Slots(request, how, folder).missing()
         if held_now:

@@ -91,7 +91,7 @@ def _drawn(
     dry_run: bool, tick: Tick, note: Note,
 ) -> dict[str, Any]:  # fmt: skip
     extras = plan.extras
-    components = load_model(request.model, device, request.dtype, note, extras.tokenizer)
+    components = load_model(request.model, device, request.dtype, note, extras.tokenizer, request.wanted, request.vae)
     for shot in shots:
         drawing(components, shot.request)
     if request.tiling:
@@ -264,7 +264,7 @@ def serve(
     check_place(output)
     asked = composed.read(loras, changes)
     _check_adapters(asked, changes)
-    components = load_model(request.model, device, request.dtype, note, extras.tokenizer)
+    components = load_model(request.model, device, request.dtype, note, extras.tokenizer, request.wanted, request.vae)
     session = Session(components, [asked], note, extras.limit)
     if request.tiling:
         session.components.vae.enable_tiling()

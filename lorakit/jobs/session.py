@@ -16,6 +16,8 @@ from torch import Tensor
 from lorakit import __version__
 from lorakit.bounds import MOST_SIDE
 from lorakit.composition import Composition, effective
+from lorakit.data import masks
+from lorakit.diffusion.said import NOTHING, Overrides
 from lorakit.errors import InputError, UsageError, shorten, some
 from lorakit.formats import recipes
 from lorakit.io.files import sha256_of
@@ -24,19 +26,33 @@ from lorakit.jobs.shots import Request, Shot
 from lorakit.models.encode import latent_moments, to_tensor
 from lorakit.models.load import Components, is_small, load
 from lorakit.models.prompts import Reading, lost
-from lorakit.models.sample import Acting, Drawing, Picture, draw_pictures, steps_done
+from lorakit.models.sample import Acting, Drawing, Picture, draw_pictures, solver_of, steps_done
+from lorakit.models.solvers import named_spacing
 from lorakit.runtime.device import pick_device, pick_dtype
+from lorakit.schedulers import USUAL
 
 Note = Callable[[str], None]
 _SHOWN = 80  # letters of a prompt or a trigger word in a note
 
 
-def load_model(name: str, device: str, dtype: str, note: Note, tokenizer: Path | None = None) -> Components:
-    """The base model on the chosen device; the built-in one is said."""
+def load_model(
+    name: str,
+    device: str,
+    dtype: str,
+    note: Note,
+    tokenizer: Path | None = None,
+    wanted: Overrides = NOTHING,
+    vae: str | None = None,
+) -> Components:
+    """The base model on the chosen device, with what the user says of it; what it is is noted."""
     if name == "tiny":
         note("using the built-in model 'tiny' (64x64 emoji); choose another with --model")
     where = pick_device(device)
-    components = load(name, where, pick_dtype(dtype, where), tokenizer=tokenizer, note=note)
+    components = load(name, where, pick_dtype(dtype, where), tokenizer=tokenizer, wanted=wanted, vae=vae, note=note)
+    if components.guidance_width is not None:
+        note(
+            f"{name} is distilled: its UNet is told the guidance, and asks no negative prompt; training tells it 1, that is none"
+        )
     if is_small(components):
         torch.set_num_threads(1)  # `each` uses the cores; operators this short only wait for one another
     return components
@@ -47,14 +63,26 @@ def drawing(components: Components, request: Request) -> Drawing:
     size = request.size or (components.size, components.size)
     if size[0] % components.multiple or size[1] % components.multiple or min(size) < components.multiple:
         raise UsageError(f"--size {size[0]}x{size[1]}: sides must be multiples of {components.multiple} for this model")
+    idle = {"--negative": request.negative, "--guidance-rescale": request.rescale}
+    if components.guidance_width is not None and any(idle.values()):
+        named = " and ".join(option for option, value in idle.items() if value)
+        raise UsageError(f"{named}: this model is told the guidance and asks no negative prompt; leave it out")
     if request.hires * max(size) > MOST_SIDE:
         raise UsageError(
             f"--hires {request.hires:g} of {size[0]}x{size[1]}: at most {MOST_SIDE} pixels a side are drawn"
         )
-    return Drawing(
+    how = Drawing(
         size, request.steps, request.guidance, request.scheduler, request.batch_size, request.rescale, request.curve(),
         request.guidance_until, request.strength if request.image else 1.0,
+        spacing=named_spacing(components, request.scheduler, request.spacing),
     )  # fmt: skip
+    solver = solver_of(components, how)
+    if (done := len(solver.times) - solver.first(how.strength)) <= 1 and how.strength * request.steps < 1:
+        components.say(
+            f"--strength {how.strength:g} of {request.steps} steps is less than one step: "
+            + ("one is run" if done else "none is run, and the picture is what the autoencoder makes of it")
+        )
+    return how
 
 
 def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: list[dict[str, Any]]) -> dict[str, Any]:
@@ -64,6 +92,8 @@ def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: l
         "scheduler": how.scheduler, "size": list(how.size), "model": request.model, "loras": loras,
         "version": __version__,
     }  # fmt: skip
+    if how.spacing not in (None, USUAL):
+        found["spacing"] = how.spacing
     for name in _OPTIONAL:
         value = getattr(request, name)
         if value != getattr(_PLAIN, name):
@@ -73,7 +103,7 @@ def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: l
 
 _OPTIONAL = (
     "guidance_schedule", "guidance_until", "rescale", "plain", "cut", "clip_skip", "image", "strength", "mask", "hires",
-    "hires_strength", "dtype", "tiling",
+    "hires_strength", "dtype", "tiling", "prediction_type", "zero_snr", "shift", "vae",
 )  # fmt: skip
 _PLAIN = Request([], 1, 0, "", "", None, 1, 1.0, "", 1)
 
@@ -182,7 +212,7 @@ class Session:
             yield self._pasted(request, picture)
 
     def _acts(self, composition: Composition, how: Drawing) -> Acting | None:
-        key = (id(composition), how.steps, how.scheduler, how.strength, how.size)
+        key = (id(composition), how.steps, how.scheduler, how.spacing, how.strength, how.size)
         if key not in self._acting:
             steps = steps_done(self.components, how)
             self._acting[key] = composition, self.ensemble.acting(composition, steps, how.size)
@@ -211,10 +241,15 @@ class Session:
             mask = masked = None
             if request.mask is not None:
                 factor = self.components.vae_factor
-                cover = torch.tensor(_mask(request.mask, size)).float() / 255
-                mask = torch.nn.functional.max_pool2d(cover[None, None], factor)[0]
+                cover = masks.either(torch.tensor(_mask(request.mask, size))[None])
+                mask = masks.for_latents(cover, factor)
+                if not mask.any():
+                    self.components.say(
+                        f"--mask {request.mask}: none of its white is where one of the latents stands, each {factor}x{factor} "
+                        "pixels, so that nothing is drawn anew"
+                    )
                 if self.components.inpaints:
-                    masked = latent_moments(self.components, x * (cover < 0.5))[0][0]
+                    masked = latent_moments(self.components, masks.hidden(x, cover))[0][0]
             elif self.components.inpaints:
                 raise UsageError("--image with an inpainting model needs a --mask of what is to be drawn")
             self._starts[key] = start, mask, masked

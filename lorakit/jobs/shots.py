@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from lorakit.composition.curve import Curve
 from lorakit.composition.curve import read as read_curve
 from lorakit.composition.module_weights import number
 from lorakit.data.naming import is_text, shown
+from lorakit.diffusion.said import Overrides
 from lorakit.errors import InputError, UsageError
 from lorakit.io.files import kind_of
 from lorakit.io.paths import check_local
 from lorakit.io.plain import json_object, read_text
 from lorakit.registry import nearest
 from lorakit.runtime import platform
-from lorakit.schedulers import SCHEDULERS
+from lorakit.schedulers import SCHEDULERS, SPACINGS
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Request:
     image, strength, mask                a picture to start from, and what of it is drawn anew (white)
     hires, hires_strength                drawn so many times larger from the first drawing, with this strength
     dtype, tiling                        what the model calculates in; its autoencoder works on tiles
+    prediction_type, zero_snr, shift     what the user says of the model in place of what it says itself
+    spacing                              of the steps (lorakit/schedulers.py); None as the model says
+    vae                                  another autoencoder than the model's own
     acting                               weights and schedules of adapters, by `NAME.weight` and so on, of these prompts alone
     """
 
@@ -60,12 +64,25 @@ class Request:
     hires_strength: float = 0.5
     dtype: str = "auto"
     tiling: bool = False
+    prediction_type: str | None = None
+    zero_snr: bool | None = None
+    shift: float | None = None
+    spacing: str | None = None
+    vae: str | None = None
     acting: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for text in (*self.prompts, self.negative):
             if not is_text(text):
                 raise UsageError(f"the prompt '{shown(text[:60])}' is not UTF-8 text")
+
+    @property
+    def wanted(self) -> Overrides:
+        return Overrides(self.prediction_type, self.zero_snr, self.shift)
+
+    def of_model(self, wanted: Overrides) -> Request:
+        """The same of a model of which this is said."""
+        return replace(self, prediction_type=wanted.prediction, zero_snr=wanted.zero_snr, shift=wanted.shift)
 
     def curve(self) -> Curve | None:
         if self.guidance_schedule is None:
@@ -94,16 +111,20 @@ def shots_of(request: Request, composition: Composition) -> list[Shot]:
     ]
 
 
-def _scheduler(text: str) -> str:
-    if text not in SCHEDULERS:
-        raise ValueError(f"no such scheduler{nearest(text, SCHEDULERS)}")
-    return text
+def _one_of(what: str, known: Iterable[str]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in known:
+            raise ValueError(f"no such {what}{nearest(text, known)} (there are: {', '.join(known)})")
+        return text
+
+    return read
 
 
 # What a line of prompts and an axis of a grid may set, by the option's name: (field of Request, how it is read).
 _SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "seed": ("seed", int), "steps": ("steps", int), "guidance": ("guidance", float), "negative": ("negative", str),
-    "scheduler": ("scheduler", _scheduler), "size": ("size", size_of), "count": ("count", int),
+    "scheduler": ("scheduler", _one_of("scheduler", SCHEDULERS)), "spacing": ("spacing", _one_of("spacing", SPACINGS)),
+    "size": ("size", size_of), "count": ("count", int),
     "clip-skip": ("clip_skip", int), "strength": ("strength", float), "guidance-rescale": ("rescale", float),
     "guidance-until": ("guidance_until", float), "guidance-schedule": ("guidance_schedule", str),
     "hires": ("hires", float), "hires-strength": ("hires_strength", float), "image": ("image", lambda text: Path(check_local(text))),

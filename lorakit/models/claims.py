@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -20,7 +21,7 @@ _SCHEDULE = {
 }  # fmt: skip
 _CHOICES = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
-    "prediction_type": ("epsilon", "v_prediction", "sample"),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
 }
 _SIZES = ("_size", "_dim", "_channels", "_features", "_positions", "_embeddings", "_units", "_heads")
 _COUNTS = ("layers", "depth", "blocks")
@@ -81,12 +82,33 @@ def check_described(configs: Mapping[str, Mapping[str, Any]], place: Path) -> No
         most = MOST_SIDE >> (len(configs["vae/config.json"]["block_out_channels"]) - 1)
         sides = Bound(int, 1, max(1, most))
         wrong += _out_of(sides, "unet/config.json", "sample_size", configs["unet/config.json"].get("sample_size"))
-    wrong += _schedule(configs["scheduler/scheduler_config.json"])
+    wrong += _schedule(configs["scheduler/scheduler_config.json"]) + _latents(configs["vae/config.json"])
     for path in ("text_encoder/config.json", "text_encoder_2/config.json"):
         if (key := "max_position_embeddings") in configs.get(path, {}):
             wrong += _out_of(Bound(int, 1, _USUAL_SIDE), path, key, configs[path][key])
     if wrong:
         raise InputError(f"{place}: {some(wrong, 3, chr(10))}")
+
+
+def _latents(config: Mapping[str, Any]) -> list[str]:
+    """What of an autoencoder's config no latents can be scaled by."""
+    channels, wrong = config.get("latent_channels", 4), []
+    for key in ("scaling_factor", "shift_factor"):
+        value = config.get(key)
+        if value is not None and (not _finite(value) or (key == "scaling_factor" and value <= 0)):
+            wrong.append(f"vae/config.json: {key} is {str(value)[:40]}")
+    for key in ("latents_mean", "latents_std"):
+        row, above = config.get(key), key == "latents_std"
+        numbers = (
+            isinstance(row, list) and len(row) == channels and all(_finite(x) and (x > 0 or not above) for x in row)
+        )
+        if row is not None and not numbers:
+            wrong.append(f"vae/config.json: {key} must be a list of {channels} numbers{' above 0' if above else ''}")
+    return wrong
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _schedule(config: Mapping[str, Any]) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorakit.diffusion import said
+from lorakit.diffusion.said import NOTHING, SCHEDULER, Overrides
 from lorakit.errors import InputError, UnavailableError, UsageError
+from lorakit.formats import foreign
 from lorakit.io.files import sha256_of
 from lorakit.io.plain import read_json
 from lorakit.models import hub
@@ -146,28 +149,47 @@ class Described:
 
 _CONFIGS = (
     "model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
-    "text_encoder_2/config.json", "scheduler/scheduler_config.json",
+    "text_encoder_2/config.json", SCHEDULER,
 )  # fmt: skip
 _NEEDED = (_CONFIGS[1], _CONFIGS[2], _CONFIGS[3], _CONFIGS[5])
 
 
-def described(name: str, note: Callable[[str], None] = lambda text: None) -> Described:
-    """What a model is, from the configs of its folder or, of a single file, from its shapes by tables of ours."""
+def described(name: str, note: Callable[[str], None] = lambda text: None, wanted: Overrides = NOTHING) -> Described:
+    """What a model is, from the configs of its folder or, of a single file, from its shapes by tables of ours, and from
+    what it says of its process; one note tells that, and what the user says instead (`wanted`).
+
+    raises  InputError, with its name, for a model that lorakit does not know or has no use for
+    """
     check_name(name)
     if is_checkpoint(name):
-        from lorakit.formats.layouts import open_model
+        from lorakit.formats.layouts import SINGLE, open_model
         from lorakit.formats.layouts._describe import architecture, configs_of
+        from lorakit.models.probe import ask
 
         model = open_model(name)
-        place, configs, kind = Path(name), configs_of(model, note), architecture(model)[1]
+        if model.layout == SINGLE:
+            foreign.check_kindred(model.tensors.keys(), name)
+        place, configs, kind = Path(name), configs_of(model, wanted, note, ask), architecture(model)[1]
+        foreign.check_parts(configs, place)
+        _check_whole(configs, place, "")
     else:
         place, kind = folder_of(name), None
+        pipeline = foreign.check_index(place)
         configs = {path: read_json(place / path, "config") for path in _CONFIGS if (place / path).is_file()}
-    missing = [path.partition("/")[0] for path in _NEEDED if path not in configs]
-    if missing:
-        raise InputError(f"{place} is not a whole Stable Diffusion model: it has no {', '.join(missing)}")
+        foreign.check_parts(configs, place)
+        _check_whole(configs, place, pipeline)
+        own = configs[SCHEDULER]
+        where = f"{SCHEDULER}: {str(own.get('_class_name', 'no class'))[:80]}"
+        configs[SCHEDULER] = said.settled(own, where, wanted, name, pipeline, note)
     check_described(configs, place)
     return Described(place, configs, kind)
+
+
+def _check_whole(configs: Mapping[str, Any], place: Path, pipeline: str) -> None:
+    missing = [path.partition("/")[0] for path in _NEEDED if path not in configs]
+    if missing:
+        whose = "" if not pipeline or "StableDiffusion" in pipeline else f" (its index says {pipeline})"
+        raise InputError(f"{place} is not a whole Stable Diffusion model{whose}: it has no {', '.join(missing)}")
 
 
 def native_size(name: str) -> tuple[int, int]:
@@ -185,8 +207,7 @@ def tokenizer_folder(place: Path, kind: str | None, part: str, given: Path | Non
     if given is not None:
         if not given.is_dir():
             raise InputError(f"--tokenizer {given}: no such folder")
-        inner = given / name
-        found = inner if inner.is_dir() else given
+        found = next((inner for inner in (given / name, given / "tokenizer") if inner.is_dir()), given)
         if not (found / "vocab.json").is_file() and not (found / "tokenizer.json").is_file():
             raise InputError(f"--tokenizer {given}: there is no tokenizer in it (vocab.json and merges.txt)")
         return found

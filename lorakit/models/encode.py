@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lorakit.errors import InputError, NumericError, UsageError
+from lorakit.models import latents
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import Components, is_small
 from lorakit.models.tokens import spelled, words
@@ -105,26 +106,33 @@ def to_tensor(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
+def _in_float32(components: Components) -> None:
+    """The autoencoder is what overflows half precision first."""
+    kind = str(components.vae.dtype).removeprefix("torch.")
+    components.vae.to(torch.float32)
+    components.say(f"the autoencoder overflowed in {kind} and works in float32 from now on")
+
+
 @torch.no_grad()
 def latent_moments(components: Components, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread of the latents of [b, 3, h, w], each [b, c, h', w'] float32 on the CPU, scaled for the UNet."""
     posterior = components.vae.encode(pictures.to(components.device, components.vae.dtype)).latent_dist
     if components.vae.dtype != torch.float32 and not posterior.mean.isfinite().all():
-        components.vae.to(torch.float32)  # the autoencoder is what overflows half precision first
+        _in_float32(components)
         posterior = components.vae.encode(pictures.to(components.device, torch.float32)).latent_dist
-    factor = components.vae.config.scaling_factor
-    return (posterior.mean.float() * factor).cpu(), (posterior.std.float() * factor).cpu()
+    mean, spread = latents.moments(components.vae.config, posterior.mean.float(), posterior.std.float())
+    return mean.cpu(), spread.cpu()
 
 
 @torch.inference_mode()
-def to_pictures(components: Components, latents: Tensor) -> np.ndarray:
+def to_pictures(components: Components, drawn: Tensor) -> np.ndarray:
     """Latents [b, c, h, w] to uint8 [b, H, W, 3], one at a time; NumericError where they are not finite."""
     out = []
-    for latent in latents:
-        z = (latent / components.vae.config.scaling_factor)[None].to(components.device, components.vae.dtype)
-        x = components.vae.decode(z).sample[0].float()
+    for one in drawn:
+        z = latents.decodable(components.vae.config, one[None]).to(components.device)
+        x = components.vae.decode(z.to(components.vae.dtype)).sample[0].float()
         if not x.isfinite().all() and components.vae.dtype != torch.float32:
-            components.vae.to(torch.float32)
+            _in_float32(components)
             x = components.vae.decode(z.float()).sample[0].float()
         if not x.isfinite().all():
             kind = str(components.dtype).removeprefix("torch.")

@@ -13,12 +13,14 @@ from torch import nn
 
 from lorakit.arrays import Stored
 from lorakit.diffusion.process import Process
+from lorakit.diffusion.said import NOTHING, SCHEDULER, Overrides
 from lorakit.errors import InputError, some
-from lorakit.formats.layouts import open_model
+from lorakit.formats.layouts import Model, open_model
 from lorakit.io.files import check_plain, utf8_path
 from lorakit.models.claims import check_config
 from lorakit.models.config import Described, described, tokenizer_folder
 from lorakit.models.processes import process_of
+from lorakit.models.vae import open_vae
 from lorakit.runtime.extras import faults_of_file
 from lorakit.targets import canonical
 
@@ -31,6 +33,8 @@ class Components:
     zero_empty    SDXL's: the empty prompt is zeros
     vectors       learned tokens and how many vectors each has
     divided       its weights are spread over the processes of a run, which must ask it all together
+    note          where the user is told what was not to be foreseen
+    other_vae     the autoencoder is not the model's own
     """
 
     name: str
@@ -47,6 +51,15 @@ class Components:
     zero_empty: bool = False
     vectors: dict[str, int] = field(default_factory=dict)
     divided: bool = False
+    note: Callable[[str], None] = lambda text: None
+    other_vae: bool = False
+    _said: set[str] = field(default_factory=set)
+
+    def say(self, text: str) -> None:
+        """Tell the user, once."""
+        if text not in self._said:
+            self._said.add(text)
+            self.note(text)
 
     @property
     def text_encoders(self) -> dict[str, Any]:
@@ -76,6 +89,12 @@ class Components:
     def inpaints(self) -> bool:
         """Whether the UNet takes a mask and the latents of the masked picture beside the noisy ones."""
         return bool(self.unet.config.in_channels == 2 * self.latent_channels + 1)
+
+    @property
+    def guidance_width(self) -> int | None:
+        """How many numbers of the guidance a UNet is told that was distilled to need no negative prompt (LCM); None of others."""
+        found: int | None = self.unet.config.time_cond_proj_dim
+        return found
 
     @property
     def sized(self) -> bool:
@@ -116,37 +135,65 @@ def quiet_libraries() -> None:
 
 def load(
     name: str, device: torch.device, dtype: torch.dtype, *, tokenizer: Path | None = None,
-    note: Callable[[str], None] = lambda text: None,
+    wanted: Overrides = NOTHING, vae: str | None = None, note: Callable[[str], None] = lambda text: None,
 ) -> Components:  # fmt: skip
     """All parts in `dtype` on `device`, in evaluation mode, without gradients; no pickle of it is executed.
 
     tokenizer   a folder with a tokenizer's files, for a single file, which has none
+    wanted      what the user says of the model in place of what it says itself
+    vae         another autoencoder in the place of the model's own: a hub id, a folder or a file
     """
-    about = described(name, note)
-    texts = {part: _tokenizer(about, part, tokenizer) for part in _TEXTS if f"{part}/config.json" in about.configs}
+    about = described(name, note, wanted)
+    texts = {
+        part: _tokenizer(about, part, tokenizer, note) for part in _TEXTS if f"{part}/config.json" in about.configs
+    }
     model = open_model(about.place)
     quiet_libraries()
     arrays = model.arrays
     with faults_of_file(f"{about.place} is not a whole Stable Diffusion model"):
-        parts = {part: _part(part, about, arrays, device, dtype, note) for part in ("unet", "vae", *texts)}
+        own = ("unet", *texts) if vae is not None else ("unet", "vae", *texts)
+        parts = {part: _part(part, about.place, about.configs, arrays, device, dtype, note) for part in own}
+    if vae is not None:
+        parts["vae"] = _vae(vae, about, device, dtype, note)
     for part, (words, _) in texts.items():
         # The pooled state stands where the text ends; old configs tell a number that is not that word's.
         inner = getattr(parts[part], "text_model", parts[part])
         inner.eos_token_id = words.eos_token_id
     return Components(
         name, about.place, parts["unet"], parts["vae"], parts["text_encoder"], texts["text_encoder"][0],
-        about.configs["scheduler/scheduler_config.json"], device, dtype, parts.get("text_encoder_2"),
+        about.configs[SCHEDULER], device, dtype, parts.get("text_encoder_2"),
         texts.get("text_encoder_2", (None, None))[0],
-        bool(about.configs.get("model_index.json", {}).get("force_zeros_for_empty_prompt")) and "text_encoder_2" in texts,
+        "text_encoder_2" in texts and _zero_empty(about, note), note=note, other_vae=vae is not None,
     )  # fmt: skip
 
 
+def _zero_empty(about: Described, note: Callable[[str], None]) -> bool:
+    """Whether SDXL's empty prompt is zeros; yes, as diffusers has it, where the model does not say."""
+    said = about.configs.get("model_index.json", {}).get("force_zeros_for_empty_prompt")
+    zero = True if said is None else bool(said)
+    how = "is zeros" if zero else "is encoded as any other"
+    note(f"an empty prompt {how}" + (", as model_index.json says" if said is not None else ""))
+    return zero
+
+
+def _vae(
+    name: str, about: Described, device: torch.device, dtype: torch.dtype, note: Callable[[str], None]
+) -> nn.Module:
+    place, config, arrays = open_vae(name, about.configs["vae/config.json"], note)
+    with faults_of_file(f"--vae {place} is not a whole autoencoder"):
+        own = {n: x for n, x in arrays.items() if n.startswith("vae.")}
+        return _part("vae", place, {"vae/config.json": config}, own, device, dtype, note)
+
+
 _TEXTS = ("text_encoder", "text_encoder_2")
+_SECOND_PAD = "!"  # SDXL's second tokenizer pads with it, number 0, and its first with the word that ends a text
 _MOST_TOKENIZER = 64 << 20  # bytes of a file
 
 
-def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Path]:
+def _tokenizer(about: Described, part: str, given: Path | None, note: Callable[[str], None]) -> tuple[Any, Path]:
     folder = check_plain(tokenizer_folder(about.place, about.kind, part, given), "tokenizer")
+    first = part != "text_encoder" and "text_encoder/config.json" in about.configs
+    missing = first and folder == tokenizer_folder(about.place, about.kind, "text_encoder", given)
     length = about.configs[f"{part}/config.json"].get("max_position_embeddings", 77)
     quiet_libraries()
     large = [file.name for file in folder.iterdir() if file.stat().st_size > _MOST_TOKENIZER]
@@ -156,23 +203,29 @@ def _tokenizer(about: Described, part: str, given: Path | None) -> tuple[Any, Pa
         from transformers import CLIPTokenizer
 
         words = CLIPTokenizer.from_pretrained(path, model_max_length=length, local_files_only=True)
+    if missing:
+        note(
+            f"{folder.parent} has no tokenizer_2: {folder.name} is taken for it, padded with {_SECOND_PAD!r} as SDXL's second is"
+        )
+        if _SECOND_PAD in words.get_vocab():
+            words.pad_token = _SECOND_PAD
     if None in (words.bos_token_id, words.eos_token_id, words.pad_token_id):
         raise InputError(f"{folder}: the tokenizer has no tokens for the beginning, the end and the padding of a text")
     return words, folder
 
 
 def _part(
-    part: str, about: Described, arrays: Mapping[str, Stored], device: torch.device, dtype: torch.dtype,
-    note: Callable[[str], None],
+    part: str, place: Path, configs: Mapping[str, Any], arrays: Mapping[str, Stored], device: torch.device,
+    dtype: torch.dtype, note: Callable[[str], None],
 ) -> nn.Module:  # fmt: skip
     """One part of the model from its config and the file's tensors; nothing is allocated twice."""
-    config = about.configs[f"{part}/config.json"]
+    config = configs[f"{part}/config.json"]
     if part == "vae" and config.get("force_upcast") and dtype == torch.float16:
         dtype = torch.float32  # it overflows in float16
     begin = f"{part}."
     held = {name for name in arrays if name.startswith(begin)}
-    check_config(config, (arrays[name].shape for name in held), about.place / part / "config.json")
-    module = _empty(part, config, about.place / part / "config.json")
+    check_config(config, (arrays[name].shape for name in held), place / part / "config.json")
+    module = _empty(part, config, place / part / "config.json")
     tensors: dict[str, torch.Tensor] = {}
     missing = []
     for key, parameter in module.state_dict().items():
@@ -188,13 +241,20 @@ def _part(
     if missing:
         raise ValueError(f"it has no {some(missing, 3)}")
     if held:
-        note(f"{about.place}: {len(held)} tensors are no parameters of its {part}, first {min(held)}")
+        note(f"{place}: {len(held)} tensors are no parameters of its {part}, first {min(held)}")
     module.load_state_dict(tensors, assign=True)
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta:  # positions of a text encoder: no file holds them
             owner, _, last = name.rpartition(".")
             setattr(module.get_submodule(owner), last, torch.arange(buffer.shape[-1], device=device).expand(1, -1))
     return module.eval().requires_grad_(False)
+
+
+def unet_of(model: Model, configs: Mapping[str, Any]) -> Any:
+    """The UNet of a file alone, in float32 on the CPU."""
+    quiet_libraries()
+    with faults_of_file(f"{model.path} is not a whole Stable Diffusion model"):
+        return _part("unet", model.path, configs, model.arrays, torch.device("cpu"), torch.float32, lambda text: None)
 
 
 def part_with(part: str, config: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:

@@ -32,6 +32,7 @@ class Drawing:
     guidance_curve    guidance over the denoising, in place of the number
     guidance_until    share of the denoising after which there is none
     strength          of image to image: the share of the denoising that is done
+    spacing           of the steps (lorakit/schedulers.py); None as the model says
     purpose           names the noise: another purpose draws other noise from the same seed
     """
 
@@ -45,6 +46,7 @@ class Drawing:
     guidance_until: float = 1.0
     strength: float = 1.0
     purpose: str = "sample"
+    spacing: str | None = None
 
     def guidance_at(self, fraction: float) -> float:
         """Not above 1: the negative prompt is not asked."""
@@ -97,12 +99,14 @@ _ALONE = (Forward(),)
 
 def steps_done(components: Components, how: Drawing) -> list[tuple[int, float]]:
     """Each step of a drawing, counted from 0, and its fraction of the denoising; with a strength below 1 the last ones."""
-    total = len(Solver(components, how.scheduler, how.steps).times)
-    return [(i, i / max(1, total - 1)) for i in range(_first(total, how), total)]
+    solver = solver_of(components, how)
+    total = len(solver.times)
+    return [(i, i / max(1, total - 1)) for i in range(solver.first(how.strength), total)]
 
 
-def _first(total: int, how: Drawing) -> int:
-    return total - max(1, min(total, round(total * how.strength)))
+def solver_of(components: Components, how: Drawing) -> Solver:
+    """The solver of a drawing; UsageError where the model has none like it."""
+    return Solver(components, how.scheduler, how.steps, how.spacing)
 
 
 @torch.inference_mode()
@@ -116,18 +120,19 @@ def denoise(
     forward. watch(step, steps, latents) gets what the model takes the finished picture for after each step.
     NumericError names the step where latents became NaN or infinite.
     """
-    solver = Solver(components, how.scheduler, how.steps)
+    solver = solver_of(components, how)
     total, factor = len(solver.times), components.vae_factor
-    first = _first(total, how)
+    first = solver.first(how.strength)
     shape = (components.latent_channels, how.size[1] // factor, how.size[0] // factor)
     draws = [generator(picture.seed, how.purpose) for picture in pictures]
     noise = torch.stack([torch.randn(shape, generator=g) for g in draws]).to(components.device)
     start, mask = _stacked(pictures, "start", components), _stacked(pictures, "mask", components)
-    x = solver.begin(noise, start, first)
+    anew = mask is not None and how.strength == 1  # what is masked is then drawn from nothing
+    x = solver.begin(noise, None if anew else start, first)
     inpaint = _inpaint(components, pictures, mask, how) if components.inpaints else None
     gates, together = acting.gates if acting else None, _together(components, pictures, how, acting)
     answers = _Answers(components, pictures, how, gates, inpaint, together)
-    fine = []
+    fine: list[Tensor] = []
     for i in range(first, total):
         scaled, t = solver.scaled(x, i), solver.times[i]
         said = answers.mean(scaled, t, i / max(1, total - 1), acting.steps[i - first] if acting else _ALONE)
@@ -137,9 +142,8 @@ def denoise(
         if mask is not None and start is not None and not components.inpaints:
             x = mask * x + (1 - mask) * solver.noisy(start, noise, i + 1)
         fine.append(x.isfinite().all())
-    bad = (~torch.stack(fine)).nonzero()
-    if len(bad):
-        step = first + int(bad[0]) + 1
+    if fine and not torch.stack(fine).all():
+        step = first + [bool(x) for x in fine].index(False) + 1
         half = components.dtype != torch.float32
         advice = "try --dtype float32" if half else "does an adapter have huge weights?"
         raise NumericError(f"NaN or infinity in the latents at step {step} of {total} ({_named(components)}); {advice}")
@@ -202,12 +206,12 @@ class _Answers:
 
     def _some(self, scaled: Tensor, t: Tensor, guidance: float, forwards: Sequence[Forward]) -> list[Tensor]:
         """The answers of forwards that go through together, each after guidance."""
-        two = guidance > 1
+        two = guidance > 1 and self.components.guidance_width is None
         times = len(forwards) * (2 if two else 1)
         inpaint = None if self.inpaint is None else torch.cat([self.inpaint] * times)
         with self._weighed(forwards):
             told = self._told(tuple(one.variant for one in forwards), two)
-            said = predict(self.components, torch.cat([scaled] * times), t, told, inpaint).float()
+            said = predict(self.components, torch.cat([scaled] * times), t, told, inpaint, guidance).float()
         if not two:
             return list(said.chunk(times))
         halves = said.chunk(times)

@@ -19,9 +19,7 @@ def lines(found: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
         yield _row("because", found["evidence"])
     if found["kind"] == "base model":
         yield _row("parts", ", ".join(found["parts"]))
-        yield _row(
-            "prediction", f"{found['prediction_type'] or 'not said'}{', inpainting' if found['inpainting'] else ''}"
-        )
+        yield _row("prediction", f"{found['process'] or 'not said'}{', inpainting' if found['inpainting'] else ''}")
         yield _row("dtypes", _counts(found["dtypes"]))
     else:
         yield from _adapter(found)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lorakit.models import latents
 from lorakit.models.load import Components
 
 
@@ -34,4 +35,7 @@ def weights_hash(modules: Iterable[nn.Module], *more: object, only: tuple[str, .
 def encoder_hash(components: Components) -> str:
     """Of the half of the VAE that encodes, on the kind of device it is on: that is what latents depend on."""
     config = components.vae.config
-    return weights_hash([components.vae], config.scaling_factor, only=("encoder.", "quant_conv."))
+    scale = [config.get(key) for key in latents.KEYS]
+    while scale and scale[-1] is None:  # what most models have is named as it was
+        scale.pop()
+    return weights_hash([components.vae], *scale, only=("encoder.", "quant_conv."))

@@ -75,7 +75,7 @@ class Objective:
     ) -> None:  # fmt: skip
         self.components, self.texts, self.config, self.world = components, texts, config, world
         self.precision, self.attached, self.scaler, self.shards = precision, attached, scaler, shards
-        self.process = components.process.zero_terminal() if config.zero_snr else components.process
+        self.process = components.process
         rule = "debiased" if config.debiased else "v-like" if config.v_like else "min-snr"
         self.weights = self.process.weights(rule, config.min_snr)
         self.samples = Draws(sources, config, distribution_of(config, self.weights))

@@ -77,7 +77,7 @@ WRONG = {
         (["data", "--block-rank", "nothing=4"], 2), (["data", "--validation-split", "0.99"], None),
         (["data", "--model", "./nowhere"], None), (["data", "-o", "p.png/x.safetensors"], 5),
         (["data", "--run-dir", "locked"], 4), (["data", *FAST, "-o", "cut.safetensors", "--lr", "0.5"], 4),
-        (["data", "--mode", "dreambooth", "--class-prompt", "a cat", "--prior-count", "2", "--prior-dir", "other"], 4),
+        (["data", "--mode", "dreambooth", "--prior-count", "2", "--prior-dir", "other"], 2),
         (["data", "--optimizer", "nowhere:Nothing"], None), (["data", *FAST, "--variant", "loha", "--format", "diffusers"], 3),
         (["data", "--mode", "lora", "--text-encoder", "--target", "text_encoder.nope"], 2),
     ],

@@ -13,9 +13,11 @@ from lorakit.diffusion.loss import (
 )
 from lorakit.diffusion.process import PREDICTIONS as KINDS
 from lorakit.diffusion.process import Alphas
-from lorakit.diffusion.schedule import zero_terminal
+from lorakit.diffusion.said import STABLE
+from lorakit.models.processes import process_of
 
 SD = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()).cumprod(0).float()
+BENT = process_of({**STABLE, "rescale_betas_zero_snr": True}, "sd").alphas
 WEIGHTS = {
     "min-snr": lambda a, kind: min_snr_weight(a, 5.0, kind),
     "debiased": debiased_weight,
@@ -31,19 +33,16 @@ def test_the_schedule_is_stable_diffusions():
 
 
 def test_a_zero_terminal_schedule_ends_in_nothing_and_begins_as_it_did():
-    bent = zero_terminal(SD)
-    assert bent[-1] == 0 and bent[0] == SD[0] and bool((bent.diff() < 0).all())
-    # roots 0.9, 0.5, 0.1: shifted by 0.1 and stretched by 0.9 / 0.8
-    torch.testing.assert_close(zero_terminal(torch.tensor([0.81, 0.25, 0.01])), torch.tensor([0.81, 0.2025, 0.0]))
-    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
-
-    betas = 1 - torch.cat([SD[:1], SD[1:] / SD[:-1]])
-    torch.testing.assert_close(bent, (1 - rescale_zero_terminal_snr(betas)).cumprod(0), atol=2e-6, rtol=1e-3)
+    assert BENT[-1] == 0 and bool((BENT.diff() < 0).all())
+    torch.testing.assert_close(BENT[0], SD[0])
+    roots = SD.double().sqrt()  # shifted so that the last is 0, and stretched so that the first is as it was
+    bent = (roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))
+    torch.testing.assert_close(BENT, bent.square().float(), atol=2e-6, rtol=1e-3)
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("alphas", [SD, zero_terminal(SD), torch.tensor([1.0, 0.0])], ids=["sd", "zero", "ends"])
+@pytest.mark.parametrize("alphas", [SD, BENT, torch.tensor([1.0, 0.0])], ids=["sd", "zero", "ends"])
 def test_loss_and_gradient_are_finite_at_every_timestep(alphas, kind, weight):
     if weight == "min-snr" and kind == "sample" and alphas[0] == 1:
         assert min_snr_weight(alphas, 5.0, kind).tolist() == [5.0, 0.0]

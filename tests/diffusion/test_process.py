@@ -54,16 +54,13 @@ def test_the_right_answer_gives_the_picture_back(process):
 def test_min_snr_gives_the_last_timestep_of_a_zero_terminal_schedule_a_weight():
     """min(snr + 1, 5) / (snr + 1): 1 where nothing of the picture is left, and 5 * (1 - alpha) where much is."""
     whole = Alphas(DDPMScheduler(**BETAS).alphas_cumprod, "v_prediction")
-    bent = whole.zero_terminal()
+    bent = Alphas(DDPMScheduler(**BETAS, rescale_betas_zero_snr=True).alphas_cumprod, "v_prediction")
     assert whole.weights("min-snr", 5.0)[-1] < 0.01 and bent.weights("min-snr", 5.0)[-1] == 1
     torch.testing.assert_close(bent.weights("min-snr", 5.0)[0], 5 * (1 - bent.alphas[0]))
-    assert bent.zero_terminal() is bent
 
 
-def test_a_flow_has_no_weights_but_ones_and_no_zero_terminal_schedule():
+def test_a_flow_has_no_weights_but_ones():
     assert torch.equal(Flow(10).weights("min-snr", 5.0), torch.ones(10))
     for rule in ("debiased", "v-like"):
         with pytest.raises(UsageError, match=f"--{rule} .* rectified flow"):
             Flow(10).weights(rule)
-    with pytest.raises(UsageError, match="--zero-snr"):
-        Flow(10).zero_terminal()

@@ -114,7 +114,7 @@ def test_base_models(one, tmp_path):
     }
     save_file(single, tmp_path / "sd2.safetensors")
     found = one("sd2.safetensors")
-    assert (found["family"], found["format"], found["prediction_type"]) == ("sd2", "single file", "v")
+    assert (found["family"], found["format"], found["prediction_type"]) == ("sd2", "single file", "v_prediction")
     assert found["parts"] == ["UNet", "OpenCLIP-H text encoder"] and found["dtypes"] == {"F16": 4}
 
 

@@ -133,7 +133,7 @@ def test_class_prompts_are_the_captions_without_the_token(tmp_path, dataset):
     for number, text in enumerate(("a photo of sks, on grass", "a sks dog", "a sks dog", "sks")):
         (dataset / f"{number}.txt").write_text(text)
     assert prior_gen.class_prompts(dataset, "sks", "") == ["a photo of, on grass", "a dog"]
-    assert prior_gen.class_prompts(dataset, "sks", "dog") == ["a photo of dog, on grass", "a dog dog", "dog"]
+    assert prior_gen.class_prompts(dataset, "sks", "dog") == ["a photo of dog, on grass", "a dog", "dog"]
     for number in range(4):
         (dataset / f"{number}.txt").write_text("sks")
     with pytest.raises(InputError, match="--class-word"):

@@ -299,3 +299,90 @@ def test_what_is_asked_wrongly_is_one_sentence(program, tmp_path, two, options, 
     done = program("sample", CAT, *QUICK, *options, status=status)
     assert says in done.stderr and done.stdout == ""
     assert not (tmp_path / "samples" / "00000.png").exists()
+
+
+def test_a_spacing_is_drawn_with_told_and_drawn_again(program, tmp_path):
+    quick = [*QUICK, "--steps", 3]  # in two all of them are the ends of the noise
+    program("sample", CAT, *quick, "--spacing", "karras", "-o", "karras.png")
+    with Image.open(tmp_path / "karras.png") as image:
+        assert "Sampler: Euler, Schedule type: Karras, CFG scale" in image.info["parameters"]
+    assert pngtext.read(tmp_path / "karras.png")["spacing"] == "karras"
+    program("sample", "--from", "karras.png", "-o", "again.png")
+    assert (tmp_path / "karras.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+    program(
+        "sample", "--from", "karras.png", "-o", "other.png", "--scheduler", "ddim"
+    )  # the spacing goes with its scheduler
+    assert "spacing" not in pngtext.read(tmp_path / "other.png")
+    plain = drawn(program, tmp_path, "plain", "--steps", 3)
+    assert (plain != pixels(tmp_path / "karras.png")).any() and "spacing" not in pngtext.read(tmp_path / "plain.png")
+    (tmp_path / "lines.txt").write_text(
+        f"{CAT} --spacing karras\n" + json.dumps({"prompt": CAT, "spacing": "trailing"})
+    )
+    program("sample", "--prompts", "lines.txt", *quick, "-o", "lines")
+    assert (pixels(tmp_path / "lines/00000.png") == pixels(tmp_path / "karras.png")).all()
+    assert pngtext.read(tmp_path / "lines/00001.png")["spacing"] == "trailing"
+    program("sample", CAT, *QUICK, "-o", "grid.png", "--grid", "x:spacing=leading,karras")
+    (tmp_path / "lorakit.toml").write_text('[sample]\nspacing = "karras"\n')
+    assert (drawn(program, tmp_path, "config", "--steps", 3) == pixels(tmp_path / "karras.png")).all()
+
+
+def test_a_picture_of_before_is_drawn_again_as_it_was(program, tmp_path):
+    """Its text says no spacing: the model's own was not asked then."""
+    make(tmp_path / "model")  # says leading
+    (tmp_path / "lorakit.toml").write_text("[sample]\nsteps = 3\nguidance = 2.0\n")
+    program("sample", "x", "-m", "model", "--spacing", "linspace", "-o", "was.png")
+    settings = {key: value for key, value in pngtext.read(tmp_path / "was.png").items() if key != "spacing"}
+    (tmp_path / "old.png").write_bytes(pngtext.encode(pixels(tmp_path / "was.png").astype(np.uint8), settings))
+    program("sample", "--from", "old.png", "-m", "model", "-o", "again.png")
+    assert (tmp_path / "old.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+    program("sample", "x", "-m", "model", "-o", "now.png")
+    assert pngtext.read(tmp_path / "now.png")["spacing"] == "leading"
+    assert (pixels(tmp_path / "now.png") != pixels(tmp_path / "was.png")).any()
+
+
+@pytest.mark.parametrize("command", [["sample", "x"], ["prior-gen", "x", "out"]])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--spacing", "karas"], "did you mean 'karras'"),
+        (["--spacing", "karras", "--scheduler", "ddim"], "it has leading, trailing, linspace, sgm-uniform"),
+        (["--spacing", "trailing", "--scheduler", "lcm"], "it has none, over a rectified flow linspace"),
+        (["--spacing", "karras", "--scheduler", "lcm"], "it visits the timesteps that it was made for"),
+        (["--vae", "sdlx"], "--vae no model 'sdlx'; did you mean 'sdxl'"),
+    ],
+)
+def test_spacings_and_autoencoders_that_there_are_not_are_refused(program, command, options, says):
+    assert says in program(*command, "--dry-run", *options, status=2).stderr
+
+
+def test_another_autoencoder_is_told_and_not_taken_from_a_picture(program, tmp_path):
+    make(tmp_path / "one")
+    make(tmp_path / "two", seed=5)
+    done = program("sample", "x", "-m", "one", "--vae", "two", *QUICK, "-o", "a.png")
+    assert "the autoencoder is that of two/vae" in done.stderr and pngtext.read(tmp_path / "a.png")["vae"] == "two"
+    program("sample", "x", "-m", "one", *QUICK, "-o", "b.png")
+    assert (pixels(tmp_path / "a.png") != pixels(tmp_path / "b.png")).any()
+    assert "say --vae two" in program("sample", "--from", "a.png", "-m", "one", "-o", "c.png", status=2).stderr
+    program("sample", "--from", "a.png", "-m", "one", "--vae", "two", "-o", "c.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+    (tmp_path / "d.safetensors").write_bytes(b"")
+    assert "--learn" in program("compose", "d.safetensors", "--vae", "two", "-o", "r.toml", status=2).stderr
+
+
+def test_a_strength_below_one_step_says_how_many_are_run(program, tmp_path):
+    base = drawn(program, tmp_path, "base")
+    for strength, says, size in ((0, "none is run", 12), (0.2, "one is run", 255)):
+        done = program(
+            "sample", "a dog", *QUICK, "--image", "base.png", "--strength", strength, "-o", f"{strength}.png"
+        )
+        assert f"--strength {strength:g} of 2 steps is less than one step: {says}" in done.stderr
+        assert np.abs(pixels(tmp_path / f"{strength}.png").astype(int) - base).mean() < size
+
+
+def test_a_mask_that_no_latent_sees_is_told(program, tmp_path):
+    drawn(program, tmp_path, "base")
+    line = Image.new("L", (64, 64), 0)
+    line.paste(255, (1, 0, 2, 64))
+    line.save(tmp_path / "line.png")
+    done = program("sample", CAT, *QUICK, "--image", "base.png", "--mask", "line.png", "-o", "a.png")
+    assert "nothing is drawn anew" in done.stderr

@@ -377,11 +377,11 @@ def _plain(folder: Path) -> Path:
 def test_a_teachers_prior_is_nothing_at_first_and_goes_on_to_the_same_bytes(data, tmp_path):
     prior = tmp_path / "class"
     captioned(prior, "a thing,")
-    taught = {"mode": "dreambooth", "class_prompt": "a thing", "prior_dir": str(prior), "prior_count": 3}
+    taught = {"mode": "dreambooth", "class_prompt": "a thing", "prior_dir": str(prior), "prior_count": 4}
     taught |= {"prior_target": "teacher", "text_encoder": True, "lr": 0.05}
     words = Words()
     train(data, tmp_path / "whole.safetensors", talk=words.talk(), **taught)
-    assert "(12 new)" in words  # four of each picture
+    assert "(16 new)" in words  # four of each picture
     first, *later = (json.loads(line) for line in (tmp_path / "whole.run/log.jsonl").read_text().splitlines())
     losses = [[e for name, _, e in row["samples"] if name.startswith("prior/")] for row in (first, *later)]
     assert losses[0] and max(losses[0]) < 1e-9 and max(map(max, losses[1:])) > 1e-4
@@ -556,5 +556,5 @@ def test_all_class_pictures_that_are_there_are_used_and_the_missing_drawn_elsewh
         }
     assert "4 class pictures are of" in words and "2 are drawn" in words
     assert {file: file.read_bytes() for file in own.rglob("*") if file.is_file()} == before
-    train(data, tmp_path / "all.safetensors", talk=words.talk(), mode="full", prior_count=2, prior_dir=str(own), class_prompt="x", steps=1)  # fmt: skip
+    train(data, tmp_path / "all", talk=words.talk(), mode="full", prior_count=2, prior_dir=str(own), class_prompt="x", steps=1)  # fmt: skip
     assert "holds 4 class pictures, and all are used" in words

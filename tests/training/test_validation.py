@@ -36,7 +36,8 @@ def latents(count):
 def test_the_held_out_loss_is_the_training_loss_of_the_same_pictures(tmp_path, options):
     """Measured on the very pictures that are trained on, at a model that does not learn: two estimates of one mean. The
     errors of 320 samples of training vary by less than the 10 % that are allowed; leaving an option out moves it by more."""
-    components = load(str(make(tmp_path / "model")), torch.device("cpu"), torch.float32)
+    config = TrainConfig(**options)
+    components = load(str(make(tmp_path / "model")), torch.device("cpu"), torch.float32, wanted=config.of_model)
     source = Source(
         "data", cached(latents(8)), [(f"picture {i}",) for i in range(8)], 8, rules=CaptionRules(prefix="blue")
     )

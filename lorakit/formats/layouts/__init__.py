@@ -9,12 +9,13 @@ from pathlib import Path
 
 from lorakit.arrays import Array, Stored
 from lorakit.errors import InputError
+from lorakit.formats import foreign
 from lorakit.formats.layouts import folder, original
 from lorakit.formats.layouts._place import Place, Rule
 from lorakit.io import pickles, safetensors
 from lorakit.targets import PARTS
 
-__all__ = ["FOLDER", "SINGLE", "UNET_FILE", "Model", "Place", "Rule", "open_model"]
+__all__ = ["FOLDER", "SINGLE", "UNET_FILE", "Model", "Place", "Rule", "open_model", "open_vae"]
 
 SINGLE, FOLDER, UNET_FILE = "single file", "diffusers folder", "diffusers UNet"
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -27,7 +28,7 @@ class Model:
     layout     "diffusers folder", "single file", or "diffusers UNet" (a file with a UNet alone)
     files      path inside the folder ("unet/diffusion_pytorch_model.safetensors"; "" for a single file) to its tensors
     places     every parameter by our name ("unet.conv_in.weight") to where it lies
-    metadata   of a single file
+    metadata   of a single file; of a pickle the texts that stand beside its tensors
     """
 
     path: Path
@@ -57,6 +58,15 @@ class Model:
         return {name: place.array for name, place in self.places.items()}
 
     @property
+    def is_folder(self) -> bool:
+        return self.layout == FOLDER
+
+    @property
+    def tensors(self) -> Mapping[str, Array]:
+        """All tensors of a single file, by their keys there."""
+        return self.files[""]
+
+    @property
     def arrays(self) -> Mapping[str, Stored]:
         """Every parameter, the autoencoder's too."""
         return self._arrays
@@ -84,6 +94,7 @@ def open_model(name: str | Path, find: Callable[[str], Path] | None = None) -> M
 
 def _open_file(path: Path) -> Model:
     tensors, metadata = _read(path)
+    foreign.check_keys(tensors.keys(), path)
     if any(key.startswith(original.UNET) for key in tensors):
         layout, rules = SINGLE, original.found(tensors.keys())
     elif "conv_in.weight" in tensors and "conv_norm_out.weight" in tensors:
@@ -96,6 +107,7 @@ def _open_file(path: Path) -> Model:
 def _open_folder(path: Path) -> Model:
     if not path.is_dir():
         raise InputError(f"{path}: no such model folder or checkpoint")
+    foreign.check_index(path)
     files: dict[str, Mapping[str, Array]] = {}
     places: dict[str, Place] = {}
     for part, paths in folder.files(path).items():
@@ -107,12 +119,30 @@ def _open_folder(path: Path) -> Model:
     return Model(path, FOLDER, files, places)
 
 
+def open_vae(place: Path) -> Mapping[str, Stored]:
+    """The parameters of an autoencoder by our names ("vae.encoder.conv_in.weight"): of a folder of weights, or of a file with
+    it alone, in either spelling, or with a whole model. InputError where there is none."""
+    if place.is_dir():
+        paths = folder.weights_in(place)
+        places = [_places(x, x.name, t, folder.found("vae", t.keys())) for x in paths for t, _ in [_read(x)]]
+        found = {name: one.array for part in places for name, one in part.items()}
+    else:
+        tensors, _ = _read(place)
+        inside = {key: x for key, x in tensors.items() if key.startswith(original.VAE)}
+        if not inside and any(".down_blocks." in key for key in tensors):
+            rules = folder.found("vae", tensors.keys())
+        else:
+            tensors = inside or {f"{original.VAE}{key}": x for key, x in tensors.items()}
+            rules = original.found(tensors.keys())
+        found = {name: one.array for name, one in _places(place, "", tensors, rules).items()}
+    if not any(name.startswith("vae.decoder.") for name in found):
+        raise InputError(f"{place}: no autoencoder in it")
+    return found
+
+
 def _read(path: Path) -> tuple[Mapping[str, Array], dict[str, str]]:
     if pickles.is_pickle(path, "model"):
-        tree = pickles.read(path, "model")
-        while isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
-            tree = tree["state_dict"]
-        return pickles.flatten(tree)[0], {}
+        return pickles.state(pickles.read(path, "model"))
     file = safetensors.open_file(path, "model weights")
     return file, file.metadata
 

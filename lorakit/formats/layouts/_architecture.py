@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lorakit.diffusion.said import STABLE
 from lorakit.errors import InputError
 from lorakit.families import Shape, Unet
 from lorakit.formats.layouts._place import counted
@@ -62,7 +63,7 @@ def configs(kind: str, unet: Unet, shapes: Mapping[str, Shape], prediction: str)
     texts = [part for part in ("text_encoder", "text_encoder_2") if f"{part}.{_TOKENS}" in shapes]
     files: dict[str, dict[str, Any]] = {
         "unet/config.json": _unet(kind, unet, shapes, side),
-        "scheduler/scheduler_config.json": _scheduler(kind, prediction),
+        "scheduler/scheduler_config.json": scheduler(kind, prediction),
     }
     index: dict[str, Any] = {
         "_class_name": "StableDiffusionPipeline", "_diffusers_version": VERSION,
@@ -154,10 +155,11 @@ def _vae(kind: str, shapes: Mapping[str, Shape], side: int) -> dict[str, Any]:
     return {**config, "force_upcast": True} if kind.startswith("sdxl") else config
 
 
-def _scheduler(kind: str, prediction: str) -> dict[str, Any]:
+def scheduler(kind: str, prediction: str) -> dict[str, Any]:
+    """The scheduler's config of a model of a kind that says nothing but its prediction."""
     return {
         "_class_name": "EulerDiscreteScheduler" if kind.startswith("sdxl") else "DDIMScheduler",
-        "_diffusers_version": VERSION, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-        "num_train_timesteps": 1000, "steps_offset": 1, "prediction_type": prediction, "timestep_spacing": "leading",
-        **({} if kind.startswith("sdxl") else {"clip_sample": False, "set_alpha_to_one": False}),
+        "_diffusers_version": VERSION, **STABLE, "steps_offset": 1, "prediction_type": prediction,
+        "timestep_spacing": "leading", "set_alpha_to_one": False,
+        **({} if kind.startswith("sdxl") else {"clip_sample": False}),
     }  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 from lorakit.arrays import Stored, dtype_of, finite, raw
 from lorakit.errors import NumericError
 from lorakit.io.files import replacing
+from lorakit.io.pickles import METADATA
 
 _STORAGES = {
     "F16": "HalfStorage", "BF16": "BFloat16Storage", "F32": "FloatStorage", "F64": "DoubleStorage", "I64": "LongStorage",
@@ -54,12 +55,13 @@ class _Pickler(pickle.Pickler):
         return "storage", getattr(torch, _STORAGES[obj.dtype]), str(obj.number), "cpu", obj.count
 
 
-def write(path: Path, tensors: Mapping[str, Stored]) -> None:
-    """{"state_dict": tensors}, whole or not at all; the same content gives the same bytes.
+def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
+    """{"state_dict": tensors} with the metadata beside it, whole or not at all; the same content gives the same bytes.
 
     raises  NumericError that names the first tensor with NaN or infinity
     """
-    write_tree(path, {"state_dict": {name: tensors[name] for name in sorted(tensors)}})
+    notes = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    write_tree(path, {"state_dict": {name: tensors[name] for name in sorted(tensors)}, **notes})
 
 
 def write_tree(path: Path, tree: Mapping[str, Any]) -> None:

@@ -26,18 +26,8 @@ def files(folder: Path) -> dict[str, list[Path]]:
     for part in PARTS:
         if not (folder / part).is_dir():
             continue
-        here = sorted(
-            path for path in (folder / part).iterdir() if path.suffix in SUFFIXES and "non_ema" not in path.name
-        )
-        for choice in (
-            [path for path in here if path.suffix == ".safetensors" and "fp16" not in path.name],
-            [path for path in here if path.suffix == ".safetensors"],
-            [path for path in here if path.suffix == ".bin" and "fp16" not in path.name],
-            here,
-        ):
-            if choice:
-                found[part] = choice
-                break
+        if choice := weights_in(folder / part):
+            found[part] = choice
         else:
             empty.append(part)
     if empty:
@@ -45,6 +35,18 @@ def files(folder: Path) -> dict[str, list[Path]]:
     if not found:
         raise InputError(f"{folder}: no diffusers model: it has no folder {', '.join(PARTS)}")
     return found
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The files of one part's weights; none where there are none."""
+    here = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and "non_ema" not in path.name)
+    choices = (
+        [path for path in here if path.suffix == ".safetensors" and "fp16" not in path.name],
+        [path for path in here if path.suffix == ".safetensors"],
+        [path for path in here if path.suffix == ".bin" and "fp16" not in path.name],
+        here,
+    )
+    return next((choice for choice in choices if choice), [])
 
 
 def found(part: str, keys: Collection[str]) -> list[Rule]:

@@ -11,8 +11,10 @@ import torch
 
 from lorakit.config import TrainConfig
 from lorakit.data.naming import spelled
+from lorakit.diffusion import said
 from lorakit.errors import InputError, NumericError, shorten
 from lorakit.formats import files, triggers
+from lorakit.formats.layouts import marks
 from lorakit.io.endings import of_mode
 from lorakit.io.files import check_place, check_target, growing, grown, write_text
 from lorakit.io.record import Record, recorded
@@ -97,14 +99,21 @@ def _inside(
     tokenizer = None if config.tokenizer is None else Path(config.tokenizer)
     # Weights that are trained are kept in float32, or small steps would be lost; autocast computes in the dtype.
     dtype = "float32" if config.mode == "full" else life.dtype
-    components = sample.load_model(config.model, str(_device(life, world)), dtype, talk.note, tokenizer)
+    components = sample.load_model(
+        config.model, str(_device(life, world)), dtype, talk.note, tokenizer, config.of_model, config.vae
+    )
+    if config.vae is not None and config.mode == "full":
+        talk.note(
+            "the model that is written has its own autoencoder; that of --vae encodes pictures and draws previews"
+        )
     mode = MODES[config.mode]
     if life.show_targets:
         return _plan.show_targets(components, config, mode)
     base = base_hash(components.folder)
     read = read_data(data, config, life, components, base if config.has_prior else None, talk, world)
-    notes = _identity.notes_of(config, life.sources, read.hash, base, read.family, world.size)
-    notes |= read.words
+    process = said.words(components.scheduler_config)
+    notes = _identity.notes_of(config, life.sources, read.hash, base, read.family, process, world.size)
+    notes |= {**marks.of_training(components.scheduler_config, read.family), **read.words}
     if phrase := notes.get(triggers.PHRASE):
         talk.note(f"the file will say that prompts need {shorten(phrase, 200)!r}")
     notes["lorakit.options"] = json.dumps(spelled(life.recorded()), sort_keys=True)

@@ -134,7 +134,7 @@ def read_data(
 
 def _rules(config: TrainConfig) -> CaptionRules:
     return CaptionRules(
-        template=config.template, token=" ".join(config.token), separator=config.caption_separator,
+        template=config.sentences, token=" ".join(config.token), separator=config.caption_separator,
         keep_tokens=config.keep_tokens, keep_separator=config.keep_separator, tag_dropout=config.tag_dropout,
         warmup_epochs=config.tag_warmup, shuffle=config.shuffle_tags, prefix=config.caption_prefix,
         suffix=config.caption_suffix, dropout=config.caption_dropout, wildcards=config.wildcards,
@@ -146,7 +146,7 @@ def _checked(
 ) -> tuple[list[Example], list[Example], dict[Path, str]]:
     """The pictures to train on, those held out, and the sha256 of each file, after a look at all of them: what is odd is
     said, what is wrong is an InputError that lists it."""
-    tokens = config.token if config.template == "none" else []
+    tokens = config.token if config.sentences == "none" else []
     found = lint(examples, size, tokens)
     if found.errors:
         hint = "\nwrite the token into the captions, or give --instance-prompt or --template object" if tokens else ""

@@ -9,14 +9,15 @@ from lorakit.config import TrainConfig
 from lorakit.data import dataset
 from lorakit.data.captions import has_choice
 from lorakit.data.dataset import Example
-from lorakit.errors import UsageError, some
+from lorakit.effects import refuse_idle
+from lorakit.errors import some
 from lorakit.jobs.train._life import Life
 
 
 def read_examples(folder: Path, config: TrainConfig, life: Life, note: Callable[[str], None]) -> list[Example]:
     """The pictures of a folder, without what this run writes below it and its class pictures; with a template the captions
     are the tokens'."""
-    prompt = config.instance_prompt or (" ".join(config.token) if config.template != "none" else None)
+    prompt = config.instance_prompt or (" ".join(config.token) if config.sentences != "none" else None)
     places = {life.run_folder: "the run folder", life.output: "the output"}
     if config.prior_dir is not None:
         places[Path(config.prior_dir)] = "--prior-dir"
@@ -32,7 +33,7 @@ def _check_use(
     folder: Path, found: Sequence[Example], choices: Sequence[str], config: TrainConfig, life: Life,
     note: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """UsageError for an option that was said and has nothing to do in this folder; one of a shared file is noted."""
+    """UsageError for an option that was given and has nothing to do in this folder; one of a shared file is noted."""
     idle = {}
     if config.mask_weight is not None and not any(one.mask for one in found):
         idle["mask_weight"] = (
@@ -40,7 +41,4 @@ def _check_use(
         )
     if config.wildcards and not choices:
         idle["wildcards"] = f"--wildcards has an effect only where captions have {{a|b}}, and none of {folder} has"
-    if said := [line for name, line in idle.items() if life.sources.get(name) in ("option", "environment")]:
-        raise UsageError("\n".join(said))
-    for line in idle.values():
-        note(line)
+    refuse_idle(idle, life.given, note)

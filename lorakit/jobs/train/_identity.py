@@ -17,8 +17,8 @@ from lorakit.io.files import sha256_of
 from lorakit.io.plain import json_object
 from lorakit.io.toml import text_of
 
-CONFIG, SOURCES, DATA, ITEMS, BASE, RUN, PROCESSES = (
-    f"lorakit.{key}" for key in ("config", "sources", "data", "data_items", "base", "run", "processes")
+CONFIG, SOURCES, DATA, ITEMS, BASE, PROCESS, RUN, PROCESSES = (
+    f"lorakit.{key}" for key in ("config", "sources", "data", "data_items", "base", "process", "run", "processes")
 )
 _BASES = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}  # as kohya calls them
 
@@ -57,17 +57,22 @@ def items(folder: Path, examples: Sequence[Example], digests: Sequence[str], kin
 
 
 def notes_of(
-    config: TrainConfig, sources: Mapping[str, str], data: str, base: str, family: str | None, processes: int = 1
-) -> dict[str, str]:
-    """Metadata that every file of the run carries; `ss_*` is what kohya's tools look for."""
+    config: TrainConfig, sources: Mapping[str, str], data: str, base: str, family: str | None, process: str,
+    processes: int = 1,
+) -> dict[str, str]:  # fmt: skip
+    """Metadata that every file of the run carries; `ss_*` is what kohya's tools look for.
+
+    process   the model's diffusion process, in words
+    """
     text = json.dumps(spelled(config.values()), sort_keys=True)
     several = {PROCESSES: str(processes)} if processes > 1 else {}
-    same = "\0".join([text, data, base, __version__, *several.values()])
+    same = "\0".join([text, data, base, process, __version__, *several.values()])
     return several | {
         CONFIG: text,
         SOURCES: json.dumps({name: sources.get(name, "default") for name in config.values()}, sort_keys=True),
         DATA: data,
         BASE: base,
+        PROCESS: process,
         RUN: hashlib.sha256(same.encode()).hexdigest()[:16],
         "ss_base_model_version": _BASES.get(family or "", f"lorakit_{family or 'model'}"),
         "ss_sd_model_name": Path(config.model).name,
@@ -82,7 +87,6 @@ def notes_of(
         "ss_batch_size_per_device": str(config.batch_size),
         "ss_gradient_accumulation_steps": str(config.accumulate),
         "ss_max_grad_norm": f"{config.max_grad_norm:g}",
-        "ss_zero_terminal_snr": str(config.zero_snr),
         "ss_min_snr_gamma": f"{config.min_snr:g}",
     }
 
@@ -101,6 +105,8 @@ def differences(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
         lines += _changed(mine, theirs) or ["pictures, captions, masks or repeats have changed"]
     if mine[BASE] != theirs.get(BASE):
         lines.append("the base model's weights have changed")
+    if mine[PROCESS] != theirs.get(PROCESS, mine[PROCESS]):
+        lines.append(f"the base model {mine[PROCESS]}; before, it was one that {theirs[PROCESS]}")
     return lines or [f"it was made by another lorakit than {__version__}"]
 
 

@@ -31,6 +31,7 @@ class Life:
     """Where a run writes, how often, and what it is asked to do beside training.
 
     sources     option to where its value came from: option, environment, file, default, model
+    given       the same of this very command: a value of a recorded run came from a file
     early_stop  validations without a better one after which the run ends; 0 never
     """
 
@@ -54,6 +55,7 @@ class Life:
     preview_every: int = 0
     track: Sequence[str] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
 
     def files(self) -> list[str]:
         """Names below the run folder under which files of this run stand or will stand, as far as they are known."""

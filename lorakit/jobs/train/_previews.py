@@ -22,8 +22,18 @@ def draw(run: Run, step: int) -> None:
     meanwhile, with the adapter put on as from a file; one that is trained whole draws as it stands."""
     life, components, adapter = run.life, run.components, run.adapter()
     request = sample.Request(
-        list(life.preview_prompts), 1, run.config.seed, "", run.config.model, None, _STEPS, _GUIDANCE, _SCHEDULER, 8
-    )
+        list(life.preview_prompts),
+        1,
+        run.config.seed,
+        "",
+        run.config.model,
+        None,
+        _STEPS,
+        _GUIDANCE,
+        _SCHEDULER,
+        8,
+        vae=run.config.vae,
+    ).of_model(run.config.of_model)
     with tempfile.TemporaryDirectory() as home, run.trained.bare():
         arguments = []
         if adapter is not None:

@@ -60,8 +60,18 @@ def class_pictures(
 
 def _request(config: TrainConfig) -> sample.Request:
     return sample.Request(
-        [config.class_prompt or ""], config.prior_count, config.seed, "", config.model, None, 20, 4.0, "dpm++", 8
-    )
+        [config.class_prompt or ""],
+        config.prior_count,
+        config.seed,
+        "",
+        config.model,
+        None,
+        20,
+        4.0,
+        "dpm++",
+        8,
+        vae=config.vae,
+    ).of_model(config.of_model)
 
 
 def _read(folder: Path, config: TrainConfig, talk: Talk) -> list[Example]:

@@ -70,11 +70,6 @@ class Run:
             )  # fmt: skip
         except ValueError as error:
             raise UsageError(f"--timestep-range: {error}") from error
-        if config.zero_snr and getattr(components.process, "prediction", "") == "epsilon":
-            talk.note(
-                "--zero-snr: this model predicts the noise, and learns nothing at the last timestep, where there is nothing else; "
-                "it is meant for models that predict v"
-            )
         self.validation_loss: float | None = None
         self._drift: validation.Drift | None = None
         watched = bool(data.measured) and bool(life.validate_every)
@@ -316,6 +311,9 @@ class Run:
                     self.trained.idle(), self.trained.unmoved(),
                 )  # fmt: skip
             else:
-                _write.write_model(life.output, result, self.components, life.save_dtype, self.notes, self.talk.note)
+                words = None if self.config.tokenizer is None else Path(self.config.tokenizer)
+                _write.write_model(
+                    life.output, result, self.components, life.save_dtype, self.notes, self.talk.note, words
+                )
         best = life.run_folder / "best.safetensors"
         return [life.output, best] if self.state.best and best.is_file() else [life.output]

@@ -15,11 +15,13 @@ from lorakit.arrays import Stored, on_host
 from lorakit.data.naming import spelled
 from lorakit.deltas._base import Delta, difference
 from lorakit.deltas.full import Full
+from lorakit.diffusion.said import SCHEDULER
 from lorakit.errors import LorakitError, NumericError, some
 from lorakit.formats import clients, files
 from lorakit.formats.layouts import open_model
 from lorakit.io.endings import TRAINED_MODEL
 from lorakit.io.files import check_plain, replacing_folder, write_text
+from lorakit.io.plain import read_json
 from lorakit.io.record import RECORD
 from lorakit.io.tensors import DTYPES
 from lorakit.jobs import adapters
@@ -102,7 +104,7 @@ def wrong_in(file: Path, adapter: Adapter, tolerance: float) -> list[str]:
 
 def write_model(
     output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
-    note: Callable[[str], None],
+    note: Callable[[str], None], tokenizer: Path | None = None,
 ) -> None:  # fmt: skip
     """The whole model with the trained parts in it, all else as it is: a diffusers folder, or one file. Read back:
     LorakitError where a weight is missing or another than was trained."""
@@ -111,7 +113,7 @@ def write_model(
     if TRAINED_MODEL.is_folder(output) and components.folder.is_dir():
         _write_folder(output, changed, components, dtype, notes, note)
     else:
-        _write_other(output, changed, components, dtype, notes, note)
+        _write_other(output, changed, components, dtype, notes, note, tokenizer)
     found = open_model(str(output), folder_of).arrays
     wrong = sorted(name for name, x in changed.items() if not _written(x, found.get(canonical(name)), dtype))
     if wrong:
@@ -142,16 +144,14 @@ def _write_folder(
             own = {n.removeprefix(f"{part}."): x for n, x in changed.items() if n.startswith(f"{part}.")}
             tensors = {name: x.detach().cpu().to(DTYPES[dtype]) for name, x in own.items()}
             part_with(part, configs[f"{part}/config.json"], tensors).save_pretrained(partial / part)
-        if notes.get("ss_zero_terminal_snr") == "True":
-            file = partial / "scheduler" / "scheduler_config.json"
-            bent = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-            write_text(file, json.dumps({**configs["scheduler/scheduler_config.json"], **bent}, indent=2) + "\n")
+        if components.scheduler_config != read_json(components.folder / SCHEDULER, "config"):
+            write_text(partial / SCHEDULER, json.dumps(components.scheduler_config, indent=2) + "\n")
         write_text(partial / "lorakit.json", json.dumps(spelled(notes), indent=1))
 
 
 def _write_other(
     output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
-    note: Callable[[str], None],
+    note: Callable[[str], None], tokenizer: Path | None,
 ) -> None:  # fmt: skip
     """By the way of a merge into a model: what each parameter has gained is added to it."""
     base = open_model(str(components.folder), folder_of)
@@ -172,5 +172,7 @@ def _write_other(
         dtype=dtype,
         force=True,
         metadata=notes,
+        scheduler=components.scheduler_config,
+        tokenizer=tokenizer,
         note=note,
     )

@@ -52,13 +52,8 @@ def export(
 ) -> None:
     """Write the model folder; weights are rounded to float16."""
     for name, part in (("vae", vae), ("unet", unet), ("text_encoder", text)):
-        folder = out / name
-        part.to(torch.float16).save_pretrained(folder, safe_serialization=True)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)
-        (folder / "config.json").write_text(
-            json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n"
-        )
+        part.to(torch.float16).save_pretrained(out / name, safe_serialization=True)
+        _leave_out(out / name / "config.json", "_name_or_path")
     (out / "tokenizer").mkdir(parents=True, exist_ok=True)
     for file in ("vocab.json", "merges.txt"):
         shutil.copyfile(tokenizer_folder / file, out / "tokenizer" / file)
@@ -68,5 +63,12 @@ def export(
         json.dumps(settings, indent=2) + "\n", encoding="utf-8", newline="\n"
     )
     denoiser.scheduler().save_pretrained(out / "scheduler")
+    _leave_out(out / "scheduler" / "scheduler_config.json", "timestep_spacing")  # each scheduler's own suits it
     (out / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n", encoding="utf-8", newline="\n")
     (out / "NOTICE").write_text(notice(), encoding="utf-8", newline="\n")
+
+
+def _leave_out(file: Path, key: str) -> None:
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.pop(key, None)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")

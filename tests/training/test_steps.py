@@ -1,0 +1,100 @@
+"""One training step of every family and process, against the arithmetic of diffusers' schedulers: loss and gradient."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+from lorakit.config import TrainConfig
+from lorakit.diffusion import said
+from lorakit.models.load import load
+from lorakit.modes import lora
+from lorakit.runtime.world import World
+from lorakit.training.objective import Objective
+from lorakit.training.precision import precision
+from lorakit.training.samples import Source
+from lorakit.training.texts import Texts
+from tests.cached import cached
+from tests.models.saying import PROCESSES, says
+from tests.tiny import FAMILIES, make
+
+CPU = torch.device("cpu")
+
+
+def run(folder, **options):
+    config = TrainConfig(model=str(folder), batch_size=3, steps=3, min_snr=0.0, **options).suited()
+    components = load(str(folder), CPU, torch.float32, wanted=config.of_model)
+    source = Source(
+        "data",
+        cached([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(3)]),
+        [("a",)] * 3,
+        3,
+    )
+    trained = lora.begin(components, config)
+    with torch.no_grad():
+        for i, p in enumerate(
+            trained.parameters.values()
+        ):  # up factors start at 0, and down ones then have no gradient
+            p.copy_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+    how = precision("float32", CPU, whole=False)
+    return Objective(components, [source], Texts(components), config, World(), how, attached=trained.attached), trained
+
+
+def theirs(objective, scheduler, t):
+    """(noisy, target, what the model is told) by a config of theirs."""
+    samples = objective.samples.at(0)
+    clean, noise = (torch.stack([getattr(s, name) for s in samples]) for name in ("latents", "noise"))
+    if said.is_flow(scheduler):
+        solver = FlowMatchEulerDiscreteScheduler(shift=said.shift_of(scheduler))
+        at = solver.timesteps.flip(0)[t]
+        return solver.scale_noise(clean, at, noise), noise - clean, at
+    solver = DDPMScheduler.from_config({**scheduler, "_class_name": "DDPMScheduler"})
+    noisy = solver.add_noise(clean, noise, t)
+    wanted = {"epsilon": noise, "sample": clean}.get(solver.config.prediction_type)
+    return noisy, solver.get_velocity(clean, noise, t) if wanted is None else wanted, t
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_is_that_of_diffusers(tmp_path, family, name):
+    objective, trained = run(says(make(tmp_path / "m", family), PROCESSES[name]))
+    parameters = [*trained.parameters.values()]
+    done = objective(0, parameters)
+    samples = objective.samples.at(0)
+    t = torch.tensor([s.timestep for s in samples])
+    noisy, wanted, told = theirs(objective, PROCESSES[name], t)
+    text = objective.texts(0, [s.caption for s in samples])
+    components = objective.components
+    sizes = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]]).expand(3, -1)  # whole pictures
+    added = {"text_embeds": text.pooled, "time_ids": sizes} if components.sized else None
+    answer = components.unet(noisy, told, text.states, added_cond_kwargs=added).sample
+    loss = (answer - wanted).square().mean()
+    torch.testing.assert_close(done.loss, loss, rtol=1e-5, atol=1e-6)
+    for mine, own in zip(done.gradients, torch.autograd.grad(loss, parameters), strict=True):
+        torch.testing.assert_close(mine, own, rtol=1e-3, atol=1e-6)
+    assert max(float(g.abs().max()) for g in done.gradients) > 1e-5
+
+
+def test_what_the_user_says_is_what_is_trained(tmp_path):
+    folder = make(tmp_path / "m", "sdxl")
+    plain, _ = run(folder)
+    for options, name in (
+        ({"prediction_type": "flow", "shift": 2.5}, "flow"),
+        ({"prediction_type": "v_prediction", "zero_snr": True}, "v, zero"),
+    ):
+        other, trained = run(folder, **options)
+        parameters = [*trained.parameters.values()]
+        same, again = run(says(make(tmp_path / name, "sdxl"), PROCESSES[name]))
+        mine, own = other(0, parameters), same(0, [*again.parameters.values()])
+        torch.testing.assert_close(mine.loss, own.loss)
+        assert mine.timesteps.tolist() == own.timesteps.tolist() == plain(0, parameters).timesteps.tolist()
+
+
+def test_min_snr_leaves_a_flow_alone(tmp_path):
+    folder = says(make(tmp_path / "m", "sdxl"), PROCESSES["flow"])
+    objective, trained = run(folder)
+    weighed = Objective(
+        objective.components, objective.samples.sources, objective.texts, TrainConfig(batch_size=3, steps=3).suited(), World(),
+        objective.precision, attached=trained.attached,
+    )  # fmt: skip
+    parameters = [*trained.parameters.values()]
+    assert weighed(0, parameters).loss == objective(0, parameters).loss
