@@ -54,7 +54,7 @@ DATED = "; --repeats kohya repeats their pictures so often"
 
 def read(
     folder: Path, instance_prompt: str | None, note: Callable[[str], None] = lambda text: None, otherwise: str = "",
-    *, places: Mapping[Path, str] | None = None, drawings: bool = False, repeats: str = AUTO,
+    *, places: Mapping[Path, str] | None = None, drawings: bool = False, repeats: str = AUTO, prompt: str = "--instance-prompt",
 ) -> list[Example]:  # fmt: skip
     """The examples of a ppim folder or imagefolder (metadata.jsonl, metadata.csv), kohya folders, or pictures with
     sidecars; nested as they may be, and mixed. See data/folder.py for what is a picture and what belongs to it.
@@ -64,6 +64,7 @@ def read(
 
     places, drawings    as `folder.look` takes them
     repeats             auto, kohya, none or a number, as --repeats
+    prompt              the option that gives the prompt of all pictures, or of those without a caption
     raises              InputError that lists all that is wrong, not the first
     """
     existing_folder(folder, "training pictures")
@@ -85,9 +86,7 @@ def read(
             # The file beside it rules over a table: it is what people edit.
             captions = beside or row.captions or lines_of(otherwise or named)
             if not captions and beside is not None:
-                faults.add(
-                    "{n} pictures have no caption; write NAME.txt beside each, or give --instance-prompt", file.name
-                )
+                faults.add(f"{{n}} pictures have no caption; write NAME.txt beside each, or give {prompt}", file.name)
         else:
             captions = (instance_prompt,)
             replaced += bool(one.captions or row.captions or named)
@@ -103,7 +102,7 @@ def read(
             "them to PNG or JPEG"
         )
     if replaced:
-        note(f"--instance-prompt is given: captions of pictures are not read ({replaced})")
+        note(f"{prompt} is given: captions of pictures are not read ({replaced})")
     elif found.loose and instance_prompt is None:
         note(loose(found.loose))
     return examples

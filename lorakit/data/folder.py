@@ -62,8 +62,9 @@ def look(
 
     faults      gets what is wrong with its tables
     places      folders that are no part of it, by what they are: the run folder, the output, --prior-dir
-    drawings    whether pictures that lorakit drew are wanted, as class pictures are; else they are left out, unless there
-                is nothing else, or a person has captioned them or put them into a table
+    drawings    whether pictures that lorakit drew are wanted, as class pictures are, and those that no table names beside
+                them; else they are left out, unless there is nothing else, or a person has captioned them or put them
+                into a table
     again       what to do about pictures that a table does not name
     """
     listed = sorted(folders(folder, places), key=lambda one: os.fsencode(one.path))
@@ -88,6 +89,8 @@ def look(
     for path in {row.mask for row in rows.values()} - set(rows):
         found.pop(path, None)  # a mask that a table names, whatever it is called
     unnamed = {path for path in found if path not in rows and covered & set(_folders_above(path))} - left
+    if drawings:  # of class pictures all are used: a table names those that were drawn, and a person adds some
+        unnamed = set()
     for path in sorted({*found, *rows} - left - unnamed, key=os.fsencode):
         row, entry, of = rows.get(path), found.get(path, Found(path)), masks.get(path, [])
         if row is not None and row.mask:

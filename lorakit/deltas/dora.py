@@ -21,6 +21,9 @@ SUFFIXES = frozenset({"dora_scale"}).union(*(kind.SUFFIXES for kind in (low_rank
 class DoRA(Delta):
     """delta = magnitude * (base + inner) / ||base + inner|| - base, the norm of every output's row or input's column.
 
+    At a weight w it acts as w * delta, as in ComfyUI and A1111: at 0 the model is untouched, at 0.5 half of the way is
+    gone. PEFT scales the inner delta before it takes the norm, and at 0 leaves magnitude * base / ||base||.
+
     inner      a low-rank delta, scale and all
     magnitude  an output's, [out] or [out, 1, ..], or an input's, [1, in, ..]; a row whose norm is 0 becomes 0
 

@@ -16,15 +16,17 @@ _LEAST = 1e-3  # alphas and SNRs below it weigh as it does, where a weight has n
 def min_snr_weight(alphas: Tensor, gamma: float | None, prediction_type: str, ends_in_noise: bool = False) -> Tensor:
     """Loss weight of each timestep, [b] in and out, capped at SNR = gamma; ones without gamma. Hang et al., 2023.
 
-    ends_in_noise   the schedule has a last timestep with no signal, which would count nothing: for v the cap is then
-                    min(snr + 1, gamma) / (snr + 1), which is 1 there
+    ends_in_noise   the schedule has a last timestep with no signal, which would count nothing: snr + 1, the weight of
+                    the error of v in that of the picture, is then capped in place of snr, and that timestep counts 1
     """
     if gamma is None:
         return torch.ones_like(alphas)
     if prediction_type == "v_prediction" and ends_in_noise:
-        return (gamma * (1 - alphas)).clamp(max=1)
+        return (gamma * (1 - alphas)).clamp(max=1)  # min(snr + 1, gamma) / (snr + 1)
     if prediction_type == "v_prediction":
         return torch.minimum(alphas, gamma * (1 - alphas))  # min(snr, gamma) / (snr + 1)
+    if prediction_type == "sample" and ends_in_noise:
+        return (1 / (1 - alphas)).clamp(max=gamma)
     if prediction_type == "sample":
         return (alphas / (1 - alphas)).clamp(max=gamma)
     return (gamma * (1 - alphas) / alphas).clamp(max=1)

@@ -49,7 +49,10 @@ class Descent:
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step did; `number` counts from 1. Tensors stay where they are until someone reads them."""
+    """What one optimizer step did; `number` counts from 1. Tensors stay where they are until someone reads them.
+
+    found   what the optimizer had found by itself before the step, such as Prodigy's d
+    """
 
     number: int
     loss: Tensor
@@ -59,6 +62,7 @@ class Step:
     timesteps: Tensor
     errors: Tensor
     waited: float
+    found: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Diverged(NumericError):
@@ -108,7 +112,10 @@ def train(
         weights = [group.weight for group in active for _ in group.parameters]
         gradients = [g if w == 1 else g * w for g, w in zip(done.gradients, weights, strict=True)]
         norm = clip(gradients, max_norm, total)
-        result = Step(step + 1, done.loss, norm, rates, done.samples, done.timesteps, done.errors, done.waited)
+        result = Step(
+            step + 1, done.loss, norm, rates, done.samples, done.timesteps, done.errors, done.waited,
+            optimizers.found(optimizer),
+        )  # fmt: skip
         if norm.device.type == "cpu" and fits and not finite(result):
             raise Diverged(result)
         if fits:

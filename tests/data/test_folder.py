@@ -418,3 +418,12 @@ def test_repeats_beyond_all_reason_are_refused_whoever_asks(tmp_path):
     put(tmp_path, "20240315_x/a.png", "a")
     with pytest.raises(InputError, match="20240315_x"):
         by_train(tmp_path, repeats="kohya")
+
+
+def test_class_pictures_are_those_that_a_table_names_and_those_that_were_put_beside_them(tmp_path):
+    drawn(tmp_path / "00000.png")
+    put(tmp_path, "metadata.jsonl", '{"file_name": "00000.png", "text": "a dog", "source": "prior-gen"}')
+    put(tmp_path, "1_cat/mine.png")
+    classes = by_train(tmp_path, drawings=True)
+    assert classes.pictures.keys() == {"00000.png", "1_cat/mine.png"} and not classes.said
+    assert by_train(tmp_path).pictures.keys() == {"00000.png"}

@@ -52,11 +52,12 @@ def test_the_right_answer_gives_the_picture_back(process):
 
 
 def test_min_snr_gives_the_last_timestep_of_a_zero_terminal_schedule_a_weight():
-    """min(snr + 1, 5) / (snr + 1): 1 where nothing of the picture is left, and 5 * (1 - alpha) where much is."""
-    whole = Alphas(DDPMScheduler(**BETAS).alphas_cumprod, "v_prediction")
-    bent = Alphas(DDPMScheduler(**BETAS, rescale_betas_zero_snr=True).alphas_cumprod, "v_prediction")
-    assert whole.weights("min-snr", 5.0)[-1] < 0.01 and bent.weights("min-snr", 5.0)[-1] == 1
-    torch.testing.assert_close(bent.weights("min-snr", 5.0)[0], 5 * (1 - bent.alphas[0]))
+    """snr + 1 is capped at 5 there, and divided by itself for v: 1 where nothing of the picture is left."""
+    for kind, begins in (("v_prediction", lambda a: 5 * (1 - a)), ("sample", lambda a: torch.tensor(5.0))):
+        whole = Alphas(DDPMScheduler(**BETAS).alphas_cumprod, kind)
+        bent = Alphas(DDPMScheduler(**BETAS, rescale_betas_zero_snr=True).alphas_cumprod, kind)
+        assert whole.weights("min-snr", 5.0)[-1] < 0.01 and bent.weights("min-snr", 5.0)[-1] == 1
+        torch.testing.assert_close(bent.weights("min-snr", 5.0)[0], begins(bent.alphas[0]))
 
 
 def test_a_flow_has_no_weights_but_ones():

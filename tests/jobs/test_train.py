@@ -1,6 +1,7 @@
 """Training runs in this process on the built-in model, a few steps each: what resumes, what is refused, what comes out."""
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -226,7 +227,9 @@ def test_a_plan_writes_nothing_and_measures(data, tmp_path):
     words = Words()
     done = train(data, tmp_path / "p.safetensors", talk=words.talk(), life={"plan": True}, optimizer="prodigy")
     assert done["seconds_expected"] > 0 and done["pictures"] == {"64x64": 4} and done["steps"] == 6
-    assert "plan: --lr 1 (from the optimizer)" in words and done["rates"] == {"--lr": 1.0}
+    assert "plan: --lr 1 (from the optimizer), highest 1 in step 1, last" in words and done["rates"] == {"--lr": 1.0}
+    curve = done["curves"]["--lr"]
+    assert curve["peak_step"] == 1 and [step for step, _ in curve["points"]] == [1, 2, 3, 4, 5, 6] and " ┤█" in words
     assert "plan: 6 steps, 3.0 epochs" in words and not (tmp_path / "p.safetensors").exists()
 
 
@@ -545,16 +548,72 @@ def test_all_class_pictures_that_are_there_are_used_and_the_missing_drawn_elsewh
     (own / "0.txt").write_text("a cat on a roof")
     before = {file: file.read_bytes() for file in own.rglob("*") if file.is_file()}
     words = Words()
-    for mode, more in (("dreambooth", {}), ("lora", {"text_encoder": True})):
+    for mode, more in (("dreambooth", {}), ("lora", {})):
         train(
             data, tmp_path / f"{mode}.safetensors", talk=words.talk(), mode=mode, class_prompt="an animal", prior_count=6,
-            prior_dir=str(own), steps=8, **more,
+            prior_dir=str(own), steps=6, **more,
         )  # fmt: skip
         rows = [json.loads(line) for line in (tmp_path / f"{mode}.run/log.jsonl").read_text().splitlines()]
         assert {name for row in rows for name, _, _ in row["samples"] if name.startswith("prior/")} == {
             f"prior/{i}" for i in range(6)
         }
-    assert "4 class pictures are of" in words and "2 are drawn" in words
+    assert "4 of --prior-dir" in words and "and 2 that lorakit draws of --class-prompt 'an animal'" in words
     assert {file: file.read_bytes() for file in own.rglob("*") if file.is_file()} == before
     train(data, tmp_path / "all", talk=words.talk(), mode="full", prior_count=2, prior_dir=str(own), class_prompt="x", steps=1)  # fmt: skip
-    assert "holds 4 class pictures, and all are used" in words
+    assert "all are used, though --prior-count is 2" in words
+
+
+def test_prodigys_estimate_is_in_the_log(data, tmp_path):
+    train(data, tmp_path / "x.safetensors", optimizer="prodigy", steps=3)
+    found = [json.loads(line)["d"] for line in (tmp_path / "x.run/log.jsonl").read_text().splitlines()]
+    assert found[0] == pytest.approx(1e-6) and found[0] <= found[1] < found[2]
+
+
+def test_words_are_validated_before_the_adapters_around_them_learn(data, tmp_path):
+    how = {"mode": "pivotal", "token": ["<s1>"], "ti_steps": 1, "steps": 1, "validation_split": 0.3}
+    train(data, tmp_path / "x.safetensors", life={"validate_every": 1}, **how)
+    assert files.read(tmp_path / "x.run/best.safetensors").embeddings
+
+
+@pytest.mark.slow
+def test_a_whole_model_that_goes_on_without_its_cache_is_taught_by_the_untrained_one(data, tmp_path):
+    taught = {"mode": "full", "prior_dir": str(captioned(tmp_path / "class", "a thing,")), "prior_count": 4}
+    taught |= {"prior_target": "teacher", "steps": 4, "lr": 0.01}
+    train(data, tmp_path / "whole", **taught)
+    with pytest.raises(Stopped):
+        train(data, tmp_path / "cut", talk=Words().talk(stopping_at(2)), **taught)
+    (tmp_path / "cut.run/cache/teacher.pack").unlink()
+    train(data, tmp_path / "cut", **taught)
+    weights = [(tmp_path / name / "unet/diffusion_pytorch_model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+def test_a_dry_run_looks_at_the_lengths_of_captions_too(data, tmp_path):
+    (data / "0.txt").write_text(f"{LONG} <s1>")
+    with pytest.raises(InputError, match="<s1> stands behind"):
+        train(data, tmp_path / "x.safetensors", mode="ti", token=["<s1>"], life={"dry_run": True})
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"mask_weight": 0.2}, "--mask-weight has an effect only where pictures have masks"),
+        ({"wildcards": True}, "--wildcards has an effect only where captions have {a|b}"),
+        (
+            {"tag_dropout": 0.1, "keep_separator": "|||"},
+            "--keep-separator has an effect only where captions have '|||'",
+        ),
+        (
+            {"shuffle_tags": True, "caption_separator": ";"},
+            "--shuffle-tags has an effect only where captions have several tags",
+        ),
+        ({"stratify": True, "batch_size": 1}, "--stratify has an effect only where a step shows several pictures"),
+    ],
+)
+def test_an_option_that_finds_nothing_to_do_in_the_set_is_refused_or_noted(more, says, data, tmp_path):
+    words = Words()
+    name = next(key for key in more if f"--{key.replace('_', '-')} " in says)
+    with pytest.raises(UsageError, match=re.escape(says)):
+        train(data, tmp_path / "x.safetensors", life={"dry_run": True, "given": {name: "option"}}, **more)
+    train(data, tmp_path / "x.safetensors", talk=words.talk(), life={"dry_run": True, "given": {name: "file"}}, **more)
+    assert f"settings that this run makes no use of: {says}" in words

@@ -76,7 +76,8 @@ def lines(found: Sequence[Coverage]) -> list[str]:
         if one.client not in (*whole, *deaf):
             why = "; ".join(f"{len(modules)} {reason}" for reason, modules in list(one.reasons().items())[:3])
             told.append(f"{one.client}: {one.right} of {one.expected} modules right ({why})")
-    return told + ([f"{', '.join(deaf)}: {_DEAF.replace('does', 'do')} this format"] if deaf else [])
+    verb = _DEAF if len(deaf) == 1 else _DEAF.replace("does", "do")
+    return told + ([f"{', '.join(deaf)}: {verb} this format"] if deaf else [])
 
 
 def output_axis(adapter: Adapter) -> list[str]:

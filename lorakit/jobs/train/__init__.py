@@ -128,6 +128,7 @@ def _inside(
     if life.replay:
         return _replay.replay(this, life.replay)
     this.check_format()
+    this.check_lengths()
     planned = _plan.plan(this)
     for line in planned.lines():
         talk.note(line)
@@ -141,14 +142,18 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
     # What a dry run does not know of the data, it cannot tell from what an earlier run had.
     notes = {**this.notes, _identity.ITEMS: this.data.items}
     checkpoint = _resume.resumed(life, notes, talk.note, this.piece) if this.data.complete else None
-    if checkpoint:
-        this.state.restore(checkpoint.tensors, str(checkpoint.file))
-        talk.note(f"going on from {checkpoint.file} at step {checkpoint.step}")
+
+    def restore() -> None:
+        if checkpoint:
+            this.state.restore(checkpoint.tensors, str(checkpoint.file))
+            talk.note(f"going on from {checkpoint.file} at step {checkpoint.step}")
+
     first = checkpoint.step if checkpoint else 0
     if not world.agree(first):
         raise InputError(f"{life.run_folder}: the processes find different checkpoints there; put it where all see it")
     result = _result(this, base, None if checkpoint is None else str(checkpoint.file))
     if life.dry_run:
+        restore()
         pictures = len(this.data.pictures)
         talk.note(f"{pictures} pictures would be trained on for {config.total} steps into {life.output}")
         return result
@@ -158,7 +163,7 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
     rows = _resume.cleaned_log(life.run_folder / "log.jsonl", first) if world.main else []
     growing(life.run_folder / "log.jsonl")
     try:
-        last, seconds = this.train(first, rows)
+        last, seconds = this.train(first, rows, restore)
     except Diverged as error:
         raise NumericError(_replay.bundle(this, error)) from error
     except (MemoryError, RuntimeError) as error:

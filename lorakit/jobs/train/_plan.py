@@ -16,6 +16,7 @@ from lorakit.modes._adapters import axis_of, targets_of
 from lorakit.registry import TRAINABLE
 from lorakit.runtime.device import peak_memory
 from lorakit.training import checkpoints, variants
+from lorakit.training.course import Course, course
 
 if TYPE_CHECKING:
     from lorakit.jobs.train._run import Run
@@ -36,6 +37,7 @@ class Planned:
     held_out: int
     disk_bytes: int
     rates: dict[str, tuple[float, str]]
+    courses: dict[str, Course]
     masks: int = 0
     repeats: dict[int, int] = field(default_factory=dict)
     step_seconds: float | None = None
@@ -47,6 +49,7 @@ class Planned:
             "parameters": self.groups, "pictures": self.pictures, "held_out": self.held_out,
             "masks": self.masks, "repeats": self.repeats,
             "rates": {name: value for name, (value, _) in self.rates.items()},
+            "curves": {name: of.figures() for name, of in self.courses.items()},
             "disk_bytes": self.disk_bytes, "seconds_expected": self.expected, "memory_bytes": self.memory_bytes,
         }  # fmt: skip
 
@@ -69,7 +72,10 @@ class Planned:
         shapes = ", ".join(f"{count} of {shape}" for shape, count in self.pictures.items())
         found = [
             f"plan: {self.steps} steps, {self.epochs:.1f} epochs; trains {parameters}",
-            "plan: " + ", ".join(f"{n} {value:g} (from the {of})" for n, (value, of) in self.rates.items()),
+            *(
+                f"plan: {name} {value:g} (from the {of}), {self.courses[name].told()}"
+                for name, (value, of) in self.rates.items()
+            ),
             f"plan: pictures by size: {shapes}" + "".join(f"; {text}" for text in self._more()),
             f"plan: {self.disk_bytes / 1e6:.0f} MB of disk",
         ]
@@ -78,6 +84,7 @@ class Planned:
                 f", {self.memory_bytes / 1e6:.0f} MB of memory, about {_said(self.steps * self.step_seconds)} at "
                 f"{self.step_seconds:.3f} s a step"
             )
+            found += [line for name, of in self.courses.items() for line in (f"plan: {name} by step", *of.drawn())]
         return found
 
 
@@ -95,6 +102,7 @@ def plan(run: Run) -> Planned:
     """Where the run is only planned, two steps are measured; their gradients are thrown away."""
     config, data = run.config, run.data
     shapes = {f"{row['size'][0]}x{row['size'][1]}": row["pictures"] for row in data.table}
+    named = dict(zip(_GROUPS, RATES, strict=True))
     groups = {group.name: run.count(group.parameters) for group in run.trained.groups}
     state = run.size_of(run.state.tensors())
     moments = 2 * 4 * sum(groups.values())
@@ -106,9 +114,10 @@ def plan(run: Run) -> Planned:
     epochs = data.sources[0].batches.epochs(config.total)
     rates = {
         option(name): (getattr(config, name), run.life.sources.get(name, "model"))
-        for group, name in zip(_GROUPS, RATES, strict=True)
+        for group, name in named.items()
         if group in groups
     }
+    courses = {option(named[group.name]): course(group, config.total) for group in run.trained.groups}
     return Planned(
         config.total,
         epochs,
@@ -117,6 +126,7 @@ def plan(run: Run) -> Planned:
         data.held_out,
         disk,
         rates,
+        courses,
         data.masks,
         dict(data.repeats),
         seconds,

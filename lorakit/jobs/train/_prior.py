@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,27 +36,32 @@ def class_pictures(
             )  # fmt: skip
         own = _read(folder, config, talk) if folder is not None and folder.is_dir() else []
         missing = config.prior_count - len(own)
+        _tell(folder, own, max(0, missing), config, talk)
         if missing <= 0:
-            if missing:
-                talk.note(
-                    f"{folder} holds {len(own)} class pictures, and all are used: more than --prior-count {config.prior_count}"
-                )
             return own
         if not config.class_prompt:
             raise UsageError(
                 f"{folder} holds {len(own)} class pictures; --class-prompt says what the missing {missing} are to show"
             )
         drawn = prior_gen.prior_set(
-            replace(_request(config), count=missing),
-            components,
-            tick=talk.tick,
-            note=talk.note,
-            base=base,
+            replace(_request(config), count=missing), components, tick=talk.tick, note=talk.note, base=base,
             dry_run=dry_run,
-        )
-        if own:
-            talk.note(f"{len(own)} class pictures are of {folder}, {missing} are drawn")
+        )  # fmt: skip
         return own + (_read(drawn, config, talk)[:missing] if drawn.is_dir() else [])
+
+
+def _tell(folder: Path | None, own: Sequence[Example], missing: int, config: TrainConfig, talk: Talk) -> None:
+    """Say which class pictures are trained on, before any are drawn."""
+    parts = [f"{len(own)} of --prior-dir {folder}"] * bool(own)
+    parts += [f"{missing} that lorakit draws of --class-prompt {config.class_prompt!r}"] * bool(
+        missing and config.class_prompt
+    )
+    more = f"; all are used, though --prior-count is {config.prior_count}" if len(own) > config.prior_count else ""
+    if parts:
+        talk.note(f"class pictures, in every step beside yours: {' and '.join(parts)}{more}")
+    said = {caption for one in own for caption in one.captions}
+    if own and not missing and config.class_prompt and config.class_prompt not in said:
+        talk.note(f"--class-prompt is not used: all class pictures in {folder} have captions of their own")
 
 
 def _request(config: TrainConfig) -> sample.Request:
@@ -78,7 +84,7 @@ def _read(folder: Path, config: TrainConfig, talk: Talk) -> list[Example]:
     """The pictures of a folder; none of one that holds no pictures yet. Masks of class pictures are not used."""
     if not dataset.find(folder):
         return []
-    found = dataset.read(folder, None, talk.note, config.class_prompt or "", drawings=True)
+    found = dataset.read(folder, None, talk.note, config.class_prompt or "", drawings=True, prompt="--class-prompt")
     if masks := sum(one.mask is not None for one in found):
         talk.note(f"masks of class pictures are not used ({masks} in {folder})")
     return dataset.measured([replace(one, mask=None) for one in found])

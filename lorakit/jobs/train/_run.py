@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from torch import Tensor
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.config import TrainConfig
+from lorakit.effects import refuse_idle
 from lorakit.errors import InputError, UsageError
+from lorakit.formats import clients
 from lorakit.jobs.train import _previews, _write
 from lorakit.jobs.train._data import Data
 from lorakit.jobs.train._identity import BASE, ITEMS
@@ -70,6 +72,11 @@ class Run:
             )  # fmt: skip
         except ValueError as error:
             raise UsageError(f"--timestep-range: {error}") from error
+        if config.stratify and all(of.batch == 1 or of.teacher is not None for of in data.sources):
+            idle = {
+                "stratify": "--stratify has an effect only where a step shows several pictures, and here it shows one"
+            }
+            refuse_idle(idle, life.given, talk.note)
         self.validation_loss: float | None = None
         self._drift: validation.Drift | None = None
         watched = bool(data.measured) and bool(life.validate_every)
@@ -78,7 +85,6 @@ class Run:
     def fill(self) -> None:
         """Encode the captions, where they can be known beforehand; what made the caches leaves memory then, unless
         previews need it."""
-        self._check_lengths()
         still = self.trained.text_until == 0 and self.data.captions is not None
         if still and self.data.captions is not None:
             shown = {caption for of in self.data.measured for caption in validation.captions(of, self._measured)}
@@ -92,12 +98,15 @@ class Run:
             for encoder in self.components.text_encoders.values() if still else ():
                 encoder.to("meta")
 
-    def _check_lengths(self) -> None:
+    def check_lengths(self) -> None:
         """Say which captions are longer than the model reads. InputError where a token that is to be learned stands behind
         what it reads: the token would never be seen."""
         captions = self.data.captions
         if captions is None:  # too many to be known: each picture's first one
-            captions = sorted({of.settled(i, 0) for of in self.data.sources for i in range(len(of.captions))})
+            captions = [of.settled(i, 0) for of in self.data.sources for i in range(len(of.captions))]
+        captions = sorted(
+            {*captions, *(x for of in self.data.measured for x in validation.captions(of, self._measured))}
+        )
         if not (long := encode.too_long(self.components, captions)):
             return
         most = self.components.tokenizer.model_max_length
@@ -124,10 +133,12 @@ class Run:
         if self.ema is not None:
             self.ema.update()
 
-    def train(self, first: int, rows: list[dict[str, Any]]) -> tuple[int, float]:
-        """Steps from `first` on; the number of the last, and the seconds spent."""
+    def train(self, first: int, rows: list[dict[str, Any]], restore: Callable[[], None]) -> tuple[int, float]:
+        """Steps from `first` on; the number of the last, and the seconds spent. `restore` brings the state before them
+        back, once the untrained model has been asked what it has to say."""
         life, config = self.life, self.config
         self.fill()
+        restore()
         if self.components.device.type == "cpu":
             keep_freed_memory()
         if config.compile:
@@ -265,7 +276,7 @@ class Run:
             notes = {**self.notes, "lorakit.step": str(step), "lorakit.validation_loss": f"{loss:.6f}"}
             _write.write_adapter(
                 self.life.run_folder / "best.safetensors", result, self.file_format, self.life.save_dtype, notes,
-                self.data.family, self.talk.note, self.trained.idle(), self.trained.unmoved(),
+                self.data.family,
             )  # fmt: skip
 
     def adapter(self) -> Adapter | None:
@@ -306,10 +317,13 @@ class Run:
             if not self.world.main:
                 return []
             if isinstance(result, Adapter):
-                _write.write_adapter(
-                    life.output, result, self.file_format, life.save_dtype, self.notes, self.data.family, self.talk.note,
-                    self.trained.idle(), self.trained.unmoved(),
-                )  # fmt: skip
+                trained = self.trained
+                _write.check_effect(result, trained.idle(), trained.unmoved(), str(life.output), self.talk.note)
+                found = _write.write_adapter(
+                    life.output, result, self.file_format, life.save_dtype, self.notes, self.data.family
+                )
+                for line in clients.lines(found):
+                    self.talk.note(f"{life.output.name}: {line}")
             else:
                 words = None if self.config.tokenizer is None else Path(self.config.tokenizer)
                 _write.write_model(

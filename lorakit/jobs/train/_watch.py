@@ -110,6 +110,7 @@ class Watch:
             "loss": float(step.loss),
             "lr": next(iter(step.rates.values()), 0.0),
             "rates": dict(step.rates),
+            **{name: float(x) for name, x in step.found.items()},
             "grad_norm": float(step.norm),
             "seconds": round(seconds, 4),
             "waited": round(step.waited, 6),
@@ -133,7 +134,7 @@ def _figures(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     speed = sum(len(row["samples"]) for row in last) / seconds if seconds else 0.0
     return {
         "loss": f"{final_loss(rows):.4f}",
-        "lr": f"{now['lr']:.3g}",
+        "lr": f"{now['lr']:.3g}" + (f" x {now['d']:.3g}" if "d" in now else ""),
         "samples/s": f"{speed:.1f}",
         "grad": f"{now['grad_norm']:.2g}",
         "memory": f"{now['memory_bytes'] / 1e6:.0f} MB",

@@ -40,18 +40,10 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def write_adapter(
-    file: Path, adapter: Adapter, file_format: str, dtype: str, notes: Mapping[str, str], family: str | None,
-    note: Callable[[str], None], idle: Sequence[str] = (), unmoved: Sequence[str] = (),
-) -> None:  # fmt: skip
-    """Write, and read back: NumericError for an adapter without effect, whose modules are all `idle`, and for tokens that
-    have learned nothing, the `unmoved` ones; LorakitError where
-    a module that was trained is missing from the file, differs, or is one that a client would not apply."""
-    check_effect(adapter, idle, str(file), note)
-    if unmoved:
-        raise NumericError(
-            f"{file}: {', '.join(unmoved)} learned nothing: its vectors are those that it started from; train longer or with "
-            "a higher --lr-token"
-        )
+    file: Path, adapter: Adapter, file_format: str, dtype: str, notes: Mapping[str, str], family: str | None
+) -> list[clients.Coverage]:
+    """Write, and read back; gives what each client makes of the file. LorakitError where a module that was trained is
+    missing from it, differs, or is one that a client of the format would not apply."""
     adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family)
     wrong = wrong_in(file, adapter, _ROUNDING[dtype])
     if wrong:
@@ -63,8 +55,7 @@ def write_adapter(
     for client in _READERS.get(file_format, {}).get("".join(kinds), ()) if not adapter.embeddings else ():
         if lost := found[client].wrong:
             raise LorakitError(f"{client} would not apply {file} rightly: {some(sorted(lost), 5)}; this is a bug")
-    for line in clients.lines([*found.values()]):
-        note(f"{file.name}: {line}")
+    return [*found.values()]
 
 
 def check_adapter(
@@ -74,12 +65,23 @@ def check_adapter(
     adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family, dry_run=True)
 
 
-def check_effect(adapter: Adapter, idle: Sequence[str], source: str, note: Callable[[str], None]) -> None:
-    """NumericError where no module changes anything; the `idle` ones, which do not, are noted."""
+def check_effect(
+    adapter: Adapter, idle: Sequence[str], unmoved: Sequence[str], source: str, note: Callable[[str], None]
+) -> None:
+    """NumericError where no module changes anything, or a token has learned nothing; some modules that do not are noted.
+
+    idle      the modules that change nothing
+    unmoved   the tokens whose vectors are those that they started from
+    """
     if adapter.modules and len(idle) == len(adapter.modules):
         raise NumericError(
             f"{source}: the trained adapter has no effect, all of its {len(idle)} modules are 0; train longer or with a "
             "higher --lr"
+        )
+    if unmoved:
+        raise NumericError(
+            f"{source}: {', '.join(unmoved)} learned nothing: its vectors are those that it started from; train longer or "
+            "with a higher --lr-token"
         )
     if idle:
         note(f"{len(idle)} of {len(adapter.modules)} modules learnt nothing: {some(idle, 5)}")

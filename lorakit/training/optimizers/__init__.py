@@ -9,10 +9,11 @@ An optimizer's module defines
     BY_NUMBER            optional, True where the step of each number depends on that number's gradients alone, so that
                          a piece of a parameter is stepped as it would be in the whole
 The learning rate of a group is its `lr` at each step, set from outside. `averaged(optimizer)` gives the parameters to
-use and write, where those trained are others. An optimizer of elsewhere is named by its import path, `module:Class`.
+use and write, where those trained are others; `found(optimizer)` the numbers, by name, that it has found by itself, which
+are those of its method `found()` where it has one. An optimizer of elsewhere is named by its import path, `module:Class`.
 """
 
-from lorakit.training.optimizers._make import Group, averaged, groups_of, make, set_rates
+from lorakit.training.optimizers._make import Group, averaged, found, groups_of, make, set_rates
 from lorakit.training.optimizers._state import restore, state
 
-__all__ = ["Group", "averaged", "groups_of", "make", "restore", "set_rates", "state"]
+__all__ = ["Group", "averaged", "found", "groups_of", "make", "restore", "set_rates", "state"]

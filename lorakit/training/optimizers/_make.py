@@ -69,6 +69,12 @@ def set_rates(optimizer: torch.optim.Optimizer, rate: float | Mapping[str, float
         group["lr"] = own * group["factor"]
 
 
+def found(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The numbers, by name, that an optimizer has found by itself so far; none for most."""
+    own: Callable[[], dict[str, Tensor]] | None = getattr(optimizer, "found", None)
+    return {} if own is None else own()
+
+
 @contextmanager
 def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Inside the `with` the parameters are those to use and to write; after it, to the bit, those that are trained.

@@ -35,6 +35,10 @@ class Prodigy(torch.optim.Optimizer):
         first |= {"d": torch.tensor(d0, device=device), "above": torch.tensor(0.0, device=device), "k": 0}
         self.bias_correction, self.safeguard_warmup = bias_correction, safeguard_warmup
 
+    def found(self) -> dict[str, Tensor]:
+        """The estimate d, which every rate is multiplied by."""
+        return {"d": self.param_groups[0]["d"]}
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         first = self.param_groups[0]
