@@ -48,7 +48,6 @@ class TrainConfig:
     tokenizer: Annotated[str | None, "Folder of another tokenizer than the model's; most single files have none."] = (
         None
     )
-
     vae: Annotated[str | None, "Another autoencoder than the model's: a hub id, a folder or a file."] = None
     prediction_type: Annotated[
         str | None, "epsilon, v_prediction, sample or flow, whatever the model says of itself.", Recorded.ANY

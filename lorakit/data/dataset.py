@@ -69,7 +69,7 @@ def read(
     """
     existing_folder(folder, "training pictures")
     faults, examples, replaced = Faults(), list[Example](), 0
-    found = look(folder, faults, places=places, drawings=drawings, again="; run ppim again")
+    found = look(folder, faults, places=places, drawings=drawings, again="; add a row for each, or run ppim again")
     for line in [*found.notes, *(f"{folder / one.path}: {one.problem}" for one in found.unread)]:
         note(line)
     unread = [one for one in found.pictures if suffix_of(one.path) in OTHERS]

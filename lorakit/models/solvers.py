@@ -90,8 +90,11 @@ def _own(config: Mapping[str, Any], form: Form) -> str:
 
 def named_spacing(components: Components, name: str, asked: str | None) -> str:
     """The spacing as a picture's text says it: USUAL where nothing was asked for and the model's own makes no difference
-    to what the scheduler does of itself."""
+    to what the scheduler does of itself. What the model says and is not asked for is told."""
     found = spacing_of(components, name, asked)
+    own = components.scheduler_config.get("timestep_spacing") and spacing_of(components, name, None)
+    if asked == found and own not in (None, USUAL, found):
+        components.say(f"--spacing {asked} is taken in the place of {own}, which the model's scheduler says")
     return USUAL if asked is None and _set(components, name, found) == _set(components, name, USUAL) else found
 
 

@@ -82,7 +82,7 @@ def test_text_is_taken_over_where_it_is_marked_and_else_asked_for(name, printed)
     several = isinstance(_default(name), list)
     value = {"mode": "full", "prior_target": "teacher", "template": "object", "init": "pissa", "joint": "off",
              "loss": "huber", "timesteps": "importance", "lr_schedule": "linear", "variant": "loha",
-             "timestep_range": "0:500", "dora_axis": "input", "prediction_type": "v_prediction"}.get(name, "<it>")  # fmt: skip
+             "timestep_range": "0:500", "dora_axis": "input", "prediction_type": "v_prediction", "repeats": "none"}.get(name, "<it>")  # fmt: skip
     with_tokens = {"mode": "ti", "token": ["<it>"]} if name in ("token", "init_token") else {}
     config = {**with_tokens, name: [value] if several else value}
     taken, said = printed(config, status=0 if marked else 2)

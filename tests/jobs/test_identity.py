@@ -22,40 +22,40 @@ def data(tmp_path):
 
 def repainted(folder):
     Image.new("L", (64, 64), 90).save(folder / "0.mask.png")
-    return "another mask: 0.png"
+    return "masks have changed: 0.png"
 
 
 def unmasked(folder):
     (folder / "0.mask.png").unlink()
-    return "another mask: 0.png"
+    return "masks have changed: 0.png"
 
 
 def second_caption(folder):
     (folder / "1.txt").write_text("a photo of a sks thing number 1\nthe second words\n")
-    return "another caption: 1.png"
+    return "captions have changed: 1.png"
 
 
 def repeats(folder):
     (folder / "metadata.jsonl").write_text(
         '{"file_name": "0.png", "repeats": 2}\n{"file_name": "1.png", "repeats": 1}\n'
     )
-    return "another number of repeats: 0.png"
+    return "repeats have changed: 0.png"
 
 
 def another_picture(folder):
     picture((64, 64), seed=9).save(folder / "1.png")
-    return "another picture: 1.png"
+    return "pictures have changed: 1.png"
 
 
 def more_pictures(folder):
     picture((64, 64), seed=10).save(folder / "2.png")
     (folder / "2.txt").write_text("sks")
-    return "new: 2.png"
+    return "pictures are new: 2.png"
 
 
 def fewer_pictures(folder):
     (folder / "1.png").unlink()
-    return "gone: 1.png"
+    return "pictures are gone: 1.png"
 
 
 CHANGES = [repainted, unmasked, second_caption, repeats, another_picture, more_pictures, fewer_pictures]
@@ -88,7 +88,7 @@ def test_a_class_picture_that_was_changed_is_named(program, tmp_path, data):
     program(*options)
     (tmp_path / "a.safetensors").unlink()
     picture((64, 64), seed=77).save(tmp_path / "class/1.png")
-    assert "another picture: class picture 1.png" in program(*options, status=4).stderr
+    assert "pictures have changed: class picture 1.png" in program(*options, status=4).stderr
 
 
 def test_the_hash_is_of_all_that_is_read_and_as_ever_of_what_is_plain(tmp_path):
@@ -102,6 +102,7 @@ def test_the_hash_is_of_all_that_is_read_and_as_ever_of_what_is_plain(tmp_path):
         Example(tmp_path / "a.png", ("a dog",), repeats=2), Example(tmp_path / "a.png", ("a dog",), mask=tmp_path / "m.png"),
         Example(tmp_path / "a.png", ("a dog",), mask=tmp_path / "n.png"), Example(tmp_path / "b.png", ("a dog",)),
     ]  # fmt: skip
+    assert data_hash([plain], ["0" * 64], classes=1) != whole
     assert len({whole, *(data_hash([one], ["0" * 64]) for one in others)}) == len(others) + 1
 
 
@@ -125,10 +126,10 @@ def test_a_run_in_the_folder_of_its_pictures_trains_on_the_same_ones_again(progr
 def test_masks_and_repeats_are_said_and_options_without_any_are_refused(program, tmp_path, data):
     captioned(data / "3_more", "sks", [(64, 64)])
     planned = program(*TRAIN, "--plan", "--json")
-    assert "; 1 with a mask; an epoch shows 2 once, 1 3 times" in planned.stderr
+    assert "; 1 with a mask; repeats: an epoch shows 2 of them once, 1 of them 3 times" in planned.stderr
     assert json.loads(planned.stdout)["masks"] == 1 and json.loads(planned.stdout)["repeats"] == {"1": 2, "3": 1}
     (data / "0.mask.png").unlink()
     said = program(*TRAIN, "--mask-weight", 0.5, "--wildcards", status=2).stderr
     assert "--mask-weight has an effect only where" in said and "--wildcards has an effect only where" in said
     (data / "0.txt").write_text("a {red|blue} thing")
-    assert "{a|b} is shown as it stands in 1 captions" in program(*TRAIN, "--dry-run").stderr
+    assert "{a|b} is shown as it stands in captions of 0.png" in program(*TRAIN, "--dry-run").stderr

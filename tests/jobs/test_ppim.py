@@ -2,6 +2,8 @@ import json
 
 from PIL import Image
 
+from lorakit.data import dataset
+from lorakit.jobs.ppim.edit import parse
 from tests.conftest import picture
 
 
@@ -92,3 +94,39 @@ def test_raw_is_left_alone_and_a_strange_folder_is_refused(lorakit, tmp_path):
     strange.mkdir()
     (strange / "mine.txt").write_text("")
     lorakit("ppim", raw, "strange", status=4)
+
+
+def test_a_set_is_trained_on_alike_before_and_after_it_is_prepared(program, tmp_path, one_worker):
+    raw = tmp_path / "raw"
+    for i, (name, caption) in enumerate(
+        (
+            ("3_sks dog/a.png", None),
+            ("3_sks dog/b.png", "one\ntwo"),
+            ("t/c.png", None),
+            ("2023_x/d.png", "d"),
+            ("0_no/e.png", "e"),
+        )
+    ):
+        file = raw / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture((90, 80), seed=i).save(file)
+        if caption:
+            file.with_suffix(".TXT").write_text(caption)
+    Image.new("L", (90, 80), 99).save(raw / "t/c-masklabel.png")
+    (raw / "t/metadata.csv").write_text("file_name,text,repeats\nc.png,a row,5\n")
+    program("ppim", "raw", "data", "--caption", "keep")
+    before = [(e.captions, e.repeats, e.mask is not None) for e in dataset.read(raw, None)]
+    after = [(e.captions, e.repeats, e.mask is not None) for e in dataset.read(tmp_path / "data", None)]
+    assert before == after == [
+        (("d",), 1, False), (("sks dog",), 3, False), (("one", "two"), 3, False), (("a row",), 5, True),
+    ]  # fmt: skip
+    whole = snapshot(tmp_path / "data")
+    program("ppim", "raw", "data", "--caption", "keep")
+    assert snapshot(tmp_path / "data") == whole
+    (raw / "3_sks dog").rename(raw / "4_sks dog")
+    program("ppim", "raw", "data", "--caption", "keep", "--prune")
+    assert sorted(e.repeats for e in dataset.read(tmp_path / "data", None)) == [1, 4, 4, 5]
+
+
+def test_several_captions_are_edited_with_tabs_between_them():
+    assert parse("a.png\tone\t two \nb.png\t\n", {"a.png": "", "b.png": "x"}) == {"a.png": "one\ntwo", "b.png": ""}

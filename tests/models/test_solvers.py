@@ -148,6 +148,9 @@ def test_the_text_says_a_spacing_where_it_makes_a_difference(loaded):
     assert named_spacing(loaded(timestep_spacing="leading"), "dpm++", USUAL) == USUAL
     assert named_spacing(loaded(timestep_spacing="leading"), "lcm", None) == USUAL
     assert named_spacing(loaded(), "dpm++", "linspace") == "linspace"
+    said = []
+    assert named_spacing(replace(loaded(timestep_spacing="leading"), note=said.append), "euler", "karras") == "karras"
+    assert said == ["--spacing karras is taken in the place of leading, which the model's scheduler says"]
     assert Solver(loaded(timestep_spacing="leading"), "dpm++", 4, USUAL).times.tolist() == [999, 749, 500, 250]
 
 

@@ -13,6 +13,7 @@ from lorakit.errors import InputError, UsageError
 from lorakit.models.encode import conditioning_of, latent_moments, to_pictures
 from lorakit.models.load import load
 from lorakit.models.vae import check_vae
+from tests.conftest import captioned
 from tests.tiny import make, single
 
 CPU = torch.device("cpu")
@@ -136,3 +137,20 @@ def test_a_missing_second_tokenizer_is_said_and_pads_as_sdxls_does(xl, tmp_path)
     assert found.tokenizer_2("a", padding="max_length", return_tensors="pt").input_ids[0, -1] == 0
     again = load(str(xl), CPU, torch.float32, tokenizer=tmp_path / "model", note=notes.append)  # as for a single file
     assert again.tokenizer_2.pad_token_id == 0 and "has no tokenizer_2" in notes[2]
+
+
+def test_training_encodes_with_another_autoencoder(program, folder, tmp_path):
+    captioned(tmp_path / "data", "a cat", [(32, 32)])
+    losses = {}
+    for name, options in (("own", []), ("other", ["--vae", folder / "two"])):
+        program(
+            "train", "data", "-m", folder / "one", "--size", 32, "--steps", 1, "--batch-size", 1, "-o",
+            f"{name}.safetensors", *options,
+        )  # fmt: skip
+        losses[name] = json.loads((tmp_path / f"{name}.run/log.jsonl").read_text())["loss"]
+    assert losses["own"] != losses["other"]
+    done = program(
+        "train", "data", "--config", "other.safetensors", "-m", folder / "one", "-o", "b.safetensors", status=2
+    )
+    assert "its run had --vae" in done.stderr
+    assert "--vae no model 'sdlx'" in program("train", "data", "--vae", "sdlx", status=2).stderr

@@ -126,7 +126,7 @@ def read_data(
     seen |= items(Path(config.prior_dir or ""), prior, others, "class picture ")
     return Data(
         folder, sources, measured, len(held), _captions(sources, config), {f"{name}/{i}": file for name, i, file in every}, chosen.rows(),
-        data_hash([*examples, *held, *prior], [*own, *others]),
+        data_hash([*examples, *held, *prior], [*own, *others], len(prior)),
         _family(components), notes_of_words(folder, examples, config), not prior_of or len(prior) >= config.prior_count,
         json.dumps(seen), sum(one.mask is not None for one in examples), Counter(one.repeats for one in examples),
     )  # fmt: skip

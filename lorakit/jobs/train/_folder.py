@@ -10,6 +10,7 @@ from lorakit.data import dataset
 from lorakit.data.captions import has_choice
 from lorakit.data.dataset import Example
 from lorakit.effects import refuse_idle
+from lorakit.errors import some
 from lorakit.jobs.train._life import Life
 
 
@@ -29,9 +30,7 @@ def read_examples(folder: Path, config: TrainConfig, life: Life, note: Callable[
     )  # fmt: skip
     choices = [one.file.name for one in found if any(map(has_choice, one.captions))]
     if choices and not config.wildcards:
-        note(
-            f"{{a|b}} is shown as it stands in {len(choices)} captions, first of {choices[0]}; --wildcards takes one of the choices"
-        )
+        note(f"{{a|b}} is shown as it stands in captions of {some(choices, 3)}; --wildcards takes one of the choices")
     _check_use(folder, found, choices, config, life, note)
     return found
 

@@ -23,15 +23,17 @@ CONFIG, SOURCES, DATA, ITEMS, BASE, PROCESS, RUN, PROCESSES = (
 _BASES = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}  # as kohya calls them
 
 
-def data_hash(examples: Sequence[Example], digests: Sequence[str]) -> str:
+def data_hash(examples: Sequence[Example], digests: Sequence[str], classes: int = 0) -> str:
     """Of all that is read of a set: bytes of the pictures (`digests`, sha256 of each) and of their masks, names, captions,
-    repeats; independent of where the folder lies."""
+    repeats; independent of where the folder lies. The last `classes` of the pictures are class pictures."""
     whole = hashlib.sha256()
     for example, digest in zip(examples, digests, strict=True):
         whole.update(digest.encode())
         whole.update(f"{shown(example.file.name)}\0{example.caption}\0{example.repeats}\n".encode())
         for more in (*example.captions[1:], *_mask(example)):
             whole.update(f"\0{more}\n".encode())
+    if classes:
+        whole.update(f"{classes} class pictures\n".encode())
     return whole.hexdigest()
 
 
@@ -39,7 +41,7 @@ def _mask(example: Example) -> list[str]:
     return [] if example.mask is None else [sha256_of(example.mask)]
 
 
-_WHAT = ("picture", "caption", "mask", "number of repeats")
+_WHAT = ("pictures", "captions", "masks", "repeats")
 
 
 def items(folder: Path, examples: Sequence[Example], digests: Sequence[str], kind: str = "") -> dict[str, list[str]]:
@@ -100,7 +102,7 @@ def differences(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
     if now != then:
         lines.append(f"the number of processes, each with its batch, is {now}, was {then}")
     if mine[DATA] != theirs.get(DATA):
-        lines += _changed(mine, theirs) or ["the pictures, captions, masks or repeats have changed"]
+        lines += _changed(mine, theirs) or ["pictures, captions, masks or repeats have changed"]
     if mine[BASE] != theirs.get(BASE):
         lines.append("the base model's weights have changed")
     if mine[PROCESS] != theirs.get(PROCESS, mine[PROCESS]):
@@ -115,10 +117,10 @@ def _changed(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
         kinds = {what: [n for n in new if n in old and new[n][i] != old[n][i]] for i, what in enumerate(_WHAT)}
     except (KeyError, ValueError, LookupError, TypeError):
         return []
-    lines = [f"another {what}: {some(names, 3)}" for what, names in kinds.items() if names]
+    lines = [f"{what} have changed: {some(names, 3)}" for what, names in kinds.items() if names]
     come, gone = [n for n in new if n not in old], [n for n in old if n not in new]
-    lines += [f"new: {some(come, 3)}"] * bool(come)
-    return lines + [f"gone: {some(gone, 3)}"] * bool(gone)
+    lines += [f"pictures are new: {some(come, 3)}"] * bool(come)
+    return lines + [f"pictures are gone: {some(gone, 3)}"] * bool(gone)
 
 
 def _config(notes: Mapping[str, str]) -> dict[str, Any]:

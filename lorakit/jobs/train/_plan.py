@@ -55,10 +55,13 @@ class Planned:
 
     def _more(self) -> list[str]:
         """What there is to say of the pictures beside their sizes."""
-        times = {n: f"{count} {n} times" if n > 1 else f"{count} once" for n, count in sorted(self.repeats.items())}
+        often = {
+            n: f"{count} of them {n} times" if n > 1 else f"{count} of them once"
+            for n, count in sorted(self.repeats.items())
+        }
         said = [f"{self.masks} with a mask" if self.masks == 1 else f"{self.masks} with masks"] * bool(self.masks)
         said += [f"{self.held_out} held out"] * bool(self.held_out)
-        return said + [f"an epoch shows {', '.join(times.values())}"] * (set(times) != {1})
+        return said + [f"repeats: an epoch shows {', '.join(often.values())}"] * (set(often) != {1})
 
     @property
     def expected(self) -> float | None:
