@@ -177,7 +177,7 @@ def overridden(config: Config, wanted: Overrides, source: str) -> tuple[dict[str
         if not is_flow(found):
             raise UsageError(f"--shift is a rectified flow's, and {source} {words(found)}; add --prediction-type flow")
         if wanted.shift != shift_of(found) or found.get("use_dynamic_shifting"):
-            told.append(f"--shift {wanted.shift:g}, not {_shown(found)}")
+            told.append(f"--shift {wanted.shift:g}" + (f", not {_shown(found)}" if is_flow(config) else ""))
             key = "shift" if found.get("_class_name") in _FLOW else "flow_shift"
             found |= {key: wanted.shift, "use_dynamic_shifting": False}
     return found, told

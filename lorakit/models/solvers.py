@@ -95,7 +95,7 @@ def named_spacing(components: Components, name: str, asked: str | None) -> str:
     own = components.scheduler_config.get("timestep_spacing") and spacing_of(components, name, None)
     if asked == found and own not in (None, USUAL, found):
         components.say(f"--spacing {asked} is taken in the place of {own}, which the model's scheduler says")
-    return USUAL if asked is None and _set(components, name, found) == _set(components, name, USUAL) else found
+    return USUAL if asked in (None, USUAL) and _set(components, name, found) == _set(components, name, USUAL) else found
 
 
 def _set(components: Components, name: str, spacing: str) -> dict[str, Any]:
