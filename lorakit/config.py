@@ -10,10 +10,10 @@ from enum import Enum
 from typing import Annotated, Any, get_args, get_type_hints
 
 from lorakit import effects
-from lorakit.diffusion.said import Overrides
 from lorakit.effects import Only
 from lorakit.errors import UsageError
 from lorakit.patterns import Pattern
+from lorakit.process_config import Overrides
 from lorakit.registry import OPTIMIZERS
 
 # What suits a model of this size, where the user names nothing. The built-in model is small and learns fast.

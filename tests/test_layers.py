@@ -7,7 +7,7 @@ import lorakit
 
 ROOT = Path(lorakit.__file__).parent
 ROWS = (
-    {"errors", "registry", "patterns", "bounds", "config", "effects", "schedulers"},
+    {"errors", "registry", "patterns", "bounds", "config", "effects", "schedulers", "process_config"},
     {
         "adapter",
         "arrays",

@@ -11,8 +11,8 @@ import typer
 from lorakit.cli.command import Manner, command
 from lorakit.cli.options import ADAPTER_FILES, Format, Output, PredictionType, Shift, ZeroSnr, one_of
 from lorakit.cli.output import emit, note, progress
-from lorakit.diffusion.said import Overrides
 from lorakit.errors import UsageError
+from lorakit.process_config import Overrides
 from lorakit.registry import MERGE_METHODS
 
 

@@ -6,8 +6,8 @@ import typer
 
 from lorakit import bounds
 from lorakit.config import option
-from lorakit.diffusion.said import KINDS
 from lorakit.errors import UsageError
+from lorakit.process_config import KINDS
 from lorakit.schedulers import SCHEDULERS, SPACINGS
 
 Model = Annotated[

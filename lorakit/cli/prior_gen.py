@@ -22,8 +22,8 @@ from lorakit.cli.options import (
     size_of,
 )
 from lorakit.cli.output import emit, note, progress
-from lorakit.diffusion.said import Overrides
 from lorakit.errors import UsageError
+from lorakit.process_config import Overrides
 
 
 def _checked(prompts: list[str]) -> list[str]:

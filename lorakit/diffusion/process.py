@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lorakit.diffusion import loss
-from lorakit.diffusion.said import PREDICTIONS
 from lorakit.errors import UsageError
+from lorakit.process_config import PREDICTIONS
 
 __all__ = ["PREDICTIONS", "Alphas", "Flow", "Process"]
 

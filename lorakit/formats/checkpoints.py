@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.arrays import Array, dtype_of
-from lorakit.diffusion.said import SCHEDULER
 from lorakit.families import FAMILIES
 from lorakit.formats.layouts import marks
 from lorakit.io.plain import read_json
+from lorakit.process_config import SCHEDULER
 
 _SINGLE = "model.diffusion_model."
 _TEXTS = {

@@ -10,13 +10,13 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.composition import Composition, Member, effective
-from lorakit.diffusion.said import NOTHING, Overrides
 from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files, recipes
 from lorakit.formats.bases import check_same
 from lorakit.io.endings import ADAPTER, PICTURE, RECIPE
 from lorakit.io.files import check_targets, write_bytes, write_text
 from lorakit.jobs import composed
+from lorakit.process_config import NOTHING, Overrides
 from lorakit.runtime.signals import telling
 from lorakit.runtime.signals import written as told
 

@@ -14,7 +14,6 @@ from lorakit.arrays import Stored, finite
 from lorakit.data.naming import spelled
 from lorakit.deltas._base import Delta
 from lorakit.deltas.full import Full
-from lorakit.diffusion.said import NOTHING, Overrides
 from lorakit.errors import InputError, NumericError, UsageError, some
 from lorakit.formats.layouts import FOLDER, SINGLE, UNET_FILE, Model, _ckpt, folder, marks, open_model
 from lorakit.formats.layouts._architecture import tokenizer_of
@@ -34,6 +33,7 @@ from lorakit.jobs.fuse_tokens import (
     vocabulary_of,
 )
 from lorakit.jobs.fuse_weights import Rounding, Sums, changed, flat, typed
+from lorakit.process_config import NOTHING, Overrides
 
 Note = Callable[[str], None]
 NOTES = "lorakit.json"  # what a model folder says of how it was made

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorakit.arrays import Stored
-from lorakit.diffusion.said import SCHEDULER, Overrides, prediction_of, settled, unknown
 from lorakit.errors import UsageError
 from lorakit.formats.layouts import UNET_FILE, Model, _describe, marks
+from lorakit.process_config import SCHEDULER, Overrides, prediction_of, settled, unknown
 
 Note = Callable[[str], None]
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from lorakit import process_config
 from lorakit.adapter import Adapter
 from lorakit.arrays import dtype_of
 from lorakit.deltas._base import Delta, NeedsBase
 from lorakit.deltas.low_rank import LowRank
-from lorakit.diffusion import said
 from lorakit.errors import InputError, faults_together
 from lorakit.families import FAMILIES
 from lorakit.formats import checkpoints, files, foreign, triggers
@@ -84,12 +84,14 @@ def _process(scheduler: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a model says of its diffusion process; None where it says nothing."""
     if scheduler is None:
         return {"prediction_type": None, "process": None, "zero_snr": None, "shift": None, "timestep_spacing": None}
-    other = said.unknown(scheduler)
+    other = process_config.unknown(scheduler)
     return {
-        "prediction_type": said.prediction_of(scheduler),
-        "process": f"has the scheduler {other}, which lorakit does not know" if other else said.words(scheduler),
-        "zero_snr": said.ends_in_noise(scheduler),
-        "shift": said.shift_of(scheduler) if said.is_flow(scheduler) else None,
+        "prediction_type": process_config.prediction_of(scheduler),
+        "process": f"has the scheduler {other}, which lorakit does not know"
+        if other
+        else process_config.words(scheduler),
+        "zero_snr": process_config.ends_in_noise(scheduler),
+        "shift": process_config.shift_of(scheduler) if process_config.is_flow(scheduler) else None,
         "timestep_spacing": scheduler.get("timestep_spacing"),
     }
 

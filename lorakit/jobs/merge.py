@@ -13,7 +13,6 @@ from lorakit.arrays import SIZES, Array, Stored, type_named
 from lorakit.composition.module_weights import ModuleWeights, number, read_blocks, read_parts
 from lorakit.deltas._base import Delta
 from lorakit.deltas.norm import Norm
-from lorakit.diffusion.said import NOTHING, Overrides
 from lorakit.errors import UsageError
 from lorakit.io.endings import ADAPTER, MERGED_MODEL, PAGE
 from lorakit.io.files import check_targets, write_text
@@ -25,6 +24,7 @@ from lorakit.jobs.merge_sources import Source
 from lorakit.lowrank.ranks import Rule, allot
 from lorakit.merging._module import Made
 from lorakit.merging._operands import is_vector
+from lorakit.process_config import NOTHING, Overrides
 from lorakit.runtime.signals import telling, written
 from lorakit.runtime.workers import cores, each
 

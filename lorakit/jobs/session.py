@@ -17,7 +17,6 @@ from lorakit import __version__
 from lorakit.bounds import MOST_SIDE
 from lorakit.composition import Composition, effective
 from lorakit.data import masks
-from lorakit.diffusion.said import NOTHING, Overrides
 from lorakit.errors import InputError, UsageError, shorten, some
 from lorakit.formats import recipes
 from lorakit.io.files import sha256_of
@@ -28,6 +27,7 @@ from lorakit.models.load import Components, is_small, load
 from lorakit.models.prompts import Reading, lost
 from lorakit.models.sample import Acting, Drawing, Picture, draw_pictures, solver_of, steps_done
 from lorakit.models.solvers import named_spacing
+from lorakit.process_config import NOTHING, Overrides
 from lorakit.runtime.device import pick_device, pick_dtype
 from lorakit.schedulers import USUAL
 

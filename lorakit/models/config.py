@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.diffusion import said
-from lorakit.diffusion.said import NOTHING, SCHEDULER, Overrides
+from lorakit import process_config
 from lorakit.errors import InputError, UnavailableError, UsageError
 from lorakit.formats import foreign
 from lorakit.io.files import sha256_of
@@ -17,6 +16,7 @@ from lorakit.io.plain import read_json
 from lorakit.models import hub
 from lorakit.models.claims import check_described
 from lorakit.models.hub import ALIASES, CHECKPOINTS, is_path, nearest_model
+from lorakit.process_config import NOTHING, SCHEDULER, Overrides
 from lorakit.targets import PARTS
 
 # Of the kinds of single files, whose tokenizer they were trained with: (repository, folder in it); {} is the part's.
@@ -180,7 +180,7 @@ def described(name: str, note: Callable[[str], None] = lambda text: None, wanted
         _check_whole(configs, place, pipeline)
         own = configs[SCHEDULER]
         where = f"{SCHEDULER}: {str(own.get('_class_name', 'no class'))[:80]}"
-        configs[SCHEDULER] = said.settled(own, where, wanted, name, pipeline, note)
+        configs[SCHEDULER] = process_config.settled(own, where, wanted, name, pipeline, note)
     check_described(configs, place)
     return Described(place, configs, kind)
 

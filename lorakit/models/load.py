@@ -13,7 +13,6 @@ from torch import nn
 
 from lorakit.arrays import Stored
 from lorakit.diffusion.process import Process
-from lorakit.diffusion.said import NOTHING, SCHEDULER, Overrides
 from lorakit.errors import InputError, some
 from lorakit.formats.layouts import Model, open_model
 from lorakit.io.files import check_plain, utf8_path
@@ -21,6 +20,7 @@ from lorakit.models.claims import check_config
 from lorakit.models.config import Described, described, tokenizer_folder
 from lorakit.models.processes import process_of
 from lorakit.models.vae import open_vae
+from lorakit.process_config import NOTHING, SCHEDULER, Overrides
 from lorakit.runtime.extras import faults_of_file
 from lorakit.targets import canonical
 

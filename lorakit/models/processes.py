@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lorakit.diffusion import said
+from lorakit import process_config
 from lorakit.diffusion.process import Alphas, Flow, Process
 from lorakit.errors import InputError
 
@@ -18,10 +18,10 @@ def process_of(config: Mapping[str, Any], source: str) -> Process:
     source   names the model in errors
     raises   InputError for a class of scheduler, a prediction or a schedule that is none of the processes lorakit knows
     """
-    said.check(config, source)
-    if said.is_flow(config):
-        return Flow(config.get("num_train_timesteps", 1000), float(said.shift_of(config)))
-    return Alphas(_alphas(config, source), said.prediction_of(config))
+    process_config.check(config, source)
+    if process_config.is_flow(config):
+        return Flow(config.get("num_train_timesteps", 1000), float(process_config.shift_of(config)))
+    return Alphas(_alphas(config, source), process_config.prediction_of(config))
 
 
 def _alphas(config: Mapping[str, Any], source: str) -> Tensor:

@@ -13,8 +13,8 @@ from lorakit.diffusion.loss import (
 )
 from lorakit.diffusion.process import PREDICTIONS as KINDS
 from lorakit.diffusion.process import Alphas
-from lorakit.diffusion.said import STABLE
 from lorakit.models.processes import process_of
+from lorakit.process_config import STABLE
 
 SD = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()).cumprod(0).float()
 BENT = process_of({**STABLE, "rescale_betas_zero_snr": True}, "sd").alphas

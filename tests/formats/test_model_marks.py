@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lorakit.diffusion import said
+from lorakit import process_config
 from lorakit.errors import InputError
 from lorakit.formats.layouts import marks, open_model
 from lorakit.formats.layouts._architecture import scheduler
@@ -27,13 +27,18 @@ PLAIN = scheduler("sdxl", "epsilon")
         ((), {marks.KIND: "rectified-flow"}, "is a rectified flow, shift 1", "rectified-flow"),
         ((), {marks.ARCHITECTURE: "stable-diffusion-v2-768-v"}, "predicts v_prediction, spacing leading", "768-v"),
         ((), {marks.ARCHITECTURE: "stable-diffusion-v2-512"}, "predicts epsilon, spacing leading", "v2-512"),
-        ((), {marks.OWN: json.dumps({said.SCHEDULER: PROCESSES["flow"]})}, "is a rectified flow, shift 2.5", marks.OWN),
+        (
+            (),
+            {marks.OWN: json.dumps({process_config.SCHEDULER: PROCESSES["flow"]})},
+            "is a rectified flow, shift 2.5",
+            marks.OWN,
+        ),
         ((), {marks.KIND: "riddle"}, "predicts riddle, spacing leading", "riddle"),
     ],
 )
 def test_marks_are_read(keys, metadata, words, where):
     found = marks.read(keys, metadata, "m")
-    assert said.words(found.scheduler(PLAIN)) == words
+    assert process_config.words(found.scheduler(PLAIN)) == words
     assert where in found.where and not found.clash
 
 
@@ -42,13 +47,23 @@ def test_marks_are_read(keys, metadata, words, where):
     [
         (("v_pred",), {marks.KIND: "epsilon"}, "v_prediction", "modelspec.prediction_type epsilon"),
         ((), {marks.KIND: "epsilon", marks.ARCHITECTURE: "stable-diffusion-v2-768-v"}, "epsilon", "768-v"),
-        (("v_pred",), {marks.OWN: json.dumps({said.SCHEDULER: PROCESSES["epsilon"]})}, "v_prediction", marks.OWN),
-        ((), {marks.KIND: "v", marks.OWN: json.dumps({said.SCHEDULER: PROCESSES["flow"]})}, "v_prediction", marks.OWN),
+        (
+            ("v_pred",),
+            {marks.OWN: json.dumps({process_config.SCHEDULER: PROCESSES["epsilon"]})},
+            "v_prediction",
+            marks.OWN,
+        ),
+        (
+            (),
+            {marks.KIND: "v", marks.OWN: json.dumps({process_config.SCHEDULER: PROCESSES["flow"]})},
+            "v_prediction",
+            marks.OWN,
+        ),
     ],
 )
 def test_a_tensor_counts_more_than_words_and_what_does_not_count_is_said(keys, metadata, kind, clash):
     found = marks.read(keys, metadata, "m")
-    assert said.prediction_of(found.scheduler(PLAIN)) == kind and clash in found.clash
+    assert process_config.prediction_of(found.scheduler(PLAIN)) == kind and clash in found.clash
 
 
 @pytest.mark.parametrize(
@@ -61,7 +76,7 @@ def test_a_tensor_counts_more_than_words_and_what_does_not_count_is_said(keys, m
 def test_the_marks_of_edm_are_of_a_process_that_is_refused(key, name):
     found = marks.read((key, "v_pred"), {}, "m")
     with pytest.raises(InputError, match=f"m: its scheduler is {name}, of StableDiffusionXLPipeline"):
-        said.check(found.scheduler(PLAIN), "m", "StableDiffusionXLPipeline")
+        process_config.check(found.scheduler(PLAIN), "m", "StableDiffusionXLPipeline")
     assert found.where == f"{key} in the file"
 
 
@@ -83,7 +98,7 @@ def test_marks_of_any_kind_are_read_from_both_kinds_of_file(tmp_path, dtype, sha
     for path in (file, tmp_path / "one.ckpt", tmp_path / "bare.ckpt"):
         found = schedule_of(open_model(path))
         assert found is not None
-        assert said.words(found[0]) == "predicts v_prediction, zero terminal SNR, spacing trailing"
+        assert process_config.words(found[0]) == "predicts v_prediction, zero terminal SNR, spacing trailing"
         assert found[1] == "v_pred and ztsnr in the file"
 
 
@@ -93,12 +108,12 @@ def test_an_sd2_file_that_says_nothing_is_of_noise_where_it_has_more_inputs(tmp_
     if not known:
         assert found is None
         return
-    assert found is not None and said.prediction_of(found[0]) == "epsilon"
+    assert found is not None and process_config.prediction_of(found[0]) == "epsilon"
     assert f"as SD2 with {inputs} input channels does" in found[1]
 
 
 def test_marks_that_are_written_are_read_as_the_same():
-    plain = {said.SCHEDULER: PLAIN}
+    plain = {process_config.SCHEDULER: PLAIN}
     for config in PROCESSES.values():
         tensors, texts = marks.written(config, {}, plain, {})
         again = marks.read(tensors.keys(), texts, "m").scheduler(PLAIN)

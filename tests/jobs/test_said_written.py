@@ -8,15 +8,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lorakit import process_config
 from lorakit.adapter import Adapter
 from lorakit.config import TrainConfig
-from lorakit.diffusion import said
-from lorakit.diffusion.said import SCHEDULER, Overrides
 from lorakit.errors import InputError, UsageError
 from lorakit.formats.layouts import marks
 from lorakit.jobs import train
 from lorakit.jobs.fuse import fuse
 from lorakit.models.config import described
+from lorakit.process_config import SCHEDULER, Overrides
 from tests import tiny
 from tests.conftest import captioned
 from tests.models.saying import PROCESSES, changed, config, marked, says, single
@@ -78,7 +78,7 @@ def test_marks_of_others_stay(tmp_path):
         single(tmp_path, "sdxl"), v_pred=torch.zeros(0, dtype=torch.float16), ztsnr=torch.zeros(0, dtype=torch.float16)
     )
     through(file, tmp_path, "b.safetensors", "c.ckpt", "d", tokenizer=tmp_path / "made/tokenizer")
-    assert said.words(config(tmp_path / "d")) == "predicts v_prediction, zero terminal SNR, spacing trailing"
+    assert process_config.words(config(tmp_path / "d")) == "predicts v_prediction, zero terminal SNR, spacing trailing"
     assert sorted(of_file(tmp_path / "b.safetensors")[0]) == ["v_pred", "ztsnr"]
 
 
@@ -90,13 +90,19 @@ def test_what_the_user_says_is_written_in_every_layout(tmp_path):
         fuse(Adapter({}), str(base), tmp_path / names[0], note=notes.append, **asked)
         assert any("overridden by --prediction-type v_prediction, not epsilon, --zero-snr" in text for text in notes)
         found = described(str(tmp_path / names[0])).configs[SCHEDULER]
-        assert said.words(found) == "predicts v_prediction, zero terminal SNR, spacing trailing"
+        assert process_config.words(found) == "predicts v_prediction, zero terminal SNR, spacing trailing"
     fuse(Adapter({}), str(tmp_path / "a.safetensors"), tmp_path / "d.safetensors", wanted=Overrides("flow", shift=3.0))
     tensors, metadata = of_file(tmp_path / "d.safetensors")
     assert not tensors and metadata["modelspec.prediction_type"] == "flow"
-    assert said.words(described(str(tmp_path / "d.safetensors")).configs[SCHEDULER]) == "is a rectified flow, shift 3"
+    assert (
+        process_config.words(described(str(tmp_path / "d.safetensors")).configs[SCHEDULER])
+        == "is a rectified flow, shift 3"
+    )
     fuse(Adapter({}), str(tmp_path / "a.safetensors"), tmp_path / "e.ckpt", wanted=Overrides("epsilon", False))
-    assert said.words(described(str(tmp_path / "e.ckpt")).configs[SCHEDULER]) == "predicts epsilon, spacing trailing"
+    assert (
+        process_config.words(described(str(tmp_path / "e.ckpt")).configs[SCHEDULER])
+        == "predicts epsilon, spacing trailing"
+    )
 
 
 def test_an_adapter_leaves_what_the_model_says_alone(tmp_path):
@@ -184,14 +190,14 @@ def test_a_model_that_is_trained_whole_says_what_it_was_trained_as(tmp_path, sou
         **options,
     )
     train.run(data, settings, train.Life(tmp_path / target, tmp_path / "run"), train.Talk.silent())
-    wanted, _ = said.overridden(PROCESSES[name], settings.of_model, "")
+    wanted, _ = process_config.overridden(PROCESSES[name], settings.of_model, "")
     assert described(str(tmp_path / target)).configs[SCHEDULER] == wanted
     if target == "out":
         metadata = json.loads((tmp_path / target / "lorakit.json").read_text())
     else:
         metadata = of_file(tmp_path / target)[1]
-    assert metadata["modelspec.prediction_type"] == ("flow" if said.is_flow(wanted) else "v")
-    assert metadata["ss_zero_terminal_snr"] == str(said.ends_in_noise(wanted))
+    assert metadata["modelspec.prediction_type"] == ("flow" if process_config.is_flow(wanted) else "v")
+    assert metadata["ss_zero_terminal_snr"] == str(process_config.ends_in_noise(wanted))
 
 
 @pytest.mark.parametrize("name", ["epsilon", "v", "v, zero", "flow"])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorakit.diffusion.said import Overrides
 from lorakit.models.config import described
+from lorakit.process_config import Overrides
 from tests.models.saying import marked, single
 
 SCHEDULER = "scheduler/scheduler_config.json"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
+from lorakit import process_config
 from lorakit.config import TrainConfig
-from lorakit.diffusion import said
 from lorakit.models.load import load
 from lorakit.modes import lora
 from lorakit.runtime.world import World
@@ -43,8 +43,8 @@ def theirs(objective, scheduler, t):
     """(noisy, target, what the model is told) by a config of theirs."""
     samples = objective.samples.at(0)
     clean, noise = (torch.stack([getattr(s, name) for s in samples]) for name in ("latents", "noise"))
-    if said.is_flow(scheduler):
-        solver = FlowMatchEulerDiscreteScheduler(shift=said.shift_of(scheduler))
+    if process_config.is_flow(scheduler):
+        solver = FlowMatchEulerDiscreteScheduler(shift=process_config.shift_of(scheduler))
         at = solver.timesteps.flip(0)[t]
         return solver.scale_noise(clean, at, noise), noise - clean, at
     solver = DDPMScheduler.from_config({**scheduler, "_class_name": "DDPMScheduler"})

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lorakit.diffusion.said import STABLE
 from lorakit.errors import InputError
 from lorakit.families import Shape, Unet
 from lorakit.formats.layouts._place import counted
+from lorakit.process_config import STABLE
 
 _MOST_BLOCKS = 16
 VERSION = "0.30.0"  # of diffusers, whose configs these are like

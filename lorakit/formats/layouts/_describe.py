@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lorakit.diffusion import said
-from lorakit.diffusion.said import SCHEDULER
+from lorakit import process_config
 from lorakit.errors import InputError
 from lorakit.families import Unet
 from lorakit.formats import foreign
 from lorakit.formats.layouts import marks
 from lorakit.formats.layouts._architecture import configs, kind_of, scheduler, unet_of
 from lorakit.io.plain import read_json
+from lorakit.process_config import SCHEDULER
 
 if TYPE_CHECKING:
     from lorakit.formats.layouts import Model
@@ -68,24 +68,24 @@ def schedule_of(model: Model, ask: Ask | None = None) -> tuple[dict[str, Any], s
 _PLAIN_CHANNELS = 4
 
 
-def asking(wanted: said.Overrides, ask: Ask) -> Ask:
+def asking(wanted: process_config.Overrides, ask: Ask) -> Ask:
     """What to ask where the user may have said it already."""
     if wanted.prediction is None:
         return ask
-    kind = "epsilon" if wanted.prediction == said.FLOW else wanted.prediction
+    kind = "epsilon" if wanted.prediction == process_config.FLOW else wanted.prediction
     return lambda model: (kind, "the file does not say it")
 
 
-def configs_of(model: Model, wanted: said.Overrides, note: Note, ask: Ask) -> marks.Configs:
+def configs_of(model: Model, wanted: process_config.Overrides, note: Note, ask: Ask) -> marks.Configs:
     """Path in a diffusers folder to the config's content, of a single file. One note says what was found of its process.
 
     ask   see `schedule_of`; it is not asked where the user says it
     """
     found = schedule_of(model, asking(wanted, ask))
     assert found is not None  # a single file's
-    config = said.settled(*found, wanted, str(model.path), pipeline_of(model), note)
+    config = process_config.settled(*found, wanted, str(model.path), pipeline_of(model), note)
     # What a UNet was made for goes by what it predicts: SD2's for v are of 768 pixels.
-    made = configs_told(model, plain_configs(model, said.prediction_of(config)))
+    made = configs_told(model, plain_configs(model, process_config.prediction_of(config)))
     made["model_index.json"]["scheduler"] = ["diffusers", config["_class_name"]]
     return {**made, SCHEDULER: config}
 

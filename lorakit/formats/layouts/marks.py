@@ -15,11 +15,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit import process_config
 from lorakit.arrays import Stored
-from lorakit.diffusion import said
-from lorakit.diffusion.said import SCHEDULER
 from lorakit.errors import InputError
 from lorakit.io.plain import json_object
+from lorakit.process_config import SCHEDULER
 
 Configs = dict[str, dict[str, Any]]
 
@@ -62,7 +62,7 @@ _UNTOLD = {
 class Marks:
     """What a file says of its process.
 
-    prediction   what the model answers, one of `said.KINDS` or a word that nobody knows; None where nothing says so
+    prediction   what the model answers, one of `process_config.KINDS` or a word that nobody knows; None where nothing says so
     own          what lorakit has noted of the configs
     where        what says it, for people
     clash        what says otherwise, and did not count
@@ -82,12 +82,12 @@ class Marks:
             return {**plain, "_class_name": self.edm}
         noted = (self.own or {}).get(SCHEDULER)
         found = dict(noted) if noted else dict(plain)
-        if self.prediction in said.KINDS:
-            found, _ = said.overridden(found, said.Overrides(self.prediction), "")
+        if self.prediction in process_config.KINDS:
+            found, _ = process_config.overridden(found, process_config.Overrides(self.prediction), "")
         elif self.prediction is not None:
             found["prediction_type"] = self.prediction
-        if self.zero_snr and not said.is_flow(found) and not said.ends_in_noise(found):
-            found = said.ending_in_noise(found)
+        if self.zero_snr and not process_config.is_flow(found) and not process_config.ends_in_noise(found):
+            found = process_config.ending_in_noise(found)
         return found
 
 
@@ -106,7 +106,7 @@ def read(keys: Collection[str], metadata: Mapping[str, str], source: str) -> Mar
     if architecture in _ARCHITECTURES:
         claims.append((_ARCHITECTURES[architecture], f"{ARCHITECTURE} {architecture}"))
     if own and SCHEDULER in own:
-        claims.append((said.prediction_of(own[SCHEDULER]), OWN))
+        claims.append((process_config.prediction_of(own[SCHEDULER]), OWN))
     prediction = claims[0][0] if claims else None
     found = [name for kind, name in claims if kind == prediction]
     found = [name for name in found if name != OWN] or found  # it says the same again
@@ -157,8 +157,8 @@ def written(
     metadata  of the model's own file
     raises   InputError for a process that lorakit does not know and has no marks for
     """
-    said.check(scheduler, "the model")
-    prediction, zero = said.prediction_of(scheduler), said.ends_in_noise(scheduler)
+    process_config.check(scheduler, "the model")
+    prediction, zero = process_config.prediction_of(scheduler), process_config.ends_in_noise(scheduler)
     marks = [name for name, on in ((V, prediction == "v_prediction"), (ZERO_SNR, zero)) if on]
     read_back = Marks(prediction, zero).scheduler(plain[SCHEDULER])
     noted: dict[str, Any] = {}
@@ -186,13 +186,13 @@ def _differ(a: Any, b: Any) -> bool:
 
 def of_training(scheduler: Mapping[str, Any], family: str | None) -> dict[str, str]:
     """What an adapter's metadata says of the process of the model that it was trained for, as kohya and modelspec spell it."""
-    prediction = said.prediction_of(scheduler)
+    prediction = process_config.prediction_of(scheduler)
     found = {
         KIND: _WRITTEN.get(prediction, prediction), "ss_v_parameterization": str(prediction == "v_prediction"),
-        "ss_zero_terminal_snr": str(said.ends_in_noise(scheduler)),
+        "ss_zero_terminal_snr": str(process_config.ends_in_noise(scheduler)),
     }  # fmt: skip
-    if said.is_flow(scheduler):
-        found["lorakit.shift"] = f"{said.shift_of(scheduler):g}"
+    if process_config.is_flow(scheduler):
+        found["lorakit.shift"] = f"{process_config.shift_of(scheduler):g}"
     if family == "sd2":
         found[ARCHITECTURE] = f"{_architecture(prediction)}/lora"
     return found

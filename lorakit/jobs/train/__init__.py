@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from lorakit import process_config
 from lorakit.config import TrainConfig
 from lorakit.data.naming import spelled
-from lorakit.diffusion import said
 from lorakit.errors import InputError, NumericError, shorten
 from lorakit.formats import files, triggers
 from lorakit.formats.layouts import marks
@@ -111,7 +111,7 @@ def _inside(
         return _plan.show_targets(components, config, mode)
     base = base_hash(components.folder)
     read = read_data(data, config, life, components, base if config.has_prior else None, talk, world)
-    process = said.words(components.scheduler_config)
+    process = process_config.words(components.scheduler_config)
     notes = _identity.notes_of(config, life.sources, read.hash, base, read.family, process, world.size)
     notes |= {**marks.of_training(components.scheduler_config, read.family), **read.words}
     if phrase := notes.get(triggers.PHRASE):

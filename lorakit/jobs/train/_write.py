@@ -15,7 +15,6 @@ from lorakit.arrays import Stored, on_host
 from lorakit.data.naming import spelled
 from lorakit.deltas._base import Delta, difference
 from lorakit.deltas.full import Full
-from lorakit.diffusion.said import SCHEDULER
 from lorakit.errors import LorakitError, NumericError, some
 from lorakit.formats import clients, files
 from lorakit.formats.layouts import open_model
@@ -28,6 +27,7 @@ from lorakit.jobs import adapters
 from lorakit.jobs.fuse import fuse
 from lorakit.models.config import described, folder_of
 from lorakit.models.load import Components, part_with
+from lorakit.process_config import SCHEDULER
 from lorakit.targets import canonical
 
 # What rounding to a number format may take of a delta, relative to its norm.

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lorakit.diffusion import said
-from lorakit.diffusion.said import Overrides
+from lorakit import process_config
 from lorakit.errors import InputError, UsageError
+from lorakit.process_config import Overrides
 from tests.models.saying import BETAS, PROCESSES
 
 
@@ -20,33 +20,35 @@ from tests.models.saying import BETAS, PROCESSES
     ],
 )
 def test_a_config_in_words(name, words):
-    assert said.words(PROCESSES[name]) == words
+    assert process_config.words(PROCESSES[name]) == words
 
 
 def test_what_the_user_says_counts_and_one_note_tells_both():
     notes = []
-    found = said.settled(PROCESSES["epsilon"], "in the file", Overrides("v_prediction", True), "m", "", notes.append)
-    assert said.words(found) == "predicts v_prediction, zero terminal SNR, spacing trailing"
+    found = process_config.settled(
+        PROCESSES["epsilon"], "in the file", Overrides("v_prediction", True), "m", "", notes.append
+    )
+    assert process_config.words(found) == "predicts v_prediction, zero terminal SNR, spacing trailing"
     assert found["_class_name"] == "PNDMScheduler" and found["skip_prk_steps"] is True
     assert notes == [
         "m predicts v_prediction, zero terminal SNR, spacing trailing (in the file; overridden by --prediction-type v_prediction, "
         "not epsilon, --zero-snr)"
     ]
     notes.clear()
-    same = said.settled(PROCESSES["v"], "in the file", Overrides("v_prediction"), "m", "", notes.append)
+    same = process_config.settled(PROCESSES["v"], "in the file", Overrides("v_prediction"), "m", "", notes.append)
     assert same == PROCESSES["v"] and "overridden" not in notes[0]
 
 
 def test_a_model_is_taken_for_a_flow_and_a_flow_for_another():
-    flow, _ = said.overridden(PROCESSES["v"], Overrides("flow", shift=3.0), "m")
-    assert said.words(flow) == "is a rectified flow, shift 3"
-    noise, _ = said.overridden(PROCESSES["flow"], Overrides("epsilon"), "m")
-    assert said.words(noise) == "predicts epsilon" and {k: noise[k] for k in BETAS} == BETAS
+    flow, _ = process_config.overridden(PROCESSES["v"], Overrides("flow", shift=3.0), "m")
+    assert process_config.words(flow) == "is a rectified flow, shift 3"
+    noise, _ = process_config.overridden(PROCESSES["flow"], Overrides("epsilon"), "m")
+    assert process_config.words(noise) == "predicts epsilon" and {k: noise[k] for k in BETAS} == BETAS
     for name, key in (("flow", "shift"), ("flow of DPM", "flow_shift")):
-        bent, told = said.overridden(PROCESSES[name], Overrides(shift=1.5), "m")
-        assert bent[key] == 1.5 == said.shift_of(bent) and told[0].startswith("--shift 1.5, not ")
-    off, _ = said.overridden(PROCESSES["v, zero"], Overrides(zero_snr=False), "m")
-    assert said.words(off) == "predicts v_prediction, spacing trailing"
+        bent, told = process_config.overridden(PROCESSES[name], Overrides(shift=1.5), "m")
+        assert bent[key] == 1.5 == process_config.shift_of(bent) and told[0].startswith("--shift 1.5, not ")
+    off, _ = process_config.overridden(PROCESSES["v, zero"], Overrides(zero_snr=False), "m")
+    assert process_config.words(off) == "predicts v_prediction, spacing trailing"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_a_model_is_taken_for_a_flow_and_a_flow_for_another():
 )  # fmt: skip
 def test_what_has_no_meaning_is_refused(model, wanted, says):
     with pytest.raises(UsageError, match=says):
-        said.overridden(PROCESSES[model], Overrides(**wanted), "m")
+        process_config.overridden(PROCESSES[model], Overrides(**wanted), "m")
 
 
 @pytest.mark.parametrize("wanted", [{}, {"prediction": "epsilon"}, {"prediction": "flow"}])
@@ -72,18 +74,18 @@ def test_what_has_no_meaning_is_refused(model, wanted, says):
 )
 def test_a_class_of_another_process_is_refused_with_its_pipeline_whatever_the_user_says(name, wanted):
     with pytest.raises(InputError, match=f"m: its scheduler is {name}, of SomePipeline"):
-        said.settled({"_class_name": name, **BETAS}, "there", Overrides(**wanted), "m", "SomePipeline", print)
+        process_config.settled({"_class_name": name, **BETAS}, "there", Overrides(**wanted), "m", "SomePipeline", print)
 
 
 def test_a_shift_by_size_gives_way_to_one_that_is_said():
     config = {**PROCESSES["flow"], "use_dynamic_shifting": True}
     with pytest.raises(InputError, match="--shift"):
-        said.settled(config, "there", said.NOTHING, "m", "", print)
-    found = said.settled(config, "there", Overrides(shift=3.0), "m", "", lambda text: None)
-    assert said.words(found) == "is a rectified flow, shift 3"
+        process_config.settled(config, "there", process_config.NOTHING, "m", "", print)
+    found = process_config.settled(config, "there", Overrides(shift=3.0), "m", "", lambda text: None)
+    assert process_config.words(found) == "is a rectified flow, shift 3"
 
 
 def test_zero_terminal_snr_of_a_model_of_noise_is_noted():
     notes = []
-    said.settled(PROCESSES["epsilon"], "there", Overrides(zero_snr=True), "m", "", notes.append)
+    process_config.settled(PROCESSES["epsilon"], "there", Overrides(zero_snr=True), "m", "", notes.append)
     assert len(notes) == 2 and "can learn nothing and tell nothing" in notes[1]
