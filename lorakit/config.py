@@ -295,6 +295,7 @@ class TrainConfig:
             wrong.append(
                 f"{len(self.init_token)} --init-token for {len(self.token)} --token; give one, or one for each"
             )
+        wrong += [f"{option(name)} is empty" for name in ("class_prompt", "prior_dir") if getattr(self, name) == ""]
         if len(set(self.token)) != len(self.token):
             wrong.append("--token is given twice with the same name")
         return wrong

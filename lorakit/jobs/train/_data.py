@@ -81,7 +81,7 @@ def read_data(
         raise UsageError(f"--size {size}: must be a multiple of {components.multiple} for this model")
     rules = _rules(config)
     examples, held, digests = _checked(folder, read_examples(folder, config, life, talk.note), config, size, talk)
-    prior = class_pictures(components, config, prior_of, life.dry_run, talk, world) if prior_of else []
+    prior = class_pictures(components, folder, config, prior_of, life, talk, world) if prior_of else []
     batch = (config.batch_size or 1) * config.accumulate * world.size
     cache, encoder = life.cache, encoder_hash(components)
 
