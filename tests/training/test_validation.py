@@ -20,31 +20,37 @@ from tests.tiny import make
 
 
 def objective(components, source, **options):
-    config = TrainConfig(batch_size=2, steps=200, **options).suited()
+    config = TrainConfig(**{"batch_size": 2, "steps": 200, **options}).suited()
     trained = lora.begin(components, config)
     how = precision("float32", components.device, whole=False)
     return Objective(components, [source], Texts(components), config, World(), how, attached=trained.attached)
 
 
-def latents(count):
-    return [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(count)]
+def latents(count, side=16):
+    return [torch.randn(4, side, side, generator=torch.Generator().manual_seed(i)) for i in range(count)]
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"loss": "huber"}, {"zero_snr": True}, {"timestep_range": "600:900"}, {"noise_offset": 0.5}]
+    "options",
+    [{}, {"loss": "huber"}, {"timestep_range": "600:900"}, {"noise_offset": 2.0}],
 )
 def test_the_held_out_loss_is_the_training_loss_of_the_same_pictures(tmp_path, options):
     """Measured on the very pictures that are trained on, at a model that does not learn: two estimates of one mean. The
-    errors of 320 samples of training vary by less than the 10 % that are allowed; leaving an option out moves it by more."""
-    config = TrainConfig(**options)
+    errors of 320 samples of training vary by less than the 10 % that are allowed; leaving an option out moves it by more,
+    for latents of three times the usual size make the error of v one of the timestep."""
+    config = TrainConfig(prediction_type="v_prediction", **options)
     components = load(str(make(tmp_path / "model")), torch.device("cpu"), torch.float32, wanted=config.of_model)
     source = Source(
-        "data", cached(latents(8)), [(f"picture {i}",) for i in range(8)], 8, rules=CaptionRules(prefix="blue")
+        "data",
+        cached([3 * x for x in latents(8, 8)]),
+        [(f"picture {i}",) for i in range(8)],
+        32,
+        rules=CaptionRules(prefix="blue"),
     )
-    measured = objective(components, source, **options)
+    measured = objective(components, source, batch_size=32, **options)
     held = float(losses(measured, source, 8).mean())
-    active = [next(iter(components.unet.parameters())).requires_grad_()]
-    shown = torch.cat([measured(step, active).errors for step in range(40)])
+    active = [[*components.unet.parameters()][-1].requires_grad_()]  # the last, whose gradient costs next to nothing
+    shown = torch.cat([measured(step, active).errors for step in range(10)])
     assert held == pytest.approx(float(shown.mean()), rel=0.1)
 
 
