@@ -177,10 +177,10 @@ class TrainConfig:
     ] = "cosine"
     warmup: Annotated[int | None, "Steps over which the rate rises; default 10, or half of a shorter run."] = None
     cycles: Annotated[
-        int,
-        "How often cosine-restarts begins at the peak.",
+        int | None,
+        "How often cosine-restarts begins at the peak; default 3, or less in a run of few steps.",
         effects.RESTARTS,
-    ] = 3
+    ] = None
     power: Annotated[
         float,
         "Power of the polynomial schedule: 1 falls in a line.",
@@ -301,12 +301,19 @@ class TrainConfig:
         return wrong
 
     def _phases(self) -> list[str]:
-        """A warm-up that ends after its phase never reaches the rate that was asked for."""
-        lengths = {"steps": self.steps} | ({"ti_steps": self.ti_steps} if self.mode == "pivotal" else {})
+        """What of a schedule does not fit into a phase of the run."""
+        lengths = {"steps": self.steps}
+        lengths |= {"ti_steps": self.ti_steps} if self.mode == "pivotal" else {}
+        lengths |= {"text_steps": self.text_steps or None} if effects.TEXT.holds(self) else {}
+        known = {option(name): length for name, length in lengths.items() if length is not None}
         return [
-            f"--warmup {self.warmup} is not shorter than {option(name)} {length}: the rate would never be reached"
-            for name, length in lengths.items()
-            if self.warmup and length is not None and self.warmup >= length
+            f"--warmup {self.warmup} is not shorter than {name} {length}: the rate would never be reached"
+            for name, length in known.items()
+            if self.warmup and self.warmup >= length
+        ] + [
+            f"--cycles {self.cycles} do not fit into {name} {length}, each of two steps at least"
+            for name, length in known.items()
+            if self.lr_schedule == "cosine-restarts" and self.cycles is not None and 2 * self.cycles > length
         ]
 
     @property

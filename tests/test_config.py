@@ -97,8 +97,18 @@ def test_what_is_chosen_for_a_run_is_what_it_makes_use_of(mode):
     assert all(value is not None for value in (config.suited().lr, config.suited().lr_text, config.suited().lr_token))
 
 
-@pytest.mark.parametrize("more", [{"steps": 10}, {"mode": "pivotal", "token": ["<s1>"], "steps": 100, "ti_steps": 10}])
+@pytest.mark.parametrize(
+    "more",
+    [{"steps": 10}, PIVOTAL | {"steps": 100, "ti_steps": 10}, {"steps": 100, "text_encoder": True, "text_steps": 10}],
+)
 def test_a_warm_up_that_outlasts_its_phase_is_an_error(more):
-    with pytest.raises(UsageError, match=r"--warmup 10 is not shorter than --(ti-)?steps 10"):
+    with pytest.raises(UsageError, match=r"--warmup 10 is not shorter than --(ti-|text-)?steps 10"):
         TrainConfig(warmup=10, **more)
     assert TrainConfig(warmup=9, **more).warmup == 9 and TrainConfig(**more).warmup is None
+
+
+def test_cycles_that_do_not_fit_into_the_run_are_an_error():
+    with pytest.raises(UsageError, match="--cycles 6 do not fit into --steps 10"):
+        TrainConfig(lr_schedule="cosine-restarts", cycles=6, steps=10)
+    assert TrainConfig(lr_schedule="cosine-restarts", cycles=5, steps=10).cycles == 5
+    assert TrainConfig(lr_schedule="cosine-restarts", steps=2).cycles is None
