@@ -66,7 +66,7 @@ def test_every_number_and_flag_is_taken_over(printed):
         name: not _default(name) if "bool" in str(kind) else 0.25 if "float" in str(kind) else 3
         for name, (kind, *_) in FIELDS.items()
         if name not in TEXTS and name not in ("debiased", "v_like", "shift")
-    } | {"steps": 30}  # a run is longer than its warm-up
+    } | {"steps": 30, "text_steps": 30}  # a run is longer than its warm-up
     taken, said = printed(other)
     assert {name: taken[name.replace("_", "-")] for name in other} == other and "not taken" not in said
 
