@@ -96,7 +96,8 @@ def train(
     if preview_every and not preview_prompt:
         raise UsageError("--preview-every needs --preview-prompt")
     from lorakit.io.endings import FOLDER, of_mode
-    from lorakit.io.files import check_target, existing_folder
+    from lorakit.io.files import check_target
+    from lorakit.io.inputs import existing_folder
     from lorakit.models.config import check_name
 
     check_name(config.model)

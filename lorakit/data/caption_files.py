@@ -5,7 +5,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorakit.io.files import kind_of
+from lorakit.io.inputs import kind_of
 
 _SUFFIXES = (".txt", ".TXT", ".caption")
 _MOST_BYTES = 65536

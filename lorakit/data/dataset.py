@@ -14,7 +14,7 @@ from PIL import Image
 from lorakit.data.decode import HEIC_SUFFIXES, reads_heic
 from lorakit.data.images import SUFFIXES, BadPicture, find, load
 from lorakit.errors import InputError
-from lorakit.io.files import existing_folder, kind_of
+from lorakit.io.inputs import existing_folder, kind_of
 from lorakit.io.paths import file_named, leads_out
 from lorakit.io.plain import json_object, read_bytes, read_lines
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import InputError, UnavailableError, UsageError
-from lorakit.io.files import sha256_of
+from lorakit.io.inputs import sha256_of
 from lorakit.io.plain import read_json
 from lorakit.models import hub
 from lorakit.models.claims import check_described

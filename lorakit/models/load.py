@@ -13,7 +13,7 @@ from torch import nn
 from lorakit.arrays import Stored
 from lorakit.errors import InputError, some
 from lorakit.formats.layouts import open_model
-from lorakit.io.files import check_plain, utf8_path
+from lorakit.io.inputs import check_plain, utf8_path
 from lorakit.models.claims import check_config
 from lorakit.models.config import Described, described, tokenizer_folder
 from lorakit.runtime.extras import faults_of_file

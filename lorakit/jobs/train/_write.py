@@ -21,7 +21,8 @@ from lorakit.formats import files
 from lorakit.formats.clients import coverage
 from lorakit.formats.layouts import open_model
 from lorakit.io.endings import TRAINED_MODEL
-from lorakit.io.files import check_plain, replacing_folder, write_text
+from lorakit.io.files import replacing_folder, write_text
+from lorakit.io.inputs import check_plain
 from lorakit.io.record import RECORD
 from lorakit.io.tensors import DTYPES
 from lorakit.jobs import adapters
