@@ -88,7 +88,7 @@ def compose(
 
     how = None
     if learn is not None:
-        from lorakit.io.files import existing_folder
+        from lorakit.io.inputs import existing_folder
         from lorakit.models.config import check_name
         from lorakit.models.vae import check_vae
 

@@ -65,7 +65,8 @@ def convert(
     if approximate is not None and approximate != "exact" and (not approximate.isdigit() or int(approximate) < 1):
         raise UsageError(f"--approximate {approximate}: expected a rank from 1, or exact")
     from lorakit.io.endings import of_format
-    from lorakit.io.files import check_inputs, check_target
+    from lorakit.io.files import check_target
+    from lorakit.io.inputs import check_inputs
     from lorakit.models.config import check_names
 
     check_inputs([source], "adapter")

@@ -31,7 +31,7 @@ def inspect(
     if similarity and (verify or len(files) < 2):
         raise UsageError(f"--similarity compares two adapters or more{', and does not verify' if verify else ''}")
     from lorakit.io.endings import PAGE
-    from lorakit.io.files import check_inputs
+    from lorakit.io.inputs import check_inputs
 
     if report_file is not None:
         PAGE.check(Path(report_file))

@@ -124,7 +124,7 @@ def ppim(
         "prune": prune, "contact_sheet": contact_sheet, "edit": edit,
     }  # fmt: skip
     from lorakit.io.endings import FOLDER
-    from lorakit.io.files import existing_file, existing_folder
+    from lorakit.io.inputs import existing_file, existing_folder
 
     FOLDER.check(Path(data))
     existing_folder(raw, "pictures")

@@ -210,7 +210,7 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
     from dataclasses import replace
 
     from lorakit.data.pngtext import told
-    from lorakit.io.files import existing_file
+    from lorakit.io.inputs import existing_file
 
     try:
         found = told(existing_file(source, "picture of --from"))

@@ -100,7 +100,8 @@ def train(
     if preview_every and not preview_prompt:
         raise UsageError("--preview-every needs --preview-prompt")
     from lorakit.io.endings import FOLDER, of_mode
-    from lorakit.io.files import check_target, existing_folder
+    from lorakit.io.files import check_target
+    from lorakit.io.inputs import existing_folder
     from lorakit.models.config import check_name
     from lorakit.models.vae import check_vae
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorakit.data.beside import captioned, owners
-from lorakit.io.files import kind_of
+from lorakit.io.inputs import kind_of
 
 _MOST_BYTES = 64 << 10
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from lorakit.data.trigger_words import by_itself
+
 # "arafed" is no word: BLIP's large checkpoint learnt it from its data and begins thousands of captions with it.
 _ARTEFACTS = re.compile(r"\b(?:arafed|araffe|arafe|araffes)\b\s*", re.IGNORECASE)
 _REPEATED = re.compile(r"\b(\w+(?: \w+){0,3})(?:,? \1\b)+", re.IGNORECASE)
@@ -19,5 +21,5 @@ def replace(caption: str, pairs: Sequence[tuple[str, str]]) -> str:
     """Whole words or phrases by others, in the order given, whatever their case."""
     for old, new in pairs:
         plain = new.replace("\\", r"\\")
-        caption = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", plain, caption, flags=re.IGNORECASE)
+        caption = re.sub(by_itself(old), plain, caption, flags=re.IGNORECASE)
     return " ".join(caption.split())

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from lorakit.data.trigger_words import by_itself
 from lorakit.errors import UsageError
 
 
@@ -121,9 +122,7 @@ def _one_of(choices: Sequence[str], draw: Callable[[], float]) -> str:
 
 def _substituted(text: str, rules: CaptionRules) -> str:
     for word, replacement in rules.substitute:
-        # \b would not hold beside `<` or `>`, which placeholder tokens are made of.
-        pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
-        text = replacement.join(re.split(pattern, text, flags=re.IGNORECASE))
+        text = replacement.join(re.split(by_itself(word), text, flags=re.IGNORECASE))
     return text.replace("{token}", rules.token)
 
 

@@ -18,7 +18,7 @@ from lorakit.data.repeats import AUTO, repeats_of
 from lorakit.data.tables import Row
 from lorakit.data.walk import OTHERS, find, suffix_of
 from lorakit.errors import InputError, some
-from lorakit.io.files import existing_folder
+from lorakit.io.inputs import existing_folder
 
 __all__ = ["Example", "find", "measured", "read", "size_of", "unreadable", "why_not"]
 

@@ -17,7 +17,7 @@ from lorakit.data.repeats import Number, number_of
 from lorakit.data.tables import TABLES, UNREAD, NoTable, Row, read_table
 from lorakit.data.walk import Found, Listed, folders
 from lorakit.errors import some
-from lorakit.io.files import kind_of
+from lorakit.io.inputs import kind_of
 
 _MASK_FOLDERS = ("mask", "masks")
 _SHOWN = 5

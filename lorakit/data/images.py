@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from lorakit.data.colours import WHITE
 from lorakit.data.decode import FORMATS, HEIC_SUFFIXES, BadPicture, as_stored, decode
 from lorakit.errors import InputError
-from lorakit.io.files import open_to_read
+from lorakit.io.inputs import open_to_read
 
 SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", *HEIC_SUFFIXES,

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from lorakit.data.images import BadPicture, read_file, stored
-from lorakit.io.files import kind_of
+from lorakit.io.inputs import kind_of
 
 
 def mask_name(picture: str) -> str:

@@ -17,7 +17,7 @@ from lorakit.composition.module_weights import block_name
 from lorakit.data.naming import shown
 from lorakit.errors import InputError, LorakitError, UsageError, all_of, some
 from lorakit.io import toml
-from lorakit.io.files import existing_file, sha256_of
+from lorakit.io.inputs import existing_file, sha256_of
 from lorakit.io.paths import check_local, file_named, relative_name
 from lorakit.io.toml import Document
 from lorakit.patterns import Pattern, Time

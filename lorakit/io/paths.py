@@ -9,7 +9,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 
 from lorakit.data.naming import undone
 from lorakit.errors import StorageError
-from lorakit.io.files import check_inputs
+from lorakit.io.inputs import check_inputs
 
 _WEIGHT = re.compile(r"^(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from lorakit.errors import InputError
-from lorakit.io.files import open_to_read
 from lorakit.io.header import shown
+from lorakit.io.inputs import open_to_read
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import InputError
-from lorakit.io.files import open_to_read
+from lorakit.io.inputs import open_to_read
 
 _MOST_BYTES = 4 << 20
 _MOST_TABLE = 1 << 30

@@ -19,8 +19,9 @@ from typing import Any
 from lorakit.arrays import SIZES, Array, Stored, dtype_of, finite, stored
 from lorakit.data import naming
 from lorakit.errors import InputError, NumericError
-from lorakit.io.files import open_to_read, replacing
+from lorakit.io.files import replacing
 from lorakit.io.header import MAX_HEADER, Entry, Header, parse_header, shown
+from lorakit.io.inputs import open_to_read
 from lorakit.io.reader import Reader
 from lorakit.runtime.platform import BINARY
 

@@ -15,7 +15,7 @@ from lorakit.families import table
 from lorakit.formats import files, recipes
 from lorakit.formats.adapters._modules import Context
 from lorakit.io import safetensors
-from lorakit.io.files import sha256_of
+from lorakit.io.inputs import sha256_of
 from lorakit.io.paths import check_adapters, is_recipe, split
 from lorakit.registry import ADAPTER_FORMATS
 

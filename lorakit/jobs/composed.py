@@ -20,7 +20,7 @@ from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files, recipes
 from lorakit.formats.bases import check_fits
 from lorakit.formats.triggers import of_adapter
-from lorakit.io.files import existing_file
+from lorakit.io.inputs import existing_file
 from lorakit.io.paths import check_adapters, is_recipe, split
 from lorakit.models import tokens
 from lorakit.models.conditioning import Conditioning

@@ -21,7 +21,8 @@ from lorakit.formats.adapters._modules import Context, Encoded, balanced
 from lorakit.formats.layouts import _ckpt
 from lorakit.io import pickles, safetensors
 from lorakit.io.endings import of_format
-from lorakit.io.files import check_plain, check_target, replacing, replacing_folder
+from lorakit.io.files import check_target, replacing, replacing_folder
+from lorakit.io.inputs import check_plain
 from lorakit.io.record import RECORD
 from lorakit.jobs.base_weights import check_fits, weights_of
 from lorakit.lowrank.approximate import as_low_rank

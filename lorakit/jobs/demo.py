@@ -9,7 +9,8 @@ from PIL import Image
 
 from lorakit.config import TrainConfig
 from lorakit.errors import RefusedError
-from lorakit.io.files import check_place, existing_folder, write_bytes, write_text
+from lorakit.io.files import check_place, write_bytes, write_text
+from lorakit.io.inputs import existing_folder
 from lorakit.io.record import Known, clear, recorded, stranger_in
 from lorakit.jobs import merge, ppim, sample, train
 from lorakit.jobs.ppim.keeping import STAGING

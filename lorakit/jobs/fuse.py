@@ -19,7 +19,8 @@ from lorakit.formats.layouts import FOLDER, SINGLE, UNET_FILE, Model, _ckpt, fol
 from lorakit.formats.layouts._architecture import tokenizer_of
 from lorakit.io import safetensors
 from lorakit.io.endings import MERGED_MODEL
-from lorakit.io.files import check_plain, check_target, replacing_folder
+from lorakit.io.files import check_target, replacing_folder
+from lorakit.io.inputs import check_plain
 from lorakit.jobs.fuse_layout import Plan, other_layout, same_layout
 from lorakit.jobs.fuse_process import said
 from lorakit.jobs.fuse_tokens import (

@@ -16,6 +16,7 @@ from PIL import Image
 from lorakit.data import dataset, pngtext, quality
 from lorakit.data.images import as_written
 from lorakit.data.looks import Look, look
+from lorakit.data.trigger_words import by_itself
 from lorakit.errors import InputError, RefusedError, StorageError, reason
 from lorakit.io.files import check_place, write_bytes, write_text
 from lorakit.io.paths import home_folder
@@ -180,7 +181,7 @@ def goes_on(request: Request, components: Components, output: Path) -> bool:
 def _without(caption: str, token: str, word: str) -> str:
     """The caption with the class word in the token's place, once: a class word that stands beside the token already, as
     in "sks dog", is not said twice."""
-    whole, beside = rf"(?<!\w){re.escape(token)}(?!\w)", rf"(?<!\w)(?i:{re.escape(word)})(?!\w)"
+    whole, beside = by_itself(token), f"(?i:{by_itself(word)})"
     pattern = rf"(?:{beside}[\s,]+)?{whole}(?:[\s,]+{beside})?" if word else whole
     return re.sub(pattern, lambda match: word, caption)
 

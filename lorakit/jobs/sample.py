@@ -19,7 +19,8 @@ from lorakit.data.pngtext import drafted
 from lorakit.data.pngtext import encode as png
 from lorakit.errors import InputError, LorakitError, StorageError, UsageError, faults_together
 from lorakit.io.endings import FILM, PICTURE, PICTURES
-from lorakit.io.files import check_place, check_target, existing_file, write_bytes
+from lorakit.io.files import check_place, check_target, write_bytes
+from lorakit.io.inputs import existing_file
 from lorakit.io.plain import bounded_lines
 from lorakit.io.record import Record, recorded
 from lorakit.jobs import composed

@@ -19,7 +19,7 @@ from lorakit.composition import Composition, effective
 from lorakit.data import masks
 from lorakit.errors import InputError, UsageError, shorten, some
 from lorakit.formats import recipes
-from lorakit.io.files import sha256_of
+from lorakit.io.inputs import sha256_of
 from lorakit.jobs import composed
 from lorakit.jobs.shots import Request, Shot
 from lorakit.models.encode import latent_moments, to_tensor

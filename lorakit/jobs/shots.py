@@ -16,7 +16,7 @@ from lorakit.composition.curve import read as read_curve
 from lorakit.composition.module_weights import number
 from lorakit.data.naming import is_text, shown
 from lorakit.errors import InputError, UsageError
-from lorakit.io.files import kind_of
+from lorakit.io.inputs import kind_of
 from lorakit.io.paths import check_local
 from lorakit.io.plain import json_object, read_text
 from lorakit.process_config import Overrides

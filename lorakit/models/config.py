@@ -11,7 +11,7 @@ from typing import Any
 from lorakit import process_config
 from lorakit.errors import InputError, UnavailableError, UsageError
 from lorakit.formats import foreign
-from lorakit.io.files import sha256_of
+from lorakit.io.inputs import sha256_of
 from lorakit.io.plain import read_json
 from lorakit.models import hub
 from lorakit.models.claims import check_described

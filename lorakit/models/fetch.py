@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorakit.errors import InputError, UnavailableError
-from lorakit.io.files import check_plain, utf8_path
+from lorakit.io.inputs import check_plain, utf8_path
 from lorakit.models.hub import is_path, snapshot
 from lorakit.runtime.extras import faults_of_file
 

@@ -15,7 +15,7 @@ from lorakit.arrays import Stored
 from lorakit.diffusion.process import Process
 from lorakit.errors import InputError, some
 from lorakit.formats.layouts import Model, open_model
-from lorakit.io.files import check_plain, utf8_path
+from lorakit.io.inputs import check_plain, utf8_path
 from lorakit.models.claims import check_config
 from lorakit.models.config import Described, described, tokenizer_folder
 from lorakit.models.processes import process_of

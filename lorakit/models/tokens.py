@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorakit.data.trigger_words import by_itself
 from lorakit.errors import InputError, UsageError
 
 
@@ -132,4 +133,4 @@ def split_rows(rows: Tensor, vectors: Mapping[str, int]) -> dict[str, Tensor]:
 def missing(prompts: Iterable[str], tokens: Iterable[str]) -> list[str]:
     """Tokens that stand in none of the prompts."""
     text = list(prompts)
-    return [token for token in tokens if not any(re.search(rf"(?<!\w){re.escape(token)}(?!\w)", t) for t in text)]
+    return [token for token in tokens if not any(re.search(by_itself(token), t) for t in text)]

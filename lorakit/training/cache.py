@@ -18,7 +18,7 @@ from lorakit.data import masks
 from lorakit.data.dataset import Example, size_of, unreadable, why_not
 from lorakit.data.images import BadPicture, Cut, bucket, centre
 from lorakit.errors import InputError
-from lorakit.io.files import sha256_of
+from lorakit.io.inputs import sha256_of
 from lorakit.io.pack import Pack
 from lorakit.models.load import Components
 from lorakit.runtime.workers import cores

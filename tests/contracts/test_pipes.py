@@ -99,7 +99,7 @@ def test_a_configuration_that_is_a_pipe_is_refused(program, name, status):
 
 def test_a_tokenizer_with_a_pipe_in_it_is_not_opened(files):
     from lorakit.errors import InputError
-    from lorakit.io.files import check_plain
+    from lorakit.io.inputs import check_plain
 
     with pytest.raises(InputError, match=r"merges\.txt \(a pipe\)"):
         check_plain(files / "tokenizer", "tokenizer")

@@ -34,8 +34,8 @@ def test_a_drive_letter_is_no_weight(argument, path, weight):
         (PureWindowsPath(r"C:\work\loras\x.safetensors"), PureWindowsPath(r"C:\work"), "loras/x.safetensors"),
         (PureWindowsPath(r"C:\x.safetensors"), PureWindowsPath(r"c:\Work\deep"), "../../x.safetensors"),
         (PureWindowsPath(r"D:\x.safetensors"), PureWindowsPath(r"C:\work"), "D:/x.safetensors"),
-        (PurePosixPath("/work/loras/x.safetensors"), PurePosixPath("/work/deep"), "../loras/x.safetensors"),
-        (PurePosixPath("/work/a\\b.safetensors"), PurePosixPath("/work"), "a\\b.safetensors"),
+        (PurePosixPath("/srv/loras/x.safetensors"), PurePosixPath("/srv/deep"), "../loras/x.safetensors"),
+        (PurePosixPath("/srv/a\\b.safetensors"), PurePosixPath("/srv"), "a\\b.safetensors"),
     ],
 )
 def test_a_recipe_names_files_with_slashes_on_every_system(path, folder, name):

@@ -8,7 +8,8 @@ from lorakit.data.faces import need_opencv
 from lorakit.data.images import SUFFIXES
 from lorakit.data.own import CONTACT_SHEET
 from lorakit.errors import InputError, RefusedError, some
-from lorakit.io.files import check_place, existing_folder
+from lorakit.io.files import check_place
+from lorakit.io.inputs import existing_folder
 from lorakit.jobs.ppim import finishing, lint, reading, table
 from lorakit.jobs.ppim.keeping import Keeper, caption_file, is_odd, known, mask_file, stay
 from lorakit.jobs.ppim.manifest import FILE as MANIFEST

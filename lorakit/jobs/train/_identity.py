@@ -13,7 +13,7 @@ from lorakit.config import TrainConfig, option
 from lorakit.data.dataset import Example
 from lorakit.data.naming import shown, spelled
 from lorakit.errors import some
-from lorakit.io.files import sha256_of
+from lorakit.io.inputs import sha256_of
 from lorakit.io.plain import json_object
 from lorakit.io.toml import text_of
 

@@ -19,7 +19,8 @@ from lorakit.errors import LorakitError, NumericError, some
 from lorakit.formats import clients, files
 from lorakit.formats.layouts import open_model
 from lorakit.io.endings import TRAINED_MODEL
-from lorakit.io.files import check_plain, replacing_folder, write_text
+from lorakit.io.files import replacing_folder, write_text
+from lorakit.io.inputs import check_plain
 from lorakit.io.plain import read_json
 from lorakit.io.record import RECORD
 from lorakit.io.tensors import DTYPES
