@@ -4,7 +4,7 @@ import inspect
 import shlex
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,14 +89,14 @@ def train(
         one_of("--optimizer", options["optimizer"], tuple(OPTIMIZERS.names()))
     tracked = [one_of("--track", name, ("none", *TRACKERS.names())) for name in track or ()]
     config, given = _config(options), {name: source(ctx, name) for name in ctx.params}
-    refuse_idle(config.idle(given) | _idle(config, given), given, note)
+    refuse_idle(config.idle(given) | _idle(config, validate_every, early_stop, given), given, note)
+    if not validate_every:
+        config = replace(config, validation_split=0.0)
     check_text(**{name: value for name, value in options.items() if name not in _PATHS})
     if format == "diffusers" and (config.mode == "pivotal" or len(config.token) > 1):
         raise UsageError("--format diffusers holds no learned tokens beside an adapter; use kohya or lorakit")
-    if (validate_every or early_stop) and not config.validation_split:
-        asked = "--validate-every" if validate_every else "--early-stop"
-        raise UsageError(f"{asked} needs pictures to hold out, such as --validation-split 0.1")
-    _check_held_out(config, validate_every)
+    if validate_every and not config.validation_split:
+        raise UsageError("--validate-every needs pictures to hold out, such as --validation-split 0.1")
     if preview_every and not preview_prompt:
         raise UsageError("--preview-every needs --preview-prompt")
     from lorakit.io.endings import FOLDER, of_mode
@@ -134,18 +134,22 @@ def train(
     emit(result)
 
 
-def _idle(config: TrainConfig, given: Mapping[str, str]) -> dict[str, str]:
+def _idle(config: TrainConfig, validate_every: int, early_stop: int, given: Mapping[str, str]) -> dict[str, str]:
     """Options beside the config that were given and that the run makes no use of, and what to say of each."""
-    if config.mode != "full" or given["format"] != "option":
-        return {}
-    return {
-        "format": "--format has an effect only in modes that write adapters or tokens; --output says what full writes"
-    }
-
-
-def _check_held_out(config: TrainConfig, validate_every: int) -> None:
+    found = {}
+    if config.mode == "full" and given["format"] == "option":
+        found["format"] = (
+            "--format has an effect only in modes that write adapters or tokens; --output says what full writes"
+        )
     if config.validation_split and not validate_every:
-        raise UsageError("--validation-split holds out pictures that nothing looks at; add --validate-every N")
+        found["validation_split"] = (
+            "--validation-split holds out pictures that nothing looks at; add --validate-every N"
+        )
+    if early_stop and not validate_every:
+        found["early_stop"] = (
+            "--early-stop counts validations, and there are none; add --validate-every N and --validation-split 0.1"
+        )
+    return found
 
 
 def _config(values: Mapping[str, Any]) -> TrainConfig:

@@ -180,7 +180,9 @@ def described(name: str, note: Callable[[str], None] = lambda text: None, wanted
         _check_whole(configs, place, pipeline)
         own = configs[SCHEDULER]
         where = f"{SCHEDULER}: {str(own.get('_class_name', 'no class'))[:80]}"
-        configs[SCHEDULER] = process_config.settled(own, where, wanted, name, pipeline, note)
+        # Of the built-in model nobody asks what it predicts, unless they say something else of it.
+        told = (lambda text: None) if name == "tiny" and wanted == NOTHING else note
+        configs[SCHEDULER] = process_config.settled(own, where, wanted, name, pipeline, told)
     check_described(configs, place)
     return Described(place, configs, kind)
 

@@ -112,7 +112,7 @@ def test_folders_of_kohya_and_repeats_are_counted_as_kohya_does(program, tmp_pat
 
 def test_held_out_pictures_are_not_counted(program, tmp_path):
     captioned(tmp_path / "data", "sks, red", [(64, 64)] * 4)
-    program("train", "data", "--steps", 1, "--batch-size", 1, "--validation-split", 0.25)
+    program("train", "data", "--steps", 1, "--batch-size", 1, "--validation-split", 0.25, "--validate-every", 1)
     assert json.loads(metadata(tmp_path / "lora.safetensors")["ss_tag_frequency"])["data"]["sks"] == 3
 
 
