@@ -29,6 +29,8 @@ _BETAS = (
     "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LCMScheduler",
     "LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "TCDScheduler", "UniPCMultistepScheduler",
 )  # fmt: skip
+_GROWTH = {"base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096, "max_shift": 1.15}
+_WHOLE = ("num_train_timesteps", "base_image_seq_len", "max_image_seq_len")
 _FLOWING = ("flow_prediction", "flow_matching", FLOW)
 
 
@@ -89,10 +91,26 @@ def shift_of(config: Config) -> Any:
     return config.get("shift", config.get("flow_shift", 1.0))
 
 
+def growth_of(config: Config) -> dict[str, Any]:
+    """What a flow whose shift grows with the picture's size says of that, as the file has it."""
+    return {key: config.get(key, usual) for key, usual in _GROWTH.items()}
+
+
+def shift_said(config: Config) -> Any:
+    """A flow's shift, or that it goes by the picture's size."""
+    return "by the picture's size" if config.get("use_dynamic_shifting") else shift_of(config)
+
+
+def shift_words(config: Config) -> str:
+    """The same as text."""
+    shift = shift_said(config)
+    return f"{shift:g}" if isinstance(shift, int | float) else str(shift)[:40]
+
+
 def words(config: Config) -> str:
     """ "predicts v_prediction, zero terminal SNR, spacing trailing", as far as the config says so."""
     if is_flow(config):
-        return f"is a rectified flow, shift {_shown(config)}"
+        return f"is a rectified flow, shift {shift_words(config)}"
     found = [f"predicts {prediction_of(config)}"]
     found += ["zero terminal SNR"] if ends_in_noise(config) else []
     found += [f"spacing {spacing}"] if (spacing := config.get("timestep_spacing")) else []
@@ -129,17 +147,31 @@ def check(config: Config, source: str, pipeline: str = "") -> None:
                 f"with --prediction-type {'|'.join(KINDS)}"
             )
         return
+    for key in ("shift_terminal", "invert_sigmas"):
+        if config.get(key):
+            raise InputError(
+                f"{source}: its scheduler has {key}, which lorakit does not know; it would draw at other times"
+            )
+    numbers = {"num_train_timesteps": config.get("num_train_timesteps", 1000)}
     if config.get("use_dynamic_shifting"):
+        numbers |= growth_of(config)
+        if (of := config.get("time_shift_type", "exponential")) not in ("exponential", "linear"):
+            raise InputError(
+                f"{source}: its scheduler has the time_shift_type {str(of)[:40]!r}, expected exponential or linear"
+            )
+    else:
+        numbers["shift"] = shift_of(config)
+    wrong = [key for key, x in numbers.items() if not _is_above_0(x, whole=key in _WHOLE)]
+    if wrong or numbers.get("max_image_seq_len", 2) <= numbers.get("base_image_seq_len", 1):
+        said = " and ".join(f"{key} {numbers[key]!r}" for key in wrong or _WHOLE[1:])
         raise InputError(
-            f"{source}: its scheduler shifts the noise by the picture's size, which lorakit does not know for UNets; give "
-            "one shift for all with --shift"
+            f"{source}: its scheduler has {said}, expected numbers above 0" + ", the first smaller" * (not wrong)
         )
-    shift, steps = shift_of(config), config.get("num_train_timesteps", 1000)
-    wrong = isinstance(shift, bool) or not isinstance(shift, int | float) or not 0 < shift < math.inf
-    if wrong or isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(
-            f"{source}: its scheduler has shift {shift!r} and num_train_timesteps {steps!r}, expected numbers above 0"
-        )
+
+
+def _is_above_0(x: Any, whole: bool) -> bool:
+    number = isinstance(x, int) or (isinstance(x, float) and not whole)
+    return number and not isinstance(x, bool) and 0 < x < math.inf
 
 
 def of_kind(prediction: str, steps: Any = 1000) -> dict[str, Any]:
@@ -177,17 +209,10 @@ def overridden(config: Config, wanted: Overrides, source: str) -> tuple[dict[str
         if not is_flow(found):
             raise UsageError(f"--shift is a rectified flow's, and {source} {words(found)}; add --prediction-type flow")
         if wanted.shift != shift_of(found) or found.get("use_dynamic_shifting"):
-            told.append(f"--shift {wanted.shift:g}" + (f", not {_shown(found)}" if is_flow(config) else ""))
+            told.append(f"--shift {wanted.shift:g}" + (f", not {shift_words(found)}" if is_flow(config) else ""))
             key = "shift" if found.get("_class_name") in _FLOW else "flow_shift"
             found |= {key: wanted.shift, "use_dynamic_shifting": False}
     return found, told
-
-
-def _shown(config: Config) -> str:
-    shift = shift_of(config)
-    if config.get("use_dynamic_shifting"):
-        return "by the picture's size"
-    return f"{shift:g}" if isinstance(shift, int | float) else str(shift)[:40]
 
 
 def settled(

@@ -79,8 +79,7 @@ def test_a_class_of_another_process_is_refused_with_its_pipeline_whatever_the_us
 
 def test_a_shift_by_size_gives_way_to_one_that_is_said():
     config = {**PROCESSES["flow"], "use_dynamic_shifting": True}
-    with pytest.raises(InputError, match="--shift"):
-        process_config.settled(config, "there", process_config.NOTHING, "m", "", print)
+    assert process_config.words(config) == "is a rectified flow, shift by the picture's size"
     found = process_config.settled(config, "there", Overrides(shift=3.0), "m", "", lambda text: None)
     assert process_config.words(found) == "is a rectified flow, shift 3"
 

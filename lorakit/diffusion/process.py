@@ -3,12 +3,13 @@
 A model belongs to one process, and whatever trains, measures or draws asks that process; nothing else knows of alphas,
 sigmas or kinds of prediction. Clean latents, noise, noisy latents, targets and answers are float tensors [b, c, h, w].
 Training counts timesteps [b] as integers from 0, nearly the picture, to `steps` - 1, nearly noise. A new process is a
-class with the five methods below that raise NotImplementedError in `Process`.
+class with what raises NotImplementedError in `Process`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from lorakit.diffusion import loss
 from lorakit.errors import UsageError
 from lorakit.process_config import PREDICTIONS
 
-__all__ = ["PREDICTIONS", "Alphas", "Flow", "Process"]
+__all__ = ["PREDICTIONS", "Alphas", "Flow", "Growth", "Process"]
 
 
 class Process:
@@ -30,6 +31,10 @@ class Process:
     def steps(self) -> int:
         """The number of timesteps that training draws from."""
         raise NotImplementedError
+
+    def at(self, size: tuple[int, int]) -> Process:
+        """The process for latents of this height and width; only some depend on it."""
+        return self
 
     def noisy(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The mixture of clean latents and noise at timesteps t."""
@@ -110,17 +115,41 @@ class Alphas(Process):
 
 
 @dataclass(frozen=True)
+class Growth:
+    """A shift that grows with the picture, since larger ones need more noise (Esser et al., 2024): at size n, counted as the
+    pipelines of SD3 and Flux count it, in squares of 2 x 2 latents, e ** mu, where mu goes through (n, mu) = `least` and `most`.
+
+    exponential   whether it is e ** mu; else it is mu
+    """
+
+    least: tuple[int, float] = (256, 0.5)
+    most: tuple[int, float] = (4096, 1.15)
+    exponential: bool = True
+
+    def shift(self, size: tuple[int, int]) -> float:
+        """The shift for latents of this height and width."""
+        (n, low), (m, high) = self.least, self.most
+        mu = low + (high - low) / (m - n) * ((size[0] // 2) * (size[1] // 2) - n)
+        return math.exp(mu) if self.exponential else mu
+
+
+@dataclass(frozen=True)
 class Flow(Process):
     """The straight way from the picture to noise (rectified flow, Liu et al., 2022; Lipman et al., 2023):
     (1 - sigma) * clean + sigma * noise. The model answers noise - clean and is told sigma * steps.
 
-    shift   bends the sigmas of the timesteps towards noise: shift * s / (1 + (shift - 1) * s) (Esser et al., 2024)
+    shift    bends the sigmas of the timesteps towards noise: shift * s / (1 + (shift - 1) * s) (Esser et al., 2024)
+    growth   gives the shift by the size of the latents, where `at` is asked
     """
 
     NAME: ClassVar[str] = "flow"
 
     steps: int = 1000  # type: ignore[misc]
     shift: float = 1.0
+    growth: Growth | None = None
+
+    def at(self, size: tuple[int, int]) -> Flow:
+        return replace(self, shift=self.growth.shift(size), growth=None) if self.growth else self
 
     def sigmas(self, t: Tensor) -> Tensor:
         """The share of noise at timesteps t, [b], float32: of timestep i, (i + 1) / steps before the shift."""

@@ -91,7 +91,7 @@ def _process(scheduler: Mapping[str, Any] | None) -> dict[str, Any]:
         if other
         else process_config.words(scheduler),
         "zero_snr": process_config.ends_in_noise(scheduler),
-        "shift": process_config.shift_of(scheduler) if process_config.is_flow(scheduler) else None,
+        "shift": process_config.shift_said(scheduler) if process_config.is_flow(scheduler) else None,
         "timestep_spacing": scheduler.get("timestep_spacing"),
     }
 

@@ -252,6 +252,7 @@ def _noised(
             eps.append(torch.randn(latent.shape, generator=g))
             times.append(int((k + float(offsets[k])) / how.draws * count))
     t, clean, noise = torch.tensor(times), torch.stack(x), torch.stack(eps)
+    process = process.at((clean.shape[2], clean.shape[3]))
     return _Set(
         process.noisy(clean, noise, t), process.target(clean, noise, t), process.told(t),
         [caption for caption in captions for _ in range(how.draws)], 1 - torch.tensor(times) / count,

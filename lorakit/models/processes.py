@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lorakit import process_config
-from lorakit.diffusion.process import Alphas, Flow, Process
+from lorakit.diffusion.process import Alphas, Flow, Growth, Process
 from lorakit.errors import InputError
 
 
@@ -20,8 +20,16 @@ def process_of(config: Mapping[str, Any], source: str) -> Process:
     """
     process_config.check(config, source)
     if process_config.is_flow(config):
-        return Flow(config.get("num_train_timesteps", 1000), float(process_config.shift_of(config)))
+        steps = config.get("num_train_timesteps", 1000)
+        if config.get("use_dynamic_shifting"):
+            return Flow(steps, growth=_growth(config))
+        return Flow(steps, float(process_config.shift_of(config)))
     return Alphas(_alphas(config, source), process_config.prediction_of(config))
+
+
+def _growth(config: Mapping[str, Any]) -> Growth:
+    n, low, m, high = process_config.growth_of(config).values()
+    return Growth((n, low), (m, high), config.get("time_shift_type", "exponential") == "exponential")
 
 
 def _alphas(config: Mapping[str, Any], source: str) -> Tensor:

@@ -106,7 +106,8 @@ def steps_done(components: Components, how: Drawing) -> list[tuple[int, float]]:
 
 def solver_of(components: Components, how: Drawing) -> Solver:
     """The solver of a drawing; UsageError where the model has none like it."""
-    return Solver(components, how.scheduler, how.steps, how.spacing)
+    size = (how.size[1] // components.vae_factor, how.size[0] // components.vae_factor)
+    return Solver(components, how.scheduler, how.steps, how.spacing, size)
 
 
 @torch.inference_mode()

@@ -108,8 +108,8 @@ def _set(components: Components, name: str, spacing: str) -> dict[str, Any]:
     return {key: found[key] for key in inspect.signature(cls).parameters}
 
 
-def _config(components: Components, form: Form, spacing: str) -> dict[str, Any]:
-    process, chosen = components.process, SPACINGS.get(spacing, {})
+def _config(components: Components, form: Form, spacing: str, size: tuple[int, int] = (1, 1)) -> dict[str, Any]:
+    process, chosen = components.process.at(size), SPACINGS.get(spacing, {})
     if spacing == "beta":
         chosen = SPACINGS["exponential"]  # beta goes its way, with numbers of its own: diffusers' come from scipy
     if isinstance(process, Flow):
@@ -144,16 +144,19 @@ class Solver:
     times   the number that the model is told at each step, [steps], falling
     """
 
-    def __init__(self, components: Components, name: str, steps: int, spacing: str | None = None) -> None:
-        """UsageError for a solver that has no form for the model's process or not this spacing (None: the model's own);
-        InputError for a config that gives no such steps."""
+    def __init__(
+        self, components: Components, name: str, steps: int, spacing: str | None = None, size: tuple[int, int] = (1, 1)
+    ) -> None:
+        """For latents of height and width `size`, which only some processes depend on. UsageError for a solver that has no
+        form for the model's process or not this spacing (None: the model's own); InputError for a config that gives no such
+        steps."""
         import diffusers
 
         form, chosen = form_of(components, name), spacing_of(components, name, spacing)
         self._draws, self._flow, self._steps = SCHEDULERS[name].draws, isinstance(components.process, Flow), steps
         where = f"{components.folder}: {steps} steps of {name}"
         try:
-            self.scheduler: Any = getattr(diffusers, form.cls).from_config(_config(components, form, chosen))
+            self.scheduler: Any = getattr(diffusers, form.cls).from_config(_config(components, form, chosen, size))
             if chosen == "beta":
                 self.scheduler._convert_to_exponential = _beta_sigmas(self.scheduler.config)
             self.scheduler.set_timesteps(steps, device=components.device)

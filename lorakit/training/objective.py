@@ -43,6 +43,12 @@ class _Part:
         return torch.stack([getattr(sample, name) for sample in self.samples])
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        height, width = self.samples[0].latents.shape[-2:]
+        return height, width
+
+    @property
     def timesteps(self) -> Tensor:
         return torch.tensor([sample.timestep for sample in self.samples])
 
@@ -196,15 +202,15 @@ class Objective:
         inpaint = part.stack("inpaint") if self.components.inpaints else None
         with self.precision.autocast():
             told = self._told(texts([sample.caption for sample in part.samples]), part, noisy)
-            t = self.process.told(part.timesteps).to(self.components.device)
+            t = self.process.at(part.size).told(part.timesteps).to(self.components.device)
             return predict(self.components, noisy, t, told, inpaint).float()
 
     def _noisy(self, part: _Part) -> Tensor:
-        return self.process.noisy(part.stack("latents"), part.stack("seen"), part.timesteps)
+        return self.process.at(part.size).noisy(part.stack("latents"), part.stack("seen"), part.timesteps)
 
     def _wanted(self, part: _Part) -> Tensor:
         """What it should say: the process's target, or its teacher's word."""
-        found = self.process.target(part.stack("latents"), part.stack("noise"), part.timesteps)
+        found = self.process.at(part.size).target(part.stack("latents"), part.stack("noise"), part.timesteps)
         if any(sample.taught is not None for sample in part.samples):
             pairs = zip(found, part.samples, strict=True)
             found = torch.stack([own if sample.taught is None else sample.taught for own, sample in pairs])

@@ -95,7 +95,7 @@ class Drift:
         side = components.size // components.vae_factor
         shape = (components.latent_channels, side, side)
         x = torch.stack([torch.randn(shape, generator=generator(self.seed, "drift", i)) for i in range(count)])
-        process = components.process
+        process = components.process.at((side, side))
         t = torch.tensor([(2 * i + 1) * process.steps // (2 * count) for i in range(count)])
         times = process.told(t).to(components.device)
         told = self.texts(self.PROMPTS).sized((components.size, components.size))

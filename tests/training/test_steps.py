@@ -1,5 +1,8 @@
 """One training step of every family and process, against the arithmetic of diffusers' schedulers: loss and gradient."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
@@ -7,6 +10,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from lorakit import process_config
 from lorakit.config import TrainConfig
 from lorakit.models.load import load
+from lorakit.models.sample import Drawing, solver_of
 from lorakit.modes import lora
 from lorakit.runtime.world import World
 from lorakit.training.objective import Objective
@@ -98,3 +102,18 @@ def test_min_snr_leaves_a_flow_alone(tmp_path):
     )  # fmt: skip
     parameters = [*trained.parameters.values()]
     assert weighed(0, parameters).loss == objective(0, parameters).loss
+
+
+def test_a_flow_that_grows_with_the_picture_is_one_of_its_shift(tmp_path):
+    growing = {**PROCESSES["flow"], "use_dynamic_shifting": True, "base_shift": 0.3}
+    grown, trained = run(says(make(tmp_path / "grown", "sdxl"), growing))
+    length = 16 * 16 // 4
+    shift = math.exp(0.3 + (1.15 - 0.3) / (4096 - 256) * (length - 256))
+    plain, again = run(says(make(tmp_path / "plain", "sdxl"), {**PROCESSES["flow"], "shift": shift}))
+    mine, own = grown(0, [*trained.parameters.values()]), plain(0, [*again.parameters.values()])
+    torch.testing.assert_close(mine.loss, own.loss, rtol=1e-6, atol=0)
+    side = 16 * grown.components.vae_factor
+    how = Drawing((side, side), 4, 1.0, "euler")
+    times = [solver_of(one.components, how).times for one in (grown, plain)]
+    torch.testing.assert_close(*times)
+    assert not torch.allclose(times[0], solver_of(grown.components, replace(how, size=(2 * side, side))).times)

@@ -192,7 +192,7 @@ def of_training(scheduler: Mapping[str, Any], family: str | None) -> dict[str, s
         "ss_zero_terminal_snr": str(process_config.ends_in_noise(scheduler)),
     }  # fmt: skip
     if process_config.is_flow(scheduler):
-        found["lorakit.shift"] = f"{process_config.shift_of(scheduler):g}"
+        found["lorakit.shift"] = process_config.shift_words(scheduler)
     if family == "sd2":
         found[ARCHITECTURE] = f"{_architecture(prediction)}/lora"
     return found
