@@ -28,10 +28,11 @@ from lorakit.models.prompts import Reading, lost
 from lorakit.models.sample import Acting, Drawing, Picture, draw_pictures, solver_of, steps_done
 from lorakit.models.solvers import named_spacing
 from lorakit.process_config import NOTHING, Overrides
-from lorakit.runtime.device import pick_device, pick_dtype
+from lorakit.runtime.device import gain_of_bfloat16, pick_device, pick_dtype
 from lorakit.schedulers import USUAL
 
 Note = Callable[[str], None]
+_WORTH = 1.5  # times as fast, before a number format is worth a word
 _SHOWN = 80  # letters of a prompt or a trigger word in a note
 
 
@@ -48,6 +49,11 @@ def load_model(
     if name == "tiny":
         note("using the built-in model 'tiny' (64x64 emoji); choose another with --model")
     where = pick_device(device)
+    if dtype == "auto" and where.type == "cpu" and (gain := gain_of_bfloat16()) > _WORTH:
+        note(
+            f"this CPU multiplies {gain:.1f} times as fast in bfloat16: --dtype bfloat16 takes less time; float32 is the default "
+            "since it gives the same bytes on other CPUs of its kind"
+        )
     components = load(name, where, pick_dtype(dtype, where), tokenizer=tokenizer, wanted=wanted, vae=vae, note=note)
     if components.guidance_width is not None:
         note(

@@ -18,6 +18,7 @@ from lorakit.formats.layouts import Model, open_model
 from lorakit.io.inputs import check_plain, utf8_path
 from lorakit.models.claims import check_config
 from lorakit.models.config import Described, described, tokenizer_folder
+from lorakit.models.packed import pack
 from lorakit.models.processes import process_of
 from lorakit.models.vae import open_vae
 from lorakit.process_config import NOTHING, SCHEDULER, Overrides
@@ -155,6 +156,11 @@ def load(
         parts = {part: _part(part, about.place, about.configs, arrays, device, dtype, note) for part in own}
     if vae is not None:
         parts["vae"] = _vae(vae, about, device, dtype, note)
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        for part in ("unet", "vae"):
+            # The kernels for bfloat16 want a pixel's channels together, and would lay everything out anew at each call.
+            parts[part].to(memory_format=torch.channels_last)
+            pack(parts[part])
     for part, (words, _) in texts.items():
         # The pooled state stands where the text ends; old configs tell a number that is not that word's.
         inner = getattr(parts[part], "text_model", parts[part])

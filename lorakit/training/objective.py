@@ -18,12 +18,12 @@ from lorakit.diffusion import loss as losses
 from lorakit.diffusion.noise import generator
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import Components, is_small
+from lorakit.models.packed import pack
 from lorakit.models.predict import predict
 from lorakit.runtime.workers import cores, each
 from lorakit.runtime.world import World
 from lorakit.training.gradients import Scaler
 from lorakit.training.loop import Descent
-from lorakit.training.packed import pack
 from lorakit.training.precision import Precision
 from lorakit.training.samples import Ahead, Draws, Sample, Source, distribution_of
 from lorakit.training.shards import Shards

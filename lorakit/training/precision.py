@@ -28,8 +28,10 @@ class Precision:
         return self.compute == torch.float16
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Around the forward pass. Off in float32: not entered with float32 as its dtype, which would warn."""
-        on = self.compute != torch.float32
+        """Around the forward pass. Off in float32: not entered with float32 as its dtype, which would warn. Off too on a CPU
+        whose frozen weights are of the dtype already: layers and branches compute in it, and autocast would look for casts at
+        every operator."""
+        on = self.compute != torch.float32 and not (self.device.type == "cpu" and self.base == self.compute)
         return torch.autocast(self.device.type, self.compute if on else None, enabled=on)
 
 

@@ -1,6 +1,6 @@
 """What adapters cost a denoising step, side by side with diffusers + PEFT; their memory; and how long `sample` starts.
 
-python -m tests.benchmarks.sample [tiny|sd1|memory|start]
+python -m tests.benchmarks.sample [tiny|sd1|memory|start|dtype]
 
 `tiny`, `sd1`: CPU seconds on one thread of three rank-32 adapters on the attention whose weights change at every step, and
 of one constant one, against no adapter. `sd1` is a UNet of Stable Diffusion 1.5's shapes with random weights, at 256 px,
@@ -8,6 +8,7 @@ batch 1. Steps of the three alternate; the median of a round's ratios is printed
 `memory`: peak resident memory of steps of that UNet, each variant in a process of its own, as what is over no adapter.
 `start`: CPU and wall seconds from the start of `lorakit sample` with an adapter to its first step, against a process that
 loads the same components with diffusers and transformers and does no more.
+`dtype`: seconds of a step of two pictures in bfloat16 against float32, of the built-in model and an SD1 of half the channels.
 """
 
 import os
@@ -28,9 +29,13 @@ from peft import LoraConfig
 
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
+from lorakit.models.conditioning import Conditioning
 from lorakit.models.config import folder_of
 from lorakit.models.gated import Stack
+from lorakit.models.load import load
+from lorakit.models.predict import predict
 from tests.adapters_of_tiny import lora
+from tests.tiny import reduced
 
 RANK = 32
 
@@ -81,6 +86,8 @@ def main() -> None:
         memory(sys.argv[2:])
     elif kind == "start":
         start()
+    elif kind == "dtype":
+        dtypes()
     else:
         speed(kind)
 
@@ -126,6 +133,32 @@ def _peak(which: str) -> tuple[int, int, int]:
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     held = sum(t.numel() * t.element_size() for m in stack.modules.values() for t in (m.up, m.down) if t is not None)
     return peak * 1024, held, stack.copy_bytes
+
+
+def dtypes(rounds: int = 7) -> None:
+    """Steps in either number format in turn, and the median of the ratios."""
+    torch.set_num_threads(1)
+    kinds = (torch.float32, torch.bfloat16)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("tiny", str(reduced(Path(folder) / "sd1"))):
+            components = [load(name, torch.device("cpu"), kind) for kind in kinds]
+            side, width = components[0].size // components[0].vae_factor, components[0].unet.config.cross_attention_dim
+            x, told = torch.randn(2, 4, side, side), Conditioning(torch.randn(2, 77, width))
+            spent = []
+            for _ in range(rounds + 1):
+                row = []
+                for one in components:
+                    started = time.perf_counter()
+                    with torch.inference_mode():
+                        predict(one, x, torch.tensor(500), told)
+                    row.append(time.perf_counter() - started)
+                spent.append(row)
+            whole, half = (statistics.median(column) for column in zip(*spent[1:], strict=True))
+            ratio = statistics.median(row[0] / row[1] for row in spent[1:])
+            print(
+                f"{Path(name).name}: {whole:.3f} s a step in float32, {half:.3f} in bfloat16, {ratio:.2f} times as fast",
+                flush=True,
+            )
 
 
 _LOAD = """

@@ -23,7 +23,7 @@ CAPTION = "a photo number {} of a thing on a table"
 Step = Callable[[], float]  # one step; seconds it waited for its input
 
 
-def ours(name: str, batch: int) -> Step:
+def ours(name: str, batch: int, dtype: str = "float32") -> Step:
     """The loop with all that `lorakit train` has in it: drawing of noise, captions, clipping, the optimizer."""
     from lorakit.config import TrainConfig
     from lorakit.jobs.session import load_model
@@ -37,7 +37,7 @@ def ours(name: str, batch: int) -> Step:
     from lorakit.training.texts import Texts
     from tests.cached import cached
 
-    components = load_model(name, "cpu", "float32", lambda text: None)
+    components = load_model(name, "cpu", dtype, lambda text: None)
     side = components.size // components.vae_factor
     means = [torch.randn(4, side, side) for _ in range(4 * batch)]
     count = len(means)
@@ -47,7 +47,7 @@ def ours(name: str, batch: int) -> Step:
     source = Source("data", cached(means, spread=0.1), [(caption,) for caption in captions], batch)
     texts = Texts(components)
     texts.fill(captions)
-    how = precision("float32", components.device, whole=False)
+    how = precision(dtype, components.device, whole=False)
     objective = Objective(components, [source], texts, config, World(), how, attached=trained.attached)
     optimizer = loop.optimizer_of(trained.groups, lambda inner: optimizers.make("adamw", inner, 0.0))
     keep_freed_memory()
@@ -142,6 +142,7 @@ def theirs(name: str, batch: int, cached: bool) -> Step:
 
 WAYS: dict[str, Callable[[str, int], Step]] = {
     "lorakit": ours,
+    "lorakit in bfloat16": lambda name, batch: ours(name, batch, "bfloat16"),
     "diffusers + PEFT, cached": lambda name, batch: theirs(name, batch, True),
     "diffusers + PEFT, as it is": lambda name, batch: theirs(name, batch, False),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -14,16 +14,17 @@ _GAP = slice(108, 112)  # of oneDNN's description of a layout: between two field
 
 
 def pack(model: nn.Module) -> int:
-    """Let the model's frozen convolutions go through packed weights wherever a gradient is asked for; how many can.
+    """Let the model's frozen convolutions go through packed weights; how many can.
 
     On AVX processors oneDNN wants a weight in blocks that depend on the input's shape, and torch's own convolution lays
     it out anew at each call, forward and backward. Kept, they cost twice the weights' memory and save a twentieth of a
-    small model's step and a tenth of a larger one's (tests/benchmarks/train.py). Without a gradient, and for any other
-    weight or dtype, all is as it was, to the bit.
+    small model's step and a tenth of a larger one's (tests/benchmarks/train.py). In float32 that is done where a gradient
+    is asked for, and without one all is as it was, to the bit; in bfloat16, on CPUs that multiply in it, always.
     """
     if not _can():
         return 0
-    found: list[Any] = [module for module in model.modules() if isinstance(module, nn.Conv2d) and _fits(module)]
+    kinds = {torch.float32, torch.bfloat16} if _multiplies_bfloat16() else {torch.float32}
+    found: list[Any] = [module for module in model.modules() if isinstance(module, nn.Conv2d) and _fits(module, kinds)]
     for module in found:
         module._conv_forward = (_Pixelwise if module.kernel_size == (1, 1) else _Spatial)(module)
     return len(found)
@@ -34,7 +35,11 @@ def _can() -> bool:
     return there and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
-def _fits(module: nn.Conv2d) -> bool:
+def _multiplies_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _fits(module: nn.Conv2d, kinds: Collection[torch.dtype]) -> bool:
     if type(module) is not nn.Conv2d or "_conv_forward" in vars(module):
         return False
     plain = module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
@@ -43,7 +48,7 @@ def _fits(module: nn.Conv2d) -> bool:
     if module.kernel_size == (1, 1) and (module.stride, module.padding) != ((1, 1), (0, 0)):
         return False
     still = not any(p.requires_grad for p in module.parameters())
-    return still and module.weight.dtype == torch.float32
+    return still and module.weight.dtype in kinds
 
 
 class _Convolution:
@@ -55,7 +60,8 @@ class _Convolution:
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         own = weight is self.weight and bias is self.bias and not weight.requires_grad
-        if own and x.dtype == torch.float32 and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+        wanted = torch.is_grad_enabled() or self.weight.dtype != torch.float32
+        if own and wanted and x.dtype == self.weight.dtype and not torch.is_autocast_enabled("cpu"):
             return self.packed(x)
         return self._plain(x, weight, bias)
 

@@ -1,15 +1,17 @@
 """Packed convolutions: torch's own result and gradient, for whatever is packed; everything else untouched."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from lorakit.diffusion.noise import normal
+from lorakit.models import packed as packing
 from lorakit.models.load import load
+from lorakit.models.packed import _can, _multiplies_bfloat16, pack
 from lorakit.registry import TRAINABLE
-from lorakit.training.packed import _can, pack
 from lorakit.training.variants import attach, targets
 from tests.tiny import make
 
@@ -75,7 +77,47 @@ def test_a_weight_that_was_written_to_is_laid_out_anew() -> None:
     torch.testing.assert_close(packed(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
-def test_only_frozen_plain_convolutions_of_float32_are_packed() -> None:
+@pytest.mark.skipif(not _multiplies_bfloat16(), reason="this CPU has no units for bfloat16")
+@pytest.mark.parametrize("name", SHAPES)
+def test_bfloat16_is_packed_with_and_without_a_gradient(name: str) -> None:
+    inputs, outputs, kernel, stride, padding = SHAPES[name]
+    plain = nn.Conv2d(inputs, outputs, kernel, stride, padding, dtype=torch.bfloat16).requires_grad_(False)
+    packed = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    assert pack(packed) == 1
+    x = torch.randn(2, inputs, 9, 11, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(x), plain(x), rtol=2e-2, atol=2e-2)
+    x.requires_grad_()
+    y, wanted = packed(x), plain(x)
+    g = torch.randn_like(wanted)
+    own, theirs = torch.autograd.grad(y, x, g)[0], torch.autograd.grad(wanted, x, g)[0]
+    torch.testing.assert_close(own, theirs, rtol=2e-2, atol=2e-2 * float(theirs.abs().max()))
+
+
+def _note_dtypes(seen: set[torch.dtype], module: nn.Module, given: object, out: object) -> None:
+    seen.update(x.dtype for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, torch.Tensor))
+
+
+def test_in_bfloat16_a_model_answers_as_in_float32_and_computes_in_it_alone(tmp_path) -> None:
+    folder, found = str(make(tmp_path / "model", "sd1")), {}
+    x, states = normal((2, 4, 16, 16), "x"), None
+    for kind in (torch.float32, torch.bfloat16):
+        unet = load(folder, torch.device("cpu"), kind).unet
+        states = normal((2, 77, unet.config.cross_attention_dim), "states")
+        seen: set[torch.dtype] = set()
+        for module in unet.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm)):
+                module.register_forward_hook(partial(_note_dtypes, seen))
+        with torch.no_grad():
+            found[kind] = unet(x.to(kind), torch.tensor([3, 900]), states.to(kind), return_dict=False)[0].float()
+        assert seen == {kind}
+    assert unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    wanted = found[torch.float32]
+    assert (found[torch.bfloat16] - wanted).norm() < 0.03 * wanted.norm()
+
+
+def test_only_frozen_plain_convolutions_of_float32_are_packed(monkeypatch) -> None:
+    monkeypatch.setattr(packing, "_multiplies_bfloat16", lambda: False)
     left = [
         nn.Conv2d(4, 4, 3, padding=1),  # trained
         nn.Conv2d(4, 4, 3, padding=1, groups=2).requires_grad_(False),
