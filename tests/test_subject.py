@@ -162,3 +162,14 @@ def test_prior_pictures_do_not_depend_on_batch_size_or_interruption(run, home):
     assert made["made"] == 2 and made["kept"] == 2
     for i in range(4):
         assert (home / "p1" / f"{i:05d}.png").read_bytes() == (home / "p2" / f"{i:05d}.png").read_bytes()
+
+
+@pytest.mark.thorough
+def test_in_bfloat16_the_subject_is_learnt_as_well(run, home, plain, gallery):
+    run("train", "fox", "-o", "half.safetensors", "--steps", 200, "--batch-size", 4, "--dtype", "bfloat16")
+    similar = []
+    for name in ("plain", "half"):
+        draw(run, PROMPT, f"by-{name}", "--lora", home / f"{name}.safetensors")
+        similar.append(gallery.look(home / f"by-{name}", "3d fox")[0])
+    print(f"similarity {similar[0]:.3f} in float32, {similar[1]:.3f} in bfloat16")
+    assert abs(similar[0] - similar[1]) < 0.02
