@@ -25,6 +25,7 @@ from lorakit.targets import PARTS
 
 _PREFIX = "base_model.model."
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WITHOUT_SETTINGS = "is missing: the scale is taken to be 1"
 _INNER = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1")  # modules that take a text encoder's width
 
 
@@ -77,7 +78,7 @@ def _config(metadata: Mapping[str, str], folder: str, reading: Reading) -> PeftC
     source = f"{folder}{_CONFIG}"
     text = metadata.get(f"{folder}adapter_config")
     if text is None:
-        reading.notes.append(f"{source} is missing: the scale is taken to be 1")
+        reading.notes.append(f"{source} {WITHOUT_SETTINGS}")
         return None
     try:
         config = PeftConfig.read(text, source)
