@@ -37,13 +37,13 @@ def run(
     check_targets([(output, ADAPTER), (report, PAGE)], force=force)
     size = SIZES[type_named(str(dtype))]
     if base is None:
-        adapter, found, family, extra = of_adapter(tuned, choices, size, tick)
+        adapter, found, families, extra = of_adapter(tuned, choices, size, tick)
     else:
-        adapter, found, family, extra = between(tuned, base, choices, size, device, tick, note)
+        adapter, found, families, extra = between(tuned, base, choices, size, device, tick, note)
     if type_named(str(dtype)) == "F16":
         modules = {n: balanced(x) if isinstance(x, LowRank) else x for n, x in adapter.modules.items()}
         adapter = replace(adapter, modules=modules)
-    adapters.save(output, adapter, file_format, dtype, family, dry_run=dry_run)
+    adapters.save(output, adapter, file_format, dtype, families or None, dry_run=dry_run)
     if report is not None and not dry_run:
         with telling(lambda: told([output])):
             _draw(report, found, f"{Path(tuned).name}: what was extracted")
@@ -53,7 +53,7 @@ def run(
     if dry_run:
         note(f"{len(adapter.modules)} modules would be written to {output}")
     written = [] if dry_run else [str(path) for path in (output, report) if path is not None]
-    return {"outputs": written, "family": family, **_figures(adapter, found), **extra}
+    return {"outputs": written, "family": next(iter(families), None), **_figures(adapter, found), **extra}
 
 
 def _draw(report: Path, found: Sequence[Taken], title: str) -> None:

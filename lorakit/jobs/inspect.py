@@ -21,8 +21,8 @@ from lorakit.errors import InputError, faults_together
 from lorakit.families import FAMILIES
 from lorakit.formats import checkpoints, files, foreign, triggers
 from lorakit.formats.adapters import decode
-from lorakit.formats.adapters._modules import family_of
 from lorakit.formats.clients import coverages
+from lorakit.formats.evidence import family_of
 from lorakit.io import pickles, safetensors
 from lorakit.io.plain import read_json
 

@@ -85,8 +85,9 @@ class Into:
 class _Plan:
     """A merge that nothing is wrong with.
 
-    rest     each output without its modules
-    vectors  modules that are norms: one number a channel
+    rest      each output without its modules
+    vectors   modules that are norms: one number a channel
+    families  that all of the adapters can be for, the likeliest first
     """
 
     outputs: Sequence[Path]
@@ -95,6 +96,7 @@ class _Plan:
     vectors: Collection[str]
     rest: Sequence[Adapter]
     unmatched: Sequence[str]
+    families: Sequence[str]
 
 
 def run(
@@ -140,7 +142,7 @@ def _planned(
     factors = ModuleWeights.of(read_parts(choices.parts), read_blocks(choices.blocks), [one.file for one in given])
     settings = checked_settings(method, choices.settings, rows)
     unmatched: list[str] = []
-    sources = merge_sources.read(given, choices.rename, choices.allow_unmatched, unmatched)
+    sources, families = merge_sources.read(given, choices.rename, choices.allow_unmatched, unmatched)
     for option, model in (("--into", into and into.model), ("--base", choices.base)):
         if model:
             check_fits([(source.file, source.adapter) for source in sources], model, option)
@@ -163,7 +165,7 @@ def _planned(
     vectors = {name for source in sources for name, delta in source.adapter.modules.items() if is_vector(delta)}
     if method != "linear" and (vectors or rest[0].biases):
         note(f"norms and biases are summed by their weights, not by {method}")
-    return _Plan(outputs, how, names, vectors, rest, unmatched)
+    return _Plan(outputs, how, names, vectors, rest, unmatched, families)
 
 
 def _cut(
@@ -184,7 +186,7 @@ def _cut(
             note(f"{path}: the merged adapter is empty: its weights cancel or are all 0")
         figures = merge_figures.figures(path, row, found, plan.vectors)
         if into is None:
-            adapters.save(path, adapter, file_format, dtype, dry_run=dry_run)
+            adapters.save(path, adapter, file_format, dtype, plan.families or None, dry_run=dry_run)
         else:
             done = into.write(adapter, path, choices.allow_unmatched, force, dry_run, tick, note)
             figures |= {key: value for key, value in done.items() if key != "norms"}

@@ -30,8 +30,11 @@ class Source:
     adapter: Adapter
 
 
-def read(given: Sequence[Weighted], rename: Iterable[str], allow_unmatched: bool, unmatched: list[str]) -> list[Source]:
-    """The adapters, their deltas read when used; what matches nothing goes to `unmatched` where that is allowed.
+def read(
+    given: Sequence[Weighted], rename: Iterable[str], allow_unmatched: bool, unmatched: list[str]
+) -> tuple[list[Source], list[str]]:
+    """(the adapters, their deltas read when used; the families that all can be for); what matches nothing goes to
+    `unmatched` where that is allowed.
 
     InputError for keys that are wrong, empty files, different families and modules that do not fit each other.
     """
@@ -39,9 +42,9 @@ def read(given: Sequence[Weighted], rename: Iterable[str], allow_unmatched: bool
         lambda one: Source(one.file, one.sha256(), one.scaled(_one(one.file, allow_unmatched, unmatched))), given
     )
     sources = _renamed(sources, rename)
-    check_same([(source.file, source.adapter) for source in sources])
+    families = check_same([(source.file, source.adapter) for source in sources])
     _one_shape(sources)
-    return sources
+    return sources, families
 
 
 def _one(file: Path, allow_unmatched: bool, unmatched: list[str]) -> Adapter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,7 +24,8 @@ from lorakit.arrays import (
 )  # fmt: skip
 from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import LowRank
-from lorakit.families import Guess, Shape, guess, table
+from lorakit.families import Shape, table_of
+from lorakit.formats.evidence import family_of
 
 LOSS = 1e-7  # relative to the norm: what counts as no loss
 _BIAS = ("diff_b", "b_norm", "lora_up.bias")
@@ -44,10 +45,6 @@ class Groups:
 def shapes_of(adapter: Adapter) -> dict[str, Shape | None]:
     """Module name to the shape of the weight it is added to, None where its tensors do not tell."""
     return {name: delta.shape for name, delta in adapter.modules.items()}
-
-
-def family_of(adapter: Adapter) -> Guess:
-    return guess(shapes_of(adapter))
 
 
 def build(groups: Groups, resolve: Callable[[str], str | None], metadata: Mapping[str, str], name: str) -> Adapter:
@@ -110,7 +107,7 @@ def _fitted(adapter: Adapter, parts: Mapping[str, dict[str, Array]]) -> Adapter:
     family = family_of(adapter).family
     if family is None:
         return adapter
-    weights = table(family)
+    weights = table_of(family, shapes_of(adapter))
     modules, faults = dict(adapter.modules), list(adapter.faults)
     for name, delta in adapter.modules.items():
         wanted, shape = weights.get(name), delta.shape
@@ -140,15 +137,22 @@ def _x(shape: Iterable[int]) -> str:
 
 @dataclass(frozen=True)
 class Context:
-    """What a writer may know of the base model: its family, and its modules' shapes where there are tables or a model."""
+    """What a writer may know of the base model: its family, and its modules' shapes where there are tables or a model.
+
+    sure    whether the file may say of itself that it is of the family: another may fit as well
+    """
 
     family: str | None = None
     shapes: Mapping[str, Shape] = field(default_factory=dict)
+    sure: bool = True
 
     @staticmethod
-    def of(adapter: Adapter) -> Context:
-        family = family_of(adapter).family
-        return Context(family, table(family) if family else {})
+    def of(adapter: Adapter, families: Sequence[str] | None = None) -> Context:
+        """`families` are those that the adapter can be for, the likeliest first, where more is known than it tells."""
+        found = family_of(adapter).families if families is None else families
+        if not found:
+            return Context()
+        return Context(found[0], table_of(found[0], shapes_of(adapter)), len(found) == 1)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _metadata(adapter: Adapter, context: Context, alpha: float) -> dict[str, str
     metadata["ss_network_dim"] = str(max(ranks)) if len(ranks) == 1 else "Dynamic"
     metadata["ss_network_alpha"] = str(alpha)
     metadata.setdefault("ss_network_module", "networks.lora")
-    if context.family is not None:
+    if context.family is not None and context.sure:
         family = FAMILIES[context.family]
         metadata.setdefault("ss_base_model_version", family.version)
         metadata |= {key: value for key, value in family.extra.items() if key not in metadata}

@@ -7,7 +7,7 @@ from collections import Counter
 
 from lorakit.adapter import Adapter
 from lorakit.families import FAMILIES, table
-from lorakit.formats.adapters._modules import family_of
+from lorakit.formats.evidence import family_of
 
 VERSION = "diffusers 0.42.1 with transformers 5.24, run"
 READS = frozenset({"kohya", "diffusers", "diffusers-old"})
