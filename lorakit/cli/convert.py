@@ -11,7 +11,9 @@ from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.registry import ADAPTER_FORMATS
 
-WRITTEN = ("kohya", "diffusers", "peft", "cloneofsimo", "lorakit", "a1111-embedding", "diffusers-embedding")
+WRITTEN = (
+    "kohya", "comfy", "diffusers", "peft", "cloneofsimo", "lorakit", "a1111-embedding", "diffusers-embedding",
+)  # fmt: skip
 _DTYPES = {"keep": None, "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -29,7 +31,8 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="kohya, diffusers, peft, cloneofsimo, lorakit, a1111-embedding or diffusers-embedding."
+            metavar="NAME",
+            help="kohya, comfy, diffusers, peft, cloneofsimo, lorakit, a1111-embedding or diffusers-embedding.",
         ),
     ] = "kohya",
     save_dtype: Annotated[

@@ -135,7 +135,10 @@ BAD = {
     "missing up": ({f"{FLAT.replace('to_q', 'to_v')}.lora_down.weight": np.ones((2, 640), "f4")}, "to_v"),
     "other rank": (stems(PLAIN | {"lora_up.weight": np.ones((640, 3), "f4")}, FLAT.replace("to_q", "to_v")), "to_v"),
     "NaN": (stems(PLAIN | {"lora_up.weight": np.full((640, 2), np.nan, "f4")}, FLAT.replace("to_q", "to_v")), "to_v"),
-    "two spellings": (stems(PLAIN, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"), "second spelling"),
+    "two spellings": (
+        stems(PLAIN | {"alpha": np.float32(3)}, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"),
+        "second spelling",
+    ),
     "zero size": (stems(PLAIN | {"lora_up.weight": np.ones((0, 2), "f4")}, FLAT.replace("to_q", "to_v")), "to_v"),
 }
 

@@ -50,5 +50,6 @@ def checked(adapter: Adapter, source: str) -> Adapter:
         keys.setdefault(what, []).append(key)
     if wrong:
         lines = [f"{some(named, 4)}: {what}" if what else some(named, 4) for what, named in keys.items()]
-        raise InputError(f"{source}: {len(wrong)} keys are wrong: {some(lines, 4, '; ')}")
+        told = "1 key is" if len(wrong) == 1 else f"{len(wrong)} keys are"
+        raise InputError(f"{source}: {told} wrong: {some(lines, 4, '; ')}")
     return adapter

@@ -12,47 +12,27 @@ from lorakit.deltas._base import Delta
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.families import FAMILIES, Shape
-from lorakit.formats.adapters import _bundle
+from lorakit.formats.adapters import _bundle, _dotted, _marks, _spellings
 from lorakit.formats.adapters._modules import (
     Context,
     Encoded,
-    Groups,
-    build,
     common_alpha,
     scalar,
     shaped,
     with_scale,
 )  # fmt: skip
-from lorakit.targets import kohya_name_of, kohya_names
+from lorakit.targets import kohya_name_of
 
-PREFIXES = (
-    "lora_unet_",
-    "lora_te_",
-    "lora_te1_",
-    "lora_te2_",
-    "lora_te3_",
-    "lora_transformer_",
-    "lora_prior_",
-    "oft_unet_",
-)
-
-
+PREFIXES = tuple(text for text, prefix in _spellings.PREFIXES.items() if prefix.format == "kohya")
 DORA = "input"  # what of a weight a DoRA has lengths of, where the programs that read the format are to apply it
 
 
 def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
-    return any(key.startswith(PREFIXES) for key in shapes)
+    return _marks.is_first("kohya", shapes, metadata)
 
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
-    names, groups = kohya_names(), Groups()
-    for key, array in tensors.items():
-        stem, dot, ending = key.partition(".")
-        if dot and key.startswith(PREFIXES):
-            groups.add(stem, ending, key, array)
-        else:
-            groups.unknown[key] = array
-    return build(groups, lambda stem: names.get(stem.replace("oft_unet_", "lora_unet_", 1)), metadata, "kohya")
+    return _dotted.read(tensors, metadata, "kohya")
 
 
 def encode(adapter: Adapter, context: Context) -> Encoded:
