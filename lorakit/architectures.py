@@ -479,7 +479,9 @@ def told(modules: Mapping[str, Shape | None], said: str = "", clips: bool = Fals
     said    what the metadata call it, "" where they say nothing
     clips   whether the file has modules of a CLIP text encoder
     """
-    found = {name: {path: place for path in modules if (place := one.place(path))} for name, one in ARCHITECTURES.items()}
+    found = {
+        name: {path: place for path in modules if (place := one.place(path))} for name, one in ARCHITECTURES.items()
+    }
     most = max(map(len, found.values()))
     if not modules or 2 * most < len(modules):
         return Telling((), most, len(modules))
@@ -487,7 +489,13 @@ def told(modules: Mapping[str, Shape | None], said: str = "", clips: bool = Fals
     shapes = {name: [(place, modules[path]) for path, place in found[name].items()] for name in names}
     names = _kept(names, {name: int(name == said) for name in names})
     names = _kept(names, {name: _agreeing(ARCHITECTURES[name], shapes[name]) for name in names})
-    names = _kept(names, {name: max((_like(ARCHITECTURES[name], x, shapes[name]) for x in ARCHITECTURES[name].sizes), default=0) for name in names})
+    names = _kept(
+        names,
+        {
+            name: max((_like(ARCHITECTURES[name], x, shapes[name]) for x in ARCHITECTURES[name].sizes), default=0)
+            for name in names
+        },
+    )
     names = _kept(names, {name: int(clips and ARCHITECTURES[name].clips > 0) for name in names})
     return Telling(tuple(names), most, len(modules))
 
@@ -495,6 +503,13 @@ def told(modules: Mapping[str, Shape | None], said: str = "", clips: bool = Fals
 def named(text: str) -> str | None:
     """The architecture that metadata call so."""
     return next((name for name, one in ARCHITECTURES.items() if one.said.search(text)), None)
+
+
+def kind_of(path: str) -> str:
+    """What the repeated blocks are called that a module is in; the module itself where it is in none."""
+    flat = _flat(path)
+    number = _BLOCK.search(flat)
+    return flat[: number.start()] if number else flat
 
 
 def _kept(names: Collection[str], points: Mapping[str, int]) -> list[str]:

@@ -211,12 +211,14 @@ def table(family: str) -> dict[str, Shape]:
 class Guess:
     """What family a set of module shapes is of, and why.
 
-    families    all that fit equally well, the likeliest first; none where no table has such modules
+    families        all that fit equally well, the likeliest first; none where no table has such modules
+    architectures   of another kind of model, those that it can be, the likeliest first
     """
 
     family: str | None
     evidence: str
     families: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
 
 
 def guess(shapes: Mapping[str, Shape | None]) -> Guess:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import ADAPTER_FILES, Format, Output, PredictionType, Shift, ZeroSnr, one_of
+from lorakit.cli.options import ADAPTER_FILES, Output, OwnFormat, PredictionType, Shift, ZeroSnr, one_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.process_config import Overrides
@@ -62,7 +62,7 @@ def merge(
         str | None, typer.Option(metavar="FILE.html", help="A page with a heat map and the singular values.")
     ] = None,
     output: Output = "./merged.safetensors",
-    format: Format = "kohya",
+    format: OwnFormat = None,
     save_dtype: Annotated[
         str | None,
         typer.Option(metavar="float32|bfloat16|float16", help="Default float32; with --into each weight's own."),
@@ -86,7 +86,8 @@ def merge(
     from lorakit.composition.module_weights import read_blocks, read_parts
 
     MERGE_METHODS.check(method)
-    one_of("--format", format, ADAPTER_FILES)
+    if format is not None:
+        one_of("--format", format, ADAPTER_FILES)
     one_of("--save-dtype", save_dtype or "float32", ("float32", "bfloat16", "float16"))
     of_model = Overrides(prediction_type, zero_snr, shift)
     if into is None and (stochastic_rounding or tokenizer is not None or of_model):

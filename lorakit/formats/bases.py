@@ -8,15 +8,17 @@ from pathlib import Path
 from lorakit.adapter import Adapter
 from lorakit.errors import InputError
 from lorakit.families import FAMILIES, Shape, guess
-from lorakit.formats.evidence import family_of
+from lorakit.formats.evidence import family_of, short
 
 
 def families_of(adapter: Adapter) -> list[str]:
-    """The families that an adapter can be for, the likeliest first; none where no table has its modules.
+    """The families, or architectures of another kind, that an adapter can be for, the likeliest first; none where no table
+    has its modules.
 
     Several have a text encoder, or a self-attention, of the same shapes.
     """
-    return list(family_of(adapter).families)
+    found = family_of(adapter)
+    return list(found.families or found.architectures)
 
 
 def check_same(given: Sequence[tuple[Path, Adapter]]) -> list[str]:
@@ -51,8 +53,13 @@ def check_fits(given: Sequence[tuple[Path, Adapter]], shapes: Mapping[str, Shape
         told = "; ".join(f"{file} is for {_or(families)}" for file, families in wrong)
         family = FAMILIES[base]
         named = "the model" if model == family.short else f"the model {model}"
-        raise InputError(f"{told}, {named} is {family.short}: take {option} {FAMILIES[wrong[0][1][0]].model}")
+        take = wrong[0][1][0]
+        if take not in FAMILIES:
+            raise InputError(
+                f"{told}, {named} is {family.short}; lorakit merges, compares and converts such adapters, and applies them to no model"
+            )
+        raise InputError(f"{told}, {named} is {family.short}: take {option} {FAMILIES[take].model}")
 
 
 def _or(families: Iterable[str]) -> str:
-    return " or ".join(FAMILIES[name].short for name in families)
+    return " or ".join(map(short, families))

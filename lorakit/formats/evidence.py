@@ -10,8 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
+from lorakit import architectures
 from lorakit.adapter import Adapter
+from lorakit.architectures import ARCHITECTURES
 from lorakit.families import CONV_IN, FAMILIES, INPAINTING, Guess, guess, is_inpainting
+from lorakit.formats.adapters._spellings import Spelled, parse
+from lorakit.targets import is_known
 
 # What metadata call a family, the first that fits counts.
 _SAID = {
@@ -23,6 +27,25 @@ _SAID = {
 }
 _KEYS = ("ss_base_model_version", "modelspec.architecture", "base_model_name_or_path")
 _NUMBERED, _ALONE = "lora_te1_", "lora_te_"
+_TRANSFORMER = ("unet", "transformer", "")
+
+
+def short(name: str) -> str:
+    """What people call a family or an architecture."""
+    return FAMILIES[name].short if name in FAMILIES else ARCHITECTURES[name].title
+
+
+def stranger(name: str) -> Spelled | None:
+    """A module's name taken apart, where the module is of a model without tables of modules; None for a text encoder's."""
+    if is_known(name):
+        return None
+    spelled = parse(f"{name}.alpha")
+    return spelled if spelled.part in _TRANSFORMER and spelled.path else None
+
+
+def are_strangers(stems: Collection[str]) -> bool:
+    """Whether modules of these names, which no family has, are of an architecture that is known."""
+    return bool(architectures.told({spelled.path: None for stem in stems if (spelled := stranger(stem))}).names)
 
 
 def family_of(adapter: Adapter) -> Guess:
@@ -31,6 +54,8 @@ def family_of(adapter: Adapter) -> Guess:
         found = _of_tokens(adapter)
         return Guess(found[0], "the widths of its vectors", found) if found else Guess(None, "")
     shapes = {name: delta.shape for name, delta in adapter.modules.items()}
+    if not any(name.startswith("unet.") and is_known(name) for name in shapes) and (other := _strangers(adapter)):
+        return other
     shaped = guess(shapes)
     why = shaped.evidence
     if is_inpainting(shapes):
@@ -69,6 +94,28 @@ def _narrowed(families: Collection[str], adapter: Adapter, said: str | None, key
     return tuple(order), f"{reasons[-1]}, and fits {others} as well" if reasons else f"it fits {others} as well"
 
 
+def _strangers(adapter: Adapter) -> Guess | None:
+    """What architecture the modules that no family has are of; None where there are none."""
+    modules = {spelled.path: delta.shape for name, delta in adapter.modules.items() if (spelled := stranger(name))}
+    if not modules:
+        return None
+    claims = {key: name for key in _KEYS if (name := architectures.named(adapter.metadata.get(key, "")))}
+    key, said = next(iter(claims.items()), ("", ""))
+    clips = any(name.startswith("text_encoder") for name in adapter.modules)
+    found = architectures.told(modules, said, clips)
+    if not found.names:
+        why = f"its {key} says so" if said else "no known family or architecture has modules of these names"
+        return Guess(None, why, architectures=(said,) if said else ())
+    why = f"{found.placed} of {found.of} modules have names of {short(found.names[0])}"
+    if said and said not in found.names:
+        why += f"; not {short(said)}, as its {key} says"
+    elif len(found.names) > 1:
+        why += f", and of {_or(found.names[1:])} as well"
+    elif said:
+        why += f", as its {key} says"
+    return Guess(None, why, architectures=found.names)
+
+
 def _said(metadata: Mapping[str, str]) -> tuple[str | None, str]:
     """(the family that the metadata name, the key that does); of a v2 model kohya's scripts tell it in a key of its own."""
     for key in _KEYS:
@@ -98,4 +145,4 @@ def _spelled(keys: Collection[str]) -> tuple[str, list[str]] | None:
 
 
 def _or(names: Collection[str]) -> str:
-    return " or ".join(FAMILIES[name].short for name in names)
+    return " or ".join(map(short, names))

@@ -9,17 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.architectures import ARCHITECTURES, Architecture, Place
 from lorakit.deltas._base import Delta
-from lorakit.formats.adapters._spellings import PREFIXES, Spelled, parse
+from lorakit.formats.adapters._spellings import PREFIXES, Spelled
+from lorakit.formats.evidence import stranger
 from lorakit.lowrank.rows import join, split, swapped
-from lorakit.targets import is_known
 
 # What the formats that name any module begin with; whether by the original's names; dots are lost where it is flat.
 STYLES = {"kohya": ("lora_unet_", True), "comfy": ("diffusion_model.", True), "diffusers": ("transformer.", False)}
-_TRANSFORMER = ("unet", "transformer", "")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Style:
     @staticmethod
     def of(adapter: Adapter, one: Architecture | None) -> Style:
         """That of most of an adapter's modules."""
-        modules = [spelled for name in adapter.modules if (spelled := transformer_module(name)) is not None]
+        modules = [spelled for name in adapter.modules if (spelled := stranger(name)) is not None]
         prefixes = Counter(spelled.prefix.text for spelled in modules)
         prefix = prefixes.most_common(1)[0][0] if prefixes else ""
         held: dict[tuple[str, int | None], str] = {}
@@ -55,7 +55,8 @@ class Style:
                 held[_flat(spelled.path), None] = spelled.stem
                 continue
             held[place.original, place.part] = spelled.stem
-            votes += 1 if _flat(spelled.path) == _flat(place.original) else -1
+            if _flat(place.original) not in map(_flat, place.diffusers()):  # else both call it so
+                votes += 1 if _flat(spelled.path) == _flat(place.original) else -1
         flat = PREFIXES[prefix].flat if prefix in PREFIXES else False
         return Style(prefix, flat, votes > 0 if votes else prefix != "transformer.", held)
 
@@ -77,14 +78,6 @@ class Style:
         return self.held.get((place.original, place.part), self.spelled(mine))
 
 
-def transformer_module(name: str) -> Spelled | None:
-    """A module's name taken apart, if it is of an architecture without tables of modules; None for a text encoder's."""
-    if is_known(name):
-        return None
-    spelled = parse(f"{name}.alpha")
-    return spelled if spelled.part in _TRANSFORMER else None
-
-
 def respelled(adapter: Adapter, architecture: str | None, style: Style) -> Adapter:
     """The adapter with its modules named so; ValueError that names what cannot be."""
     one = ARCHITECTURES[architecture] if architecture is not None else None
@@ -92,7 +85,7 @@ def respelled(adapter: Adapter, architecture: str | None, style: Style) -> Adapt
     renamed: dict[str, str] = {}
     groups: dict[str, dict[int | None, tuple[str, Place, Delta]]] = {}
     for name, delta in adapter.modules.items():
-        spelled = transformer_module(name)
+        spelled = stranger(name)
         place = one.place(spelled.path) if one is not None and spelled is not None else None
         if spelled is None:
             modules[name] = delta
@@ -106,7 +99,7 @@ def respelled(adapter: Adapter, architecture: str | None, style: Style) -> Adapt
             modules[new] = delta
     biases = {}
     for name, bias in adapter.biases.items():
-        if (spelled := transformer_module(name)) is not None and name not in renamed:
+        if (spelled := stranger(name)) is not None and name not in renamed:
             place = one.place(spelled.path) if one is not None else None
             if place is not None and (place.is_fused or place.part is not None or place.rule.swapped):
                 raise ValueError(f"{name}: what is added to its bias cannot be respelled")
@@ -155,9 +148,7 @@ def _sizes(one: Architecture, place: Place, shape: tuple[int, ...] | None, name:
     return sizes
 
 
-def _rows(
-    one: Architecture, place: Place, deltas: Iterable[Delta | None], inputs: int, name: str
-) -> tuple[int, ...]:
+def _rows(one: Architecture, place: Place, deltas: Iterable[Delta | None], inputs: int, name: str) -> tuple[int, ...]:
     """How many rows each part has, those that the file lacks too."""
     shapes = [delta.shape if delta is not None else None for delta in deltas]
     rows = [shape[0] if shape is not None else None for shape in shapes]
@@ -171,7 +162,7 @@ def _rows(
     return sizes
 
 
-def _told[T](name: str, work: Callable[[], T]) -> T:
+def _told(name: str, work: Callable[[], Any]) -> Any:
     try:
         return work()
     except TypeError as error:
@@ -184,7 +175,7 @@ def _turns(old: str, new: str, place: Place) -> bool:
 
 
 def _is_original(name: str, place: Place) -> bool:
-    spelled = transformer_module(name)
+    spelled = stranger(name)
     return spelled is not None and _flat(spelled.path) == _flat(place.original)
 
 

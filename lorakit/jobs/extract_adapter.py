@@ -15,8 +15,8 @@ from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
 from lorakit.formats import files, triggers
+from lorakit.formats.bases import families_of
 from lorakit.formats.checkpoints import describe
-from lorakit.formats.evidence import family_of
 from lorakit.jobs.differences import chosen
 from lorakit.jobs.extract_choices import TOKENS, Choices, metadata
 from lorakit.lowrank.decomposed import of_factors
@@ -33,7 +33,7 @@ def of_adapter(
 ) -> tuple[Adapter, list[Taken], Sequence[str], dict[str, Any]]:
     """(the adapter, what was taken of each module, the families it can be for, more figures); a number takes `size` bytes."""
     adapter = _read(Path(tuned))
-    families = family_of(adapter).families
+    families = families_of(adapter)
     adapter = _part_of(adapter, tuned, choices)
     rule = choices.rule
     found: list[Taken] = []

@@ -97,17 +97,19 @@ class _Plan:
     rest: Sequence[Adapter]
     unmatched: Sequence[str]
     families: Sequence[str]
+    file_format: str
 
 
 def run(
     arguments: Sequence[str | adapters.Weighted], output: Path, *, alpha: float | None, weights: str | None, method: str,
-    rank: Rule | None, file_format: str, dtype: str, force: bool, dry_run: bool, tick: Tick, note: Note,
+    rank: Rule | None, file_format: str | None, dtype: str, force: bool, dry_run: bool, tick: Tick, note: Note,
     choices: Choices | None = None, into: Into | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The adapters' deltas joined by `method`, into `output`, or for a sweep into a numbered series of it.
 
     rank    None is exact where the method's result is low rank, else the sum of the adapters' ranks
     dtype   "float32", "float16" or "bfloat16", of an adapter
+    file_format  None is kohya's, and for architectures without tables what the adapters are
     into    a base model to collapse the result into, instead of writing an adapter; without a rank nothing is cut
     """
     choices = choices or Choices()
@@ -115,7 +117,9 @@ def run(
     kind = ADAPTER if into is None else MERGED_MODEL
     check_targets([*((path, kind) for path in outputs), (choices.report, PAGE)], force=force)
     given = adapters.read_arguments(arguments)
-    plan = _planned(given, outputs, _rows(given, alpha, weights, choices.sweep), method, rank, choices, into, note)
+    plan = _planned(
+        given, outputs, _rows(given, alpha, weights, choices.sweep), method, rank, choices, into, file_format, note
+    )
     series: list[dict[str, Any]] = []
     with telling(lambda: written([one["output"] for one in series])):
         if into is not None and rank is None:
@@ -123,7 +127,7 @@ def run(
                 _collapsed(plan, i, into, choices, force, dry_run, tick, note) for i in range(len(outputs))
             )
         else:
-            made = _cut(plan, rank, choices, into, file_format, dtype, force, dry_run, tick, note)
+            made = _cut(plan, rank, choices, into, dtype, force, dry_run, tick, note)
         series.extend(made)
     done = merge_figures.report(series, plan.unmatched, bool(choices.sweep))
     if dry_run:
@@ -136,13 +140,14 @@ def run(
 
 def _planned(
     given: Sequence[adapters.Weighted], outputs: Sequence[Path], rows: Sequence[Sequence[float]], method: str,
-    rank: Rule | None, choices: Choices, into: Into | None, note: Note,
+    rank: Rule | None, choices: Choices, into: Into | None, file_format: str | None, note: Note,
 ) -> _Plan:  # fmt: skip
     """Everything that can be wrong is told here, before any work."""
     factors = ModuleWeights.of(read_parts(choices.parts), read_blocks(choices.blocks), [one.file for one in given])
     settings = checked_settings(method, choices.settings, rows)
     unmatched: list[str] = []
-    sources, families = merge_sources.read(given, choices.rename, choices.allow_unmatched, unmatched)
+    read = merge_sources.read(given, choices.rename, choices.allow_unmatched, unmatched, file_format, note)
+    sources = read.all
     for option, model in (("--into", into and into.model), ("--base", choices.base)):
         if model:
             check_fits([(source.file, source.adapter) for source in sources], model, option)
@@ -165,11 +170,11 @@ def _planned(
     vectors = {name for source in sources for name, delta in source.adapter.modules.items() if is_vector(delta)}
     if method != "linear" and (vectors or rest[0].biases):
         note(f"norms and biases are summed by their weights, not by {method}")
-    return _Plan(outputs, how, names, vectors, rest, unmatched, families)
+    return _Plan(outputs, how, names, vectors, rest, unmatched, read.families, read.file_format)
 
 
 def _cut(
-    plan: _Plan, rank: Rule | None, choices: Choices, into: Into | None, file_format: str, dtype: str, force: bool,
+    plan: _Plan, rank: Rule | None, choices: Choices, into: Into | None, dtype: str, force: bool,
     dry_run: bool, tick: Tick, note: Note,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The outputs as adapters of a rank, written as such or into a model."""
@@ -186,7 +191,7 @@ def _cut(
             note(f"{path}: the merged adapter is empty: its weights cancel or are all 0")
         figures = merge_figures.figures(path, row, found, plan.vectors)
         if into is None:
-            adapters.save(path, adapter, file_format, dtype, plan.families or None, dry_run=dry_run)
+            adapters.save(path, adapter, plan.file_format, dtype, plan.families or None, dry_run=dry_run)
         else:
             done = into.write(adapter, path, choices.allow_unmatched, force, dry_run, tick, note)
             figures |= {key: value for key, value in done.items() if key != "norms"}

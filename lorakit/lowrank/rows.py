@@ -13,7 +13,7 @@ from math import prod
 
 import numpy as np
 
-from lorakit.arrays import Array, Stored, cast, changed, dtype_of, on_host, raw, same_bytes, stored
+from lorakit.arrays import Array, cast, dtype_of, on_host, raw, same_bytes
 from lorakit.deltas._base import Delta
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.full import Full
@@ -35,7 +35,10 @@ def join(parts: Sequence[Delta | None], sizes: Sequence[int], inputs: int) -> De
         lengths = [on_host(one.magnitude).reshape(-1) for one in there if isinstance(one, DoRA)]
         return DoRA(inner, np.concatenate(lengths))
     if any(isinstance(one, Full) for one in there):
-        dense = [np.zeros((size, inputs), "f4") if one is None else on_host(one.delta()) for one, size in zip(parts, sizes, strict=True)]
+        dense = [
+            np.zeros((size, inputs), "f4") if one is None else on_host(one.delta())
+            for one, size in zip(parts, sizes, strict=True)
+        ]
         return Full(np.concatenate(dense))
     low = [None if one is None else _plain(one) for one in parts]
     return _beside(low, sizes) if not _share(low) else _below(low, sizes)
@@ -94,7 +97,11 @@ def _below(low: Sequence[LowRank | None], sizes: Sequence[int]) -> LowRank:
     """The ups below each other, over the down factor that they share."""
     there = [one for one in low if one is not None]
     scale, ups = _at_one_scale(there)
-    return LowRank(there[0].down, _typed(np.concatenate(ups), [one.up for one in there], scale is None), (1 if scale is None else scale) * there[0].rank)
+    return LowRank(
+        there[0].down,
+        _typed(np.concatenate(ups), [one.up for one in there], scale is None),
+        (1 if scale is None else scale) * there[0].rank,
+    )
 
 
 def _beside(low: Sequence[LowRank | None], sizes: Sequence[int]) -> LowRank:
@@ -116,7 +123,9 @@ def _beside(low: Sequence[LowRank | None], sizes: Sequence[int]) -> LowRank:
         cut = found.cut(found.s.size)
         return replace(cut, alpha=cut.alpha * (1 if scale is None else scale))
     whole_down = _typed(down, [one.down for one in there], False)
-    return LowRank(whole_down, _typed(up, [one.up for one in there], scale is None), (1 if scale is None else scale) * rank)
+    return LowRank(
+        whole_down, _typed(up, [one.up for one in there], scale is None), (1 if scale is None else scale) * rank
+    )
 
 
 def _at_one_scale(low: Sequence[LowRank]) -> tuple[float | None, list[np.ndarray]]:

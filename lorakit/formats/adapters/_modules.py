@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,9 +27,9 @@ from lorakit.arrays import (
 from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import some
-from lorakit.families import Shape, table_of
+from lorakit.families import FAMILIES, Shape, table_of
 from lorakit.formats.adapters._spellings import UNREAD
-from lorakit.formats.evidence import family_of
+from lorakit.formats.evidence import are_strangers, family_of
 
 LOSS = 1e-7  # relative to the norm: what counts as no loss
 _BIAS = ("diff_b", "b_norm", "lora_up.bias")
@@ -67,10 +67,7 @@ def build(groups: Groups, resolve: Callable[[str], str | None], metadata: Mappin
                 for an architecture without tables, and names stay as they are spelled
     """
     notes: list[str] = []
-    names = {stem: resolve(stem) for stem in groups.modules}
-    if names and not any(names.values()):
-        notes.append("its modules are of an architecture that lorakit has no tables for; names are kept as spelled")
-        names = {stem: stem for stem in names}
+    names = _named(groups.modules, resolve, notes)
     found, faults = _by_module(groups, names, notes)
     modules: dict[str, Delta] = {}
     biases: dict[str, Array] = {}
@@ -126,6 +123,18 @@ def _by_module(
     if twice:
         notes.append(f"spelled in two ways with equal tensors, which count once: {some(twice, 4)}")
     return modules, faults
+
+
+def _named(stems: Collection[str], resolve: Callable[[str], str | None], notes: list[str]) -> dict[str, str | None]:
+    """The file's name of each module to ours; to itself where the module is of an architecture without tables."""
+    names = {stem: resolve(stem) for stem in stems}
+    if names and not any(names.values()):
+        notes.append("its modules are of an architecture that lorakit has no tables for; names are kept as spelled")
+        return {stem: stem for stem in names}
+    lost = [stem for stem, module in names.items() if module is None]
+    if lost and not any((module or "").startswith("unet.") for module in names.values()) and are_strangers(lost):
+        names |= {stem: stem for stem in lost}
+    return names
 
 
 def _are_same(a: Mapping[str, tuple[str, Array]], b: Mapping[str, tuple[str, Array]]) -> bool:
@@ -192,7 +201,7 @@ class Context:
     @staticmethod
     def of(adapter: Adapter, families: Sequence[str] | None = None) -> Context:
         """`families` are those that the adapter can be for, the likeliest first, where more is known than it tells."""
-        found = family_of(adapter).families if families is None else families
+        found = family_of(adapter).families if families is None else [name for name in families if name in FAMILIES]
         if not found:
             return Context()
         return Context(found[0], table_of(found[0], shapes_of(adapter)), len(found) == 1)

@@ -21,6 +21,7 @@ from lorakit.formats.adapters._modules import (
     shaped,
     with_scale,
 )  # fmt: skip
+from lorakit.formats.evidence import stranger
 from lorakit.targets import kohya_name_of
 
 PREFIXES = tuple(text for text, prefix in _spellings.PREFIXES.items() if prefix.format == "kohya")
@@ -41,7 +42,9 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
     diffusers gives a module the commonest alpha of its part, whatever its own; so there is only one. LyCORIS kinds are
     written with their own endings, which diffusers does not read; `clients` says so.
     """
-    numbered = any(name.startswith("text_encoder_2.") for name in (*adapter.modules, *adapter.biases)) or None
+    held = (*adapter.modules, *adapter.biases)
+    # sd-scripts calls the text encoders of all but SD1 and SD2 te1 and te2.
+    numbered = any(name.startswith("text_encoder_2.") or stranger(name) for name in held) or None
     names, losses = kohya_name_of(context.family, numbered), list[str]()
     alpha = common_alpha(delta.alpha for delta in adapter.modules.values() if isinstance(delta, LowRank))
     tensors: dict[str, Array] = {}

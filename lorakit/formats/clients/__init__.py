@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorakit.adapter import Adapter
+from lorakit.formats.evidence import stranger
 from lorakit.registry import CLIENTS
 
 _DEAF = "does not read"
@@ -62,6 +63,9 @@ def _why(rules: object, adapter: Adapter, module: str, kind: str) -> str:
 
 
 def coverages(adapter: Adapter) -> list[Coverage]:
+    """Of every client; of none for architectures without tables, of which it is not known."""
+    if any(stranger(name) is not None for name in adapter.modules):
+        return []
     return [coverage(adapter, name) for name in CLIENTS.names()]
 
 
