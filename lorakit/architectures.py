@@ -246,7 +246,7 @@ attention.out = attn.to_out.0
 feed_forward.w1 = feed_forward.linear_1
 feed_forward.w2 = feed_forward.linear_2
 feed_forward.w3 = feed_forward.linear_3
-adaLN_modulation.1 = norm1.linear
+{"adaLN_modulation.1 = norm1.linear" if block != "context_refiner" else ""}
 """
     for block in ("layers", "noise_refiner", "context_refiner")
 )
@@ -339,6 +339,11 @@ adaLN_modulation.1 = norm_out.linear
 img_in.proj = x_embedder.proj
 final_layer.linear = proj_out
 final_layer.adaLN_modulation.1 = ~norm_out.linear
+"""
+_SANA = """
+[transformer_blocks.*]
+attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0 attn2.to_q attn2.to_k attn2.to_v attn2.to_out.0
+ff.conv_inverted ff.conv_depth ff.conv_point
 """
 _BASIC = """
 [transformer_blocks.*]
@@ -439,20 +444,23 @@ ARCHITECTURES = {
     "qwen-image": Architecture("Qwen-Image", _said(r"qwen"), _rows(_QWEN), (Size(3072, (60,)),)),
     "z-image": Architecture("Z-Image", _said(r"z.?image"), _rows(_Z_IMAGE), (Size(3840, (30,)),), {"layers.*.attention.qkv": 3}),
     "lumina2": Architecture("Lumina Image 2", _said(r"lumina"), _rows(_LUMINA2), (Size(2304, (26,)),), {"layers.*.attention.qkv": 5 / 3}),
+    "ltx": Architecture(
+        "LTX-Video", _said(r"ltx(?!.?(v|video)?.?2)"), _rows(_BASIC), (Size(2048, (28,)), Size(4096, (48,))),
+        {"transformer_blocks.*.attn2.to_k": 1, "transformer_blocks.*.attn2.to_v": 1},
+    ),
+    "ltx2": Architecture("LTX-2", _said(r"ltx.?(?:v|video)?.?2"), _rows(_BASIC + _LTX2), (Size(4096, (48,)),)),
     "anima": Architecture("Anima", _said(r"anima(?!te|gine)"), _rows(_COSMOS + _ANIMA), (Size(2048, (28,)),)),
     "cosmos": Architecture("Cosmos", _said(r"cosmos"), _rows(_COSMOS), (Size(2048, (28,)), Size(5120, (36,)))),
     "wan": Architecture(
         "Wan", _said(r"wan"), _rows(_WAN), (Size(5120, (40,)), Size(1536, (30,)), Size(3072, (30,)))
     ),
     "hunyuan-video": Architecture(
-        "HunyuanVideo", _said(r"hunyuan.?video|framepack"), _rows(_HUNYUAN_VIDEO), (Size(3072, (20, 40)),), clips=1
+        "HunyuanVideo", _said(r"hunyuan.?video|framepack"), _rows(_HUNYUAN_VIDEO), (Size(3072, (20, 40)),), {"single_blocks.*.linear1": 7}, clips=1
     ),
-    "ltx2": Architecture("LTX-2", _said(r"ltx.?(?:v|video)?.?2"), _rows(_BASIC + _LTX2), (Size(4096, (48,)),)),
-    "ltx": Architecture("LTX-Video", _said(r"ltx(?!.?2)"), _rows(_BASIC), (Size(2048, (28,)), Size(4096, (48,)))),
     "hidream": Architecture("HiDream", _said(r"hidream"), _rows(_HIDREAM), (Size(2560, (16, 32)),)),
     "aura-flow": Architecture("AuraFlow", _said(r"aura.?flow"), _rows(_AURA_FLOW), (Size(3072, (4, 32)),)),
     "pixart": Architecture("PixArt", _said(r"pixart"), _rows(_BASIC + _PIXART), (Size(1152, (28,)),)),
-    "sana": Architecture("Sana", _said(r"sana"), _rows(_BASIC), (Size(2240, (20,)),)),
+    "sana": Architecture("Sana", _said(r"sana"), _rows(_SANA), (Size(2240, (20,)),)),
     "cogvideox": Architecture("CogVideoX", _said(r"cogvideo"), _rows(_COGVIDEOX), (Size(1920, (30,)), Size(3072, (42,)))),
     "mochi": Architecture("Mochi", _said(r"mochi"), _rows(_MOCHI), (Size(3072, (48,)),)),
     "krea2": Architecture("Krea 2", _said(r"krea.?2"), _rows(_KREA2), (Size(6144, (28,)),)),

@@ -36,6 +36,12 @@ Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Whe
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the factors.")]
 Format = Annotated[str, typer.Option(metavar="kohya|comfy|diffusers|lorakit", help="File format of the adapter.")]
+CutInputs = Annotated[
+    bool,
+    typer.Option(
+        "--cut-inputs", help="Apply an inpainting adapter to a model that is none, without its mask and masked picture."
+    ),
+]
 OwnFormat = Annotated[
     str | None,
     typer.Option(

@@ -64,10 +64,10 @@ _WITHIN = {
 # What keys of other kinds of adapter begin with, or have in them.
 _OTHERS = {
     r"lora_controlnet$|input_hint_block\.": "a Control-LoRA", r"lllite_": "a ControlNet-LLLite",
-    r"image_proj\.|ip_adapter\.|.*\.to_[kv]_ip\.": "an IP-Adapter", r".*_custom_diffusion\.": "a Custom Diffusion",
-    r"id_encoder\.": "a PhotoMaker", r"(adapter\.)?body\.\d+\.(block1|resnets)\.": "a T2I-Adapter",
+    r"image_proj\.|ip_adapter\.|.*\.to_[kv]_ip\.": "an IP-Adapter", r".*_custom_diffusion\.": "an adapter of Custom Diffusion",
+    r"id_encoder\.": "an adapter of PhotoMaker", r"(adapter\.)?body\.\d+\.(block1|resnets)\.": "a T2I-Adapter",
     r"(control_model\.)?zero_convs\.|controlnet_(cond_embedding|blocks|single_blocks|x_embedder)": "a ControlNet",
-    r"(.*\.)?motion_modules\.": "a motion module of AnimateDiff", r".*position_net\.": "a GLIGEN",
+    r"(.*\.)?motion_modules\.": "a motion module of AnimateDiff", r".*position_net\.": "an adapter of GLIGEN",
 }  # fmt: skip
 _REFINER = "the SDXL refiner"
 # Of single files with a UNet like Stable Diffusion's; nothing in the tables of families tells them apart.

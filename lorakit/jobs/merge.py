@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lorakit.io.files import check_targets, write_text
 from lorakit.io.scratch import Scratch
 from lorakit.jobs import adapters, merge_figures, merge_sources
 from lorakit.jobs.base_weights import check_fits, weights_of
+from lorakit.jobs.first_layer import fitted
 from lorakit.jobs.merge_modules import Cut, How, checked_settings
 from lorakit.jobs.merge_sources import Source
 from lorakit.lowrank.ranks import Rule, allot
@@ -58,7 +60,10 @@ class Choices:
 
 @dataclass(frozen=True)
 class Into:
-    """The base model to collapse a merge into. dtype None keeps each weight's own; of_model is what the user says of it."""
+    """The base model to collapse a merge into. dtype None keeps each weight's own; of_model is what the user says of it.
+
+    cut_inputs  the first layer of an inpainting adapter is cut for a model that is none
+    """
 
     model: str
     dtype: str | None = None
@@ -66,6 +71,7 @@ class Into:
     seed: int = 0
     tokenizer: Path | None = None
     of_model: Overrides = NOTHING
+    cut_inputs: bool = False
 
     def write(
         self, adapter: Adapter, output: Path, allow_unmatched: bool, force: bool, dry_run: bool, tick: Tick, note: Note
@@ -150,7 +156,10 @@ def _planned(
     sources = read.all
     for option, model in (("--into", into and into.model), ("--base", choices.base)):
         if model:
-            check_fits([(source.file, source.adapter) for source in sources], model, option)
+            shapes = check_fits([(source.file, source.adapter) for source in sources], model, option)
+            if into is not None:
+                cut = partial(fitted, shapes=shapes, cut=into.cut_inputs, note=note)
+                sources = [replace(source, adapter=cut(source.adapter, file=source.file)) for source in sources]
     based = into is not None or choices.base is not None
     merge_sources.check_kinds(sources, rank, based, into is not None and rank is None)
     unmatched += merge_sources.idle(factors, sources, choices.allow_unmatched)
