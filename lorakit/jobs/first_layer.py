@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import on_host
+from lorakit.arrays import on_host, stored
 from lorakit.deltas._base import Delta
 from lorakit.deltas.full import Full
 from lorakit.deltas.low_rank import plain
@@ -59,9 +59,9 @@ def fitted(
 def _at(delta: Delta, inputs: int, kernel: Shape) -> Delta:
     """The delta with its first so many inputs, those that it lacks at 0."""
     if isinstance(delta, Full):
-        return Full(_resized(on_host(delta.diff), inputs, kernel))
+        return Full(stored(_resized(on_host(delta.diff), inputs, kernel)))
     low = plain(delta)
-    return replace(low, down=_resized(on_host(low.down), inputs, kernel))
+    return replace(low, down=stored(_resized(on_host(low.down), inputs, kernel)))
 
 
 def _resized(x: np.ndarray, inputs: int, kernel: Shape) -> np.ndarray:
