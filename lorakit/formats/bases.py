@@ -8,7 +8,7 @@ from pathlib import Path
 from lorakit.adapter import Adapter
 from lorakit.errors import InputError
 from lorakit.families import FAMILIES, Shape, guess
-from lorakit.formats.evidence import family_of, short
+from lorakit.formats.evidence import family_of, short, with_clips
 
 
 def families_of(adapter: Adapter) -> list[str]:
@@ -29,9 +29,11 @@ def check_same(given: Sequence[tuple[Path, Adapter]]) -> list[str]:
     known = [(file, families) for file, adapter in given if (families := families_of(adapter))]
     if not known:
         return []
-    common = [name for name in known[0][1] if all(name in families for _, families in known)]
-    if common:
-        return common
+    # CLIP's text encoders are in other architectures as well: an adapter for these alone goes with theirs.
+    fitting = [[*families, *with_clips(adapter)] for _, adapter in given if (families := families_of(adapter))]
+    common = [name for name in fitting[0] if all(name in names for names in fitting)]
+    if common and set(common) & {name for _, families in known for name in families}:
+        return [name for name in common if name in FAMILIES] or common
     told: dict[tuple[str, ...], Path] = {}
     for file, families in known:
         told.setdefault(tuple(families), file)
@@ -47,6 +49,10 @@ def check_fits(given: Sequence[tuple[Path, Adapter]], shapes: Mapping[str, Shape
     """
     base = guess(shapes).family
     if base is None:
+        foreign = [(file, others) for file, adapter in given if (others := family_of(adapter).architectures)]
+        if foreign:
+            told = "; ".join(f"{file} is for {_or(others)}" for file, others in foreign)
+            raise InputError(f"{told}, the model {model} is a Stable Diffusion; {_NOWHERE}")
         return
     wrong = [(file, families) for file, adapter in given if base not in (families := families_of(adapter) or [base])]
     if wrong:
@@ -55,10 +61,11 @@ def check_fits(given: Sequence[tuple[Path, Adapter]], shapes: Mapping[str, Shape
         named = "the model" if model == family.short else f"the model {model}"
         take = wrong[0][1][0]
         if take not in FAMILIES:
-            raise InputError(
-                f"{told}, {named} is {family.short}; lorakit merges, compares and converts such adapters, and applies them to no model"
-            )
+            raise InputError(f"{told}, {named} is {family.short}; {_NOWHERE}")
         raise InputError(f"{told}, {named} is {family.short}: take {option} {FAMILIES[take].model}")
+
+
+_NOWHERE = "lorakit merges, compares and converts such adapters, and applies them to no model"
 
 
 def _or(families: Iterable[str]) -> str:

@@ -43,6 +43,11 @@ def stranger(name: str) -> Spelled | None:
     return spelled if spelled.part in _TRANSFORMER and spelled.path else None
 
 
+def part_of(name: str) -> str:
+    """The part of the model that a module is in: a transformer without tables stands where a UNet does."""
+    return "unet" if stranger(name) is not None else name.partition(".")[0]
+
+
 def are_strangers(stems: Collection[str]) -> bool:
     """Whether modules of these names, which no family has, are of an architecture that is known."""
     return bool(architectures.told({spelled.path: None for stem in stems if (spelled := stranger(stem))}).names)
@@ -95,12 +100,13 @@ def _narrowed(families: Collection[str], adapter: Adapter, said: str | None, key
 
 
 def _strangers(adapter: Adapter) -> Guess | None:
-    """What architecture the modules that no family has are of; None where there are none."""
+    """What architecture the modules that no family has are of, or those of CLIP that an architecture has too where the
+    metadata name it; None where there are none."""
     modules = {spelled.path: delta.shape for name, delta in adapter.modules.items() if (spelled := stranger(name))}
-    if not modules:
-        return None
     claims = {key: name for key in _KEYS if (name := architectures.named(adapter.metadata.get(key, "")))}
     key, said = next(iter(claims.items()), ("", ""))
+    if not modules:
+        return Guess(None, f"its {key} says so", architectures=(said,)) if said in with_clips(adapter) else None
     clips = any(name.startswith("text_encoder") for name in adapter.modules)
     found = architectures.told(modules, said, clips)
     if not found.names:
@@ -114,6 +120,14 @@ def _strangers(adapter: Adapter) -> Guess | None:
     elif said:
         why += f", as its {key} says"
     return Guess(None, why, architectures=found.names)
+
+
+def with_clips(adapter: Adapter) -> list[str]:
+    """The architectures that have the text encoders of an adapter for these alone; none for another adapter."""
+    if not adapter.modules or not all(name.startswith("text_encoder") for name in adapter.modules):
+        return []
+    count = 2 if any(name.startswith("text_encoder_2.") for name in adapter.modules) else 1
+    return [name for name, one in ARCHITECTURES.items() if one.clips >= count]
 
 
 def _said(metadata: Mapping[str, str]) -> tuple[str | None, str]:

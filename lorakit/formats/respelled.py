@@ -6,14 +6,16 @@ What an architecture's table has no name for keeps its own, with another prefix 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from lorakit.adapter import Adapter
-from lorakit.architectures import ARCHITECTURES, Architecture, Place
+from lorakit.architectures import ARCHITECTURES, Architecture, Place, Shape
+from lorakit.arrays import Array
 from lorakit.deltas._base import Delta
+from lorakit.deltas.full import Full
 from lorakit.formats.adapters._spellings import PREFIXES, Spelled
 from lorakit.formats.evidence import stranger
 from lorakit.lowrank.rows import join, split, swapped
@@ -81,84 +83,104 @@ class Style:
 def respelled(adapter: Adapter, architecture: str | None, style: Style) -> Adapter:
     """The adapter with its modules named so; ValueError that names what cannot be."""
     one = ARCHITECTURES[architecture] if architecture is not None else None
+    keys: dict[str, str] = {}
     modules: dict[str, Delta] = {}
-    renamed: dict[str, str] = {}
-    groups: dict[str, dict[int | None, tuple[str, Place, Delta]]] = {}
-    for name, delta in adapter.modules.items():
-        spelled = stranger(name)
-        place = one.place(spelled.path) if one is not None and spelled is not None else None
-        if spelled is None:
-            modules[name] = delta
-        elif place is None:
-            modules[renamed.setdefault(name, _opaque(name, spelled, style))] = delta
-        else:
-            groups.setdefault(place.original, {})[place.part] = name, place, delta
-    for found in groups.values():
-        for old, new, delta in _group(found, one, style):
-            renamed[old] = new
-            modules[new] = delta
-    biases = {}
-    for name, bias in adapter.biases.items():
-        if (spelled := stranger(name)) is not None and name not in renamed:
-            place = one.place(spelled.path) if one is not None else None
-            if place is not None and (place.is_fused or place.part is not None or place.rule.swapped):
-                raise ValueError(f"{name}: what is added to its bias cannot be respelled")
-            renamed[name] = style.name(place) if place is not None else _opaque(name, spelled, style)
-        biases[renamed.get(name, name)] = bias
-    keys = {renamed.get(name, name): key for name, key in adapter.keys.items()}
+    for old, new, delta in _renamed(adapter.modules, one, style, {}):
+        modules[new] = delta
+        keys[new] = adapter.keys.get(old, old)
+    # What is added to a bias is so many rows, too; how many inputs the weight has is told by its delta.
+    shapes = {name: delta.shape for name, delta in adapter.modules.items()}
+    biases: dict[str, Array] = {}
+    for old, new, rows in _renamed({name: Full(bias) for name, bias in adapter.biases.items()}, one, style, shapes):
+        biases[new] = rows.arrays()["diff"]
+        keys.setdefault(new, adapter.keys.get(old, old))
     return replace(adapter, modules=modules, biases=biases, keys=keys)
 
 
-def _group(
-    found: Mapping[int | None, tuple[str, Place, Delta]], one: Architecture | None, style: Style
-) -> Iterable[tuple[str, str, Delta]]:
-    """(old name, new name, delta) of the modules that are of one weight of the original."""
-    assert one is not None
-    fused = style.is_fused(next(iter(found.values()))[1])
+def _renamed(
+    deltas: Mapping[str, Delta], one: Architecture | None, style: Style, shapes: Mapping[str, Shape | None]
+) -> Iterator[tuple[str, str, Delta]]:
+    """(old name, new name, delta); `shapes` are those of the weights, where they are not the deltas' own."""
+    groups: dict[str, dict[int | None, _Member]] = {}
+    for name, delta in deltas.items():
+        spelled = stranger(name)
+        place = one.place(spelled.path) if one is not None and spelled is not None else None
+        if spelled is None:
+            yield name, name, delta
+        elif place is None:
+            yield name, _opaque(name, spelled, style), delta
+        else:
+            shape = shapes.get(name) if len(delta.shape or ()) == 1 else delta.shape
+            groups.setdefault(place.original, {})[place.part] = _Member(name, place, delta, shape)
+    for found in groups.values():
+        assert one is not None
+        yield from _group(found, one, style)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A module of a weight of the original: its name in the file, where it is, its delta, and the shape of its weight."""
+
+    name: str
+    place: Place
+    delta: Delta
+    shape: Shape | None
+
+    @property
+    def inputs(self) -> int | None:
+        return None if self.shape is None else prod(self.shape[1:])
+
+    @property
+    def rows(self) -> int:
+        return (self.delta.shape or (0,))[0]
+
+
+def _group(found: Mapping[int | None, _Member], one: Architecture, style: Style) -> Iterator[tuple[str, str, Delta]]:
+    """The modules that are of one weight of the original."""
+    first = next(iter(found.values()))
+    place, fused = first.place, style.is_fused(first.place)
     if None in found:
-        name, place, delta = found[None]
         if len(found) > 1:
-            raise ValueError(f"{name}: the file has this weight whole and in parts")
+            raise ValueError(f"{found[None].name}: the file has this weight whole and in parts")
         if place.is_fused and not fused:
-            sizes = _sizes(one, place, delta.shape, name)
-            pieces = _told(name, lambda: split(delta, sizes))
+            pieces = _told(first.name, lambda: split(first.delta, _sizes(one, first)))
             for k, piece in enumerate(pieces):
-                yield name, style.name(replace(place, part=k)), piece
+                yield first.name, style.name(replace(place, part=k)), piece
             return
         new = style.name(place)
-        if place.rule.swapped and _turns(name, new, place) and _halves(delta):
-            delta = _told(name, lambda: swapped(delta))
-        yield name, new, delta
-        return
-    if not fused:
-        for name, place, delta in found.values():
-            yield name, style.name(place), delta
-        return
-    name, place, first = next(iter(found.values()))
-    deltas = [found[k][2] if k in found else None for k in range(len(place.rule.parts))]
-    inputs = prod((first.shape or (0, 0))[1:])
-    sizes = _rows(one, place, deltas, inputs, name)
-    yield name, style.name(replace(place, part=None)), _told(name, lambda: join(deltas, sizes, inputs))
+        turns = place.rule.swapped and _turns(first.name, new, place) and _has_halves(first)
+        yield first.name, new, _told(first.name, lambda: swapped(first.delta)) if turns else first.delta
+    elif fused:
+        members = [found.get(k) for k in range(len(place.rule.parts))]
+        sizes = _rows(one, members)
+        deltas = [None if member is None else member.delta for member in members]
+        made = _told(first.name, lambda: join(deltas, sizes, first.inputs or 1))
+        yield first.name, style.name(replace(place, part=None)), made
+    else:
+        yield from ((member.name, style.name(member.place), member.delta) for member in found.values())
 
 
-def _sizes(one: Architecture, place: Place, shape: tuple[int, ...] | None, name: str) -> tuple[int, ...]:
-    sizes = place.rule.sizes(shape[0], prod(shape[1:])) if shape is not None and len(shape) > 1 else None
+def _sizes(one: Architecture, member: _Member) -> tuple[int, ...]:
+    rule = member.place.rule
+    sizes = rule.sizes(member.rows, member.inputs or 1) if member.inputs is not None or not rule.whole else None
     if sizes is None:
-        raise ValueError(f"{name}: {one.title} has it in {len(place.rule.parts)} parts, and it cannot be so divided")
+        raise ValueError(f"{member.name}: {one.title} has it in {len(rule.parts)} parts, and it cannot be so divided")
     return sizes
 
 
-def _rows(one: Architecture, place: Place, deltas: Iterable[Delta | None], inputs: int, name: str) -> tuple[int, ...]:
+def _rows(one: Architecture, members: Sequence[_Member | None]) -> tuple[int, ...]:
     """How many rows each part has, those that the file lacks too."""
-    shapes = [delta.shape if delta is not None else None for delta in deltas]
-    rows = [shape[0] if shape is not None else None for shape in shapes]
-    if all(row is not None for row in rows):
-        return tuple(row or 0 for row in rows)
-    ratio = one.ratios.get(place.rule.original)
-    total = round(ratio * inputs) if ratio is not None else len(rows) * next(row for row in rows if row is not None)
-    sizes = place.rule.sizes(total, inputs)
-    if sizes is None or any(row not in (None, size) for row, size in zip(rows, sizes, strict=True)):
-        raise ValueError(f"{name}: its weight is whole where it goes to, and what of it is missing is not known")
+    there = [member for member in members if member is not None]
+    if len(there) == len(members):
+        return tuple(member.rows for member in there)
+    rule, inputs = there[0].place.rule, there[0].inputs
+    ratio = one.ratios.get(rule.original)
+    sizes = None
+    if inputs is not None or not rule.whole:
+        total = round(ratio * inputs) if ratio is not None and inputs is not None else len(members) * there[0].rows
+        sizes = rule.sizes(total, inputs or 1)
+    if sizes is None or any(m is not None and m.rows != size for m, size in zip(members, sizes, strict=True)):
+        raise ValueError(f"{there[0].name}: its weight is whole there, and how large what it lacks is, nothing tells")
     return sizes
 
 
@@ -179,10 +201,13 @@ def _is_original(name: str, place: Place) -> bool:
     return spelled is not None and _flat(spelled.path) == _flat(place.original)
 
 
-def _halves(delta: Delta) -> bool:
+def _has_halves(member: _Member) -> bool:
     """Whether the rows are a shift and a scale for each input: other norms have more of them, in one order everywhere."""
-    shape = delta.shape
-    return shape is not None and len(shape) > 1 and shape[0] == 2 * prod(shape[1:])
+    if member.inputs is None:
+        raise ValueError(
+            f"{member.name}: whether its halves change places is told by its weight, which is not in the file"
+        )
+    return member.rows == 2 * member.inputs
 
 
 def _opaque(name: str, spelled: Spelled, style: Style) -> str:

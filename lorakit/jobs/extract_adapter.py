@@ -17,6 +17,7 @@ from lorakit.errors import InputError, UsageError
 from lorakit.formats import files, triggers
 from lorakit.formats.bases import families_of
 from lorakit.formats.checkpoints import describe
+from lorakit.formats.evidence import part_of
 from lorakit.jobs.differences import chosen
 from lorakit.jobs.extract_choices import TOKENS, Choices, metadata
 from lorakit.lowrank.decomposed import of_factors
@@ -93,7 +94,7 @@ def _part_of(adapter: Adapter, tuned: str, choices: Choices) -> Adapter:
         raise InputError(f"--target {choices.target}: no module of {tuned} matches")
 
     def asked(name: str) -> bool:
-        return name in names and (not parts or name.partition(".")[0] in parts)
+        return name in names and (not parts or part_of(name) in parts)
 
     keeps_tokens = not parts or TOKENS in parts
     return replace(
@@ -107,7 +108,7 @@ def _part_of(adapter: Adapter, tuned: str, choices: Choices) -> Adapter:
 
 
 def _parts(adapter: Adapter) -> list[str]:
-    heads = {name.partition(".")[0] for name in (*adapter.modules, *adapter.biases)}
+    heads = {part_of(name) for name in (*adapter.modules, *adapter.biases)}
     return [*(part for part in PARTS if part in heads), *([TOKENS] if adapter.embeddings else [])]
 
 

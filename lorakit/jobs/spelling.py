@@ -33,29 +33,32 @@ def has_strangers(adapter: Adapter) -> bool:
 def alike(
     given: Sequence[tuple[Path, Adapter]], families: Sequence[str], file_format: str | None, note: Callable[[str], None]
 ) -> Named:
-    """All adapters with the names that the first has, in the format's spelling.
+    """All adapters with the names that the first of such an architecture has, in the format's spelling.
 
     families     that all can be for, the likeliest first
-    file_format  None is the first one's own for architectures without tables, and kohya's for the families
+    file_format  None is that one's own for architectures without tables, and kohya's for the families
     """
     adapters = [adapter for _, adapter in given]
-    if not any(map(has_strangers, adapters)):
+    lead = next((i for i, adapter in enumerate(adapters) if has_strangers(adapter)), None)
+    if lead is None:
         return Named(adapters, file_format or _USUAL)
     architecture = next((name for name in families if name in ARCHITECTURES), None)
     one = ARCHITECTURES[architecture] if architecture is not None else None
-    own = adapters[0].format
+    file, own = given[lead][0], adapters[lead].format
     chosen = file_format or _AS.get(own, _USUAL)
     if file_format is None and chosen != own:
-        note(f"{given[0][0]}: {own} files are not written here; the result is a {chosen} file (--format chooses)")
-    style = Style.of(adapters[0], one)
+        note(f"{file}: {own} files are not written here; the result is a {chosen} file (--format chooses)")
+    style = Style.of(adapters[lead], one)
     prefix = PREFIXES.get(style.prefix)
     if chosen in STYLES and (prefix is None or prefix.format != chosen):
         style = Style.of_format(chosen) or style
-        adapters[0] = _respelled(*given[0], architecture, style)
-        style = Style.of(adapters[0], one)
-    for i, (file, adapter) in enumerate(given[1:], 1):
-        adapters[i] = _respelled(file, adapter, architecture, style)
-    return Named(adapters, chosen)
+        adapters[lead] = _respelled(file, adapters[lead], architecture, style)
+        style = Style.of(adapters[lead], one)
+    named = [
+        adapter if i == lead else _respelled(file, adapter, architecture, style)
+        for i, ((file, _), adapter) in enumerate(zip(given, adapters, strict=True))
+    ]
+    return Named(named, chosen)
 
 
 def in_format(file: Path, adapter: Adapter, families: Sequence[str], file_format: str) -> Adapter:

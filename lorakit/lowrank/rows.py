@@ -34,12 +34,13 @@ def join(parts: Sequence[Delta | None], sizes: Sequence[int], inputs: int) -> De
         inner = join([one.inner for one in there if isinstance(one, DoRA)], sizes, inputs)
         lengths = [on_host(one.magnitude).reshape(-1) for one in there if isinstance(one, DoRA)]
         return DoRA(inner, np.concatenate(lengths))
-    if any(isinstance(one, Full) for one in there):
-        dense = [
-            np.zeros((size, inputs), "f4") if one is None else on_host(one.delta())
+    if any(map(_is_dense, there)):
+        wide = next(one.delta().shape[1:] for one in there if _is_dense(one))
+        given = [
+            np.zeros((size, *wide), "f4") if one is None else on_host(one.delta())
             for one, size in zip(parts, sizes, strict=True)
         ]
-        return Full(np.concatenate(dense))
+        return Full(np.concatenate(given))
     low = [None if one is None else _plain(one) for one in parts]
     return _beside(low, sizes) if not _share(low) else _below(low, sizes)
 
@@ -59,9 +60,10 @@ def _bands(delta: Delta, bands: Sequence[slice]) -> list[Delta]:
     if isinstance(delta, DoRA) and delta.axis == 0:
         lengths = on_host(delta.magnitude).reshape(-1)
         return [DoRA(inner, lengths[band]) for inner, band in zip(_bands(delta.inner, bands), bands, strict=True)]
-    if isinstance(delta, Full):
-        dense = on_host(delta.diff)
-        return [Full(cast(np.ascontiguousarray(dense[band]), dtype_of(delta.diff))) for band in bands]
+    if _is_dense(delta):
+        dense = on_host(delta.delta())
+        kind = dtype_of(delta.diff) if isinstance(delta, Full) else "F32"
+        return [Full(cast(np.ascontiguousarray(dense[band]), kind)) for band in bands]
     low = _plain(delta)
     up = on_host(low.up)
     return [_acting(low, up, band) for band in bands]
@@ -76,6 +78,11 @@ def _acting(low: LowRank, up: np.ndarray, band: slice) -> LowRank:
     if len(acts) < low.rank:
         down, rows = cast(np.ascontiguousarray(on_host(down)[acts]), dtype_of(down)), rows[:, acts]
     return LowRank(down, cast(np.ascontiguousarray(rows), dtype_of(low.up)), low.scale * len(acts))
+
+
+def _is_dense(delta: Delta) -> bool:
+    """Whether dense it is less to hold: a whole delta, or a product of products as large as one."""
+    return isinstance(delta, Full) or (delta.exact and not isinstance(delta, LowRank) and not delta.narrow)
 
 
 def _plain(delta: Delta) -> LowRank:

@@ -97,3 +97,9 @@ def test_a_file_does_not_say_a_family_that_it_may_not_be_of():
         )
         sure = ADAPTER_FORMATS[name].encode(adapter, Context.of(adapter, ["sd2"])).metadata
         assert "stable-diffusion-v2" in sure[SPEC]
+
+
+def test_clips_text_encoders_alone_are_of_an_architecture_that_the_metadata_name():
+    found = family_of(read("sd1", text, {"ss_base_model_version": "flux1"}))
+    assert (found.family, found.architectures) == (None, ("flux1",))
+    assert family_of(read("sd1", text, {"ss_base_model_version": "wan2.1"})).family == "sd1"  # Wan has no CLIP to train

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lorakit.formats import files
+from tests.tiny import make
 
 W = 16
 
@@ -185,3 +186,43 @@ def test_other_kinds_of_adapter_are_named_and_refused(program, tmp_path, key, wh
     rest = {"merge": ["-o", "m.safetensors"], "convert": ["y.safetensors"], "inspect": []}[command[0]]
     said = program(*command, "x.safetensors", *rest, status=3).stderr
     assert f"x.safetensors is {what}" in said or what in said
+
+
+def test_what_is_added_to_a_bias_goes_with_its_weight(program, flux):
+    name = "lora_unet_double_blocks_0_img_attn_qkv"
+    bias, last = np.arange(3 * W, dtype="f4"), np.arange(2 * W, dtype="f4")
+    modulation = "lora_unet_final_layer_adaLN_modulation_1"
+    tensors = kohya({**ORIGINAL, modulation: (2 * W, W)}) | {f"{name}.diff_b": bias, f"{modulation}.diff_b": last}
+    save_file(tensors, flux / "bias.safetensors")
+    program(
+        "merge", "b.safetensors", "bias.safetensors", "--weights", "0,1", "-o", "m.safetensors", "--format", "lorakit"
+    )
+    biases = {name: x.float() for name, x in files.read(flux / "m.safetensors").biases.items()}
+    for i, x in enumerate("qkv"):
+        np.testing.assert_array_equal(
+            biases[f"transformer.transformer_blocks.0.attn.to_{x}"], bias[i * W : (i + 1) * W]
+        )
+    np.testing.assert_array_equal(biases["transformer.norm_out.linear"], np.roll(last, W))
+    program("convert", "bias.safetensors", "c.safetensors", "--to", "comfy")
+    np.testing.assert_array_equal(
+        files.read(flux / "c.safetensors").biases["diffusion_model.double_blocks.0.img_attn.qkv"].float(), bias
+    )
+
+
+def test_parts_of_it_are_extracted(program, tmp_path):
+    save_file(OTHERS["sd3"], tmp_path / "x.safetensors")
+    program("extract", "x.safetensors", "--parts", "unet", "-o", "unet.safetensors")
+    assert list(deltas(tmp_path / "unet.safetensors")) == ["lora_unet_joint_blocks_0_x_block_attn_qkv"]
+    program("extract", "x.safetensors", "--parts", "text_encoder", "-o", "text.safetensors")
+    assert "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha" in load_file(tmp_path / "text.safetensors")
+    program("merge", "text.safetensors", "unet.safetensors", "--weights", "1,1", "-o", "again.safetensors")
+    before, after = deltas(tmp_path / "x.safetensors"), deltas(tmp_path / "again.safetensors")
+    assert before.keys() == after.keys()
+    for name, delta in before.items():
+        np.testing.assert_allclose(after[name], delta, atol=1e-4)
+
+
+def test_a_model_that_no_table_has_takes_none_either(program, flux):
+    make(flux / "sd")
+    said = program("sample", "x", "-m", "sd", "--steps", 1, "--lora", "a.safetensors", status=3).stderr
+    assert "a.safetensors is for Flux.1" in said

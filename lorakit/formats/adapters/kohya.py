@@ -45,6 +45,8 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
     held = (*adapter.modules, *adapter.biases)
     # sd-scripts calls the text encoders of all but SD1 and SD2 te1 and te2.
     numbered = any(name.startswith("text_encoder_2.") or stranger(name) for name in held) or None
+    if context.family is None and any(key.startswith("lora_te1_") for key in adapter.keys.values()):
+        numbered = True
     names, losses = kohya_name_of(context.family, numbered), list[str]()
     alpha = common_alpha(delta.alpha for delta in adapter.modules.values() if isinstance(delta, LowRank))
     tensors: dict[str, Array] = {}
