@@ -14,6 +14,13 @@ from lorakit.registry import ADAPTER_FORMATS
 WRITTEN = (
     "kohya", "comfy", "diffusers", "peft", "cloneofsimo", "lorakit", "a1111-embedding", "diffusers-embedding",
 )  # fmt: skip
+# What people call a format, to what it is called here.
+_MEANT = {
+    **dict.fromkeys(("a1111", "webui", "forge", "sd-scripts", "kohya-ss", "kohya_ss", "civitai"), "kohya"),
+    **dict.fromkeys(("comfyui", "diffusion_model", "original", "bfl", "sgm"), "comfy"),
+    "huggingface": "diffusers", "hf": "diffusers", "lora": "kohya", "safetensors": "kohya", "safeloras": "cloneofsimo",
+    **dict.fromkeys(("embedding", "ti", "textual-inversion", "a1111_embedding"), "a1111-embedding"),
+}  # fmt: skip
 _DTYPES = {"keep": None, "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -63,6 +70,8 @@ def convert(
         raise UsageError(
             f"--to {to}: lorakit reads this format and does not write it (it writes: {', '.join(WRITTEN)})"
         )
+    if to.lower() in _MEANT:
+        raise UsageError(f"--to {to}: this format is called {_MEANT[to.lower()]} here: --to {_MEANT[to.lower()]}")
     one_of("--to", to, WRITTEN)
     one_of("--save-dtype", save_dtype, tuple(_DTYPES))
     if approximate is not None and approximate != "exact" and (not approximate.isdigit() or int(approximate) < 1):

@@ -17,6 +17,7 @@ from lorakit.errors import InputError, UsageError, some
 from lorakit.families import Shape
 from lorakit.formats import clients, files, triggers
 from lorakit.formats.adapters import a1111_embedding
+from lorakit.formats.adapters._current import is_current
 from lorakit.formats.adapters._modules import Context, Encoded, balanced
 from lorakit.formats.bases import families_of
 from lorakit.formats.layouts import _ckpt
@@ -70,6 +71,7 @@ def run(
     for line in adapter.notes[:5]:
         note(f"{source}: {line}")
     same = to == adapter.format and not changes.any() and _is_whole(source, output, to)
+    same = same and is_current(adapter, _context(adapter, shapes))
     wanted, errors, losses = adapter, dict[str, float](), tuple[str, ...]()
     encoded = Encoded()
     if not same:
@@ -91,6 +93,7 @@ def run(
         return result
     if same:
         _copy(source, output, note)
+        _check_hash(output, source, adapter.metadata, note)
         written = adapter
     else:
         _write(output, encoded, changes.dtype, note)
@@ -220,6 +223,19 @@ def _copy(source: Path, output: Path, note: Note) -> None:
     with replacing(output) as partial:
         shutil.copyfile(source, partial)
         _check_same(source, partial)
+
+
+def _check_hash(copy: Path, source: Path, metadata: Mapping[str, str], note: Note) -> None:
+    """Note a hash in the metadata that is of other tensors: a copy has it, too."""
+    recorded = {key: metadata[key].removeprefix("0x").lower() for key in safetensors.HASHES if key in metadata}
+    if not copy.is_file() or not recorded:
+        return
+    digest = safetensors.data_hash(copy)
+    if stale := [key for key, value in recorded.items() if value != digest]:
+        note(
+            f"{source}: {' and '.join(stale)} in its metadata is not the hash of its tensors, and was copied with the rest; "
+            "--universal writes it anew"
+        )
 
 
 def _check_same(source: Path, copy: Path) -> None:

@@ -29,7 +29,6 @@ from lorakit.io.plain import read_json
 
 _BASE_KEYS = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "base_model_name_or_path")
 _TAGS = 10  # the commonest are told
-_HASHES = ("modelspec.hash_sha256", "sshs_model_hash")
 
 
 def run(paths: list[Path], *, verify: bool, note: Callable[[str], None]) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
         digest = pool.submit(safetensors.data_hash, path) if hashed and (verify or model is None) else None
         found = _checkpoint(model, metadata) if model is not None else _adapter(adapter)
         value = digest.result() if digest else None
-    recorded = next((metadata[key].removeprefix("0x") for key in _HASHES if key in metadata), None)
+    recorded = next((metadata[key].removeprefix("0x") for key in safetensors.HASHES if key in metadata), None)
     words = triggers.of_adapter(replace(adapter, metadata={**triggers.beside(path), **adapter.metadata}))
     return {
         "file": str(path), "bytes": _size(path), **found, **_told(words, adapter.metadata), "tensors": len(tensors), "hash_sha256": value,

@@ -203,6 +203,8 @@ def test_what_is_added_to_a_bias_goes_with_its_weight(program, flux):
             biases[f"transformer.transformer_blocks.0.attn.to_{x}"], bias[i * W : (i + 1) * W]
         )
     np.testing.assert_array_equal(biases["transformer.norm_out.linear"], np.roll(last, W))
+    program("merge", "bias.safetensors", "bias.safetensors", "--alpha", 0.5, "-o", "k.safetensors")
+    np.testing.assert_array_equal(load_file(flux / "k.safetensors")[f"{name}.diff_b"], bias)
     program("convert", "bias.safetensors", "c.safetensors", "--to", "comfy")
     np.testing.assert_array_equal(
         files.read(flux / "c.safetensors").biases["diffusion_model.double_blocks.0.img_attn.qkv"].float(), bias

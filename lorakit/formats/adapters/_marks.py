@@ -39,8 +39,7 @@ def is_old(key: str) -> bool:
 
 def _has_prefix(name: str) -> Callable[[str], bool]:
     """Whether a key has a prefix that only files of this format have."""
-    texts = tuple(text for text, prefix in PREFIXES.items() if prefix.format == name)
-    return lambda key: key.startswith(texts)
+    return lambda key: bool((prefix := parse(key).prefix).text) and prefix.format == name
 
 
 _has_comfy = _has_prefix("comfy")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 from lorakit.registry import DELTA_KINDS
 from lorakit.targets import PARTS, flat_paths, paths
@@ -159,6 +159,7 @@ class Spelled:
         return f"{self.prefix.text}{self.path}"
 
 
+@lru_cache(maxsize=1 << 14)  # a file's keys are looked at to tell its format, and then to read it
 def parse(key: str) -> Spelled:
     """A key taken apart; every key can be, and one without a known factor has "" for it."""
     found = _KEY.fullmatch(key)

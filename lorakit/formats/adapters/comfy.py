@@ -5,7 +5,7 @@ Its nodes that extract and train write them, and so do OneTrainer, ai-toolkit an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from lorakit import deltas
@@ -18,7 +18,7 @@ from lorakit.formats.adapters._dotted import Reading
 from lorakit.formats.adapters._modules import Context, Encoded, shaped
 from lorakit.formats.adapters._peft_config import STALE
 from lorakit.formats.adapters._spellings import parse
-from lorakit.targets import original_name_of
+from lorakit.targets import original_name_of, original_names
 
 DORA = "input"
 _ARCHITECTURE = "modelspec.architecture"
@@ -46,6 +46,16 @@ def _numbered_otherwise(metadata: Mapping[str, str]) -> dict[str, str]:
     said = metadata.get(_ARCHITECTURE, "").partition("/")[0]
     odd = (family.unet for family in FAMILIES.values() if family.architecture == said and family.unet.layers != 2)
     return {theirs: ours for unet in odd for ours, theirs in unet.original_names()}
+
+
+ENDINGS: tuple[str, ...] = ()  # its own are ours
+
+
+def stems_of(adapter: Adapter, context: Context) -> Callable[[str], Collection[str]]:
+    """The names that a file of it may have today for a module of ours."""
+    names = names_of(context)
+    other = {f"unet.{ours}": theirs for theirs, ours in original_names().items()} if context.family is None else {}
+    return lambda module: {names.get(module, module), f"{_UNET}{other.get(module, module)}"}
 
 
 def encode(adapter: Adapter, context: Context) -> Encoded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from lorakit.adapter import Adapter
@@ -56,6 +56,14 @@ def _settings(metadata: Mapping[str, str], reading: Reading) -> dict[str, PeftCo
     reading.faults += dict.fromkeys(line for config in configs.values() for line in config.faults())
     reading.notes += dict.fromkeys(line for config in configs.values() for line in config.notes())
     return configs
+
+
+ENDINGS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "lora_magnitude_vector.weight")
+
+
+def stems_of(adapter: Adapter, context: Context) -> Callable[[str], Collection[str]]:
+    """The names that a file of it may have today for a module of ours."""
+    return lambda module: {module}
 
 
 def encode(adapter: Adapter, context: Context) -> Encoded:

@@ -7,7 +7,7 @@ own, keys and metadata begin with `unet/`, `text_encoder/` or `text_encoder_2/`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +96,25 @@ def _own(metadata: Mapping[str, str]) -> dict[str, str]:
         folder, _, name = key.rpartition("/")
         own.setdefault(name if folder in PARTS else key, value)
     return {key: value for key, value in own.items() if key != "adapter_config"}
+
+
+ENDINGS = (
+    "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "alpha", "oft_R.weight",
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+)  # fmt: skip
+
+
+def stems_of(adapter: Adapter, context: Context) -> Callable[[str], Collection[str]]:
+    """The names that a file of it may have today for a module of ours."""
+
+    def stems(module: str) -> set[str]:
+        part, _, path = module.partition(".")
+        if part not in PARTS:
+            return {f"{_PREFIX}{module}"}
+        return {f"{_PREFIX}{path}", f"{_PREFIX}{path.removeprefix('text_model.')}"}
+
+    return stems
 
 
 def encode(adapter: Adapter, context: Context) -> Encoded:
