@@ -36,6 +36,19 @@ Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Whe
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the factors.")]
 Format = Annotated[str, typer.Option(metavar="kohya|comfy|diffusers|lorakit", help="File format of the adapter.")]
+CutInputs = Annotated[
+    bool,
+    typer.Option(
+        "--cut-inputs", help="Apply an inpainting adapter to a model that is none, without its mask and masked picture."
+    ),
+]
+OwnFormat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="kohya|comfy|diffusers|lorakit",
+        help="File format; default kohya, and for Flux and other models that lorakit does not draw with the adapters' own.",
+    ),
+]
 Schedule = Annotated[
     list[str] | None,
     typer.Option(metavar="[NAME=]CURVE", help="Weight over the denoising: 0@0,1@0.4,0.2@1, or an expression of t."),

@@ -19,6 +19,7 @@ from lorakit.formats import clients, files, triggers
 from lorakit.formats.adapters import a1111_embedding
 from lorakit.formats.adapters._current import is_current
 from lorakit.formats.adapters._modules import Context, Encoded, balanced
+from lorakit.formats.bases import families_of
 from lorakit.formats.layouts import _ckpt
 from lorakit.io import pickles, safetensors
 from lorakit.io.endings import of_format
@@ -26,6 +27,7 @@ from lorakit.io.files import check_target, replacing, replacing_folder
 from lorakit.io.inputs import check_plain
 from lorakit.io.record import RECORD
 from lorakit.jobs.base_weights import check_fits, weights_of
+from lorakit.jobs.spelling import in_format
 from lorakit.lowrank.approximate import as_low_rank
 from lorakit.lowrank.compare import aligned_error
 from lorakit.registry import ADAPTER_FORMATS
@@ -76,6 +78,7 @@ def run(
         if changes.token is not None:
             wanted = _renamed(wanted, changes.token)
         wanted, errors = _plain(source, wanted, changes.approximate, base, to)
+        wanted = in_format(source, wanted, families_of(wanted), to)
         encoded = codec.encode(_ready(wanted, changes.dtype), _context(wanted, shapes))
         losses = _accepted(encoded.losses, to, changes.allow_loss, note)
     result: dict[str, Any] = {

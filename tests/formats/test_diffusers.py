@@ -274,7 +274,7 @@ def test_dora_is_written_for_whole_parts_only():
 def test_linear_factors_of_a_convolution_are_shaped_as_its_weight_is():
     name = "unet.down_blocks.0.attentions.0.proj_in"
     adapter = Adapter({name: LowRank(np.ones((2, 320), "f4"), np.ones((320, 2), "f4"), 2.0)})
-    shapes = {key: x.shape for key, x in diffusers.encode(adapter, Context.of(adapter)).tensors.items()}
+    shapes = {key: x.shape for key, x in diffusers.encode(adapter, Context.of(adapter, ["sd1"])).tensors.items()}
     assert shapes == {f"{name}.lora_A.weight": (2, 320, 1, 1), f"{name}.lora_B.weight": (320, 2, 1, 1)}
 
 

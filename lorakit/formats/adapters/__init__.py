@@ -29,8 +29,10 @@ def sniff(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> str | No
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str], source: str) -> Adapter:
     """The adapter in `tensors`, whatever its format, with its faults; InputError naming `source` where no format fits."""
+    from lorakit.formats import foreign
     from lorakit.formats.adapters import _bundle
 
+    foreign.check_adapter(tensors, source)
     plain, embeddings = _bundle.split(tensors)
     name = sniff(plain, metadata) if plain else None
     if name is None and not embeddings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,8 +27,9 @@ from lorakit.arrays import (
 from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import some
-from lorakit.families import Guess, Shape, guess, table
+from lorakit.families import FAMILIES, Shape, table_of
 from lorakit.formats.adapters._spellings import UNREAD
+from lorakit.formats.evidence import are_strangers, family_of
 
 LOSS = 1e-7  # relative to the norm: what counts as no loss
 _BIAS = ("diff_b", "b_norm", "lora_up.bias")
@@ -59,10 +60,6 @@ def shapes_of(adapter: Adapter) -> dict[str, Shape | None]:
     return {name: delta.shape for name, delta in adapter.modules.items()}
 
 
-def family_of(adapter: Adapter) -> Guess:
-    return guess(shapes_of(adapter))
-
-
 def build(groups: Groups, resolve: Callable[[str], str | None], metadata: Mapping[str, str], name: str) -> Adapter:
     """The adapter of the grouped tensors; whatever does not fit becomes a fault that begins with its key.
 
@@ -70,10 +67,7 @@ def build(groups: Groups, resolve: Callable[[str], str | None], metadata: Mappin
                 for an architecture without tables, and names stay as they are spelled
     """
     notes: list[str] = []
-    names = {stem: resolve(stem) for stem in groups.modules}
-    if names and not any(names.values()):
-        notes.append("its modules are of an architecture that lorakit has no tables for; names are kept as spelled")
-        names = {stem: stem for stem in names}
+    names = _named(groups.modules, resolve, notes)
     found, faults = _by_module(groups, names, notes)
     modules: dict[str, Delta] = {}
     biases: dict[str, Array] = {}
@@ -131,6 +125,18 @@ def _by_module(
     return modules, faults
 
 
+def _named(stems: Collection[str], resolve: Callable[[str], str | None], notes: list[str]) -> dict[str, str | None]:
+    """The file's name of each module to ours; to itself where the module is of an architecture without tables."""
+    names = {stem: resolve(stem) for stem in stems}
+    if names and not any(names.values()):
+        notes.append("its modules are of an architecture that lorakit has no tables for; names are kept as spelled")
+        return {stem: stem for stem in names}
+    lost = [stem for stem, module in names.items() if module is None]
+    if lost and not any((module or "").startswith("unet.") for module in names.values()) and are_strangers(lost):
+        names |= {stem: stem for stem in lost}
+    return names
+
+
 def _are_same(a: Mapping[str, tuple[str, Array]], b: Mapping[str, tuple[str, Array]]) -> bool:
     return a.keys() == b.keys() and all(is_same(array, b[ending][1]) for ending, (_, array) in a.items())
 
@@ -153,7 +159,7 @@ def _fitted(adapter: Adapter, parts: Mapping[str, dict[str, Array]]) -> Adapter:
     family = family_of(adapter).family
     if family is None:
         return adapter
-    weights = table(family)
+    weights = table_of(family, shapes_of(adapter))
     modules, faults = dict(adapter.modules), list(adapter.faults)
     for name, delta in adapter.modules.items():
         wanted, shape = weights.get(name), delta.shape
@@ -183,15 +189,22 @@ def _x(shape: Iterable[int]) -> str:
 
 @dataclass(frozen=True)
 class Context:
-    """What a writer may know of the base model: its family, and its modules' shapes where there are tables or a model."""
+    """What a writer may know of the base model: its family, and its modules' shapes where there are tables or a model.
+
+    sure    whether the file may say of itself that it is of the family: another may fit as well
+    """
 
     family: str | None = None
     shapes: Mapping[str, Shape] = field(default_factory=dict)
+    sure: bool = True
 
     @staticmethod
-    def of(adapter: Adapter) -> Context:
-        family = family_of(adapter).family
-        return Context(family, table(family) if family else {})
+    def of(adapter: Adapter, families: Sequence[str] | None = None) -> Context:
+        """`families` are those that the adapter can be for, the likeliest first, where more is known than it tells."""
+        found = family_of(adapter).families if families is None else [name for name in families if name in FAMILIES]
+        if not found:
+            return Context()
+        return Context(found[0], table_of(found[0], shapes_of(adapter)), len(found) == 1)
 
 
 @dataclass(frozen=True)

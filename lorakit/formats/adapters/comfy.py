@@ -81,7 +81,7 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
     tensors |= _bundle.write(adapter.embeddings)
     tensors |= adapter.unknown
     metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
-    if context.family is not None:
+    if context.family is not None and context.sure:
         family = FAMILIES[context.family]
         metadata.setdefault("ss_base_model_version", family.version)
         metadata.setdefault(_ARCHITECTURE, f"{family.architecture}/lora")

@@ -21,6 +21,7 @@ from lorakit.formats.adapters._modules import (
     shaped,
     with_scale,
 )  # fmt: skip
+from lorakit.formats.evidence import stranger
 from lorakit.targets import kohya_name_of, original_names
 
 PREFIXES = tuple(text for text, prefix in _spellings.PREFIXES.items() if prefix.format == "kohya")
@@ -56,7 +57,11 @@ def stems_of(adapter: Adapter, context: Context) -> Callable[[str], Collection[s
 
 
 def _names(adapter: Adapter, context: Context) -> Mapping[str, str]:
-    numbered = any(name.startswith("text_encoder_2.") for name in (*adapter.modules, *adapter.biases)) or None
+    """sd-scripts calls the text encoders of all but SD1 and SD2 te1 and te2."""
+    held = (*adapter.modules, *adapter.biases)
+    numbered = any(name.startswith("text_encoder_2.") or stranger(name) for name in held) or None
+    if context.family is None and any(key.startswith("lora_te1_") for key in adapter.keys.values()):
+        numbered = True
     return kohya_name_of(context.family, numbered)
 
 
@@ -70,8 +75,7 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
     alpha = common_alpha(delta.alpha for delta in adapter.modules.values() if isinstance(delta, LowRank))
     tensors: dict[str, Array] = {}
     for module, delta in adapter.modules.items():
-        stem = names.get(module) or (module if module.startswith(PREFIXES) else None)
-        if stem is None:
+        if (stem := _stem(module, names)) is None:
             losses.append(f"{module}: the kohya format has no name for this module")
             continue
         if isinstance(delta, LowRank):
@@ -81,14 +85,18 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
         else:
             tensors |= {f"{stem}.{ending}": array for ending, array in deltas.write(_unscaled(delta)).items()}
     for module, bias in adapter.biases.items():
-        if module not in names:
+        if (stem := _stem(module, names)) is None:
             losses.append(f"{module}: the kohya format has no name for the bias of this module")
             continue
         kind = getattr(adapter.modules.get(module), "kind", "")
-        tensors[f"{names[module]}.{'b_norm' if kind == 'norm' else 'diff_b'}"] = bias
+        tensors[f"{stem}.{'b_norm' if kind == 'norm' else 'diff_b'}"] = bias
     tensors |= _bundle.write(adapter.embeddings)
     tensors |= adapter.unknown
     return Encoded(tensors, _metadata(adapter, context, alpha), tuple(losses))
+
+
+def _stem(module: str, names: Mapping[str, str]) -> str | None:
+    return names.get(module) or (module if module.startswith(PREFIXES) else None)
 
 
 def _unscaled(delta: Delta) -> Delta:
@@ -104,7 +112,7 @@ def _metadata(adapter: Adapter, context: Context, alpha: float) -> dict[str, str
     metadata["ss_network_dim"] = str(max(ranks)) if len(ranks) == 1 else "Dynamic"
     metadata["ss_network_alpha"] = str(alpha)
     metadata.setdefault("ss_network_module", "networks.lora")
-    if context.family is not None:
+    if context.family is not None and context.sure:
         family = FAMILIES[context.family]
         metadata.setdefault("ss_base_model_version", family.version)
         metadata |= {key: value for key, value in family.extra.items() if key not in metadata}

@@ -17,8 +17,8 @@ from functools import cache
 
 from lorakit.adapter import Adapter
 from lorakit.families import FAMILIES
-from lorakit.formats.adapters._modules import family_of
 from lorakit.formats.adapters._spellings import Spelled, parse
+from lorakit.formats.evidence import family_of, stranger
 from lorakit.registry import CLIENTS
 
 _DEAF = "does not read"
@@ -63,6 +63,9 @@ def coverage(adapter: Adapter, client: str) -> Coverage:
 
 
 def coverages(adapter: Adapter) -> list[Coverage]:
+    """Of every client; of none for architectures without tables, of which it is not known."""
+    if any(stranger(name) is not None for name in adapter.modules):
+        return []
     return [coverage(adapter, name) for name in CLIENTS.names()]
 
 
