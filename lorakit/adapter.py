@@ -23,6 +23,7 @@ class Adapter:
     notes       what is odd but has one reading, a line each
     format      the codec that read it
     keys        target module to a key that its file spells it with
+    spelled     target module to all keys of it, in the order of the file
     """
 
     modules: Mapping[str, Delta]
@@ -34,6 +35,7 @@ class Adapter:
     notes: tuple[str, ...] = ()
     format: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
+    spelled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def with_metadata(self, **metadata: str) -> Adapter:
         return replace(self, metadata={**self.metadata, **metadata})

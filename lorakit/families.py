@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 Shape = tuple[int, ...]
+CONV_IN = "unet.conv_in"
+INPUTS, INPAINTING = 4, 9  # channels that it takes: noisy latents; for inpainting those, a mask, and the masked picture
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Unet:
     def weights(self) -> Iterator[tuple[str, Shape]]:
         """(module path, shape of its weight) in diffusers' names; norms have one dimension."""
         first, time = self.channels[0], 4 * self.channels[0]
-        yield "conv_in", (first, 4, 3, 3)
+        yield "conv_in", (first, INPUTS, 3, 3)
         yield "time_embedding.linear_1", (time, first)
         yield "time_embedding.linear_2", (time, time)
         if self.added is not None:
@@ -57,7 +59,7 @@ class Unet:
                 yield f"{block}.upsamplers.0.conv", (width, width, 3, 3)
             came = width
         yield "conv_norm_out", (first,)
-        yield "conv_out", (4, first, 3, 3)
+        yield "conv_out", (INPUTS, first, 3, 3)
 
     @property
     def _mid(self) -> int:
@@ -207,41 +209,66 @@ def table(family: str) -> dict[str, Shape]:
 
 @dataclass(frozen=True)
 class Guess:
-    """What family a set of module shapes is of, and why."""
+    """What family a set of module shapes is of, and why.
+
+    families        all that fit equally well, the likeliest first; none where no table has such modules
+    architectures   of another kind of model, those that it can be, the likeliest first
+    """
 
     family: str | None
     evidence: str
+    families: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
 
 
 def guess(shapes: Mapping[str, Shape | None]) -> Guess:
-    """The family whose modules have these shapes; by module name, None where a shape is not known.
+    """The families whose modules have these shapes; by module name, None where a shape is not known.
 
-    A family fits when nine in ten of the modules with known names and shapes fit it; the best fit wins, and of equal
-    ones the first. Flattened kernels and 1x1 kernels count as their linear twins.
+    A family fits when nine in ten of the modules with known names and shapes fit it; the best fits count. Flattened
+    kernels and 1x1 kernels count as their linear twins, but of equally good families the one that has more of the
+    shapes as they are is the likeliest.
     """
     counts = {name: _fitting(shapes, name) for name in FAMILIES}
     best = max(counts, key=lambda name: counts[name][0])
     hits, known = counts[best]
     if not hits or hits < _MOST * known:
         return Guess(None, _cross(shapes) or "no known family has modules of these names and shapes")
-    why = _cross(shapes) or f"{FAMILIES[best].title}'s widths"
-    return Guess(best, f"{why}; {hits} of {known} modules fit in name and shape")
-
-
-def fits(shapes: Mapping[str, Shape | None], family: str) -> bool:
-    """Whether modules of these shapes can be of a family; those of a text encoder alone can be of several."""
-    hits, known = _fitting(shapes, family)
-    return bool(hits) and hits >= _MOST * known
+    equal = [name for name in FAMILIES if counts[name][0] == hits]
+    if len(equal) > 1:
+        equal.sort(key=lambda name: -_exact(shapes, name))
+    why = _cross(shapes) or f"{FAMILIES[equal[0]].title}'s widths"
+    return Guess(equal[0], f"{why}; {hits} of {known} modules fit in name and shape", tuple(equal))
 
 
 _MOST = 0.9  # share of the modules
 
 
+def is_inpainting(shapes: Mapping[str, Shape | None]) -> bool:
+    """Whether the UNet of these modules takes what an inpainting one takes."""
+    shape = shapes.get(CONV_IN)
+    return shape is not None and len(shape) > 1 and _flat(shape)[1] == INPAINTING * 9
+
+
+def table_of(family: str, shapes: Mapping[str, Shape | None]) -> dict[str, Shape]:
+    """The family's table for modules of these shapes: its inpainting models have another first layer."""
+    weights = table(family)
+    if not is_inpainting(shapes):
+        return weights
+    out, _, *kernel = weights[CONV_IN]
+    return {**weights, CONV_IN: (out, INPAINTING, *kernel)}
+
+
 def _fitting(shapes: Mapping[str, Shape | None], family: str) -> tuple[int, int]:
     """(how many modules the family has in this name and shape, of how many whose shape is known)."""
     known = {name: _flat(shape) for name, shape in shapes.items() if shape is not None and len(shape) > 1}
-    weights = table(family)
+    weights = table_of(family, shapes)
     return sum(_flat(weights[name]) == shape for name, shape in known.items() if name in weights), len(known)
+
+
+def _exact(shapes: Mapping[str, Shape | None], family: str) -> int:
+    """How many modules are stored with just as many dimensions as the family's weights have."""
+    weights = table(family)
+    return sum(shape is not None and len(weights.get(name, ())) == len(shape) for name, shape in shapes.items())
 
 
 def as_linear(shape: Shape) -> Shape:

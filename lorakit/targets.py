@@ -7,7 +7,7 @@ two modules share a spelling is tested.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
 from lorakit.families import FAMILIES, Text, Unet
@@ -16,6 +16,12 @@ _LARGEST = Unet((1,) * 4, (10,) * 4, 1, added=1, layers=3)  # its widths mean no
 _LONGEST = Text(1, 40, 1, 1)
 _TEXT_PARTS = {"text_encoder": ("lora_te", "lora_te1"), "text_encoder_2": ("lora_te2",)}
 PARTS = ("unet", *_TEXT_PARTS)
+_OLD_TEXT = {
+    "q_proj": "to_q",
+    "k_proj": "to_k",
+    "v_proj": "to_v",
+    "out_proj": "to_out",
+}  # as diffusers called them once
 
 
 def _flat(path: str) -> str:
@@ -49,24 +55,25 @@ def original_names() -> dict[str, str]:
 
 
 @cache
-def kohya_names() -> dict[str, str]:
-    """Every flattened name in circulation to ours: "lora_unet_down_blocks_0_..." to "unet.down_blocks.0..."."""
-    names = {f"lora_unet_{_flat(path)}": f"unet.{path}" for path in unet_paths()}
-    names |= {f"lora_unet_{_flat(theirs)}": f"unet.{ours}" for theirs, ours in original_names().items()}
-    for part, prefixes in _TEXT_PARTS.items():
-        for prefix in prefixes:
-            for path in text_paths():
-                names[f"{prefix}_{_flat(path)}"] = f"{part}.{path}"
-                names[f"{prefix}_{_flat(path.removeprefix('text_model.'))}"] = f"{part}.{path}"
-    return names
+def paths(part: str) -> dict[str, str]:
+    """Every dotted path in circulation of a part's modules to ours: diffusers' own and its former ones, the original
+    checkpoints', and without `text_model.`; empty for parts without tables."""
+    if part == "unet":
+        names = {path: path for path in unet_paths()}
+        names |= {path.removesuffix(".0"): path for path in names if path.endswith(".to_out.0")}
+        return names | original_names()
+    if part not in _TEXT_PARTS:
+        return {}
+    names = {path: path for path in text_paths()}
+    for new, old in _OLD_TEXT.items():
+        names |= {f"{path.removesuffix(new)}{old}": path for path in text_paths() if path.endswith(f".{new}")}
+    return names | {theirs.removeprefix("text_model."): ours for theirs, ours in names.items()}
 
 
 @cache
-def lycoris_names() -> dict[str, str]:
-    """LyCORIS' own library puts one prefix before the modules of any model."""
-    names = {f"lycoris_{_flat(path)}": f"unet.{path}" for path in unet_paths()}
-    names |= {f"lycoris_{_flat(path)}": f"text_encoder.{path}" for path in text_paths() - unet_paths()}
-    return names
+def flat_paths(part: str) -> dict[str, str]:
+    """The same with underscores for dots."""
+    return {_flat(theirs): ours for theirs, ours in paths(part).items()}
 
 
 @cache
@@ -85,6 +92,16 @@ def kohya_name_of(family: str | None = None, numbered: bool | None = None) -> di
         prefix = prefixes[-1] if numbered else prefixes[0]
         names |= {f"{part}.{path}": f"{prefix}_{_flat(path)}" for path in text_paths()}
     return names
+
+
+def original_name_of(family: str, unet: str, texts: Mapping[str, str]) -> dict[str, str]:
+    """Our name to the original checkpoints' path behind a prefix: `unet`, and of `texts` that of each text encoder, whose
+    modules keep their paths. Modules that the family lacks are named as a family with as many layers a block has them."""
+    alike = [one.unet for one in FAMILIES.values() if one.unet.layers == FAMILIES[family].unet.layers]
+    names: dict[str, str] = {}
+    for one in (*alike, FAMILIES[family].unet):
+        names |= {f"unet.{ours}": f"{unet}{theirs}" for ours, theirs in one.original_names()}
+    return names | {f"{part}.{path}": f"{prefix}{path}" for part, prefix in texts.items() for path in text_paths()}
 
 
 @cache

@@ -10,6 +10,7 @@ ROWS = (
     {"errors", "registry", "patterns", "bounds", "config", "effects", "schedulers", "process_config"},
     {
         "adapter",
+        "architectures",
         "arrays",
         "composing",
         "composition",

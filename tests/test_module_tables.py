@@ -8,8 +8,9 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from lorakit.families import FAMILIES, guess, table
+from lorakit.formats.adapters._spellings import module_of, parse
 from lorakit.models.config import folder_of
-from lorakit.targets import canonical, is_known, kohya_name_of, kohya_names, lycoris_names, original_names
+from lorakit.targets import PARTS, canonical, flat_paths, is_known, kohya_name_of, original_names, paths
 
 DOWN, CROSS = "DownBlock2D", "CrossAttnDownBlock2D"
 UP, CROSS_UP = "UpBlock2D", "CrossAttnUpBlock2D"
@@ -79,16 +80,17 @@ def test_no_two_modules_share_a_spelling():
         spelled = kohya_name_of(family)
         mine = {name: spelled[name] for name in table(family)}
         assert len(set(mine.values())) == len(mine)
-        assert {theirs: name for name, theirs in mine.items()} == {
-            theirs: kohya_names()[theirs] for theirs in mine.values()
-        }
+        assert all(module_of(parse(f"{theirs}.alpha")) == name for name, theirs in mine.items())
         assert all(is_known(name) and canonical(name) == name for name in mine)
     flat = [theirs.replace(".", "_") for theirs in original_names()]
     assert len(set(flat)) == len(flat)
     assert not {f"lora_unet_{name}" for name in flat} & {
         f"lora_unet_{path.removeprefix('unet.').replace('.', '_')}" for path in table("sdxl")
     }
-    assert set(lycoris_names().values()) >= {name for name in table("sdxl") if name.startswith("unet.")}
+    for part in PARTS:  # of dotted paths and of flat ones, and of both together
+        assert len(flat_paths(part)) == len(paths(part))
+    texts = set(flat_paths("text_encoder")) & set(flat_paths("unet"))
+    assert not texts  # LyCORIS' library puts one prefix before the modules of any model
 
 
 def test_original_names_are_the_checkpoints():

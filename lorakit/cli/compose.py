@@ -9,9 +9,9 @@ from lorakit.cli.command import Manner, command
 from lorakit.cli.options import (
     BlockWeights,
     Composite,
-    Format,
     Model,
     Output,
+    OwnFormat,
     PartWeights,
     PredictionType,
     Region,
@@ -46,7 +46,7 @@ def compose(
         list[str] | None, typer.Option(metavar="NAME=TEXT", help="Follows the prompt where the adapter acts.")
     ] = None,
     bake: Annotated[bool, typer.Option("--bake", help="Write one adapter, where the weights are constant.")] = False,
-    format: Format = "kohya",
+    format: OwnFormat = None,
     plot: Annotated[str | None, typer.Option(metavar="PICTURE", help="Draw the weights by step.")] = None,
     plot_steps: Annotated[int, typer.Option(min=1, help="Steps of --plot.")] = 30,
     learn: Annotated[

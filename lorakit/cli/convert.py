@@ -11,7 +11,16 @@ from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.registry import ADAPTER_FORMATS
 
-WRITTEN = ("kohya", "diffusers", "peft", "cloneofsimo", "lorakit", "a1111-embedding", "diffusers-embedding")
+WRITTEN = (
+    "kohya", "comfy", "diffusers", "peft", "cloneofsimo", "lorakit", "a1111-embedding", "diffusers-embedding",
+)  # fmt: skip
+# What people call a format, to what it is called here.
+_MEANT = {
+    **dict.fromkeys(("a1111", "webui", "forge", "sd-scripts", "kohya-ss", "kohya_ss", "civitai"), "kohya"),
+    **dict.fromkeys(("comfyui", "diffusion_model", "original", "bfl", "sgm"), "comfy"),
+    "huggingface": "diffusers", "hf": "diffusers", "lora": "kohya", "safetensors": "kohya", "safeloras": "cloneofsimo",
+    **dict.fromkeys(("embedding", "ti", "textual-inversion", "a1111_embedding"), "a1111-embedding"),
+}  # fmt: skip
 _DTYPES = {"keep": None, "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -29,7 +38,8 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="kohya, diffusers, peft, cloneofsimo, lorakit, a1111-embedding or diffusers-embedding."
+            metavar="NAME",
+            help="kohya, comfy, diffusers, peft, cloneofsimo, lorakit, a1111-embedding or diffusers-embedding.",
         ),
     ] = "kohya",
     save_dtype: Annotated[
@@ -60,6 +70,8 @@ def convert(
         raise UsageError(
             f"--to {to}: lorakit reads this format and does not write it (it writes: {', '.join(WRITTEN)})"
         )
+    if to.lower() in _MEANT:
+        raise UsageError(f"--to {to}: this format is called {_MEANT[to.lower()]} here: --to {_MEANT[to.lower()]}")
     one_of("--to", to, WRITTEN)
     one_of("--save-dtype", save_dtype, tuple(_DTYPES))
     if approximate is not None and approximate != "exact" and (not approximate.isdigit() or int(approximate) < 1):

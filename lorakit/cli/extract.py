@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import ADAPTER_FILES, Format, Output, one_of
+from lorakit.cli.options import ADAPTER_FILES, Output, OwnFormat, one_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.patterns import Pattern
@@ -48,12 +48,13 @@ def extract(
         str | None, typer.Option(metavar="FILE.html", help="A page with a heat map and the singular values.")
     ] = None,
     output: Output = "./extracted.safetensors",
-    format: Format = "kohya",
+    format: OwnFormat = None,
     save_dtype: Annotated[str, typer.Option(metavar="float32|bfloat16|float16", help="Of the file.")] = "float32",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="auto: a GPU where there is one.")] = "auto",
 ) -> None:  # fmt: skip
     """Extract a low-rank adapter: TUNED minus BASE, or the adapter inside a checkpoint."""
-    one_of("--format", format, ADAPTER_FILES)
+    if format is not None:
+        one_of("--format", format, ADAPTER_FILES)
     one_of("--save-dtype", save_dtype, ("float32", "bfloat16", "float16"))
     rule = _rule(rank, energy, max_rank, budget)
     if clamp_quantile is not None and not 0 < clamp_quantile <= 1:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import ADAPTER_FILES, Format, Output, PredictionType, Shift, ZeroSnr, one_of
+from lorakit.cli.options import ADAPTER_FILES, CutInputs, Output, OwnFormat, PredictionType, Shift, ZeroSnr, one_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.process_config import Overrides
@@ -62,7 +62,7 @@ def merge(
         str | None, typer.Option(metavar="FILE.html", help="A page with a heat map and the singular values.")
     ] = None,
     output: Output = "./merged.safetensors",
-    format: Format = "kohya",
+    format: OwnFormat = None,
     save_dtype: Annotated[
         str | None,
         typer.Option(metavar="float32|bfloat16|float16", help="Default float32; with --into each weight's own."),
@@ -77,6 +77,7 @@ def merge(
     stochastic_rounding: Annotated[
         bool, typer.Option("--stochastic-rounding", help="With --into: round by chance, without bias.")
     ] = False,
+    cut_inputs: CutInputs = False,
     tokenizer: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="With --into, from a single file to a folder: its tokenizer.")
     ] = None,
@@ -86,12 +87,13 @@ def merge(
     from lorakit.composition.module_weights import read_blocks, read_parts
 
     MERGE_METHODS.check(method)
-    one_of("--format", format, ADAPTER_FILES)
+    if format is not None:
+        one_of("--format", format, ADAPTER_FILES)
     one_of("--save-dtype", save_dtype or "float32", ("float32", "bfloat16", "float16"))
     of_model = Overrides(prediction_type, zero_snr, shift)
-    if into is None and (stochastic_rounding or tokenizer is not None or of_model):
+    if into is None and (stochastic_rounding or tokenizer is not None or of_model or cut_inputs):
         raise UsageError(
-            "--stochastic-rounding, --tokenizer, --prediction-type, --zero-snr and --shift are for --into MODEL"
+            "--stochastic-rounding, --tokenizer, --cut-inputs, --prediction-type, --zero-snr and --shift are for --into MODEL"
         )
     if into is not None and base is not None:
         raise UsageError("--base and --into: the model that the sum goes into is the base; leave --base out")
@@ -129,7 +131,7 @@ def merge(
     target = None
     if into is not None:
         folder = Path(tokenizer) if tokenizer is not None else None
-        target = Into(into, save_dtype, stochastic_rounding, seed or 0, folder, of_model)
+        target = Into(into, save_dtype, stochastic_rounding, seed or 0, folder, of_model, cut_inputs)
 
     settings = {"density": density, "spread": spread, "conflict": conflict, "seed": seed}
     choices = Choices(

@@ -35,7 +35,20 @@ Vae = Annotated[
 Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Where to write.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Rank of the factors.")]
-Format = Annotated[str, typer.Option(metavar="kohya|diffusers|lorakit", help="File format of the adapter.")]
+Format = Annotated[str, typer.Option(metavar="kohya|comfy|diffusers|lorakit", help="File format of the adapter.")]
+CutInputs = Annotated[
+    bool,
+    typer.Option(
+        "--cut-inputs", help="Apply an inpainting adapter to a model that is none, without its mask and masked picture."
+    ),
+]
+OwnFormat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="kohya|comfy|diffusers|lorakit",
+        help="File format; default kohya, and for Flux and other models that lorakit does not draw with the adapters' own.",
+    ),
+]
 Schedule = Annotated[
     list[str] | None,
     typer.Option(metavar="[NAME=]CURVE", help="Weight over the denoising: 0@0,1@0.4,0.2@1, or an expression of t."),
@@ -55,7 +68,7 @@ Spacing = Annotated[
     str | None,
     typer.Option(metavar="|".join(SPACINGS), help="How the steps are spaced; default, as the model says."),
 ]
-ADAPTER_FILES = ("kohya", "diffusers", "lorakit")
+ADAPTER_FILES = ("kohya", "comfy", "diffusers", "lorakit")
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from lorakit.cli.command import Manner, command
 from lorakit.cli.options import (
     BlockWeights,
     Composite,
+    CutInputs,
     Model,
     Output,
     PartWeights,
@@ -93,6 +94,7 @@ def sample(
     cut_prompts: Annotated[
         bool, typer.Option("--cut-prompts", help="Leave out what is longer than the model reads.")
     ] = False,
+    cut_inputs: CutInputs = False,
     vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Large pictures in little memory.")] = False,
     schedule: Schedule = None,
     block_weights: BlockWeights = None,
@@ -146,7 +148,7 @@ def sample(
         [given or ""], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, guidance_schedule,
         guidance_until, guidance_rescale, plain_prompts, cut_prompts, clip_skip, _path(image),
         _strength(strength, image, mask), _path(mask), hires, hires_strength, dtype, vae_tiling, prediction_type, zero_snr, shift,
-        spacing, vae,
+        spacing, vae, cut_inputs,
     )  # fmt: skip
     found = read_axes(axes)
     from lorakit.jobs.composed import Changes

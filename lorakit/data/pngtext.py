@@ -247,6 +247,6 @@ _SETTINGS: dict[str, Callable[[Any], Any]] = {
     **{name: bound.check for name, bound in DRAWING.items() if name != "count"},
     "prompt": check_prompt, "negative": check_prompt, "model": _text, "vae": _text, "recipe": _text, "size": check_size,
     "scheduler": _one_of(*SCHEDULERS), "spacing": _one_of(*SPACINGS), "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
-    "guidance_schedule": _curve, "plain": _yes_or_no, "cut": _yes_or_no, "tiling": _yes_or_no,
+    "guidance_schedule": _curve, "plain": _yes_or_no, "cut": _yes_or_no, "cut_inputs": _yes_or_no, "tiling": _yes_or_no,
     "image": _path, "mask": _path, "prediction_type": _one_of(*KINDS), "zero_snr": _yes_or_no, "shift": Bound(float, 1e-6, 1e6).check,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,14 @@ _WITHIN = {
     ".temporal_res_block.": "a video model, Stable Video Diffusion", ".temp_attentions.": "a video model",
     ".temp_convs.": "a video model",
 }  # fmt: skip
+# What keys of other kinds of adapter begin with, or have in them.
+_OTHERS = {
+    r"lora_controlnet$|input_hint_block\.": "a Control-LoRA", r"lllite_": "a ControlNet-LLLite",
+    r"image_proj\.|ip_adapter\.|.*\.to_[kv]_ip\.": "an IP-Adapter", r".*_custom_diffusion\.": "an adapter of Custom Diffusion",
+    r"id_encoder\.": "an adapter of PhotoMaker", r"(adapter\.)?body\.\d+\.(block1|resnets)\.": "a T2I-Adapter",
+    r"(control_model\.)?zero_convs\.|controlnet_(cond_embedding|blocks|single_blocks|x_embedder)": "a ControlNet",
+    r"(.*\.)?motion_modules\.": "a motion module of AnimateDiff", r".*position_net\.": "an adapter of GLIGEN",
+}  # fmt: skip
 _REFINER = "the SDXL refiner"
 # Of single files with a UNet like Stable Diffusion's; nothing in the tables of families tells them apart.
 _KINDRED = {
@@ -86,6 +95,14 @@ def of_keys(keys: Collection[str]) -> str:
         if any(f"{prefix}{key}" in keys for prefix in _PREFIXES):
             return what
     return next((what for inner, what in _WITHIN.items() if any(inner in key for key in keys)), "")
+
+
+def check_adapter(keys: Collection[str], path: Path | str) -> None:
+    """InputError that says what a file is, where it is an adapter of a kind that lorakit does not apply."""
+    for pattern, what in _OTHERS.items():
+        begins = re.compile(pattern)
+        if any(begins.match(key) for key in keys):
+            raise InputError(f"{path} is {what}; lorakit works with LoRA, its kin and learned tokens")
 
 
 def check_keys(keys: Collection[str], path: Path | str) -> None:

@@ -30,7 +30,7 @@ __all__ = ["Header", "OpenFile", "check", "data_hash", "open_file", "parse_heade
 _PIECE = 1 << 20
 _AHEAD = 16  # pieces
 _SENT = 1 << 26  # bytes
-_HASH_KEYS = ("modelspec.hash_sha256", "sshs_model_hash")
+HASHES = ("modelspec.hash_sha256", "sshs_model_hash")
 
 
 class OpenFile(Mapping[str, Stored]):
@@ -223,9 +223,7 @@ class _Planned:
 def _planned(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> _Planned:
     # A hash of what the tensors came from is wrong here. Of the two kinds, sshs_legacy_hash cannot be made again: it
     # is of a stretch of the file as its first writer would have spelled it without the other metadata.
-    notes = naming.spelled(
-        {key: value for key, value in metadata.items() if key not in (*_HASH_KEYS, "sshs_legacy_hash")}
-    )
+    notes = naming.spelled({key: value for key, value in metadata.items() if key not in (*HASHES, "sshs_legacy_hash")})
     try:
         entries = _layout(tensors)
         fields = ({"dtype": kind, "shape": shape, "data_offsets": span} for kind, shape, *span in entries.values())

@@ -11,7 +11,6 @@ from lorakit.arrays import narrowed, type_named
 from lorakit.composition import Member
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError, faults_together
-from lorakit.families import table
 from lorakit.formats import files, recipes
 from lorakit.formats.adapters._modules import Context
 from lorakit.io import safetensors
@@ -98,15 +97,15 @@ def load(file: Path) -> Adapter:
 
 
 def save(
-    file: Path, adapter: Adapter, file_format: str, dtype: "torch.dtype | str | None" = None, family: str | None = None,
-    *, dry_run: bool = False,
+    file: Path, adapter: Adapter, file_format: str, dtype: "torch.dtype | str | None" = None,
+    families: Sequence[str] | None = None, *, dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Write the adapter whole, with what clients look for in the metadata.
 
-    dtype    torch's, or its name, "float16"; the scales that a format asks for are applied before the rounding to it
-    family   of the base model, where it is known by more than the adapter's modules
-    dry_run  do all of it but the writing
-    raises   InputError for what the format cannot hold
+    dtype     torch's, or its name, "float16"; the scales that a format asks for are applied before the rounding to it
+    families  that the adapter can be for, the likeliest first, where more is known than its modules tell
+    dry_run   do all of it but the writing
+    raises    InputError for what the format cannot hold
     """
     named = adapter.with_metadata(
         **{
@@ -118,9 +117,7 @@ def save(
             "lorakit.version": __version__,
         }
     )
-    encoded = ADAPTER_FORMATS[file_format].encode(
-        named, Context.of(named) if family is None else Context(family, table(family))
-    )
+    encoded = ADAPTER_FORMATS[file_format].encode(named, Context.of(named, families))
     if encoded.losses:
         raise InputError(f"{file}: {file_format} files cannot hold all of it: {'; '.join(encoded.losses[:10])}")
     tensors = encoded.tensors

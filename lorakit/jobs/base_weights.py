@@ -8,16 +8,19 @@ from pathlib import Path
 from lorakit.adapter import Adapter
 from lorakit.arrays import Stored
 from lorakit.errors import InputError, some
+from lorakit.families import Shape
 from lorakit.formats import bases
 
 
-def check_fits(given: Sequence[tuple[Path, Adapter]], model: str, option: str) -> None:
-    """InputError where adapters are for another family than the model that `option` names; no weight is read."""
+def check_fits(given: Sequence[tuple[Path, Adapter]], model: str, option: str) -> dict[str, Shape]:
+    """The shapes of the modules of the model that `option` names; InputError where adapters are for another family. No
+    weight is read."""
     from lorakit.formats.layouts import open_model
     from lorakit.models.config import folder_of
 
     shapes = {name: x.shape for name, x in open_model(model, folder_of).weights().items()}
     bases.check_fits(given, shapes, model, option)
+    return shapes
 
 
 def weights_of(model: str, names: Iterable[str], kind: str) -> dict[str, Stored]:

@@ -32,7 +32,7 @@ class Wanted:
     """
 
     bake: bool = False
-    file_format: str = "kohya"
+    file_format: str | None = None
     plot: Path | None = None
     steps: int = 30
     learn: Path | None = None

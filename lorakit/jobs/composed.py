@@ -22,6 +22,7 @@ from lorakit.formats.bases import check_fits
 from lorakit.formats.triggers import of_adapter
 from lorakit.io.inputs import existing_file
 from lorakit.io.paths import check_adapters, is_recipe, split
+from lorakit.jobs.first_layer import fitted
 from lorakit.models import tokens
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.gated import Stack
@@ -195,8 +196,10 @@ class Ensemble:
     """
 
     def __init__(
-        self, components: Components, compositions: Sequence[Composition], note: Note, limit: int | None = None
-    ) -> None:
+        self, components: Components, compositions: Sequence[Composition], note: Note, limit: int | None = None,
+        cut_inputs: bool = False,
+    ) -> None:  # fmt: skip
+        """cut_inputs    an inpainting adapter's first layer is cut for a model that takes noisy latents alone"""
         self.components = components
         self.stack = Stack(components.parts, limit)
         self._numbers: dict[Hashable, int] = {}
@@ -212,6 +215,7 @@ class Ensemble:
         paths = list(dict.fromkeys(member.path for member in members))
         read = dict(zip(paths, faults_together(lambda path: _read(path, shapes), paths), strict=True))
         check_fits(list(read.items()), shapes, components.name, "--model")
+        read = {path: fitted(one, shapes, path, cut_inputs, note).materialised() for path, one in read.items()}
         self.triggers = {path: of_adapter(adapter) for path, adapter in read.items()}
         for path, adapter in read.items():
             _collect(adapter, path, learnt)
@@ -360,7 +364,7 @@ def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:
     adapter = files.read(path, shapes)
     if not adapter.modules and not adapter.embeddings and not adapter.biases:
         raise InputError(f"{path}: there is no adapter in it")
-    return adapter.materialised()
+    return adapter
 
 
 def _collect(adapter: Adapter, path: Path, learnt: dict[str, tuple[Path, Mapping[str, Any]]]) -> None:

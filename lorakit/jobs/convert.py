@@ -17,7 +17,9 @@ from lorakit.errors import InputError, UsageError, some
 from lorakit.families import Shape
 from lorakit.formats import clients, files, triggers
 from lorakit.formats.adapters import a1111_embedding
+from lorakit.formats.adapters._current import is_current
 from lorakit.formats.adapters._modules import Context, Encoded, balanced
+from lorakit.formats.bases import families_of
 from lorakit.formats.layouts import _ckpt
 from lorakit.io import pickles, safetensors
 from lorakit.io.endings import of_format
@@ -25,6 +27,7 @@ from lorakit.io.files import check_target, replacing, replacing_folder
 from lorakit.io.inputs import check_plain
 from lorakit.io.record import RECORD
 from lorakit.jobs.base_weights import check_fits, weights_of
+from lorakit.jobs.spelling import in_format
 from lorakit.lowrank.approximate import as_low_rank
 from lorakit.lowrank.compare import aligned_error
 from lorakit.registry import ADAPTER_FORMATS
@@ -68,12 +71,14 @@ def run(
     for line in adapter.notes[:5]:
         note(f"{source}: {line}")
     same = to == adapter.format and not changes.any() and _is_whole(source, output, to)
+    same = same and is_current(adapter, _context(adapter, shapes))
     wanted, errors, losses = adapter, dict[str, float](), tuple[str, ...]()
     encoded = Encoded()
     if not same:
         if changes.token is not None:
             wanted = _renamed(wanted, changes.token)
         wanted, errors = _plain(source, wanted, changes.approximate, base, to)
+        wanted = in_format(source, wanted, families_of(wanted), to)
         encoded = codec.encode(_ready(wanted, changes.dtype), _context(wanted, shapes))
         losses = _accepted(encoded.losses, to, changes.allow_loss, note)
     result: dict[str, Any] = {
@@ -88,6 +93,7 @@ def run(
         return result
     if same:
         _copy(source, output, note)
+        _check_hash(output, source, adapter.metadata, note)
         written = adapter
     else:
         _write(output, encoded, changes.dtype, note)
@@ -217,6 +223,19 @@ def _copy(source: Path, output: Path, note: Note) -> None:
     with replacing(output) as partial:
         shutil.copyfile(source, partial)
         _check_same(source, partial)
+
+
+def _check_hash(copy: Path, source: Path, metadata: Mapping[str, str], note: Note) -> None:
+    """Note a hash in the metadata that is of other tensors: a copy has it, too."""
+    recorded = {key: metadata[key].removeprefix("0x").lower() for key in safetensors.HASHES if key in metadata}
+    if not copy.is_file() or not recorded:
+        return
+    digest = safetensors.data_hash(copy)
+    if stale := [key for key, value in recorded.items() if value != digest]:
+        note(
+            f"{source}: {' and '.join(stale)} in its metadata is not the hash of its tensors, and was copied with the rest; "
+            "--universal writes it anew"
+        )
 
 
 def _check_same(source: Path, copy: Path) -> None:

@@ -18,6 +18,7 @@ from lorakit.jobs.extract_adapter import of_adapter
 from lorakit.jobs.extract_choices import Choices
 from lorakit.jobs.extract_models import between
 from lorakit.jobs.module_lines import Line, table
+from lorakit.jobs.spelling import alike
 from lorakit.lowrank.taken import Taken
 from lorakit.runtime.signals import telling
 from lorakit.runtime.signals import written as told
@@ -26,7 +27,7 @@ Note = Callable[[str], None]
 
 
 def run(
-    tuned: str, output: Path, *, base: str | None, choices: Choices, file_format: str, dtype: Any = "float32",
+    tuned: str, output: Path, *, base: str | None, choices: Choices, file_format: str | None, dtype: Any = "float32",
     device: str = "cpu", report: Path | None = None, force: bool, dry_run: bool, tick: Callable[[int, int], None],
     note: Note, verbose: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
@@ -37,13 +38,15 @@ def run(
     check_targets([(output, ADAPTER), (report, PAGE)], force=force)
     size = SIZES[type_named(str(dtype))]
     if base is None:
-        adapter, found, family, extra = of_adapter(tuned, choices, size, tick)
+        adapter, found, families, extra = of_adapter(tuned, choices, size, tick)
+        named = alike([(Path(tuned), adapter)], families, file_format, note)
+        (adapter,), file_format = named.adapters, named.file_format
     else:
-        adapter, found, family, extra = between(tuned, base, choices, size, device, tick, note)
+        adapter, found, families, extra = between(tuned, base, choices, size, device, tick, note)
     if type_named(str(dtype)) == "F16":
         modules = {n: balanced(x) if isinstance(x, LowRank) else x for n, x in adapter.modules.items()}
         adapter = replace(adapter, modules=modules)
-    adapters.save(output, adapter, file_format, dtype, family, dry_run=dry_run)
+    adapters.save(output, adapter, file_format or "kohya", dtype, families or None, dry_run=dry_run)
     if report is not None and not dry_run:
         with telling(lambda: told([output])):
             _draw(report, found, f"{Path(tuned).name}: what was extracted")
@@ -53,7 +56,7 @@ def run(
     if dry_run:
         note(f"{len(adapter.modules)} modules would be written to {output}")
     written = [] if dry_run else [str(path) for path in (output, report) if path is not None]
-    return {"outputs": written, "family": family, **_figures(adapter, found), **extra}
+    return {"outputs": written, "family": next(iter(families), None), **_figures(adapter, found), **extra}
 
 
 def _draw(report: Path, found: Sequence[Taken], title: str) -> None:

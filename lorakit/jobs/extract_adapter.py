@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
 from lorakit.formats import files, triggers
-from lorakit.formats.adapters._modules import family_of
+from lorakit.formats.bases import families_of
 from lorakit.formats.checkpoints import describe
+from lorakit.formats.evidence import part_of
 from lorakit.jobs.differences import chosen
 from lorakit.jobs.extract_choices import TOKENS, Choices, metadata
 from lorakit.lowrank.decomposed import of_factors
@@ -30,10 +31,10 @@ _RUN_KEYS = ("lorakit.checkpoint", "lorakit.step")
 
 def of_adapter(
     tuned: str, choices: Choices, size: int, tick: Callable[[int, int], None]
-) -> tuple[Adapter, list[Taken], str | None, dict[str, Any]]:
-    """(the adapter, what was taken of each module, its family, more figures); a number takes `size` bytes."""
+) -> tuple[Adapter, list[Taken], Sequence[str], dict[str, Any]]:
+    """(the adapter, what was taken of each module, the families it can be for, more figures); a number takes `size` bytes."""
     adapter = _read(Path(tuned))
-    family = family_of(adapter).family
+    families = families_of(adapter)
     adapter = _part_of(adapter, tuned, choices)
     rule = choices.rule
     found: list[Taken] = []
@@ -64,7 +65,7 @@ def of_adapter(
     kept = {key: value for key, value in adapter.metadata.items() if key not in _RUN_KEYS}
     recipe = metadata(tuned, None, choices, rule, None)
     adapter = replace(adapter, metadata={**kept, **recipe})
-    return adapter, found, family, {"tokens": sorted(adapter.embeddings)}
+    return adapter, found, families, {"tokens": sorted(adapter.embeddings)}
 
 
 def _read(path: Path) -> Adapter:
@@ -93,7 +94,7 @@ def _part_of(adapter: Adapter, tuned: str, choices: Choices) -> Adapter:
         raise InputError(f"--target {choices.target}: no module of {tuned} matches")
 
     def asked(name: str) -> bool:
-        return name in names and (not parts or name.partition(".")[0] in parts)
+        return name in names and (not parts or part_of(name) in parts)
 
     keeps_tokens = not parts or TOKENS in parts
     return replace(
@@ -107,7 +108,7 @@ def _part_of(adapter: Adapter, tuned: str, choices: Choices) -> Adapter:
 
 
 def _parts(adapter: Adapter) -> list[str]:
-    heads = {name.partition(".")[0] for name in (*adapter.modules, *adapter.biases)}
+    heads = {part_of(name) for name in (*adapter.modules, *adapter.biases)}
     return [*(part for part in PARTS if part in heads), *([TOKENS] if adapter.embeddings else [])]
 
 

@@ -36,8 +36,8 @@ _TIMES = 4  # times the ranks that a budget allows on average: as many as one mo
 
 def between(
     tuned: str, base: str, choices: Choices, size: int, device: str, tick: Callable[[int, int], None], note: Note,
-) -> tuple[Adapter, list[Taken], str | None, dict[str, Any]]:  # fmt: skip
-    """(the adapter, what was taken of each module, the family, more figures); a number takes `size` bytes.
+) -> tuple[Adapter, list[Taken], Sequence[str], dict[str, Any]]:  # fmt: skip
+    """(the adapter, what was taken of each module, the families it can be for, more figures); a number takes `size` bytes.
 
     device  "cpu", or the name of a GPU, which then subtracts and multiplies
     """
@@ -76,7 +76,7 @@ def between(
     extra = {
         "identical": same + same_others, "skipped": skipped, "kept_biases": len(biases), "not_compared": pairs.lone,
     }  # fmt: skip
-    return adapter, found, pairs.family, extra
+    return adapter, found, [pairs.family] if pairs.family else [], extra
 
 
 def _checked(choices: Choices, pairs: Differences, size: int) -> Choices:

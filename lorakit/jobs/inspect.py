@@ -14,21 +14,21 @@ import numpy as np
 
 from lorakit import process_config
 from lorakit.adapter import Adapter
+from lorakit.architectures import kind_of
 from lorakit.arrays import dtype_of
 from lorakit.deltas._base import Delta, NeedsBase
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, faults_together
 from lorakit.families import FAMILIES
-from lorakit.formats import checkpoints, files, foreign, triggers
+from lorakit.formats import checkpoints, files, foreign, trainers, triggers
 from lorakit.formats.adapters import decode
-from lorakit.formats.adapters._modules import family_of
 from lorakit.formats.clients import coverages
+from lorakit.formats.evidence import family_of, stranger
 from lorakit.io import pickles, safetensors
 from lorakit.io.plain import read_json
 
 _BASE_KEYS = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "base_model_name_or_path")
 _TAGS = 10  # the commonest are told
-_HASHES = ("modelspec.hash_sha256", "sshs_model_hash")
 
 
 def run(paths: list[Path], *, verify: bool, note: Callable[[str], None]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
         digest = pool.submit(safetensors.data_hash, path) if hashed and (verify or model is None) else None
         found = _checkpoint(model, metadata) if model is not None else _adapter(adapter)
         value = digest.result() if digest else None
-    recorded = next((metadata[key].removeprefix("0x") for key in _HASHES if key in metadata), None)
+    recorded = next((metadata[key].removeprefix("0x") for key in safetensors.HASHES if key in metadata), None)
     words = triggers.of_adapter(replace(adapter, metadata={**triggers.beside(path), **adapter.metadata}))
     return {
         "file": str(path), "bytes": _size(path), **found, **_told(words, adapter.metadata), "tensors": len(tensors), "hash_sha256": value,
@@ -128,8 +128,9 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
             one["norm"] = None  # JSON has no NaN
     everything = [x for delta in adapter.modules.values() for x in delta.arrays().values()]
     return {
-        "kind": "adapter" if modules else "embedding", "format": adapter.format, "family": guess.family,
-        "evidence": guess.evidence if modules else "", "components": _counted(m["name"].partition(".")[0] for m in modules),
+        "kind": "adapter" if modules else "embedding", "format": adapter.format,
+        "family": next(iter((*guess.families, *guess.architectures)), None), "trainer": trainers.of(adapter),
+        "evidence": guess.evidence if modules else "", "components": _counted(_component(m["name"]) for m in modules),
         "kinds": _counted(m["kind"] for m in modules), "ranks": _counted(m["rank"] for m in modules if m["rank"]),
         "alphas": _counted(m["alpha"] for m in modules if m["alpha"] is not None),
         "scales": _counted(m["scale"] for m in modules if m["scale"] is not None),
@@ -169,7 +170,10 @@ def _counted(values: Any) -> dict[str, int]:
 
 
 def block_of(name: str) -> str:
-    """ "unet.down_blocks.1.attentions.0..." as "unet down.1"; a text encoder is one block."""
+    """ "unet.down_blocks.1.attentions.0..." as "unet down.1"; a text encoder is one block, and of an architecture without
+    tables all blocks of a kind: "double_blocks"."""
+    if (spelled := stranger(name)) is not None:
+        return kind_of(spelled.path)
     part, _, path = name.partition(".")
     if part != "unet":
         return part
@@ -179,6 +183,10 @@ def block_of(name: str) -> str:
     if head in ("down_blocks", "up_blocks"):
         return f"unet {way}.{number}"
     return "unet mid" if head == "mid_block" else "unet other"
+
+
+def _component(name: str) -> str:
+    return "transformer" if stranger(name) is not None else name.partition(".")[0]
 
 
 def _blocks(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:

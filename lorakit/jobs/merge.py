@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lorakit.io.files import check_targets, write_text
 from lorakit.io.scratch import Scratch
 from lorakit.jobs import adapters, merge_figures, merge_sources
 from lorakit.jobs.base_weights import check_fits, weights_of
+from lorakit.jobs.first_layer import fitted
 from lorakit.jobs.merge_modules import Cut, How, checked_settings
 from lorakit.jobs.merge_sources import Source
 from lorakit.lowrank.ranks import Rule, allot
@@ -58,7 +60,10 @@ class Choices:
 
 @dataclass(frozen=True)
 class Into:
-    """The base model to collapse a merge into. dtype None keeps each weight's own; of_model is what the user says of it."""
+    """The base model to collapse a merge into. dtype None keeps each weight's own; of_model is what the user says of it.
+
+    cut_inputs  the first layer of an inpainting adapter is cut for a model that is none
+    """
 
     model: str
     dtype: str | None = None
@@ -66,6 +71,7 @@ class Into:
     seed: int = 0
     tokenizer: Path | None = None
     of_model: Overrides = NOTHING
+    cut_inputs: bool = False
 
     def write(
         self, adapter: Adapter, output: Path, allow_unmatched: bool, force: bool, dry_run: bool, tick: Tick, note: Note
@@ -85,8 +91,9 @@ class Into:
 class _Plan:
     """A merge that nothing is wrong with.
 
-    rest     each output without its modules
-    vectors  modules that are norms: one number a channel
+    rest      each output without its modules
+    vectors   modules that are norms: one number a channel
+    families  that all of the adapters can be for, the likeliest first
     """
 
     outputs: Sequence[Path]
@@ -95,17 +102,20 @@ class _Plan:
     vectors: Collection[str]
     rest: Sequence[Adapter]
     unmatched: Sequence[str]
+    families: Sequence[str]
+    file_format: str
 
 
 def run(
     arguments: Sequence[str | adapters.Weighted], output: Path, *, alpha: float | None, weights: str | None, method: str,
-    rank: Rule | None, file_format: str, dtype: str, force: bool, dry_run: bool, tick: Tick, note: Note,
+    rank: Rule | None, file_format: str | None, dtype: str, force: bool, dry_run: bool, tick: Tick, note: Note,
     choices: Choices | None = None, into: Into | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The adapters' deltas joined by `method`, into `output`, or for a sweep into a numbered series of it.
 
     rank    None is exact where the method's result is low rank, else the sum of the adapters' ranks
     dtype   "float32", "float16" or "bfloat16", of an adapter
+    file_format  None is kohya's, and for architectures without tables what the adapters are
     into    a base model to collapse the result into, instead of writing an adapter; without a rank nothing is cut
     """
     choices = choices or Choices()
@@ -113,7 +123,9 @@ def run(
     kind = ADAPTER if into is None else MERGED_MODEL
     check_targets([*((path, kind) for path in outputs), (choices.report, PAGE)], force=force)
     given = adapters.read_arguments(arguments)
-    plan = _planned(given, outputs, _rows(given, alpha, weights, choices.sweep), method, rank, choices, into, note)
+    plan = _planned(
+        given, outputs, _rows(given, alpha, weights, choices.sweep), method, rank, choices, into, file_format, note
+    )
     series: list[dict[str, Any]] = []
     with telling(lambda: written([one["output"] for one in series])):
         if into is not None and rank is None:
@@ -121,7 +133,7 @@ def run(
                 _collapsed(plan, i, into, choices, force, dry_run, tick, note) for i in range(len(outputs))
             )
         else:
-            made = _cut(plan, rank, choices, into, file_format, dtype, force, dry_run, tick, note)
+            made = _cut(plan, rank, choices, into, dtype, force, dry_run, tick, note)
         series.extend(made)
     done = merge_figures.report(series, plan.unmatched, bool(choices.sweep))
     if dry_run:
@@ -134,16 +146,20 @@ def run(
 
 def _planned(
     given: Sequence[adapters.Weighted], outputs: Sequence[Path], rows: Sequence[Sequence[float]], method: str,
-    rank: Rule | None, choices: Choices, into: Into | None, note: Note,
+    rank: Rule | None, choices: Choices, into: Into | None, file_format: str | None, note: Note,
 ) -> _Plan:  # fmt: skip
     """Everything that can be wrong is told here, before any work."""
     factors = ModuleWeights.of(read_parts(choices.parts), read_blocks(choices.blocks), [one.file for one in given])
     settings = checked_settings(method, choices.settings, rows)
     unmatched: list[str] = []
-    sources = merge_sources.read(given, choices.rename, choices.allow_unmatched, unmatched)
+    read = merge_sources.read(given, choices.rename, choices.allow_unmatched, unmatched, file_format, note)
+    sources = read.all
     for option, model in (("--into", into and into.model), ("--base", choices.base)):
         if model:
-            check_fits([(source.file, source.adapter) for source in sources], model, option)
+            shapes = check_fits([(source.file, source.adapter) for source in sources], model, option)
+            if into is not None:
+                cut = partial(fitted, shapes=shapes, cut=into.cut_inputs, note=note)
+                sources = [replace(source, adapter=cut(source.adapter, file=source.file)) for source in sources]
     based = into is not None or choices.base is not None
     merge_sources.check_kinds(sources, rank, based, into is not None and rank is None)
     unmatched += merge_sources.idle(factors, sources, choices.allow_unmatched)
@@ -163,11 +179,11 @@ def _planned(
     vectors = {name for source in sources for name, delta in source.adapter.modules.items() if is_vector(delta)}
     if method != "linear" and (vectors or rest[0].biases):
         note(f"norms and biases are summed by their weights, not by {method}")
-    return _Plan(outputs, how, names, vectors, rest, unmatched)
+    return _Plan(outputs, how, names, vectors, rest, unmatched, read.families, read.file_format)
 
 
 def _cut(
-    plan: _Plan, rank: Rule | None, choices: Choices, into: Into | None, file_format: str, dtype: str, force: bool,
+    plan: _Plan, rank: Rule | None, choices: Choices, into: Into | None, dtype: str, force: bool,
     dry_run: bool, tick: Tick, note: Note,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The outputs as adapters of a rank, written as such or into a model."""
@@ -184,7 +200,7 @@ def _cut(
             note(f"{path}: the merged adapter is empty: its weights cancel or are all 0")
         figures = merge_figures.figures(path, row, found, plan.vectors)
         if into is None:
-            adapters.save(path, adapter, file_format, dtype, dry_run=dry_run)
+            adapters.save(path, adapter, plan.file_format, dtype, plan.families or None, dry_run=dry_run)
         else:
             done = into.write(adapter, path, choices.allow_unmatched, force, dry_run, tick, note)
             figures |= {key: value for key, value in done.items() if key != "norms"}

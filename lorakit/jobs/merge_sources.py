@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lorakit.formats.adapters import checked
 from lorakit.formats.adapters._modules import flat
 from lorakit.formats.bases import check_same
 from lorakit.jobs.adapters import Weighted
+from lorakit.jobs.spelling import alike
 from lorakit.lowrank.ranks import Rule
 from lorakit.merging._operands import as_numpy, is_dense, is_vector
 from lorakit.registry import nearest
@@ -30,7 +31,19 @@ class Source:
     adapter: Adapter
 
 
-def read(given: Sequence[Weighted], rename: Iterable[str], allow_unmatched: bool, unmatched: list[str]) -> list[Source]:
+@dataclass(frozen=True)
+class Sources:
+    """The adapters of a merge, named alike; the families that all can be for, the likeliest first; the format to write."""
+
+    all: list[Source]
+    families: list[str]
+    file_format: str
+
+
+def read(
+    given: Sequence[Weighted], rename: Iterable[str], allow_unmatched: bool, unmatched: list[str], file_format: str | None,
+    note: Callable[[str], None],
+) -> Sources:  # fmt: skip
     """The adapters, their deltas read when used; what matches nothing goes to `unmatched` where that is allowed.
 
     InputError for keys that are wrong, empty files, different families and modules that do not fit each other.
@@ -39,9 +52,12 @@ def read(given: Sequence[Weighted], rename: Iterable[str], allow_unmatched: bool
         lambda one: Source(one.file, one.sha256(), one.scaled(_one(one.file, allow_unmatched, unmatched))), given
     )
     sources = _renamed(sources, rename)
-    check_same([(source.file, source.adapter) for source in sources])
+    pairs = [(source.file, source.adapter) for source in sources]
+    families = check_same(pairs)
+    named = alike(pairs, families, file_format, note)
+    sources = [replace(source, adapter=adapter) for source, adapter in zip(sources, named.adapters, strict=True)]
     _one_shape(sources)
-    return sources
+    return Sources(sources, families, named.file_format)
 
 
 def _one(file: Path, allow_unmatched: bool, unmatched: list[str]) -> Adapter:

@@ -97,7 +97,8 @@ def _drawn(
         drawing(components, shot.request)
     if request.tiling:
         components.vae.enable_tiling()
-    session = Session(components, list({id(s.composition): s.composition for s in shots}.values()), note, extras.limit)
+    compositions = list({id(s.composition): s.composition for s in shots}.values())
+    session = Session(components, compositions, note, extras.limit, request.cut_inputs)
     session.remind(shots)
     adapters = session.loras(asked)
     session.check(shots)
@@ -266,7 +267,7 @@ def serve(
     asked = composed.read(loras, changes)
     _check_adapters(asked, changes)
     components = load_model(request.model, device, request.dtype, note, extras.tokenizer, request.wanted, request.vae)
-    session = Session(components, [asked], note, extras.limit)
+    session = Session(components, [asked], note, extras.limit, request.cut_inputs)
     if request.tiling:
         session.components.vae.enable_tiling()
     folder, status, at, drawn = Numbered(output, anew=force), 0, 0, 0

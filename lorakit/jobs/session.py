@@ -109,7 +109,7 @@ def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: l
 
 _OPTIONAL = (
     "guidance_schedule", "guidance_until", "rescale", "plain", "cut", "clip_skip", "image", "strength", "mask", "hires",
-    "hires_strength", "dtype", "tiling", "prediction_type", "zero_snr", "shift", "vae",
+    "hires_strength", "dtype", "tiling", "prediction_type", "zero_snr", "shift", "vae", "cut_inputs",
 )  # fmt: skip
 _PLAIN = Request([], 1, 0, "", "", None, 1, 1.0, "", 1)
 
@@ -137,10 +137,11 @@ class Session:
     """A model with the adapters of some compositions, which draws shots."""
 
     def __init__(
-        self, components: Components, compositions: Sequence[Composition], note: Note, limit: int | None = None
-    ) -> None:
+        self, components: Components, compositions: Sequence[Composition], note: Note, limit: int | None = None,
+        cut_inputs: bool = False,
+    ) -> None:  # fmt: skip
         self.components, self.note = components, note
-        self.ensemble = composed.Ensemble(components, compositions, note, limit)
+        self.ensemble = composed.Ensemble(components, compositions, note, limit, cut_inputs)
         self._acting: dict[Any, tuple[Composition, Acting | None]] = {}
         self._said: set[str] = set()
         self._reminded: set[Path] = set()

@@ -38,6 +38,7 @@ class Request:
     prediction_type, zero_snr, shift     what the user says of the model in place of what it says itself
     spacing                              of the steps (lorakit/schedulers.py); None as the model says
     vae                                  another autoencoder than the model's own
+    cut_inputs                           an inpainting adapter's first layer is cut for a model that is none
     acting                               weights and schedules of adapters, by `NAME.weight` and so on, of these prompts alone
     """
 
@@ -69,6 +70,7 @@ class Request:
     shift: float | None = None
     spacing: str | None = None
     vae: str | None = None
+    cut_inputs: bool = False
     acting: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:

@@ -15,9 +15,11 @@ from lorakit.deltas.low_rank import LowRank, plain
 from lorakit.errors import InputError, NumericError, UsageError, faults_together
 from lorakit.families import as_linear
 from lorakit.formats import files
+from lorakit.formats.bases import check_same
 from lorakit.io.endings import PAGE
 from lorakit.io.files import check_targets, write_text
 from lorakit.jobs.inspect import block_of, in_order
+from lorakit.jobs.spelling import alike
 from lorakit.lowrank.overlap import Likeness, cosine, likeness, mean
 from lorakit.runtime.workers import cores, each
 
@@ -25,11 +27,13 @@ Note = Callable[[str], None]
 
 
 def run(paths: list[Path], *, report: Path | None, force: bool, dry_run: bool, note: Note) -> dict[str, Any]:
-    """Every pair of the files; InputError where two have no module in common."""
+    """Every pair of the files; InputError where they are for different models, or two have no module in common."""
     if len(paths) < 2:
         raise UsageError("--similarity compares adapters: name two or more")
     check_targets([(report, PAGE)], force=force)
-    adapters = faults_together(lambda path: _read(path, note), paths)
+    given = list(zip(paths, faults_together(files.read, paths), strict=True))
+    named = alike(given, check_same(given), None, lambda text: None).adapters
+    adapters = faults_together(lambda one: _factors(*one, note), list(zip(paths, named, strict=True)))
     pairs = [
         _pair(*both, *names, note)
         for both, names in zip(combinations(adapters, 2), combinations(map(str, paths), 2), strict=True)
@@ -43,9 +47,8 @@ def run(paths: list[Path], *, report: Path | None, force: bool, dry_run: bool, n
     return {"outputs": outputs, "similarity": pairs}
 
 
-def _read(path: Path, note: Note) -> dict[str, LowRank]:
+def _factors(path: Path, adapter: Adapter, note: Note) -> dict[str, LowRank]:
     """The modules that have factors, materialised once."""
-    adapter: Adapter = files.read(path)
     modules = {name: plain(delta) for name, delta in adapter.modules.items() if delta.exact}
     other: Mapping[str, Delta] = {name: delta for name, delta in adapter.modules.items() if not delta.exact}
     if other:

@@ -53,14 +53,17 @@ def _adapter(found: Mapping[str, Any]) -> Iterator[str]:
     for token, by_part in found["tokens"].items():
         for part, one in by_part.items():
             yield _row("token", f"{token} in {part}: {one['vectors']} x {one['width']}, norms {one['norms']}")
+    if found["trainer"]:
+        yield _row("trainer", found["trainer"])
     for key, value in found["base"].items():
         yield _row("base", f"{value}  ({key})")
     yield from _norms(found)
     for key, what in _ODD.items():
         if found[key]:
             yield _row(key, f"{len(found[key])} {what}: {_some(found[key])}")
-    if found["modules"]:
-        yield from _clients(found["clients"])
+    if found["modules"] and not found["clients"]:
+        yield _row("clients", "not known for adapters of this kind of model")
+    yield from _clients(found["clients"])
 
 
 def _use(found: Mapping[str, Any]) -> Iterator[str]:

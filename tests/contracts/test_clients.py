@@ -10,7 +10,7 @@ from lorakit.formats.clients import coverage
 from lorakit.registry import ADAPTER_FORMATS, CLIENTS
 from tests.adapter_files import attention, random_adapter, small
 
-KOHYA = [name for name in CLIENTS.names() if "kohya" in CLIENTS[name].READS]
+KOHYA = ("a1111", "comfyui", "diffusers", "sd-scripts")
 N = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 FLAT = N.replace(".", "_")
 
@@ -49,7 +49,7 @@ RULES = {
         PLAIN | COLUMNS | {"alpha": 1.0},
         {"a1111": 0, "comfyui": 1, "diffusers": 0, "sd-scripts": 0},
     ),
-    "bias": (PLAIN | {"diff_b": np.ones(640)}, {"a1111": 1, "comfyui": 1, "diffusers": 0, "sd-scripts": 1}),
+    "bias": (PLAIN | {"diff_b": np.ones(640)}, {"a1111": 1, "comfyui": 1, "diffusers": 0, "sd-scripts": 0}),
 }
 
 

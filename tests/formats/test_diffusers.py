@@ -155,7 +155,7 @@ def test_a_file_without_parts_is_placed_by_the_tables():
     ("extra", "words"),
     [
         (pair("unet.down_blocks.9.nothing"), "no such module"),
-        ({f"{QUERY}.lora_down.weight": np.ones((2, 5), "f4")}, "a second spelling of"),
+        ({f"{QUERY}.lora_down.weight": np.zeros((2, 5), "f4")}, "a second spelling of"),
         ({f"{ATTENTION}.to_k.lora_A.weight": np.ones((2, 5), "f4")}, "lora_up.weight is missing"),
         ({f"{QUERY}.lora_C.weight": np.ones((2, 5), "f4")}, "unknown tensor lora_C.weight"),
     ],
@@ -165,8 +165,14 @@ def test_what_does_not_fit_is_a_fault_that_begins_with_its_key(extra, words):
     assert faults and all(fault.startswith("unet.") for fault in faults) and words in faults[0]
 
 
-def test_a_module_spelled_in_two_ways_is_a_fault():
-    (*_, fault) = decode(pair(TEXT) | pair(TEXT.replace("text_model.", "")), {}, "file").faults
+@pytest.mark.parametrize("other", [TEXT.replace("text_model.", ""), f"_orig_mod.{TEXT}", TEXT])
+def test_a_module_spelled_in_two_ways_is_one_where_its_tensors_are_equal_and_else_a_fault(other):
+    again = pair(other, down="lora_A.dog.weight", up="lora_B.dog.weight")
+    adapter = checked(decode(pair(TEXT) | again, {}, "file"), "file")
+    assert value(adapter, TEXT) == 2 and adapter.notes and TEXT in adapter.notes[0]
+    assert set(adapter.spelled[TEXT]) == {*pair(TEXT), *again}
+    again = {key: x * 2 for key, x in again.items()}
+    (*_, fault) = decode(pair(TEXT) | again, {}, "file").faults
     assert "a second spelling of" in fault
 
 
@@ -268,7 +274,7 @@ def test_dora_is_written_for_whole_parts_only():
 def test_linear_factors_of_a_convolution_are_shaped_as_its_weight_is():
     name = "unet.down_blocks.0.attentions.0.proj_in"
     adapter = Adapter({name: LowRank(np.ones((2, 320), "f4"), np.ones((320, 2), "f4"), 2.0)})
-    shapes = {key: x.shape for key, x in diffusers.encode(adapter, Context.of(adapter)).tensors.items()}
+    shapes = {key: x.shape for key, x in diffusers.encode(adapter, Context.of(adapter, ["sd1"])).tensors.items()}
     assert shapes == {f"{name}.lora_A.weight": (2, 320, 1, 1), f"{name}.lora_B.weight": (320, 2, 1, 1)}
 
 

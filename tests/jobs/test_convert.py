@@ -135,7 +135,10 @@ BAD = {
     "missing up": ({f"{FLAT.replace('to_q', 'to_v')}.lora_down.weight": np.ones((2, 640), "f4")}, "to_v"),
     "other rank": (stems(PLAIN | {"lora_up.weight": np.ones((640, 3), "f4")}, FLAT.replace("to_q", "to_v")), "to_v"),
     "NaN": (stems(PLAIN | {"lora_up.weight": np.full((640, 2), np.nan, "f4")}, FLAT.replace("to_q", "to_v")), "to_v"),
-    "two spellings": (stems(PLAIN, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"), "second spelling"),
+    "two spellings": (
+        stems(PLAIN | {"alpha": np.float32(3)}, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"),
+        "second spelling",
+    ),
     "zero size": (stems(PLAIN | {"lora_up.weight": np.ones((0, 2), "f4")}, FLAT.replace("to_q", "to_v")), "to_v"),
 }
 
@@ -269,3 +272,84 @@ def test_the_error_of_a_dora_is_that_of_its_delta_and_lengths(json_of, tmp_path)
     done = json_of("convert", "a.safetensors", "b.safetensors", "--to", "kohya", "--universal")
     assert done["error"] < 1e-6 and done["coverage"]["a1111"]["right"] == 1
     assert float(load_file(tmp_path / "b.safetensors")[f"{FLAT}.alpha"]) == 2.0
+
+
+DOTTED = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+ORIGINAL = "input_blocks.4.1.transformer_blocks.0.attn1.to_q"
+FACTORS = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
+# A module's name and the names of its factors, by format: its own, and others that are read.
+COPIED = {
+    "kohya": (FLAT, {}), "comfy": (f"diffusion_model.{ORIGINAL}", {}), "diffusers": (DOTTED, FACTORS),
+}  # fmt: skip
+REWRITTEN = {
+    "kohya, PEFT's factors": ("kohya", FLAT, FACTORS),
+    "kohya, sgm names of SD1": ("kohya", f"lora_unet_{ORIGINAL.replace('.', '_')}", {}),
+    "kohya, dotted": ("kohya", DOTTED.replace("unet.", "lora_unet."), {}),
+    "comfy, PEFT's factors": ("comfy", f"diffusion_model.{ORIGINAL}", FACTORS),
+    "comfy, wrapped": ("comfy", f"_orig_mod.diffusion_model.{ORIGINAL}", {}),
+    "diffusers, kohya's factors": ("diffusers", DOTTED, {}),
+    "diffusers, a named adapter": ("diffusers", DOTTED, {k: v.replace(".", ".dog.") for k, v in FACTORS.items()}),
+    "diffusers, compiled": ("diffusers", f"_orig_mod.{DOTTED}", FACTORS),
+    "diffusers, no part": ("diffusers", DOTTED.removeprefix("unet."), FACTORS),
+}  # fmt: skip
+
+
+def spelled(stem, factors) -> dict:
+    """Cross-attention with it, which tells the family."""
+    plain = {"lora_down.weight": np.ones((2, 640), "f4"), "lora_up.weight": np.ones((640, 2), "f4")}
+    cross = plain | {"lora_down.weight": np.ones((2, 768), "f4")}
+    both = {stem: plain, stem.replace("attn1", "attn2").replace("to_q", "to_k"): cross}
+    return {f"{name}.{factors.get(ending, ending)}": x for name, one in both.items() for ending, x in one.items()}
+
+
+@pytest.mark.parametrize("to", COPIED)
+def test_a_file_in_a_formats_own_spelling_is_copied(json_of, tmp_path, to):
+    save_file(spelled(*COPIED[to]), tmp_path / "a.safetensors", {"note": "x"})
+    assert json_of("convert", "a.safetensors", "b.safetensors", "--to", to)["unchanged"]
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("case", REWRITTEN)
+def test_a_file_in_another_spelling_is_written_anew(json_of, tmp_path, case):
+    to, stem, factors = REWRITTEN[case]
+    save_file(spelled(stem, factors), tmp_path / "a.safetensors")
+    done = json_of("convert", "a.safetensors", "b.safetensors", "--to", to)
+    assert done["from"] == to and not done["unchanged"] and done["error"] == 0
+    own, names = COPIED[to]
+    assert spelled(own, names).keys() <= load_file(tmp_path / "b.safetensors").keys()
+
+
+def test_a_stale_hash_that_is_copied_is_said(lorakit, tmp_path):
+    save_file(
+        spelled(FLAT, {}), tmp_path / "a.safetensors", {"sshs_model_hash": "e3b0c442", "modelspec.hash_sha256": "0x0"}
+    )
+    said = lorakit("convert", "a.safetensors", "b.safetensors").stderr
+    assert "modelspec.hash_sha256 and sshs_model_hash in its metadata" in said and "--universal" in said
+    lorakit("convert", "a.safetensors", "c.safetensors", "--universal")
+    assert "in its metadata" not in lorakit("convert", "c.safetensors", "d.safetensors").stderr
+
+
+@pytest.mark.parametrize(
+    ("meant", "called"), [("a1111", "kohya"), ("ComfyUI", "comfy"), ("embedding", "a1111-embedding")]
+)
+def test_what_people_call_a_format_is_a_hint(lorakit, tmp_path, meant, called):
+    save_file(spelled(FLAT, {}), tmp_path / "a.safetensors")
+    assert f"--to {called}" in lorakit("convert", "a.safetensors", "b.safetensors", "--to", meant, status=2).stderr
+
+
+def test_one_wrong_key_is_one(lorakit, tmp_path):
+    save_file(spelled(FLAT, {}) | {"lora_unet_nowhere.diff": np.ones((2, 2), "f4")}, tmp_path / "a.safetensors")
+    assert "1 key is wrong: " in lorakit("convert", "a.safetensors", "b.safetensors", status=3).stderr
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sdxl-refiner", "tiny"])
+def test_comfys_files_are_read_and_written_for_every_family(json_of, tmp_path, family):
+    start = (
+        random_adapter(family, ranks=(1, 2), alphas=(4, 3, 1.7)) if family == "tiny" else random_adapter(family, small)
+    )
+    write(tmp_path / "a.safetensors", start)
+    done = json_of("convert", "a.safetensors", "b.safetensors", "--to", "comfy")
+    assert done["error"] == 0 and done["modules"] == len(start.modules)
+    assert all(key.startswith(("diffusion_model.", "text_encoders.")) for key in load_file(tmp_path / "b.safetensors"))
+    back = json_of("convert", "b.safetensors", "c.safetensors", "--to", "kohya")
+    assert back["from"] == "comfy" and same(start, files.read(tmp_path / "c.safetensors")) < 1e-6

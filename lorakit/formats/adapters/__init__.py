@@ -29,8 +29,10 @@ def sniff(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> str | No
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str], source: str) -> Adapter:
     """The adapter in `tensors`, whatever its format, with its faults; InputError naming `source` where no format fits."""
+    from lorakit.formats import foreign
     from lorakit.formats.adapters import _bundle
 
+    foreign.check_adapter(tensors, source)
     plain, embeddings = _bundle.split(tensors)
     name = sniff(plain, metadata) if plain else None
     if name is None and not embeddings:
@@ -50,5 +52,6 @@ def checked(adapter: Adapter, source: str) -> Adapter:
         keys.setdefault(what, []).append(key)
     if wrong:
         lines = [f"{some(named, 4)}: {what}" if what else some(named, 4) for what, named in keys.items()]
-        raise InputError(f"{source}: {len(wrong)} keys are wrong: {some(lines, 4, '; ')}")
+        told = "1 key is" if len(wrong) == 1 else f"{len(wrong)} keys are"
+        raise InputError(f"{source}: {told} wrong: {some(lines, 4, '; ')}")
     return adapter

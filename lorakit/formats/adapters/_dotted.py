@@ -1,39 +1,21 @@
-"""Dotted names, `<part>.<module path>.<ending>`: what diffusers' and PEFT's spellings share. Looked up, never guessed."""
+"""From keys to an adapter, for all formats that name modules: parsed by the table of spellings, looked up, never guessed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array, number
 from lorakit.families import FAMILIES
-from lorakit.formats.adapters._modules import Groups, build, reshaped, scaled
+from lorakit.formats.adapters._modules import Groups, build, is_same, reshaped, scaled
 from lorakit.formats.adapters._peft_config import PeftConfig
-from lorakit.registry import DELTA_KINDS
-from lorakit.targets import PARTS, canonical, is_known, text_paths, unet_paths
+from lorakit.formats.adapters._spellings import Spelled, module_of, parse, within
 
-OPAQUE = ("transformer", "transformer_2", "prior", "text_encoder_3")  # of architectures without tables
-_PREFIXES = tuple(f"{part}." for part in (*PARTS, *OPAQUE))
 _MAGNITUDE = "lora_magnitude_vector"
-_PEFT = {
-    "lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight", "lora_B.bias": "lora_up.bias",
-    "lora_A.default.weight": "lora_down.weight", "lora_B.default.weight": "lora_up.weight",
-    "lora_B.default.bias": "lora_up.bias", f"{_MAGNITUDE}.weight": _MAGNITUDE, f"{_MAGNITUDE}.default": _MAGNITUDE,
-    f"{_MAGNITUDE}.default.weight": _MAGNITUDE, _MAGNITUDE: _MAGNITUDE,
-    "lora.down.weight": "lora_down.weight", "lora.up.weight": "lora_up.weight",
-    "lora_linear_layer.down.weight": "lora_down.weight", "lora_linear_layer.up.weight": "lora_up.weight",
-}  # fmt: skip
-
-
-@cache
-def endings() -> dict[str, str]:
-    """Every ending that a dotted key may have to ours: PEFT's, diffusers' former ones and those of all kinds of delta."""
-    ours = {"diff_b", "b_norm"}.union(*(DELTA_KINDS[name].SUFFIXES for name in DELTA_KINDS.names()))
-    return {ending: ending for ending in ours} | _PEFT
+ConfigOf = Callable[[str], PeftConfig | None]
 
 
 def part_of_width(width: int) -> str:
@@ -42,50 +24,12 @@ def part_of_width(width: int) -> str:
     return parts.get(width, "text_encoder")
 
 
-def placed(key: str, text: str = "text_encoder") -> str:
-    """The key with the part before it where it lacks it and the tables know the module; `text` is the text encoder's."""
-    if key.startswith(_PREFIXES):
-        return key
-    for part, paths in (("unet", unet_paths()), (text, text_paths())):
-        stem = split(f"{part}.{key}")
-        if stem is not None and canonical(stem[0]).removeprefix(f"{part}.") in paths:
-            return f"{part}.{key}"
-    return key
-
-
-def split(key: str) -> tuple[str, str] | None:
-    """(module name as spelled, ending in our spelling): after the longest known module's name, else the longest known
-    ending; None where the key has neither."""
-    words = key.split(".")
-    for n in range(len(words) - 1, 1, -1):
-        if is_known(canonical(stem := ".".join(words[:n]))):
-            ending = ".".join(words[n:])
-            return stem, endings().get(ending, ending)
-    for n in range(max(1, len(words) - 4), len(words)):
-        if (ending := ".".join(words[n:])) in endings():
-            return ".".join(words[:n]), endings()[ending]
-    return None
-
-
-def is_adapter_key(key: str) -> bool:
-    """Whether it has a module and an ending that only adapters have (a model's own weights end in `weight`, too)."""
-    if not key.startswith(_PREFIXES) and key.partition(".")[0] not in _tops():
-        return False
-    words = key.replace("_lora.", ".lora.").split(".")  # diffusers' oldest: to_q_lora.down.weight
-    tails = (".".join(words[n:]) for n in range(max(1, len(words) - 4), len(words)))
-    return any(tail in endings() and tail not in ("weight", "alpha") for tail in tails)
-
-
-@cache
-def _tops() -> frozenset[str]:
-    """First words of the paths of modules: of files without parts."""
-    return frozenset(path.partition(".")[0] for path in (*unet_paths(), *text_paths()))
-
-
-def resolved(stem: str) -> str | None:
-    """Our name of a module as spelled; its own where no table can have it; None where a table should, and has not."""
-    name = canonical(stem)
-    return name if is_known(name) else stem if stem.partition(".")[0] in OPAQUE else None
+def read(tensors: Mapping[str, Array], metadata: Mapping[str, str], name: str) -> Adapter:
+    """The adapter in a file without settings of PEFT's."""
+    reading = Reading()
+    for key, array in tensors.items():
+        reading.add(parse(key), array)
+    return reading.adapter(lambda part: None, metadata, name)
 
 
 class Reading:
@@ -95,32 +39,58 @@ class Reading:
         self.groups = Groups()
         self.faults: list[str] = []
         self.notes: list[str] = []
+        self._spelled: dict[str, Spelled] = {}  # by stem, one of its keys
+        self._adapters: dict[str, str] = {}  # PEFT's names of adapters, to the first key of each
 
-    def add(self, spelled: str, key: str, array: Array) -> None:
-        """`spelled` is the key by the rules of this file's module: a part, a path, an ending."""
-        found = split(spelled)
-        if found is None:
+    def add(self, spelled: Spelled, array: Array, key: str | None = None) -> None:
+        """`key` is the file's, where it is not the one that was parsed."""
+        key = spelled.key if key is None else key
+        if spelled.adapter:
+            self._adapters.setdefault(spelled.adapter, key)
+        if module_of(spelled) is None:
+            spelled = within(spelled) or spelled
+        if not spelled.path or (not spelled.factor and module_of(spelled) is None):
             self.groups.unknown[key] = array
             return
-        stem, ending = found
-        before = self.groups.modules.get(stem, {}).get(ending)
-        if before is not None:
-            self.faults.append(f"{key}: a second spelling of {before[0]}")
+        stem, factor = spelled.stem, spelled.factor or spelled.ending
+        before = self.groups.modules.get(stem, {}).get(factor)
+        if before is None:
+            self._spelled.setdefault(stem, spelled)
+            self.groups.add(stem, factor, key, array)
+        elif is_same(before[1], array):
+            self.groups.again.setdefault(stem, []).append(key)
         else:
-            self.groups.add(stem, ending, key, array)
+            self.faults.append(f"{key}: a second spelling of {before[0]}")
 
-    def adapter(
-        self, config_of: Callable[[str], tuple[PeftConfig | None, str]], metadata: Mapping[str, str], name: str
-    ) -> Adapter:
-        """The adapter; `config_of` gives the settings that scale a module and its path there, or None for scale 1."""
+    def adapter(self, config_of: ConfigOf, metadata: Mapping[str, str], name: str) -> Adapter:
+        """The adapter; `config_of` gives the settings that scale the modules of a part, or None for scale 1."""
+        if len(self._adapters) > 1:
+            names = " and ".join(f"'{one}'" for one in sorted(self._adapters))
+            self.faults = [f"{next(iter(self._adapters.values()))}: the file holds the adapters {names}; expected one"]
+        text = self._text()
+        resolved = {stem: module_of(spelled, text) for stem, spelled in self._spelled.items()}
         for stem, found in list(self.groups.modules.items()):
+            part, _, path = (resolved[stem] or f"{self._spelled[stem].part}.{self._spelled[stem].path}").partition(".")
             try:
-                _settle(found, *config_of(stem))
+                _settle(found, config_of(part), path)
             except ValueError as error:
                 self.faults.append(f"{next(iter(found.values()))[0]}: {error}")
                 del self.groups.modules[stem]
-        adapter = build(self.groups, resolved, metadata, name)
+        adapter = build(self.groups, resolved.get, metadata, name)
         return replace(adapter, faults=(*self.faults, *adapter.faults), notes=(*self.notes, *adapter.notes))
+
+    def _text(self) -> str:
+        """The text encoder of the modules that are one's, and of which nothing says which one's."""
+        for stem, spelled in self._spelled.items():
+            if spelled.part or not (name := module_of(spelled) or "").startswith("text_encoder."):
+                continue
+            if name.endswith(".text_projection"):  # only the second text encoder has it
+                return "text_encoder_2"
+            for factor in ("lora_down.weight", "hada_w1_b", "diff"):
+                _, array = self.groups.modules[stem].get(factor, ("", None))
+                if array is not None and array.ndim > 1 and not name.endswith("fc2"):
+                    return part_of_width(int(array.shape[-1]))
+        return "text_encoder"
 
 
 def _settle(found: dict[str, tuple[str, Array]], config: PeftConfig | None, path: str) -> None:

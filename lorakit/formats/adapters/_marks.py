@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 
 from lorakit.families import FAMILIES, Shape
-from lorakit.formats.adapters._dotted import endings, is_adapter_key
-from lorakit.formats.adapters.kohya import PREFIXES
+from lorakit.formats.adapters._spellings import PREFIXES, factor_of, is_adapter_key, parse
+from lorakit.targets import original_names
 
 Shapes = Mapping[str, Shape]
 _SAFELORA = re.compile(r"\w+:\d+:(up|down)")
@@ -16,6 +16,7 @@ _OLD = re.compile(
     r"\.processor\.|_lora\.(down|up)\.weight$|\.lora\.(down|up)\.weight$|\.lora_linear_layer\.(down|up)\.weight$"
 )
 _TOKEN = re.compile(r"<.+>")
+_CLIPS = tuple(text for text, prefix in PREFIXES.items() if prefix.format == "omi")
 _WIDTHS = {text.width for family in FAMILIES.values() for text in family.texts.values()}
 
 
@@ -36,6 +37,21 @@ def is_old(key: str) -> bool:
     return _OLD.search(key) is not None and is_adapter_key(key)
 
 
+def _has_prefix(name: str) -> Callable[[str], bool]:
+    """Whether a key has a prefix that only files of this format have."""
+    return lambda key: bool((prefix := parse(key).prefix).text) and prefix.format == name
+
+
+_has_comfy = _has_prefix("comfy")
+
+
+def _is_omi(key: str) -> bool:
+    """`unet.` before an original checkpoint's path; alone, `clip_l` is a token's name."""
+    if not key.startswith(("unet.", *_CLIPS)) or not is_adapter_key(key):
+        return False
+    return key.startswith(_CLIPS) or parse(key).path in original_names()
+
+
 def _any(test: Callable[[str], object]) -> Callable[[Shapes, Mapping[str, str]], bool]:
     return lambda shapes, metadata: any(test(key) for key in shapes)
 
@@ -44,7 +60,7 @@ def _is_token(key: str, shape: Shape) -> bool:
     if _TOKEN.fullmatch(key):
         return True
     _, dot, last = key.rpartition(".")
-    return shape[-1] in _WIDTHS and last not in ("weight", "bias") and not (dot and last in endings())
+    return shape[-1] in _WIDTHS and last not in ("weight", "bias") and not (dot and factor_of(last))
 
 
 def _are_tokens(shapes: Shapes, metadata: Mapping[str, str]) -> bool:
@@ -56,11 +72,13 @@ def _are_tokens(shapes: Shapes, metadata: Mapping[str, str]) -> bool:
 
 
 MARKS: dict[str, Callable[[Shapes, Mapping[str, str]], bool]] = {
-    "kohya": _any(lambda key: key.startswith(PREFIXES)),
+    "kohya": _any(_has_prefix("kohya")),
     "lorakit": lambda shapes, metadata: "lorakit.checkpoint" in metadata or "lorakit.format" in metadata,
     "cloneofsimo": _any(lambda key: _SAFELORA.fullmatch(key) or _FLAT.fullmatch(key)),
     "peft": _any(lambda key: "base_model.model." in key),
-    "lycoris": _any(lambda key: key.startswith("lycoris_")),
+    "lycoris": _any(_has_prefix("lycoris")),
+    "comfy": _any(lambda key: _has_comfy(key) and is_adapter_key(key)),
+    "omi": _any(_is_omi),
     "diffusers-old": _any(is_old),
     "diffusers": _any(is_adapter_key),
     "a1111-embedding": _any(lambda key: key.startswith("string_to_param.") or key == "emb_params"),

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._dotted import OPAQUE, Reading, placed
+from lorakit.formats.adapters._dotted import Reading
 from lorakit.formats.adapters._factors import Factors, factors
 from lorakit.formats.adapters._modules import Context, Encoded, reshaped
 from lorakit.formats.adapters._peft_config import STALE, PeftConfig, settings
+from lorakit.formats.adapters._spellings import OPAQUE, parse
 from lorakit.targets import PARTS
 
 SETTINGS = "lora_adapter_metadata"
@@ -25,23 +26,16 @@ def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
 
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
-    return read(tensors, metadata, "diffusers", lambda key: key)
+    return read(tensors, metadata, "diffusers")
 
 
-def read(
-    tensors: Mapping[str, Array], metadata: Mapping[str, str], name: str, respelled: Callable[[str], str]
-) -> Adapter:
-    """A file of diffusers, whatever its age: `respelled` makes the spelling of its keys today's."""
+def read(tensors: Mapping[str, Array], metadata: Mapping[str, str], name: str) -> Adapter:
+    """A file of diffusers, whatever its age."""
     reading = Reading()
     configs = _settings(metadata, reading)
     for key, array in tensors.items():
-        reading.add(placed(respelled(key)), key, array)
-
-    def config_of(stem: str) -> tuple[PeftConfig | None, str]:
-        part, _, path = stem.partition(".")
-        return configs.get(part), path
-
-    return reading.adapter(config_of, metadata, name)
+        reading.add(parse(key), array)
+    return reading.adapter(configs.get, metadata, name)
 
 
 def _settings(metadata: Mapping[str, str], reading: Reading) -> dict[str, PeftConfig]:
@@ -62,6 +56,14 @@ def _settings(metadata: Mapping[str, str], reading: Reading) -> dict[str, PeftCo
     reading.faults += dict.fromkeys(line for config in configs.values() for line in config.faults())
     reading.notes += dict.fromkeys(line for config in configs.values() for line in config.notes())
     return configs
+
+
+ENDINGS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "lora_magnitude_vector.weight")
+
+
+def stems_of(adapter: Adapter, context: Context) -> Callable[[str], Collection[str]]:
+    """The names that a file of it may have today for a module of ours."""
+    return lambda module: {module}
 
 
 def encode(adapter: Adapter, context: Context) -> Encoded:

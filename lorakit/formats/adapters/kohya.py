@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from lorakit import deltas
@@ -12,47 +12,57 @@ from lorakit.deltas._base import Delta
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.families import FAMILIES, Shape
-from lorakit.formats.adapters import _bundle
+from lorakit.formats.adapters import _bundle, _dotted, _marks, _spellings
 from lorakit.formats.adapters._modules import (
     Context,
     Encoded,
-    Groups,
-    build,
     common_alpha,
     scalar,
     shaped,
     with_scale,
 )  # fmt: skip
-from lorakit.targets import kohya_name_of, kohya_names
+from lorakit.formats.evidence import stranger
+from lorakit.targets import kohya_name_of, original_names
 
-PREFIXES = (
-    "lora_unet_",
-    "lora_te_",
-    "lora_te1_",
-    "lora_te2_",
-    "lora_te3_",
-    "lora_transformer_",
-    "lora_prior_",
-    "oft_unet_",
-)
-
-
+PREFIXES = tuple(text for text, prefix in _spellings.PREFIXES.items() if prefix.format == "kohya")
 DORA = "input"  # what of a weight a DoRA has lengths of, where the programs that read the format are to apply it
 
 
 def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
-    return any(key.startswith(PREFIXES) for key in shapes)
+    return _marks.is_first("kohya", shapes, metadata)
 
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
-    names, groups = kohya_names(), Groups()
-    for key, array in tensors.items():
-        stem, dot, ending = key.partition(".")
-        if dot and key.startswith(PREFIXES):
-            groups.add(stem, ending, key, array)
-        else:
-            groups.unknown[key] = array
-    return build(groups, lambda stem: names.get(stem.replace("oft_unet_", "lora_unet_", 1)), metadata, "kohya")
+    return _dotted.read(tensors, metadata, "kohya")
+
+
+ENDINGS: tuple[str, ...] = ()  # its own are ours
+
+
+def stems_of(adapter: Adapter, context: Context) -> Callable[[str], Collection[str]]:
+    """The names that a file of it may have today for a module of ours."""
+    names = _names(adapter, context)
+    # Of a text encoder alone the family is not sure, nor of a model without tables the spelling.
+    single = not any(name.startswith("unet.") for name in adapter.modules)
+    other = {f"unet.{ours}": theirs for theirs, ours in original_names().items()} if context.family is None else {}
+
+    def stems(module: str) -> set[str]:
+        stem = names.get(module, module)
+        found = {stem, stem.replace("lora_unet_", "oft_unet_", 1)}
+        if single and module.startswith("text_encoder."):
+            found |= {stem.replace("lora_te1_", "lora_te_", 1), stem.replace("lora_te_", "lora_te1_", 1)}
+        return found | {f"lora_unet_{other[module].replace('.', '_')}"} if module in other else found
+
+    return stems
+
+
+def _names(adapter: Adapter, context: Context) -> Mapping[str, str]:
+    """sd-scripts calls the text encoders of all but SD1 and SD2 te1 and te2."""
+    held = (*adapter.modules, *adapter.biases)
+    numbered = any(name.startswith("text_encoder_2.") or stranger(name) for name in held) or None
+    if context.family is None and any(key.startswith("lora_te1_") for key in adapter.keys.values()):
+        numbered = True
+    return kohya_name_of(context.family, numbered)
 
 
 def encode(adapter: Adapter, context: Context) -> Encoded:
@@ -61,13 +71,11 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
     diffusers gives a module the commonest alpha of its part, whatever its own; so there is only one. LyCORIS kinds are
     written with their own endings, which diffusers does not read; `clients` says so.
     """
-    numbered = any(name.startswith("text_encoder_2.") for name in (*adapter.modules, *adapter.biases)) or None
-    names, losses = kohya_name_of(context.family, numbered), list[str]()
+    names, losses = _names(adapter, context), list[str]()
     alpha = common_alpha(delta.alpha for delta in adapter.modules.values() if isinstance(delta, LowRank))
     tensors: dict[str, Array] = {}
     for module, delta in adapter.modules.items():
-        stem = names.get(module) or (module if module.startswith(PREFIXES) else None)
-        if stem is None:
+        if (stem := _stem(module, names)) is None:
             losses.append(f"{module}: the kohya format has no name for this module")
             continue
         if isinstance(delta, LowRank):
@@ -77,14 +85,18 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
         else:
             tensors |= {f"{stem}.{ending}": array for ending, array in deltas.write(_unscaled(delta)).items()}
     for module, bias in adapter.biases.items():
-        if module not in names:
+        if (stem := _stem(module, names)) is None:
             losses.append(f"{module}: the kohya format has no name for the bias of this module")
             continue
         kind = getattr(adapter.modules.get(module), "kind", "")
-        tensors[f"{names[module]}.{'b_norm' if kind == 'norm' else 'diff_b'}"] = bias
+        tensors[f"{stem}.{'b_norm' if kind == 'norm' else 'diff_b'}"] = bias
     tensors |= _bundle.write(adapter.embeddings)
     tensors |= adapter.unknown
     return Encoded(tensors, _metadata(adapter, context, alpha), tuple(losses))
+
+
+def _stem(module: str, names: Mapping[str, str]) -> str | None:
+    return names.get(module) or (module if module.startswith(PREFIXES) else None)
 
 
 def _unscaled(delta: Delta) -> Delta:
@@ -100,7 +112,7 @@ def _metadata(adapter: Adapter, context: Context, alpha: float) -> dict[str, str
     metadata["ss_network_dim"] = str(max(ranks)) if len(ranks) == 1 else "Dynamic"
     metadata["ss_network_alpha"] = str(alpha)
     metadata.setdefault("ss_network_module", "networks.lora")
-    if context.family is not None:
+    if context.family is not None and context.sure:
         family = FAMILIES[context.family]
         metadata.setdefault("ss_base_model_version", family.version)
         metadata |= {key: value for key, value in family.extra.items() if key not in metadata}

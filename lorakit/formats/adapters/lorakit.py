@@ -46,7 +46,7 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
         tensors |= {f"{module}.{ending}": array for ending, array in deltas.write(delta).items()}
     tensors |= {f"{module}.{_BIAS}": bias for module, bias in adapter.biases.items()}
     metadata = {**adapter.metadata, FORMAT: "1"}
-    if context.family is not None:
+    if context.family is not None and context.sure:
         metadata.setdefault("modelspec.architecture", f"{FAMILIES[context.family].architecture}/lora")
     return Encoded({**tensors, **_bundle.write(adapter.embeddings), **adapter.unknown}, metadata)
 

@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.families import Shape
-from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._modules import Groups, build
-from lorakit.targets import lycoris_names
-
-PREFIX = "lycoris_"
+from lorakit.formats.adapters import _dotted, _marks
 
 
 def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
@@ -19,11 +15,4 @@ def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
 
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
-    groups = Groups()
-    for key, array in tensors.items():
-        stem, dot, ending = key.partition(".")
-        if dot and stem.startswith(PREFIX):
-            groups.add(stem, ending, key, array)
-        else:
-            groups.unknown[key] = array
-    return build(groups, lycoris_names().get, metadata, "lycoris")
+    return _dotted.read(tensors, metadata, "lycoris")

@@ -7,25 +7,26 @@ own, keys and metadata begin with `unet/`, `text_encoder/` or `text_encoder_2/`.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._dotted import Reading, part_of_width, placed
+from lorakit.formats.adapters._dotted import Reading, part_of_width
 from lorakit.formats.adapters._factors import Factors, factors
 from lorakit.formats.adapters._modules import Context, Encoded
 from lorakit.formats.adapters._peft_config import STALE, PeftConfig, settings
+from lorakit.formats.adapters._spellings import PREFIXES, Spelled, module_of, parse
 from lorakit.formats.adapters.diffusers import as_peft
 from lorakit.targets import PARTS
 
 _PREFIX = "base_model.model."
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_KNOWN = tuple(f"{part}." for part in PARTS)
-_INNER = re.compile(r"\.(?:[qkv]_proj|out_proj|fc1)\.lora_A\.")  # modules that take a text encoder's width
+WITHOUT_SETTINGS = "is missing: the scale is taken to be 1"
+_INNER = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1")  # modules that take a text encoder's width
 
 
 def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
@@ -39,49 +40,45 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
         folder, slash, path = key.rpartition("/")
         folders.setdefault(f"{folder}{slash}", {})[path] = array
     for folder, held in folders.items():
-        part = folder.removesuffix("/") or _part(held)
+        spelled = [parse(path) for path in held]
+        part = folder.removesuffix("/") or _part(spelled, held)
         configs[part] = _config(metadata, folder, reading)
-        for path, array in held.items():
-            _add(reading, part, path, f"{folder}{path}", array)
-
-    def config_of(stem: str) -> tuple[PeftConfig | None, str]:
-        part, _, path = stem.partition(".")
-        return (configs[part], path) if part in configs else (configs.get(""), stem)
-
-    return reading.adapter(config_of, _own(metadata), "peft")
+        for one in spelled:
+            _add(reading, part, one, f"{folder}{one.key}", held[one.key])
+    single = configs.get("")
+    return reading.adapter(lambda part: configs.get(part, single), _own(metadata), "peft")
 
 
-def _add(reading: Reading, part: str, path: str, key: str, array: Array) -> None:
-    if not path.startswith(_PREFIX):
+def _add(reading: Reading, part: str, spelled: Spelled, key: str, array: Array) -> None:
+    if not spelled.wrapped:
         reading.groups.unknown[key] = array
-    elif ".lora_embedding_" in path:
-        reading.faults.append(f"{key}: a LoRA of an embedding, which lorakit does not read")
-    elif path.endswith((".weight", ".bias")) and ".lora_" not in path:
+    elif spelled.factor in ("", "weight") and key.endswith((".weight", ".bias")):
         reading.faults.append(
             f"{key}: a whole tensor (of modules_to_save or bias) and no change; lorakit does not read it"
         )
     else:
-        path = path.removeprefix(_PREFIX)
-        reading.add(f"{part}.{path}" if part else path, key, array)
+        inside = PREFIXES.get(f"{part}.", spelled.prefix) if not spelled.part else spelled.prefix
+        reading.add(replace(spelled, prefix=inside), array, key)
 
 
-def _part(held: Mapping[str, Array]) -> str:
-    """Of a folder that does not say it: whose table has its modules, and how wide they are. "" where none has them."""
-    names = [placed(path.removeprefix(_PREFIX)) for path in held]
-    parts = {name.partition(".")[0] for name in names if name.startswith(_KNOWN)}
+def _part(spelled: Iterable[Spelled], held: Mapping[str, Array]) -> str:
+    """Of a folder that does not say it: whose table has its modules, and how wide they are. "" where none has them, or
+    where the keys say it."""
+    inside = [one for one in spelled if not one.part and module_of(one) is not None]
+    parts = {str(module_of(one)).partition(".")[0] for one in inside}
     if "text_encoder" not in parts:
         return "unet" if "unet" in parts else ""
-    if any(".text_projection." in path for path in held):  # only the second text encoder has it
+    if any(one.path == "text_projection" for one in inside):  # only the second text encoder has it
         return "text_encoder_2"
-    widths = (x.shape[-1] for path, x in held.items() if _INNER.search(path) and x.ndim > 1)
-    return part_of_width(next(widths, 0))
+    arrays = (held[one.key] for one in inside if one.path.endswith(_INNER) and one.factor == "lora_down.weight")
+    return part_of_width(next((int(x.shape[-1]) for x in arrays if x.ndim > 1), 0))
 
 
 def _config(metadata: Mapping[str, str], folder: str, reading: Reading) -> PeftConfig | None:
     source = f"{folder}{_CONFIG}"
     text = metadata.get(f"{folder}adapter_config")
     if text is None:
-        reading.notes.append(f"{source} is missing: the scale is taken to be 1")
+        reading.notes.append(f"{source} {WITHOUT_SETTINGS}")
         return None
     try:
         config = PeftConfig.read(text, source)
@@ -100,6 +97,25 @@ def _own(metadata: Mapping[str, str]) -> dict[str, str]:
         folder, _, name = key.rpartition("/")
         own.setdefault(name if folder in PARTS else key, value)
     return {key: value for key, value in own.items() if key != "adapter_config"}
+
+
+ENDINGS = (
+    "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "alpha", "oft_R.weight",
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+)  # fmt: skip
+
+
+def stems_of(adapter: Adapter, context: Context) -> Callable[[str], Collection[str]]:
+    """The names that a file of it may have today for a module of ours."""
+
+    def stems(module: str) -> set[str]:
+        part, _, path = module.partition(".")
+        if part not in PARTS:
+            return {f"{_PREFIX}{module}"}
+        return {f"{_PREFIX}{path}", f"{_PREFIX}{path.removeprefix('text_model.')}"}
+
+    return stems
 
 
 def encode(adapter: Adapter, context: Context) -> Encoded:

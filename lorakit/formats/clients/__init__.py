@@ -1,20 +1,24 @@
 """Programs that read adapter files, one module each: what each applies rightly, and what not, and why.
 
-The rules are facts found by running or reading the programs (named in each module), kept as data:
+The rules are facts found by running or reading the programs (named in each module). They are of the keys of the file and
+not of its format's name: every program has a map from the names it knows to its model's modules, and drops the others.
     VERSION     what the rules were found on
-    READS       formats that it reads at all
     KINDS       kinds of delta it does not apply exactly -> why
-    NAMES       (pattern over "format module key", why): modules it drops or spoils, searched in turn
-    spoiled(adapter)    optional: module -> why, for rules that need more than one module's name
+    unread(spelled, module, family)     why it does not take a key of a module, "" where it does; a reason that begins with
+                                        "does not read" is one of a whole file's keys
+    spoiled(adapter, family)            optional: module -> why, for rules that need more than one key
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from lorakit.adapter import Adapter
+from lorakit.families import FAMILIES
+from lorakit.formats.adapters._spellings import Spelled, parse
+from lorakit.formats.evidence import family_of, stranger
 from lorakit.registry import CLIENTS
 
 _DEAF = "does not read"
@@ -42,26 +46,26 @@ class Coverage:
 
 def coverage(adapter: Adapter, client: str) -> Coverage:
     """The rules of one client over all modules of an adapter as its file spells them."""
-    rules = CLIENTS[client]
+    rules, family = CLIENTS[client], family_of(adapter).family
     modules = sorted({*adapter.modules, *adapter.biases})
-    if adapter.format not in rules.READS:
-        return Coverage(client, len(modules), dict.fromkeys(modules, f"{_DEAF} {adapter.format} files"))
-    wrong = dict(rules.spoiled(adapter)) if hasattr(rules, "spoiled") else {}
+    wrong: dict[str, str] = {}
     for module in modules:
-        kind = adapter.modules[module].kind if module in adapter.modules else "bias"
-        if module not in wrong and (why := _why(rules, adapter, module, kind)):
+        keys = map(parse, adapter.spelled.get(module, ()))
+        if why := next(filter(None, (rules.unread(key, module, family) for key in keys)), ""):
             wrong[module] = why
+        elif module in adapter.modules and adapter.modules[module].kind in rules.KINDS:
+            wrong[module] = rules.KINDS[adapter.modules[module].kind]
+        elif module in adapter.biases and "bias" in rules.KINDS:
+            wrong[module] = rules.KINDS["bias"]
+    if hasattr(rules, "spoiled"):
+        wrong = {**rules.spoiled(adapter, family), **wrong}
     return Coverage(client, len(modules), wrong)
 
 
-def _why(rules: object, adapter: Adapter, module: str, kind: str) -> str:
-    if kind in rules.KINDS:  # type: ignore[attr-defined]
-        return rules.KINDS[kind]  # type: ignore[attr-defined]
-    text = f"{adapter.format} {module} {adapter.keys.get(module, module)}"
-    return next((why for pattern, why in rules.NAMES if re.search(pattern, text)), "")  # type: ignore[attr-defined]
-
-
 def coverages(adapter: Adapter) -> list[Coverage]:
+    """Of every client; of none for architectures without tables, of which it is not known."""
+    if any(stranger(name) is not None for name in adapter.modules):
+        return []
     return [coverage(adapter, name) for name in CLIENTS.names()]
 
 
@@ -83,3 +87,35 @@ def lines(found: Sequence[Coverage]) -> list[str]:
 def output_axis(adapter: Adapter) -> list[str]:
     """DoRA modules whose magnitude is per output row."""
     return [name for name, delta in adapter.modules.items() if getattr(delta, "axis", None) == 0]
+
+
+# What the maps of several clients are made of
+
+
+def flat(path: str) -> str:
+    return path.replace(".", "_")
+
+
+@cache
+def originals() -> dict[str, frozenset[str]]:
+    """Path of a UNet module in diffusers' names to those in the original checkpoints' of all families."""
+    found: dict[str, set[str]] = {}
+    for family in FAMILIES.values():
+        for ours, theirs in family.unet.original_names():
+            found.setdefault(ours, set()).add(theirs)
+    return {ours: frozenset(theirs) for ours, theirs in found.items()}
+
+
+def named(spelled: Spelled) -> str:
+    """The module's name in the key, as it stands there."""
+    return spelled.key.removesuffix(spelled.ending).removesuffix(".")
+
+
+def deaf(spelled: Spelled) -> str:
+    """Why a client takes none of the keys that begin as this one does."""
+    begin = spelled.prefix.text
+    return f"{_DEAF} keys that begin with `{begin}`" if begin and not spelled.wrapped else f"{_DEAF} such names"
+
+
+def deaf_to(ending: str) -> str:
+    return f"{_DEAF} `.{ending.removeprefix('_lora.')}`"

@@ -5,15 +5,31 @@ from __future__ import annotations
 from lorakit.adapter import Adapter
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
-from lorakit.formats.clients import output_axis
+from lorakit.formats.adapters._spellings import Spelled
+from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, output_axis
 
-VERSION = "network.py as of 2026, read and not run"
-READS = frozenset({"kohya"})
+VERSION = "network.py and networks.py as of 2026, read and not run"
 KINDS: dict[str, str] = {}
-NAMES: tuple[tuple[str, str], ...] = ()
+_TEXTS = {"text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
+_OTHERS = ("lora_A", "lora_B", "lora.", "_lora.", "lora_linear_layer", "lora_magnitude_vector")
 
 
-def spoiled(adapter: Adapter) -> dict[str, str]:
+def unread(spelled: Spelled, module: str, family: str | None) -> str:
+    """A name ends at the key's first dot; then it is looked up among the original model's, the UNet's in either spelling."""
+    stem, (part, _, path) = named(spelled), module.partition(".")
+    if part == "unet":
+        known = {flat(one) for one in (path, *originals().get(path, ()))}
+        names = {f"{begin}{one}" for one in known for begin in ("lora_unet_", "oft_unet_")}
+    else:
+        names = {f"{begin}{flat(path)}" for begin in _TEXTS.get(part, ())}
+    if stem not in names:
+        return deaf(spelled)
+    if path.startswith(("add_embedding", "conv_norm_out")) and stem.endswith(flat(path)):
+        return "drops it in diffusers' spelling"
+    return deaf_to(spelled.ending) if spelled.ending.startswith(_OTHERS) else ""
+
+
+def spoiled(adapter: Adapter, family: str | None) -> dict[str, str]:
     scaled = [
         name
         for name, delta in adapter.modules.items()

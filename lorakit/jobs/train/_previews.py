@@ -38,7 +38,7 @@ def draw(run: Run, step: int) -> None:
         arguments = []
         if adapter is not None:
             file = Path(home) / f"step-{step:06d}.safetensors"
-            adapters.save(file, adapter, "kohya", None, run.data.family)
+            adapters.save(file, adapter, "kohya", None, run.data.family and [run.data.family])
             arguments = [str(file)]
         composition = composed.read(arguments)
         session = sample.Session(components, [composition], lambda text: None)

@@ -45,7 +45,7 @@ def write_adapter(
 ) -> list[clients.Coverage]:
     """Write, and read back; gives what each client makes of the file. LorakitError where a module that was trained is
     missing from it, differs, or is one that a client of the format would not apply."""
-    adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family)
+    adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family and [family])
     wrong = wrong_in(file, adapter, _ROUNDING[dtype])
     if wrong:
         raise LorakitError(
@@ -63,7 +63,7 @@ def check_adapter(
     file: Path, adapter: Adapter, file_format: str, dtype: str, notes: Mapping[str, str], family: str | None
 ) -> None:
     """Raise what `write_adapter` would raise before it writes."""
-    adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family, dry_run=True)
+    adapters.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family and [family], dry_run=True)
 
 
 def check_effect(

@@ -1,0 +1,85 @@
+"""An inpainting adapter's first layer meets an ordinary model's, and the other way round."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lorakit.adapter import Adapter
+from lorakit.deltas.full import Full
+from lorakit.deltas.ia3 import IA3
+from lorakit.deltas.low_rank import LowRank
+from lorakit.errors import InputError
+from lorakit.families import CONV_IN
+from lorakit.formats import files
+from lorakit.jobs import adapters
+from lorakit.jobs.first_layer import fitted
+from tests.tiny import make
+
+ORDINARY, INPAINTING = {CONV_IN: (8, 4, 3, 3)}, {CONV_IN: (8, 9, 3, 3)}
+
+
+def first(inputs: int, seed: int = 0) -> LowRank:
+    draw = np.random.default_rng(seed)
+    return LowRank(
+        draw.standard_normal((2, inputs, 3, 3)).astype("f4"), draw.standard_normal((8, 2, 1, 1)).astype("f4"), 1.0
+    )
+
+
+def dense(adapter: Adapter) -> np.ndarray:
+    return np.asarray(adapter.modules[CONV_IN].delta())
+
+
+@pytest.mark.parametrize("kind", ["low rank", "flat", "full"])
+def test_what_it_does_with_the_mask_is_cut_on_request(kind):
+    low = first(9)
+    delta = {
+        "low rank": low,
+        "flat": LowRank(low.down.reshape(2, 81), low.up.reshape(8, 2), 1.0),
+        "full": Full(low.delta()),
+    }[kind]
+    adapter, said = Adapter({CONV_IN: delta}), list[str]()
+    with pytest.raises(InputError, match=r"x is for inpainting.*--cut-inputs"):
+        fitted(adapter, ORDINARY, "x", False, said.append)
+    made = fitted(adapter, ORDINARY, "x", True, said.append)
+    whole = np.asarray(low.delta())
+    np.testing.assert_allclose(dense(made), whole[:, :4], rtol=1e-6)
+    share = 1 - np.linalg.norm(whole[:, :4]) ** 2 / np.linalg.norm(whole) ** 2
+    assert (
+        len(said) == 1 and f"5 of the 9 inputs of {CONV_IN} (the mask and the masked picture), {share:.1%}" in said[0]
+    )
+    assert fitted(adapter, INPAINTING, "x", True, said.append) is adapter and len(said) == 1
+
+
+def test_an_ordinary_one_acts_on_the_noisy_latents_of_an_inpainting_model():
+    said = list[str]()
+    made = dense(fitted(Adapter({CONV_IN: first(4)}), INPAINTING, "x", False, said.append))
+    np.testing.assert_array_equal(made[:, :4], np.asarray(first(4).delta()))
+    assert not made[:, 4:].any() and "noisy latents" in said[0]
+
+
+def test_a_kind_whose_inputs_do_not_come_apart_is_named():
+    odd = Adapter({CONV_IN: IA3(np.ones((8, 1, 1, 1), "f4"), False)})
+    assert fitted(odd, ORDINARY, "x", True, print) is odd  # it has no inputs of its own
+
+
+def test_merge_and_sample_apply_it_where_they_are_asked_to(program, tmp_path):
+    make(tmp_path / "sd")
+    make(tmp_path / "fill", inputs=9)
+    width = load_file(tmp_path / "sd" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"].shape[0]
+    low = LowRank(first(9).down, np.ones((width, 2, 1, 1), "f4"), 1.0)
+    adapters.save(tmp_path / "x.safetensors", Adapter({CONV_IN: low}), "lorakit")
+    assert files.read(tmp_path / "x.safetensors").modules[CONV_IN].shape == (width, 9, 3, 3)
+    refused = program("merge", "x.safetensors", "--into", "sd", "-o", "m", status=3).stderr
+    assert "x.safetensors is for inpainting" in refused and not (tmp_path / "m").exists()
+    said = program("merge", "x.safetensors", "--into", "sd", "-o", "m", "--cut-inputs").stderr
+    assert "left out: 5 of the 9 inputs" in said
+    key, file = "conv_in.weight", "unet/diffusion_pytorch_model.safetensors"
+    before, after = (load_file(tmp_path / name / file)[key] for name in ("sd", "m"))
+    np.testing.assert_allclose(after - before, np.asarray(low.delta())[:, :4], atol=1e-5)
+    program("merge", "x.safetensors", "--into", "fill", "-o", "f")
+    before, after = (load_file(tmp_path / name / file)[key] for name in ("fill", "f"))
+    np.testing.assert_allclose(after - before, np.asarray(low.delta()), atol=1e-5)
+    draw = ["sample", "x", "-m", "sd", "--steps", 1, "--size", 64, "--lora", "x.safetensors", "-o", "p.png"]
+    assert "--cut-inputs" in program(*draw, status=3).stderr
+    program(*draw, "--cut-inputs")
+    assert "for --into MODEL" in program("merge", "x.safetensors", "x.safetensors", "--cut-inputs", status=2).stderr

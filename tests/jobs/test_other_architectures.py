@@ -1,0 +1,230 @@
+"""Adapters of models that lorakit does not draw with: merged, extracted, compared and respelled by their names alone."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lorakit.formats import files
+from tests.tiny import make
+
+W = 16
+
+
+def factors(rows: int, inputs: int, rank: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    return draw.standard_normal((rank, inputs)).astype("f4"), draw.standard_normal((rows, rank)).astype("f4")
+
+
+def kohya(modules: dict[str, tuple[int, int]], seed: int = 0, rank: int = 2) -> dict[str, np.ndarray]:
+    tensors = {}
+    for i, (name, (rows, inputs)) in enumerate(modules.items()):
+        down, up = factors(rows, inputs, rank, seed + i)
+        tensors |= {
+            f"{name}.lora_down.weight": down,
+            f"{name}.lora_up.weight": up,
+            f"{name}.alpha": np.array(1.0, "f4"),
+        }
+    return tensors
+
+
+def dotted(prefix: str, modules: dict[str, tuple[int, int]], seed: int = 0, rank: int = 2) -> dict[str, np.ndarray]:
+    tensors = {}
+    for i, (name, (rows, inputs)) in enumerate(modules.items()):
+        down, up = factors(rows, inputs, rank, seed + i)
+        tensors |= {f"{prefix}{name}.lora_A.weight": down, f"{prefix}{name}.lora_B.weight": up}
+    return tensors
+
+
+def deltas(path) -> dict[str, np.ndarray]:
+    return {name: np.asarray(delta.delta(), "f8") for name, delta in files.read(path).modules.items()}
+
+
+FUSED = {
+    "double_blocks_0_img_attn_qkv": (3 * W, W),
+    "single_blocks_0_linear1": (7 * W, W),
+    "double_blocks_0_img_mlp_2": (W, 4 * W),
+}
+ORIGINAL = {f"lora_unet_{name}": shape for name, shape in FUSED.items()}
+SPLIT = {
+    "transformer_blocks.0.attn.to_q": (W, W), "transformer_blocks.0.attn.to_k": (W, W), "transformer_blocks.0.attn.to_v": (W, W),
+    "single_transformer_blocks.0.attn.to_v": (W, W), "single_transformer_blocks.0.proj_mlp": (4 * W, W),
+    "transformer_blocks.0.ff.net.2": (W, 4 * W),
+}  # fmt: skip
+
+
+@pytest.fixture
+def flux(tmp_path):
+    """Flux's adapters: a.safetensors of sd-scripts, b.safetensors of diffusers."""
+    save_file(kohya(ORIGINAL), tmp_path / "a.safetensors", {"ss_base_model_version": "flux1"})
+    save_file(dotted("transformer.", SPLIT, 50), tmp_path / "b.safetensors")
+    return tmp_path
+
+
+def whole(split: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Deltas by diffusers' names as those of the original's weights."""
+    zero = np.zeros((W, W))
+    block, single = "transformer.transformer_blocks.0.", "transformer.single_transformer_blocks.0."
+    return {
+        "lora_unet_double_blocks_0_img_attn_qkv": np.concatenate([split[f"{block}attn.to_{x}"] for x in "qkv"]),
+        "lora_unet_single_blocks_0_linear1": np.concatenate(
+            [*(split.get(f"{single}attn.to_{x}", zero) for x in "qkv"), split[f"{single}proj_mlp"]]
+        ),
+        "lora_unet_double_blocks_0_img_mlp_2": split[f"{block}ff.net.2"],
+    }  # fmt: skip
+
+
+def test_fused_and_split_weights_are_merged_in_either_order(program, flux):
+    a, b = deltas(flux / "a.safetensors"), whole(deltas(flux / "b.safetensors"))
+    wanted = {name: 2 * a[name] - 0.5 * b[name] for name in a}
+    program("merge", "a.safetensors:2", "b.safetensors:-0.5", "-o", "ab.safetensors")
+    program("merge", "b.safetensors:-0.5", "a.safetensors:2", "-o", "ba.safetensors")
+    ab, ba = deltas(flux / "ab.safetensors"), whole(deltas(flux / "ba.safetensors"))
+    for name, delta in wanted.items():
+        np.testing.assert_allclose(ab[name], delta, atol=1e-5)
+        np.testing.assert_allclose(ba[name], delta, atol=1e-5)
+    assert "lora_unet_single_blocks_0_linear1.lora_down.weight" in load_file(flux / "ab.safetensors")
+    assert "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight" in load_file(flux / "ba.safetensors")
+
+
+def test_a_conversion_there_and_back_is_exact_and_has_no_more_ranks(program, flux):
+    program("convert", "a.safetensors", "d.safetensors", "--to", "diffusers")
+    program("convert", "d.safetensors", "k.safetensors", "--to", "kohya")
+    program("convert", "a.safetensors", "c.safetensors", "--to", "comfy")
+    before = deltas(flux / "a.safetensors")
+    for name, delta in deltas(flux / "k.safetensors").items():
+        np.testing.assert_array_equal(delta, before[name])
+    assert {x.shape for key, x in load_file(flux / "d.safetensors").items() if "lora_A" in key} == {(2, W), (2, 4 * W)}
+    assert {x.shape[0] for key, x in load_file(flux / "k.safetensors").items() if "lora_down" in key} == {2}
+    assert "diffusion_model.double_blocks.0.img_mlp.2" in {
+        key.partition(".lora_")[0] for key in load_file(flux / "c.safetensors")
+    }
+
+
+def test_shift_and_scale_of_the_last_norm_change_places(program, tmp_path):
+    save_file(kohya({"lora_unet_final_layer_adaLN_modulation_1": (2 * W, W), **ORIGINAL}), tmp_path / "a.safetensors")
+    program("convert", "a.safetensors", "d.safetensors", "--to", "diffusers")
+    before = deltas(tmp_path / "a.safetensors")["lora_unet_final_layer_adaLN_modulation_1"]
+    np.testing.assert_array_equal(
+        deltas(tmp_path / "d.safetensors")["transformer.norm_out.linear"], np.roll(before, W, 0)
+    )
+
+
+# What others write, and what it is.
+OTHERS = {
+    "z-image": dotted("diffusion_model.", {"layers.0.attention.to_q": (W, W), "layers.0.adaLN_modulation.0": (4 * W, W)}),
+    "qwen-image": kohya({"lycoris_transformer_blocks_0_attn_to_q": (W, W), "lycoris_transformer_blocks_0_img_mod_1": (6 * W, W)}),
+    "anima": dotted("diffusion_model.", {"blocks.0.cross_attn.output_proj": (W, W), "llm_adapter.blocks.0.mlp.2": (W, 4 * W)}),
+    "wan": kohya({"lora_unet_blocks_0_self_attn_q": (W, W), "lora_unet_blocks_0_ffn_0": (4 * W, W)}),
+    "sd3": kohya({"lora_unet_joint_blocks_0_x_block_attn_qkv": (3 * W, W), "lora_te1_text_model_encoder_layers_0_mlp_fc1": (3072, 768)}),
+    "lumina2": dotted("transformer.", {"layers.0.attn.to_q": (W, W), "layers.0.feed_forward.linear_1": (W, W)}),
+    "chroma": dotted("diffusion_model.", {"distilled_guidance_layer.layers.0.in_layer": (W, W), "double_blocks.0.img_attn.proj": (W, W)}),
+    "hunyuan-video": dotted("diffusion_model.", {"double_blocks.0.img_mlp.fc1": (4 * W, W), "single_blocks.0.modulation.linear": (3 * W, W)}),
+    "ltx2": dotted("diffusion_model.", {"transformer_blocks.0.audio_attn1.to_q": (W, W), "transformer_blocks.0.attn1.to_q": (W, W)}),
+    None: dotted("diffusion_model.", {"foo.0.bar": (W, W), "foo.1.bar": (W, W)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", OTHERS, ids=str)
+def test_it_is_named_merged_extracted_compared_and_swept(program, tmp_path, family):
+    save_file(OTHERS[family], tmp_path / "x.safetensors")
+    (found,) = json.loads(program("inspect", "x.safetensors", "--json").stdout)["files"]
+    assert (found["family"], found["clients"], found["faults"]) == (family, {}, [])
+    assert "transformer" in found["components"] and "modules right" not in program("inspect", "x.safetensors").stdout
+    program("merge", "x.safetensors", "x.safetensors", "--weights", "1,1", "-o", "two.safetensors")
+    before, after = deltas(tmp_path / "x.safetensors"), deltas(tmp_path / "two.safetensors")
+    assert len(before) == len(after)
+    for one, two in zip(sorted(before), sorted(after), strict=True):
+        np.testing.assert_allclose(after[two], 2 * before[one], atol=1e-4)
+    program("merge", "x.safetensors", "x.safetensors", "--sweep", "0:1:2", "-o", "s.safetensors")
+    program("extract", "x.safetensors", "--rank", "1", "-o", "one.safetensors")
+    assert {delta.rank for delta in files.read(tmp_path / "one.safetensors").modules.values()} == {1}
+    said = program("inspect", "x.safetensors", "two.safetensors", "--similarity", "--json").stdout
+    assert json.loads(said)["similarity"][0]["cosine"] == pytest.approx(1)
+
+
+def test_what_applies_it_says_what_it_is(program, flux):
+    for command in (
+        ["sample", "x", "--steps", 1, "--lora", "a.safetensors"],
+        ["merge", "a.safetensors", "--into", "tiny", "-o", "m"],
+    ):
+        assert "a.safetensors is for Flux.1, the model is tiny" in program(*command, status=3).stderr
+
+
+def test_two_architectures_are_not_merged(program, flux):
+    save_file(OTHERS["wan"], flux / "wan.safetensors")
+    said = program("merge", "a.safetensors", "wan.safetensors", "-o", "m.safetensors", status=3).stderr
+    assert "a.safetensors is for flux1, wan.safetensors for wan" in said
+
+
+def test_a_key_of_a_known_family_that_is_wrong_is_wrong_still(program, tmp_path):
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    save_file(
+        kohya({name: (320, 320), "lora_unet_double_blocks_0_img_attn_qkv": (3 * W, W)}), tmp_path / "x.safetensors"
+    )
+    said = program("merge", "x.safetensors", "x.safetensors", "-o", "m.safetensors", status=3).stderr
+    assert "3 keys are wrong: lora_unet_double_blocks_0_img_attn_qkv" in said
+
+
+def test_flattened_names_that_no_table_has_cannot_get_their_dots(program, tmp_path):
+    save_file(kohya({"lora_unet_foo_0_bar": (W, W), "lora_unet_foo_1_bar": (W, W)}), tmp_path / "x.safetensors")
+    said = program("convert", "x.safetensors", "y.safetensors", "--to", "comfy", status=3).stderr
+    assert "x.safetensors: lora_unet_foo_0_bar: no table has this module" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [("lora_controlnet", "a Control-LoRA"), ("image_proj.proj.weight", "an IP-Adapter"),
+     ("lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.conditioning1.0.weight", "a ControlNet-LLLite"),
+     ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_custom_diffusion.weight", "Custom Diffusion"),
+     ("down_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight", "AnimateDiff")],
+)  # fmt: skip
+@pytest.mark.parametrize("command", [["inspect"], ["merge", "x.safetensors"], ["convert"]])
+def test_other_kinds_of_adapter_are_named_and_refused(program, tmp_path, key, what, command):
+    save_file({key: np.zeros((4, 4), "f4")}, tmp_path / "x.safetensors")
+    rest = {"merge": ["-o", "m.safetensors"], "convert": ["y.safetensors"], "inspect": []}[command[0]]
+    said = program(*command, "x.safetensors", *rest, status=3).stderr
+    assert f"x.safetensors is {what}" in said or what in said
+
+
+def test_what_is_added_to_a_bias_goes_with_its_weight(program, flux):
+    name = "lora_unet_double_blocks_0_img_attn_qkv"
+    bias, last = np.arange(3 * W, dtype="f4"), np.arange(2 * W, dtype="f4")
+    modulation = "lora_unet_final_layer_adaLN_modulation_1"
+    tensors = kohya({**ORIGINAL, modulation: (2 * W, W)}) | {f"{name}.diff_b": bias, f"{modulation}.diff_b": last}
+    save_file(tensors, flux / "bias.safetensors")
+    program(
+        "merge", "b.safetensors", "bias.safetensors", "--weights", "0,1", "-o", "m.safetensors", "--format", "lorakit"
+    )
+    biases = {name: x.float() for name, x in files.read(flux / "m.safetensors").biases.items()}
+    for i, x in enumerate("qkv"):
+        np.testing.assert_array_equal(
+            biases[f"transformer.transformer_blocks.0.attn.to_{x}"], bias[i * W : (i + 1) * W]
+        )
+    np.testing.assert_array_equal(biases["transformer.norm_out.linear"], np.roll(last, W))
+    program("merge", "bias.safetensors", "bias.safetensors", "--alpha", 0.5, "-o", "k.safetensors")
+    np.testing.assert_array_equal(load_file(flux / "k.safetensors")[f"{name}.diff_b"], bias)
+    program("convert", "bias.safetensors", "c.safetensors", "--to", "comfy")
+    np.testing.assert_array_equal(
+        files.read(flux / "c.safetensors").biases["diffusion_model.double_blocks.0.img_attn.qkv"].float(), bias
+    )
+
+
+def test_parts_of_it_are_extracted(program, tmp_path):
+    save_file(OTHERS["sd3"], tmp_path / "x.safetensors")
+    program("extract", "x.safetensors", "--parts", "unet", "-o", "unet.safetensors")
+    assert list(deltas(tmp_path / "unet.safetensors")) == ["lora_unet_joint_blocks_0_x_block_attn_qkv"]
+    program("extract", "x.safetensors", "--parts", "text_encoder", "-o", "text.safetensors")
+    assert "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha" in load_file(tmp_path / "text.safetensors")
+    program("merge", "text.safetensors", "unet.safetensors", "--weights", "1,1", "-o", "again.safetensors")
+    before, after = deltas(tmp_path / "x.safetensors"), deltas(tmp_path / "again.safetensors")
+    assert before.keys() == after.keys()
+    for name, delta in before.items():
+        np.testing.assert_allclose(after[name], delta, atol=1e-4)
+
+
+def test_a_model_that_no_table_has_takes_none_either(program, flux):
+    make(flux / "sd")
+    said = program("sample", "x", "-m", "sd", "--steps", 1, "--lora", "a.safetensors", status=3).stderr
+    assert "a.safetensors is for Flux.1" in said
