@@ -298,7 +298,9 @@ class _Errors:
         if band not in self._made:
             distinct = sorted(set(self.held.captions))
             with self.ensemble.stack.gates.at((), learned=self.gates.at(band)):
-                rows = [encode(self.components, text, Reading(plain=True, cut=True)) for text in distinct]
+                words = self.ensemble.acting_words(self.gates.composition)
+                reading = Reading(plain=True, cut=True, words=self.ensemble.words, acting=words)
+                rows = [encode(self.components, text, reading) for text in distinct]
             whole = Conditioning.cat(rows)
             learnt = whole.states.requires_grad
             pooled = None if whole.pooled is None else whole.pooled.detach().requires_grad_(learnt)
