@@ -11,7 +11,16 @@ from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.registry import ADAPTER_FORMATS
 
-WRITTEN = ("kohya", "diffusers", "peft", "cloneofsimo", "lorakit", "a1111-embedding", "diffusers-embedding")
+WRITTEN = (
+    "kohya",
+    "diffusers",
+    "peft",
+    "cloneofsimo",
+    "lorakit",
+    "a1111-embedding",
+    "diffusers-embedding",
+    "comfy-embedding",
+)
 _DTYPES = {"keep": None, "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -29,7 +38,8 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="kohya, diffusers, peft, cloneofsimo, lorakit, a1111-embedding or diffusers-embedding."
+            metavar="NAME",
+            help="kohya, diffusers, peft, cloneofsimo, lorakit, or a1111-, diffusers- or comfy-embedding.",
         ),
     ] = "kohya",
     save_dtype: Annotated[

@@ -19,7 +19,7 @@ from lorakit.deltas._base import Delta, NeedsBase
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, faults_together
 from lorakit.families import FAMILIES
-from lorakit.formats import checkpoints, files, foreign, triggers
+from lorakit.formats import bases, checkpoints, files, foreign, triggers
 from lorakit.formats.adapters import decode
 from lorakit.formats.adapters._modules import family_of
 from lorakit.formats.clients import coverages
@@ -51,7 +51,7 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
         foreign.check_keys(tensors.keys(), path)
     model = checkpoints.describe(tensors, metadata)
     adapter = files.named(decode(tensors, metadata, str(path)), path.stem) if model is None else Adapter({}, metadata)
-    hashed = path.is_file() and not pickles.is_pickle(path)
+    hashed = path.is_file() and not pickles.is_pickle(path) and not files.is_picture(path)
     with ThreadPoolExecutor(1) as pool:
         # A checkpoint of gigabytes is read whole only on demand.
         digest = pool.submit(safetensors.data_hash, path) if hashed and (verify or model is None) else None
@@ -128,8 +128,9 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
             one["norm"] = None  # JSON has no NaN
     everything = [x for delta in adapter.modules.values() for x in delta.arrays().values()]
     return {
-        "kind": "adapter" if modules else "embedding", "format": adapter.format, "family": guess.family,
-        "evidence": guess.evidence if modules else "", "components": _counted(m["name"].partition(".")[0] for m in modules),
+        "kind": "adapter" if modules or adapter.biases else "embedding", "format": adapter.format,
+        "family": guess.family or next(iter(bases.families_of(adapter)), None),
+        "evidence": guess.evidence if modules else "the vectors' widths" if adapter.embeddings else "", "components": _counted(m["name"].partition(".")[0] for m in modules),
         "kinds": _counted(m["kind"] for m in modules), "ranks": _counted(m["rank"] for m in modules if m["rank"]),
         "alphas": _counted(m["alpha"] for m in modules if m["alpha"] is not None),
         "scales": _counted(m["scale"] for m in modules if m["scale"] is not None),
