@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 LORA = frozenset(["lora", "lyco", "locon", "loha", "lokr"])  # what the webuis and their extensions call an adapter
@@ -101,3 +101,12 @@ def foreign(prompt: str) -> list[tuple[str, str]]:
         for one in _FILE.finditer(prompt)
         if one[1].lower() not in known
     ]
+
+
+def in_captions(captions: Iterable[str]) -> str:
+    """A note on captions with tags for adapters, which belong in prompts; "" where there are none."""
+    tagged = {caption: tags[0] for caption in captions if (tags := spelled(caption))}
+    if not tagged:
+        return ""
+    several = f"{len(tagged)} captions have tags" if len(tagged) > 1 else "a caption has a tag"
+    return f"{several} for adapters, such as {next(iter(tagged.values()))}, which is learned as words; take it out"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lorakit.composition import Composition, Member, curve
-from lorakit.data import dataset
+from lorakit.data import dataset, prompt_tags
 from lorakit.data.images import BadPicture, centre, cut
 from lorakit.data.images import load as open_picture
 from lorakit.diffusion.noise import generator
@@ -227,6 +227,8 @@ def _sets(components: Components, data: Path, how: Learning, note: Callable[[str
         captions.append(example.caption)
     if bad:
         raise InputError(f"{len(bad)} pictures cannot be read: {', '.join(bad[:3])}")
+    if tagged := prompt_tags.in_captions(captions):
+        note(tagged)
     order = sorted(range(len(keys)), key=lambda i: keys[i])
     held = order[::_HELD] if len(order) > 1 else order
     rest = [i for i in order if i not in held] or order

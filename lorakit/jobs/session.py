@@ -161,7 +161,7 @@ class Session:
                     steps = self._numbered(self._how(shot)) if changing(text) and not shot.request.plain else None
                     found += remarks.of(text, negative, shot.request.plain, steps, self.ensemble.words)
         for line in remarks.lines(found):
-            self.note(line)
+            self.components.say(line)
 
     def _prompts(self, shot: Shot) -> list[tuple[str, float]]:
         """The prompts that AND joins, with their weights."""
