@@ -13,6 +13,7 @@ from lorakit.registry import ADAPTER_FORMATS
 
 WRITTEN = (
     "kohya", "comfy", "diffusers", "peft", "cloneofsimo", "lorakit", "a1111-embedding", "diffusers-embedding",
+    "comfy-embedding",
 )  # fmt: skip
 # What people call a format, to what it is called here.
 _MEANT = {
@@ -39,7 +40,7 @@ def convert(
         str,
         typer.Option(
             metavar="NAME",
-            help="kohya, comfy, diffusers, peft, cloneofsimo, lorakit, a1111-embedding or diffusers-embedding.",
+            help="kohya, comfy, diffusers, peft, cloneofsimo, lorakit, or a1111-, diffusers- or comfy-embedding.",
         ),
     ] = "kohya",
     save_dtype: Annotated[

@@ -50,6 +50,10 @@ def sample(
     lora: Annotated[
         list[str] | None, typer.Option(metavar="PATH[:WEIGHT]", help="Adapter or recipe; repeatable.")
     ] = None,
+    lora_dir: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Where <lora:name:0.8> and embedding:name in prompts find their files."),
+    ] = None,
     recipe: Annotated[str | None, typer.Option(metavar="FILE", help="Composition made by `compose`.")] = None,
     output: Output = "./samples",
     model: Model = "tiny",
@@ -157,10 +161,10 @@ def sample(
     changes = Changes(schedule or (), block_weights or (), (), part_weights or (), region or (), (), switch, composite)
     composition = None
     if source is not None:
-        request, composition = _again(ctx, request, source, loras, changes)
+        request, composition = _again(ctx, request, source, loras, changes, lora_dir)
     extras = Extras(
         found, [kind for kind, on in (("gif", gif), ("webp", webp), ("mp4", mp4)) if on], frame_ms, save_steps,
-        None if keep_mb is None else keep_mb << 20, _path(tokenizer), shower() if show else None,
+        None if keep_mb is None else keep_mb << 20, _path(tokenizer), shower() if show else None, lora_dir,
     )  # fmt: skip
     if prompts == "-":
         if found or Path(output).suffix.lower() == ".png":
@@ -204,7 +208,9 @@ def _split(words: list[str], grid: list[str]) -> tuple[str | None, list[str]]:
     return (rest[0] if rest else None), [*grid, *axes]
 
 
-def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], changes: Any) -> tuple[Any, Any]:
+def _again(
+    ctx: typer.Context, request: Any, source: str, loras: list[str], changes: Any, lora_dir: str | None
+) -> tuple[Any, Any]:  # fmt: skip
     """The request and the composition of a picture; what was given on the command line counts more.
 
     Of models only the built-in one is taken over: a picture from elsewhere must not have anything fetched or opened.
@@ -238,12 +244,15 @@ def _again(ctx: typer.Context, request: Any, source: str, loras: list[str], chan
             f"--from {source} was drawn with the autoencoder {other!r}, which is not taken from a picture; say --vae {other} "
             "if you trust it, or another"
         )
-    request = replace(request, prompts=[found.settings["prompt"]], **values)
+    tagged = found.tagged if lora_dir is not None and not loras else ""
+    request = replace(request, prompts=[tagged or found.settings["prompt"]], **values)
     for text in found.unread:
         note(f"{source}: not taken over: {text}")
-    if found.loras and not loras:
+    if found.loras and not loras and lora_dir is None:
         wanted = ", ".join(f"{name} at {weight:g}" for name, weight in found.loras)
-        raise InputError(f"--from {source} was drawn with {wanted}; give them with --lora PATH:WEIGHT")
+        raise InputError(
+            f"--from {source} was drawn with {wanted}; give them with --lora PATH:WEIGHT, or their folder with --lora-dir"
+        )
     if loras or found.recipe is None:
         return request, None
     return request, _recipe(found.recipe, Path(source).name, changes)

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from lorakit.bounds import DRAWING, Bound, check_prompt, check_size
 from lorakit.composition.curve import read as read_curve
+from lorakit.data import prompt_tags
 from lorakit.data.images import BadPicture, stored
 from lorakit.data.naming import spelled
 from lorakit.errors import InputError, some
@@ -39,7 +40,6 @@ _READ_SCHEDULES |= {"normal": "linspace"}
 _AUTOMATIC = {"dpm++ 2m": "karras", "dpm++ sde": "karras", "dpm++ 2m sde": "exponential"}
 # No part of these can go back far, and none begins with blanks that another place could begin with.
 _FIELD = re.compile(r'([A-Z][\w ]{0,63}?):\s*+("(?:\\.|[^"\\])*+"(?=,|$)|[^,]*+)')
-_LORA = re.compile(r"<lora:([^:>]{1,1000}):([-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9}))>")
 _MOST_TEXT = 1 << 20  # characters
 
 
@@ -73,7 +73,7 @@ def parameters(settings: Mapping[str, Any]) -> str:
 
 def from_parameters(text: str) -> dict[str, Any]:
     """The settings in a webui's text: prompt, negative, steps, scheduler, spacing, guidance, seed, size, clip_skip, as many
-    as are there; `loras` are (name, weight); `unread` what it says beside them that changes a picture. Numbers are checked
+    as are there; `loras` are (name, weight), and `tagged` is the prompt with them in it; `unread` what it says beside them that changes a picture. Numbers are checked
     as those of our own texts are; one that is none is left out."""
     lines = text.strip().split("\n")
     fields = {m[1]: m[2].strip('"') for m in _FIELD.finditer(lines[-1])}
@@ -83,9 +83,9 @@ def from_parameters(text: str) -> dict[str, Any]:
         fields = {}
     cut = next((i for i, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
     prompt, negative = "\n".join(lines[:cut]), "\n".join(lines[cut:]).removeprefix("Negative prompt:").strip()
-    *before, last = _LORA.split(prompt)[:: _LORA.groups + 1]
-    found: dict[str, Any] = {"prompt": "".join([*(piece.rstrip() for piece in before), last]).strip()}
-    found |= {"negative": negative, "loras": [(name, float(weight)) for name, weight in _LORA.findall(prompt)]}
+    tags = prompt_tags.adapters(prompt)
+    found: dict[str, Any] = {"prompt": prompt_tags.without_adapters(prompt).strip(), "tagged": prompt if tags else ""}
+    found |= {"negative": negative, "loras": [(tag.name, tag.weight) for tag in tags]}
     kinds = {
         "Steps": ("steps", int),
         "CFG scale": ("guidance", float),
@@ -102,7 +102,7 @@ def from_parameters(text: str) -> dict[str, Any]:
         found["size"] = [int(match[1]), int(match[2])]
     sampling, left = _sampling(fields.get("Sampler", ""), fields.get("Schedule type", ""))
     found |= sampling
-    unread = ("Hires upscale", "Denoising strength", "Mask blur", "Variation seed", "VAE")
+    unread = ("Hires upscale", "Denoising strength", "Mask blur", "Variation seed", "VAE", "TI hashes")
     found["unread"] = [*(f"{key}: {fields[key]}" for key in unread if key in fields), *left]
     return found
 
@@ -158,6 +158,7 @@ class Told:
     settings    fields of a request, each of the right type and within an option's bounds
     recipe      of our adapters, a text; None where there is none
     loras       a webui's adapters, (name, weight)
+    tagged      a webui's prompt with the tags for its adapters; "" where there are none
     unread      what else a webui says that changes a picture
     """
 
@@ -165,6 +166,7 @@ class Told:
     recipe: str | None = None
     loras: Sequence[tuple[str, float]] = ()
     unread: Sequence[str] = ()
+    tagged: str = ""
 
 
 def told(file: Path) -> Told | None:
@@ -181,7 +183,7 @@ def told(file: Path) -> Told | None:
             return Told({key: value for key, value in settings.items() if key != "recipe"}, settings.get("recipe"))
         if isinstance(theirs, str):
             found = from_parameters(_bounded(theirs))
-            return Told(_checked(found, file), None, found["loras"], found["unread"])
+            return Told(_checked(found, file), None, found["loras"], found["unread"], found["tagged"])
     except ValueError as error:
         raise InputError(f"{file}: the text in it cannot be read: {error}") from error
     return None
@@ -241,7 +243,7 @@ def _path(value: Any) -> Path:
     return file_named(Path(), check_local(_text(value)))
 
 
-_BESIDE = {"loras", "unread", "version"}
+_BESIDE = {"loras", "tagged", "unread", "version"}
 # What is taken over from a picture's text, by the field of a request, and how it is checked.
 _SETTINGS: dict[str, Callable[[Any], Any]] = {
     **{name: bound.check for name, bound in DRAWING.items() if name != "count"},

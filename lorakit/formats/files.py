@@ -1,7 +1,8 @@
-"""Adapters from paths: safetensors files, pickles with their sidecars, folders of PEFT and diffusers."""
+"""Adapters from paths: safetensors files, pickles with their sidecars, folders of PEFT and diffusers, embeddings in PNGs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from lorakit.formats import triggers
 from lorakit.formats.adapters import checked, cloneofsimo, decode
 from lorakit.formats.adapters._vectors import UNNAMED
 from lorakit.io import safetensors
+from lorakit.io.inputs import open_to_read
 from lorakit.io.plain import read_json, read_text
 
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
@@ -66,8 +68,14 @@ def check(path: Path) -> None:
         inside = [path / _CONFIG, path / _USUAL, *(path / part / _CONFIG for part in _PARTS)]
         if not any(file.is_file() for file in inside):
             raise _none(path)
-    elif not pickles.is_pickle(path, "adapter"):
+    elif not pickles.is_pickle(path, "adapter") and not is_picture(path):
         safetensors.open_file(path, "adapter")
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the content is a PNG, whatever the name says: the webuis keep embeddings in them."""
+    with os.fdopen(open_to_read(path, "adapter"), "rb") as file:
+        return file.read(8) == b"\x89PNG\r\n\x1a\n"
 
 
 def _none(folder: Path) -> InputError:
@@ -91,6 +99,10 @@ def contents(path: Path) -> Contents:
         return _folder(path)
     if path.is_file() and pickles.is_pickle(path):
         return _pickle(path)
+    if path.is_file() and is_picture(path):
+        from lorakit.formats import embedding_png  # reads pictures with Pillow, which other adapters need not
+
+        return embedding_png.contents(path)
     file = safetensors.open_file(path, "adapter")
     metadata = dict(file.metadata)
     config = path.with_name(_CONFIG)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from lorakit.adapter import Adapter
-from lorakit.data.trigger_words import by_itself
+from lorakit.data.prompt_tags import without_adapters
+from lorakit.data.trigger_words import by_itself, contains
 from lorakit.errors import InputError, some
 from lorakit.io.plain import json_of, read_text
 
@@ -36,14 +37,13 @@ _FILLERS = frozenset(
     ["a", "an", "the", "of", "in", "on", "at", "by", "and", "with", "to", "my", "photo", "photograph", "picture", "image",
      "painting", "style"]
 )  # fmt: skip
-_LORA_SYNTAX = re.compile(r"<lora:[^>]*>")
 
 
 @dataclass(frozen=True)
 class Triggers:
     """The trigger words of one adapter.
 
-    tokens    learned tokens: a prompt needs each, spelled as it is
+    tokens    learned tokens: a prompt needs each
     phrases   words and phrases that are surely trigger words; a prompt needs one of them, or with `every` each
     tags      of the captions, the commonest first: (tag, pictures that have it)
     """
@@ -58,9 +58,12 @@ class Triggers:
         """All that is sure: tokens, then phrases."""
         return list(dict.fromkeys([*self.tokens, *self.phrases]))
 
-    def lacking(self, prompt: str) -> list[str]:
-        """What a prompt lacks, each in quotes; alternatives are joined by "or". Nothing, where it has all it needs."""
-        found = [repr(token) for token in self.tokens if not re.search(by_itself(token), prompt)]
+    def lacking(self, prompt: str, names: Callable[[str], Iterable[str]] = lambda token: (token,)) -> list[str]:
+        """What a prompt lacks, each in quotes; alternatives are joined by "or". Nothing, where it has all it needs.
+
+        names   what a learned token may be called, in any case
+        """
+        found = [repr(token) for token in self.tokens if not any(contains(prompt, name) for name in names(token))]
         text = _plain(prompt)
         missing = [phrase for phrase in self.phrases if phrase not in self.tokens and not _has(text, phrase)]
         if self.every:
@@ -111,7 +114,7 @@ def _listed(text: str) -> list[str]:
     if value.lstrip().startswith("["):
         value = _json(value) or value
     parts = value if isinstance(value, list) else re.split(r"[,;\n]", str(value))
-    words = (" ".join(_LORA_SYNTAX.sub(" ", str(part)).split()) for part in parts)
+    words = (" ".join(without_adapters(str(part)).split()) for part in parts)
     return [word for word in words if word and word.casefold() not in ("none", "null")]
 
 

@@ -58,7 +58,12 @@ PICTURES = Kind("what is drawn", (".png",), folder=True)
 FOLDER = Kind("what is written", folder=True)
 
 _OF_MODES = {"full": TRAINED_MODEL, "ti": EMBEDDING}
-_OF_FORMATS = {"peft": PEFT, "a1111-embedding": A1111_EMBEDDING, "diffusers-embedding": EMBEDDING}
+_OF_FORMATS = {
+    "peft": PEFT,
+    "a1111-embedding": A1111_EMBEDDING,
+    "diffusers-embedding": EMBEDDING,
+    "comfy-embedding": EMBEDDING,
+}
 
 
 def of_format(name: str) -> Kind:

@@ -15,6 +15,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import floats
 from lorakit.composition import Composition, Member, curve, passes, uses
 from lorakit.composition.module_weights import block_name, number, pairs, which
+from lorakit.composition.wording import Steps, by_step, joined_by_and
 from lorakit.data.regions import region_map
 from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files, recipes
@@ -28,12 +29,14 @@ from lorakit.models.conditioning import Conditioning
 from lorakit.models.gated import Stack
 from lorakit.models.load import Components
 from lorakit.models.prompts import Reading, encode, length
-from lorakit.models.sample import Acting, Forward
+from lorakit.models.sample import Acting, Forward, Spoken
 from lorakit.patterns import Pattern
 from lorakit.targets import canonical
 
 Note = Callable[[str], None]
-Variant = tuple[str, tuple[float, ...]]  # words of the adapters that act, their weights in the text encoders
+_ONE = Steps(1, 1)
+# Words of the adapters that act, their weights in the text encoders, and their learned words with the weight of each.
+Variant = tuple[str, tuple[float, ...], tuple[tuple[str, float], ...]]
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,10 @@ def read(arguments: Sequence[str], changes: Changes | None = None) -> Compositio
     if len(ways) > 1:
         raise UsageError(f"one recipe that is a {ways[0].way} or a {ways[1].way} at a time; merge or bake the others")
     way, settings = (ways[0].way, ways[0].settings) if ways else ("sum", {})
-    return changed(Composition(_named(members), way, settings), changes or Changes())
+    return changed(Composition(named(members), way, settings), changes or Changes())
 
 
-def _named(members: Sequence[Member]) -> tuple[Member, ...]:
+def named(members: Sequence[Member]) -> tuple[Member, ...]:
     """Each with a name of its own: a second `dog` is `dog-2`."""
     taken: set[str] = set()
     found = []
@@ -224,13 +227,33 @@ class Ensemble:
                 continue
             self._put_on(member, read[member.path], _span(weights[_key(member)]), note)
         self.stack.ready()
+        self._tokens = {path: list(adapter.embeddings) for path, adapter in read.items()}
+        self._words_alone = {path for path, adapter in read.items() if not adapter.modules and not adapter.biases}
+        self.words = tokens.Vocabulary({})
         if learnt:
-            given = {token: _vectors(by) for token, (_, by) in learnt.items()}
-            source = ", ".join(dict.fromkeys(str(path) for path, _ in learnt.values()))
-            tokens.add(components.tokenizers, components.text_encoders, given, source)
-            components.vectors.update({token: len(next(iter(by.values()))) for token, by in given.items()})
-            note(f"learned tokens: {', '.join(given)}")
+            self._learn(learnt)
+            called = (" or ".join(self.words.names(token)) for token in learnt)
+            note(f"learned tokens: {', '.join(called)}")
         self.texts = set().union(*(self.stack.reached(part) for part in components.text_encoders))
+
+    def _learn(self, learnt: Mapping[str, tuple[Path, Mapping[str, Any]]]) -> None:
+        """Give the text encoders the learned tokens, under names that no prompt has by chance."""
+        components = self.components
+        given = {token: _vectors(by) for token, (_, by) in learnt.items()}
+        vectors = {token: len(next(iter(by.values()))) for token, by in given.items()}
+        first = max(len(tokenizer) for tokenizer in components.tokenizers.values())
+        self.words = tokens.Vocabulary(vectors, self._named_by_file(), first)
+        source = ", ".join(dict.fromkeys(str(path) for path, _ in learnt.values()))
+        tokens.add(components.tokenizers, components.text_encoders, given, source, self.words.hidden)
+
+    def _named_by_file(self) -> dict[str, str]:
+        """The name of each file that is one embedding to its word: clients know an embedding by its file. Two files of one
+        name are known by their words alone."""
+        found: dict[str, list[str]] = {}
+        for path in self._words_alone:
+            if len(self._tokens[path]) == 1:
+                found.setdefault(path.stem, []).extend(self._tokens[path])
+        return {stem: of[0] for stem, of in found.items() if len(set(of)) == 1}
 
     def _put_on(self, member: Member, adapter: Adapter, at_weight: str, note: Note) -> None:
         at = self._numbers[_key(member)] = len(self._numbers)
@@ -252,6 +275,12 @@ class Ensemble:
 
     def remove(self) -> None:
         self.stack.remove()
+        if self.words.hidden:
+            tokens.take_out(self.components.text_encoders)
+
+    def has(self, member: Member) -> bool:
+        """Whether the member's adapter is put on."""
+        return _key(member) in self._numbers
 
     def counts(self, member: Member) -> dict[str, int]:
         return self.applied[self.number(member)]
@@ -277,37 +306,65 @@ class Ensemble:
         rows = [[(self._vector(composition, one.weights), one) for one in step] for step in planned]
         counted = uses([weights for row in rows for weights, _ in row], self.stack.room)
         made = []
-        for row in rows:
-            forwards = []
+        for row, (_, fraction) in zip(rows, steps, strict=True):
+            forwards, learned = [], self.acting_words(composition, fraction)
             for weights, one in row:
                 share = self._share(composition, [p.region for _, p in row], one.region, size)
                 if isinstance(share, Tensor) and not share.any():
                     continue
-                variant = self._variant(composition, one.weights, weights)
+                variant = self._variant(composition, one.weights, weights, learned)
                 forwards.append(Forward(weights, counted[weights], variant, share * one.share))
             made.append(_once_each(forwards))
         return Acting(self.stack.gates, made, self.stack.rowwise)
 
-    def _variant(self, composition: Composition, own: Sequence[float], weights: tuple[float, ...]) -> Variant:
-        """What the prompt's states depend on: words of the adapters that act, and the weights in the text encoders."""
+    def acting_words(self, composition: Composition, fraction: float = 0.0) -> tuple[tuple[str, float], ...]:
+        """The learned words that act at a fraction of the denoising, and their weights, which count as those of brackets.
+
+        The weight of a file that is an embedding and nothing else is its word's; beside deltas, whose weight it is, words
+        are whole. A file at weight 0 has no word.
+        """
+        found: dict[str, float] = {}
+        for member in composition.members:
+            for token in self._tokens[member.path] if member.weight else ():
+                alone = member.path in self._words_alone
+                found[token] = found.get(token, 0.0) + member.at(fraction) if alone else 1.0
+        return tuple(found.items())
+
+    def _variant(
+        self, composition: Composition, own: Sequence[float], weights: tuple[float, ...], learned: tuple[tuple[str, float], ...]
+    ) -> Variant:  # fmt: skip
+        """What the prompt's states depend on: words of the adapters that act, the weights in the text encoders, and those
+        of learned words."""
         words = [m.prompt for m, weight in zip(composition.members, own, strict=True) if m.prompt and weight]
         texts = tuple(weight if i in self.texts else 0.0 for i, weight in enumerate(weights))
-        return ", ".join(words), texts
+        return ", ".join(words), texts, learned
 
     def told(
-        self, acting: Acting | None, prompt: str, negative: str, reading: Reading
-    ) -> tuple[Mapping[Variant | None, Conditioning], Mapping[Variant | None, Conditioning]]:
-        """The conditionings of a prompt and a negative prompt by variant, of one length; each is encoded once."""
-        steps: Sequence[Sequence[Any]] = acting.steps if acting else [[Forward()]]
-        variants: set[Variant | None] = {one.variant for step in steps for one in step}
-        texts = {v: ", ".join(part for part in (prompt, v[0] if v else "") if part) for v in variants}
-        count = max(length(self.components, text, reading) for text in {*texts.values(), negative})
+        self, acting: Acting | None, prompt: str, negative: str, reading: Reading, steps: Steps = _ONE
+    ) -> tuple[Mapping[Variant | None, Sequence[Spoken]], Mapping[Variant | None, Spoken]]:
+        """What a prompt, or each that AND joins, and a negative prompt say over the steps, by variant, all of one length;
+        each wording is encoded once."""
+        forwards: Sequence[Sequence[Any]] = acting.steps if acting else [[Forward()]]
+        variants: set[Variant | None] = {one.variant for step in forwards for one in step}
+        prompts = [prompt] if reading.plain else [text for text, _ in joined_by_and(prompt)]
+        said: dict[Variant | None, list[list[str]]] = {}
+        for v in variants:
+            texts = [", ".join(part for part in (text, v[0] if v else "") if part) for text in prompts]
+            said[v] = [[text] if reading.plain else by_step(text, steps) for text in (*texts, negative)]
+        readings = {v: replace(reading, words=self.words, acting=v[2]) if v and v[2] else reading for v in variants}
+        count = max(length(self.components, text, readings[v]) for v in variants for texts in said[v] for text in texts)
         told, without = {}, {}
-        for variant, text in sorted(texts.items(), key=repr):
-            weights = variant[1] if variant else ()
-            told[variant] = self._encode(text, weights, count, reading)
-            without[variant] = self._encode(negative, weights, count, reading)
+        for v in sorted(variants, key=repr):
+            *parts, last = (self._spoken(texts, v[1] if v else (), count, readings[v]) for texts in said[v])
+            told[v], without[v] = parts, last
         return told, without
+
+    def _spoken(self, texts: Sequence[str], weights: tuple[float, ...], count: int, reading: Reading) -> Spoken:
+        """What is said in each step; a wording that comes again is encoded once."""
+        wordings = list(dict.fromkeys(texts))
+        numbers = {text: i for i, text in enumerate(wordings)}
+        encoded = tuple(self._encode(text, weights, count, reading) for text in wordings)
+        return Spoken(encoded, tuple(numbers[text] for text in texts))
 
     def _encode(self, text: str, weights: tuple[float, ...], count: int, reading: Reading) -> Conditioning:
         key = (text, weights, count, reading)

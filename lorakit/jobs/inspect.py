@@ -51,7 +51,7 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
         foreign.check_keys(tensors.keys(), path)
     model = checkpoints.describe(tensors, metadata)
     adapter = files.named(decode(tensors, metadata, str(path)), path.stem) if model is None else Adapter({}, metadata)
-    hashed = path.is_file() and not pickles.is_pickle(path)
+    hashed = path.is_file() and not pickles.is_pickle(path) and not files.is_picture(path)
     with ThreadPoolExecutor(1) as pool:
         # A checkpoint of gigabytes is read whole only on demand.
         digest = pool.submit(safetensors.data_hash, path) if hashed and (verify or model is None) else None
@@ -128,9 +128,9 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
             one["norm"] = None  # JSON has no NaN
     everything = [x for delta in adapter.modules.values() for x in delta.arrays().values()]
     return {
-        "kind": "adapter" if modules else "embedding", "format": adapter.format,
+        "kind": "adapter" if modules or adapter.biases else "embedding", "format": adapter.format,
         "family": next(iter((*guess.families, *guess.architectures)), None), "trainer": trainers.of(adapter),
-        "evidence": guess.evidence if modules else "", "components": _counted(_component(m["name"]) for m in modules),
+        "evidence": guess.evidence, "components": _counted(_component(m["name"]) for m in modules),
         "kinds": _counted(m["kind"] for m in modules), "ranks": _counted(m["rank"] for m in modules if m["rank"]),
         "alphas": _counted(m["alpha"] for m in modules if m["alpha"] is not None),
         "scales": _counted(m["scale"] for m in modules if m["scale"] is not None),

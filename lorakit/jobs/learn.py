@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lorakit.composition import Composition, Member, curve
-from lorakit.data import dataset
+from lorakit.data import dataset, prompt_tags
 from lorakit.data.images import BadPicture, centre, cut
 from lorakit.data.images import load as open_picture
 from lorakit.diffusion.noise import generator
@@ -227,6 +227,8 @@ def _sets(components: Components, data: Path, how: Learning, note: Callable[[str
         captions.append(example.caption)
     if bad:
         raise InputError(f"{len(bad)} pictures cannot be read: {', '.join(bad[:3])}")
+    if tagged := prompt_tags.in_captions(captions):
+        note(tagged)
     order = sorted(range(len(keys)), key=lambda i: keys[i])
     held = order[::_HELD] if len(order) > 1 else order
     rest = [i for i in order if i not in held] or order
@@ -298,7 +300,9 @@ class _Errors:
         if band not in self._made:
             distinct = sorted(set(self.held.captions))
             with self.ensemble.stack.gates.at((), learned=self.gates.at(band)):
-                rows = [encode(self.components, text, Reading(plain=True, cut=True)) for text in distinct]
+                words = self.ensemble.acting_words(self.gates.composition)
+                reading = Reading(plain=True, cut=True, words=self.ensemble.words, acting=words)
+                rows = [encode(self.components, text, reading) for text in distinct]
             whole = Conditioning.cat(rows)
             learnt = whole.states.requires_grad
             pooled = None if whole.pooled is None else whole.pooled.detach().requires_grad_(learnt)

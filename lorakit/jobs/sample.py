@@ -26,7 +26,9 @@ from lorakit.io.record import Record, recorded
 from lorakit.jobs import composed
 from lorakit.jobs.numbered import Numbered, sheet_name
 from lorakit.jobs.session import Drawn, Session, drawing, load_model, pictures, settings_of, spaced
-from lorakit.jobs.shots import Axis, Request, Shot, cells, from_line, shots_of
+from lorakit.jobs.shots import Axis, Request, Shot, cells, changes_adapters, from_line, shots_of
+from lorakit.jobs.tagged import Tagged
+from lorakit.models.load import Components
 from lorakit.reports import moving, sheets
 from lorakit.runtime.signals import telling
 
@@ -48,6 +50,7 @@ class Extras:
     stages           a strip of the denoising beside each picture
     limit            bytes of composed weights that are kept
     show             gets each picture as it is made
+    lora_dir         where the adapters are that prompts name
     """
 
     axes: dict[str, Axis] | None = None
@@ -57,6 +60,7 @@ class Extras:
     limit: int | None = None
     tokenizer: Path | None = None
     show: Callable[[np.ndarray], None] | None = None
+    lora_dir: str | None = None
 
 
 def run(
@@ -78,9 +82,15 @@ def run(
     requests = [from_line(line, request) for line in lines] or [request]
     check_count(sum(len(one.prompts) * one.count for one in requests))
     shots = [shot for one in requests for shot in shots_of(one, asked)]
-    grid = _grid(extras, shots, changes)
-    if grid:
-        shots = [shot for row in grid for shot in row]
+    tagged = Tagged(extras.lora_dir, note)
+    if extras.axes and any(changes_adapters(axis.key) for axis in extras.axes.values()):
+        shots = tagged.shots(shots)  # the axis may be of an adapter that the prompt names
+    grid = [tagged.shots(row) for row in _grid(extras, shots, changes)]
+    shots = [shot for row in grid for shot in row] if grid else tagged.shots(shots)
+    if extras.lora_dir is not None and not tagged.used:
+        note(
+            f"--lora-dir {extras.lora_dir}: no prompt names an adapter that is there, such as <lora:name:0.8> or embedding:name"
+        )
     plan = _Outputs(output, len(shots), bool(grid), extras, force)
     with nullcontext() if plan.single else recorded(output) as record:
         plan.check(record)
@@ -99,8 +109,9 @@ def _drawn(
         components.vae.enable_tiling()
     compositions = list({id(s.composition): s.composition for s in shots}.values())
     session = Session(components, compositions, note, extras.limit, request.cut_inputs)
+    session.tell(shots)
     session.remind(shots)
-    adapters = session.loras(asked)
+    adapters = session.loras(shots[0].composition if _are_alike(shots) else asked)
     session.check(shots)
     if dry_run:
         note(f"{len(shots)} pictures would be drawn into {plan.output}")
@@ -121,6 +132,11 @@ def _drawn(
         if grid:
             plan.write_sheet(made, grid, extras)
     return {"outputs": [str(name) for name in plan.written], "adapters": adapters}
+
+
+def _are_alike(shots: Sequence[Shot]) -> bool:
+    """Whether all are drawn with the same adapters."""
+    return len({id(shot.composition) for shot in shots}) == 1
 
 
 def _check_pictures(request: Request) -> None:
@@ -267,16 +283,19 @@ def serve(
     asked = composed.read(loras, changes)
     _check_adapters(asked, changes)
     components = load_model(request.model, device, request.dtype, note, extras.tokenizer, request.wanted, request.vae)
-    session = Session(components, [asked], note, extras.limit, request.cut_inputs)
+    sessions = _Sessions(components, asked, note, extras.limit, request.cut_inputs)
+    tagged = Tagged(extras.lora_dir, note)
     if request.tiling:
-        session.components.vae.enable_tiling()
+        components.vae.enable_tiling()
     folder, status, at, drawn = Numbered(output, anew=force), 0, 0, 0
     with recorded(output), telling(lambda: f"{drawn} pictures are in {output}"):
         for at, line in bounded_lines(lines, "--prompts -"):
             if not line.strip() or line.startswith("#"):
                 continue
             try:
-                shots = shots_of(from_line(line.strip(), request), asked)
+                shots = tagged.shots(shots_of(from_line(line.strip(), request), asked))
+                session = sessions.of(shots)
+                session.tell(shots)
                 session.remind(shots)
                 session.check(shots)
                 for shot in shots if dry_run else ():
@@ -293,3 +312,28 @@ def serve(
     if not at:
         raise InputError("--prompts -: nothing came on standard input")
     return status
+
+
+class _Sessions:
+    """The session of lines as they come: made anew where a line brings adapters that were not there before."""
+
+    def __init__(
+        self, components: Components, asked: Composition, note: Note, limit: int | None, cut_inputs: bool
+    ) -> None:
+        self._begin = lambda held: Session(components, held, note, limit, cut_inputs)
+        self._session = self._begin([asked])
+        self._held = [asked]
+
+    def of(self, shots: Sequence[Shot]) -> Session:
+        """A session that has the adapters of these shots."""
+        wanted = [shot.composition for shot in shots if not self._session.has(shot.composition)]
+        if wanted:
+            held = [*self._held, *{id(one): one for one in wanted}.values()]
+            self._session.ensemble.remove()
+            try:
+                self._session = self._begin(held)
+            except LorakitError:
+                self._session = self._begin(self._held)
+                raise
+            self._held = held
+        return self._session

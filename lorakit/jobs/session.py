@@ -16,11 +16,12 @@ from torch import Tensor
 from lorakit import __version__
 from lorakit.bounds import MOST_SIDE
 from lorakit.composition import Composition, effective
+from lorakit.composition.wording import Steps, changing, joined_by_and
 from lorakit.data import masks
 from lorakit.errors import InputError, UsageError, shorten, some
 from lorakit.formats import recipes
 from lorakit.io.inputs import sha256_of
-from lorakit.jobs import composed
+from lorakit.jobs import composed, remarks
 from lorakit.jobs.shots import Request, Shot
 from lorakit.models.encode import latent_moments, to_tensor
 from lorakit.models.load import Components, is_small, load
@@ -120,6 +121,7 @@ def pictures(
     """uint8 pictures for (prompt, seed) pairs, without adapters; each distinct prompt is encoded once."""
     session = Session(components, [Composition()], note)
     shots = [Shot(replace(request, size=how.size), prompt, seed) for prompt, seed in jobs]
+    session.tell(shots)
     return (one.picture for one in session.draw(shots))
 
 
@@ -143,18 +145,43 @@ class Session:
         self.components, self.note = components, note
         self.ensemble = composed.Ensemble(components, compositions, note, limit, cut_inputs)
         self._acting: dict[Any, tuple[Composition, Acting | None]] = {}
-        self._said: set[str] = set()
+        self._steps: dict[Any, Steps] = {}
+        self._said: set[Any] = set()
         self._reminded: set[Path] = set()
         self._starts: dict[Any, tuple[Tensor, Tensor | None, Tensor | None]] = {}
         self._hashes: dict[Path, str] = {}
+
+    def has(self, composition: Composition) -> bool:
+        """Whether the adapters of a composition are put on."""
+        return all(map(self.ensemble.has, composition.members))
+
+    def tell(self, shots: Iterable[Shot]) -> None:
+        """Note, once, what of the prompts is not drawn as the words that stand there. UsageError for what this model cannot
+        draw."""
+        found: list[remarks.Remark] = []
+        for shot in shots:
+            if self.components.guidance_width is not None and len(self._prompts(shot)) > 1:
+                raise UsageError("AND: this model is told the guidance and draws one prompt at a time; leave it out")
+            for text, negative in ((shot.prompt, False), (shot.request.negative, True)):
+                if text and (text, negative) not in self._said:
+                    self._said.add((text, negative))
+                    steps = self._numbered(self._how(shot)) if changing(text) and not shot.request.plain else None
+                    found += remarks.of(text, negative, shot.request.plain, steps, self.ensemble.words)
+        for line in remarks.lines(found):
+            self.components.say(line)
+
+    def _prompts(self, shot: Shot) -> list[tuple[str, float]]:
+        """The prompts that AND joins, with their weights."""
+        return [(shot.prompt, 1.0)] if shot.request.plain else joined_by_and(shot.prompt)
 
     def remind(self, shots: Iterable[Shot]) -> None:
         """Note, once for each adapter that acts, what trigger word of it a prompt lacks."""
         for shot in shots:
             acting = [m for m in shot.composition.members if m.weight and m.path not in self._reminded]
-            words = ", ".join([shot.prompt, shot.request.negative, *(m.prompt for m in shot.composition.members)])
+            texts = [shot.prompt, shot.request.negative, *(m.prompt for m in shot.composition.members)]
+            words = ", ".join(self._drawn_words(text, shot) for text in texts)
             for member in acting:
-                lacking = self.ensemble.triggers[member.path].lacking(words)
+                lacking = self.ensemble.triggers[member.path].lacking(words, self.ensemble.words.names)
                 if lacking:
                     self._reminded.add(member.path)
                     told = shorten(shot.prompt, _SHOWN)
@@ -228,15 +255,29 @@ class Session:
     def _asked(self, shot: Shot, how: Drawing, acting: Acting | None) -> Picture:
         request = shot.request
         reading = Reading(request.plain, request.cut, request.clip_skip)
-        told, negative = self.ensemble.told(acting, shot.prompt, request.negative, reading)
+        prompt, without = (self._drawn_words(text, shot) for text in (shot.prompt, request.negative))
+        told, negative = self.ensemble.told(acting, prompt, without, reading, self._numbered(how))
         if request.cut and shot.prompt not in self._said:
             self._said.add(shot.prompt)
-            if left := lost(self.components, shot.prompt, reading):
+            read = replace(reading, words=self.ensemble.words, acting=self.ensemble.acting_words(shot.composition))
+            if left := lost(self.components, prompt, read):
                 self.note(f"the prompt is longer than the model reads; left out: {left!r}")
+        shares = tuple(weight for _, weight in self._prompts(shot))
         if request.image is None:
-            return Picture(shot.seed, told, negative)
+            return Picture(shot.seed, told, negative, shares=shares)
         start, mask, masked = self._start(request, how.size)
-        return Picture(shot.seed, told, negative, start, mask, masked)
+        return Picture(shot.seed, told, negative, start, mask, masked, shares)
+
+    def _drawn_words(self, text: str, shot: Shot) -> str:
+        """A prompt without what stands in it for files."""
+        return text if shot.request.plain else remarks.drawn(text, self.ensemble.words)
+
+    def _numbered(self, how: Drawing) -> Steps:
+        """The steps of a drawing, for words that change with them."""
+        key = (how.steps, how.scheduler, how.spacing, how.strength, how.size, how.purpose)
+        if key not in self._steps:
+            self._steps[key] = Steps(len(steps_done(self.components, how)), how.steps, how.purpose == "hires")
+        return self._steps[key]
 
     def _start(self, request: Request, size: tuple[int, int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Latents of the picture to start from, the mask in their size, and the latents of what it leaves."""

@@ -157,7 +157,7 @@ def from_line(line: str, request: Request) -> Request:
     changes: dict[str, Any] = {}
     for key, value in options.items():
         name = _LETTERS.get(key, key)
-        if _of_adapters(name):
+        if changes_adapters(name):
             changes["acting"] = (*changes.get("acting", ()), (name, value))
             continue
         if name not in _SETTINGS:
@@ -174,7 +174,7 @@ def from_line(line: str, request: Request) -> Request:
 
 
 def _named(key: str) -> str:
-    return key if _of_adapters(key) else key.replace("_", "-")
+    return key if changes_adapters(key) else key.replace("_", "-")
 
 
 def _options(text: str) -> dict[str, str]:
@@ -238,7 +238,7 @@ def read_axes(texts: Sequence[str]) -> dict[str, Axis]:
         name, key, body = match[1], match[2].strip(), match[3]
         if name in found:
             raise UsageError(f"--grid {text}: the {name} axis is given twice")
-        known = key in _SETTINGS or key in _OWN or _of_adapters(key)
+        known = key in _SETTINGS or key in _OWN or changes_adapters(key)
         if not known or key == "count":
             names = [*(k for k in _SETTINGS if k != "count"), *_OWN, "lora.weight"]
             raise UsageError(
@@ -288,7 +288,7 @@ def _set(axis: Axis, value: str, shot: Shot, compose: Callable[[Sequence[str]], 
         return replace(shot, prompt=shot.prompt.replace(first, value))
     if axis.key in ("lora", "recipe"):
         return replace(shot, composition=compose([value] if value != "none" else []))
-    if _of_adapters(axis.key):
+    if changes_adapters(axis.key):
         return replace(shot, composition=_changed(shot.composition, axis.key, value, where))
     field, read = _SETTINGS[axis.key]
     found = _setting(field, read, value, where)
@@ -297,7 +297,8 @@ def _set(axis: Axis, value: str, shot: Shot, compose: Callable[[Sequence[str]], 
     return replace(shot, request=replace(shot.request, **{field: found}))
 
 
-def _of_adapters(key: str) -> bool:
+def changes_adapters(key: str) -> bool:
+    """Whether an axis of a grid or an option of a line changes how an adapter acts."""
     return key.rpartition(".")[2] in ("weight", "schedule")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.encode import encode_ids, zeros
 from lorakit.models.load import Components
-from lorakit.models.tokens import spelled
+from lorakit.models.tokens import Vocabulary, spelled
 
 _ROUND, _SQUARE = 1.1, 1 / 1.1
 _WEIGHT = re.compile(r":\s*+([-+]?(?:\d++\.?\d*+|\.\d++))\s*+\)")
@@ -73,11 +73,21 @@ def _joined(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
 @dataclass(frozen=True)
 class Reading:
     """How prompts are read. plain: brackets are text. cut: what is longer than the model reads is left out. clip_skip
-    counts as the webuis do, 1 is the model's own layer."""
+    counts as the webuis do, 1 is the model's own layer. words: the learned words of adapter files; acting: those of them
+    that act, each with its weight, which is as that of a bracket around it."""
 
     plain: bool = False
     cut: bool = False
     clip_skip: int = 1
+    words: Vocabulary | None = None
+    acting: tuple[tuple[str, float], ...] = ()
+
+    def pieces(self, text: str) -> list[tuple[str, float]]:
+        """What the tokenizer is told of a text, in pieces with the weights of learned words."""
+        if self.words is None or not self.acting:
+            return [(text, 1.0)]
+        weights = dict(self.acting)
+        return [(piece, 1.0 if token is None else weights[token]) for piece, token in self.words.split(text, weights)]
 
 
 @dataclass(frozen=True)
@@ -99,16 +109,17 @@ def stretches(components: Components, part: str, prompt: str, reading: Reading) 
             if number and ids[-1]:
                 ids.append([])
                 weights.append([])
-            for one in tokenizer(spelled(piece, components.vectors), add_special_tokens=False).input_ids:
-                if len(ids[-1]) == room:
-                    ids.append([])
-                    weights.append([])
-                ids[-1].append(one)
-                weights[-1].append(weight)
+            for told, own in reading.pieces(piece):
+                for one in tokenizer(spelled(told, components.vectors), add_special_tokens=False).input_ids:
+                    if len(ids[-1]) == room:
+                        ids.append([])
+                        weights.append([])
+                    ids[-1].append(one)
+                    weights[-1].append(weight * own)
     if not reading.cut or len(ids) == 1:
         return Stretches(ids, weights)
     lost = tokenizer.decode([one for more in ids[1:] for one in more])
-    return Stretches(ids[:1], weights[:1], lost)
+    return Stretches(ids[:1], weights[:1], reading.words.shown(lost) if reading.words else lost)
 
 
 def length(components: Components, prompt: str, reading: Reading) -> int:

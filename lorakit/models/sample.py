@@ -56,20 +56,47 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """What a prompt says while a picture is drawn.
+
+    wordings    the conditionings of all that it says, of one length
+    at          which of them step i says; the last number goes for the steps behind it
+    """
+
+    wordings: tuple[Conditioning, ...]
+    at: tuple[int, ...] = (0,)
+
+    def now(self, step: int) -> int:
+        return self.at[min(step, len(self.at) - 1)]
+
+    @property
+    def length(self) -> int:
+        return self.wordings[0].states.shape[1]
+
+
+@dataclass(frozen=True)
 class Picture:
     """What one picture depends on, beside how it is drawn.
 
-    told, negative    conditionings of one picture, by the variant that a forward asks for (None where there is one)
+    told              by the variant that a forward asks for (None where there is one) its prompts: several where AND joins them
+    negative          by the variant, what not to draw
+    shares            the weight of each of the prompts that AND joins
     start             latents [c, h, w] to start from; mask [1, h, w], 1 where it is drawn anew, 0 where it stays
     masked            latents of the picture without what the mask covers, for a UNet that inpaints
     """
 
     seed: int
-    told: Mapping[Any, Conditioning]
-    negative: Mapping[Any, Conditioning]
+    told: Mapping[Any, Sequence[Spoken]]
+    negative: Mapping[Any, Spoken]
     start: Tensor | None = None
     mask: Tensor | None = None
     masked: Tensor | None = None
+    shares: tuple[float, ...] = (1.0,)
+
+    @staticmethod
+    def of(seed: int, told: Conditioning, negative: Conditioning, **more: Any) -> Picture:
+        """A picture of one prompt that says the same in every step, without variants."""
+        return Picture(seed, {None: (Spoken((told,)),)}, {None: Spoken((negative,))}, **more)
 
 
 @dataclass(frozen=True)
@@ -136,6 +163,7 @@ def denoise(
     fine: list[Tensor] = []
     for i in range(first, total):
         scaled, t = solver.scaled(x, i), solver.times[i]
+        answers.step = i - first
         said = answers.mean(scaled, t, i / max(1, total - 1), acting.steps[i - first] if acting else _ALONE)
         if watch is not None:
             watch(i, total, components.process.finished(scaled, said, t))
@@ -183,9 +211,20 @@ def _inpaint(components: Components, pictures: Sequence[Picture], mask: Tensor |
     return torch.cat([mask.to(components.device), masked.to(components.device)], 1)
 
 
+@dataclass(frozen=True)
+class _Question:
+    """One forward by one of the prompts that AND joins, with the guidance and the share of its answer."""
+
+    forward: Forward
+    part: int
+    guidance: float
+    share: float | Tensor
+
+
 @dataclass
 class _Answers:
-    """Asks the UNet; conditionings of a batch are joined once for each variant."""
+    """Asks the UNet in step `step`, counted from the first that is done; conditionings of a batch are joined once for each
+    variant and wording."""
 
     components: Components
     pictures: Sequence[Picture]
@@ -193,30 +232,42 @@ class _Answers:
     gates: Gates | None
     inpaint: Tensor | None
     together: int
-    _joined: dict[tuple[Sequence[Hashable], bool], Conditioning] = field(default_factory=dict)
+    step: int = 0
+    _joined: dict[Hashable, Conditioning] = field(default_factory=dict)
 
     def mean(self, scaled: Tensor, t: Tensor, fraction: float, forwards: Sequence[Forward]) -> Tensor:
         """The answers of a step's forwards, averaged by their shares, float32."""
-        guidance = self.how.guidance_at(fraction)
-        batches = [forwards[i : i + self.together] for i in range(0, len(forwards), self.together)]
-        answers = [answer for some in batches for answer in self._some(scaled, t, guidance, some)]
+        asked = self._questions(forwards, self.how.guidance_at(fraction))
+        batches = [asked[i : i + self.together] for i in range(0, len(asked), self.together)]
+        answers = [answer for some in batches for answer in self._some(scaled, t, some)]
         if len(answers) == 1:
             return answers[0]
-        whole = sum(one.share for one in forwards)
-        return sum((a * one.share for a, one in zip(answers, forwards, strict=True)), torch.zeros(())) / whole
+        whole = sum(one.share for one in asked)
+        return sum((a * one.share for a, one in zip(answers, asked, strict=True)), torch.zeros(())) / whole
 
-    def _some(self, scaled: Tensor, t: Tensor, guidance: float, forwards: Sequence[Forward]) -> list[Tensor]:
-        """The answers of forwards that go through together, each after guidance."""
-        two = guidance > 1 and self.components.guidance_width is None
-        times = len(forwards) * (2 if two else 1)
+    def _questions(self, forwards: Sequence[Forward], guidance: float) -> list[_Question]:
+        """The forwards by each prompt that AND joins. What is wanted is u + guidance * (w1 * (c1 - u) + w2 * (c2 - u) ...),
+        u what the model says without a prompt (Liu et al., 2022): the mean of n answers guided by n * w * guidance."""
+        shares = self.pictures[0].shares
+        if len(shares) == 1:
+            return [_Question(one, 0, guidance, one.share) for one in forwards]
+        scale = max(1.0, guidance) * len(shares)
+        return [_Question(one, i, scale * w, one.share / len(shares)) for one in forwards for i, w in enumerate(shares)]
+
+    def _some(self, scaled: Tensor, t: Tensor, asked: Sequence[_Question]) -> list[Tensor]:
+        """The answers of questions that go through together, each after guidance."""
+        joined = len(self.pictures[0].shares) > 1
+        two = (joined or asked[0].guidance > 1) and self.components.guidance_width is None
+        times = len(asked) * (2 if two else 1)
         inpaint = None if self.inpaint is None else torch.cat([self.inpaint] * times)
-        with self._weighed(forwards):
-            told = self._told(tuple(one.variant for one in forwards), two)
-            said = predict(self.components, torch.cat([scaled] * times), t, told, inpaint, guidance).float()
+        with self._weighed([one.forward for one in asked]):
+            told = self._told(tuple((one.forward.variant, one.part) for one in asked), two)
+            said = predict(self.components, torch.cat([scaled] * times), t, told, inpaint, asked[0].guidance).float()
         if not two:
             return list(said.chunk(times))
         halves = said.chunk(times)
-        return [guided(*pair, guidance, self.how.rescale) for pair in zip(halves[::2], halves[1::2], strict=True)]
+        pairs = zip(halves[::2], halves[1::2], strict=True)
+        return [guided(*pair, one.guidance, self.how.rescale) for pair, one in zip(pairs, asked, strict=True)]
 
     def _weighed(self, forwards: Sequence[Forward]) -> AbstractContextManager[None]:
         if self.gates is None:
@@ -225,23 +276,26 @@ class _Answers:
             return self.gates.at(forwards[0].weights, forwards[0].uses)
         return self.gates.side_by_side([one.weights for one in forwards])
 
-    def _told(self, variants: Sequence[Hashable], two: bool) -> Conditioning:
-        """Of each variant the negative prompts, where they are asked, and the prompts."""
-        if (variants, two) not in self._joined:
-            parts = []
-            for variant in variants:
-                parts += [p.negative[variant] for p in self.pictures] if two else []
-                parts += [p.told[variant] for p in self.pictures]
-            joined = Conditioning.cat(parts).sized(self.how.size)
-            self._joined[variants, two] = joined.to(self.components.device, self.components.dtype)
-        return self._joined[variants, two]
+    def _told(self, variants: Sequence[tuple[Hashable, int]], two: bool) -> Conditioning:
+        """Of each variant, and the prompt of several that is asked, the negative prompts, where they are asked, and the
+        prompts; as they are in this step."""
+        spoken: list[Spoken] = []
+        for variant, part in variants:
+            spoken += [p.negative[variant] for p in self.pictures] if two else []
+            spoken += [p.told[variant][part] for p in self.pictures]
+        now = tuple(one.now(self.step) for one in spoken)
+        if (variants, two, now) not in self._joined:
+            rows = [one.wordings[i] for one, i in zip(spoken, now, strict=True)]
+            joined = Conditioning.cat(rows).sized(self.how.size)
+            self._joined[variants, two, now] = joined.to(self.components.device, self.components.dtype)
+        return self._joined[variants, two, now]
 
 
 def draw(
     components: Components, told: Sequence[Conditioning], negative: Conditioning, seeds: Sequence[int], how: Drawing
 ) -> Iterator[np.ndarray]:
     """One uint8 picture [h, w, 3] for each seed and its conditioning of one picture, in order."""
-    pictures = [Picture(seed, {None: one}, {None: negative}) for one, seed in zip(told, seeds, strict=True)]
+    pictures = [Picture.of(seed, one, negative) for one, seed in zip(told, seeds, strict=True)]
     return draw_pictures(components, pictures, how)
 
 
@@ -254,13 +308,13 @@ def draw_pictures(
     On the CPU the bytes of a picture depend on nothing but itself. A sum's last bits depend on the shape of its operands
     and on the number of threads, so pictures go through alone there, or, with a small model, always in twos on one
     thread, a pair on each core; an odd one is drawn with a twin that is thrown away. On other devices `batch_size` go
-    through together. Those of a batch are of one length of prompt.
+    through together. Those of a batch are of one length of prompt, and of as many prompts joined by AND.
     """
 
     def run(chosen: Sequence[Picture]) -> np.ndarray:
         return to_pictures(components, denoise(components, chosen, how, acting, watch))
 
-    alike = [list(group) for _, group in groupby(pictures, key=_length)]
+    alike = [list(group) for _, group in groupby(pictures, key=_asks)]
     if components.device.type != "cpu":
         for group in alike:
             for start in range(0, len(group), how.batch_size):
@@ -275,5 +329,6 @@ def draw_pictures(
             yield from islice(pair, length)
 
 
-def _length(picture: Picture) -> tuple[int, ...]:
-    return tuple(one.states.shape[1] for one in picture.told.values())
+def _asks(picture: Picture) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """What pictures of one batch have in common."""
+    return tuple(one[0].length for one in picture.told.values()), picture.shares

@@ -82,13 +82,76 @@ def start_rows(tokenizer: Any, table: nn.Embedding, text: str, vectors: int) -> 
     return rows[torch.arange(vectors, device=rows.device) % len(ids)].clone()
 
 
+class Vocabulary:
+    """The learned words of adapter files, as prompts say them: whatever their case, and by other names too.
+
+    The tokenizer knows their vectors by names that no text has, so that a word acts only where it stands by itself, and
+    only while its adapter acts.
+    """
+
+    def __init__(self, vectors: Mapping[str, int], others: Mapping[str, str] | None = None, first: int = 0) -> None:
+        """vectors  token to how many it has; others  another name of a token to the token; first  number of the first"""
+        self.hidden = {
+            token: [f"\ue000{first + i}.{n}\ue001" for n in range(count)]
+            for i, (token, count) in enumerate(vectors.items())
+        }
+        self._said: dict[str, tuple[str, str]] = {}  # as a prompt says it to (the token, what the tokenizer is told)
+        for name, token in {**(others or {}), **{token: token for token in vectors}}.items():
+            self._said[name] = token, " ".join(self.hidden[token])
+            for n, one in enumerate(self.hidden[token][1:], 1):
+                self._said.setdefault(f"{name}_{n}", (token, one))
+        self._folded = {_folded(name): name for name in reversed(self._said)}
+        names = sorted(self._said, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(_alone, names)), re.IGNORECASE) if names else None
+
+    def names(self, token: str) -> list[str]:
+        """What a prompt may call a token, its own name first."""
+        whole = " ".join(self.hidden[token])
+        return [token, *(name for name, (_, told) in self._said.items() if told == whole and name != token)]
+
+    def find(self, name: str) -> str | None:
+        """The token of this name, whatever its case."""
+        exact = name if name in self._said else self._folded.get(_folded(name))
+        return None if exact is None else self._said[exact][0]
+
+    def split(self, text: str, acting: Iterable[str]) -> list[tuple[str, str | None]]:
+        """The text in pieces: (plain text, None), or (what the tokenizer is told, the token) of those that act."""
+        pieces, at, wanted = list[tuple[str, str | None]](), 0, set(acting)
+        for found in self._pattern.finditer(text) if self._pattern and wanted else ():
+            name = found[0] if found[0] in self._said else self._folded.get(_folded(found[0]), "")
+            token, told = self._said.get(name, ("", ""))
+            if token in wanted:
+                pieces += [(text[at : found.start()], None)] * (at < found.start()) + [(told, token)]
+                at = found.end()
+        return [*pieces, (text[at:], None)] if at < len(text) or not pieces else pieces
+
+    def shown(self, text: str) -> str:
+        """A text out of the tokenizer with the names that people know."""
+        for token, hidden in self.hidden.items():
+            for name, one in zip(words(token, len(hidden)), hidden, strict=True):
+                text = text.replace(one, name)
+        return text
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.split()).casefold()
+
+
+def _alone(name: str) -> str:
+    """A regular expression for a name that is no part of a longer word; blanks in it are as many as one likes."""
+    inner = r"\s+".join(map(re.escape, name.split())) or re.escape(name)
+    return (r"(?<!\w)" if re.match(r"\w", name) else "") + inner + (r"(?!\w)" if re.search(r"\w$", name) else "")
+
+
 def add(
-    tokenizers: Mapping[str, Any], encoders: Mapping[str, Any], tokens: Mapping[str, Mapping[str, Tensor]], source: str
-) -> dict[str, Rows]:
+    tokenizers: Mapping[str, Any], encoders: Mapping[str, Any], tokens: Mapping[str, Mapping[str, Tensor]], source: str,
+    hidden: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Rows]:  # fmt: skip
     """Give each text encoder its learned tokens, all in one `Rows`; part to that.
 
     tokenizers, encoders    by part: text_encoder, text_encoder_2
     tokens                  placeholder token to its vectors [n, d] by part
+    hidden                  token to what the tokenizer knows its vectors by; without it, its own name
     InputError where a part has no vectors, they have another width, or a token is there already.
     """
     found = {}
@@ -97,9 +160,11 @@ def add(
             raise InputError(f"{source}: the text encoder has learned tokens already")
         table, tokenizer = table_of(encoder), tokenizers[part]
         _check(tokens, part, table, source)
-        names = [word for token, by in tokens.items() for word in words(token, len(by[part]))]
-        first = len(tokenizer)
-        if _add_words(tokenizer, names) != len(names):
+        names = [
+            word for token, by in tokens.items() for word in (hidden[token] if hidden else words(token, len(by[part])))
+        ]
+        first, there = len(tokenizer), tokenizer.get_added_vocab() if hidden else {}
+        if not there.keys().isdisjoint(tokens) or _add_words(tokenizer, names) != len(names):
             raise InputError(f"{source}: the tokenizer has some of these tokens already: {', '.join(tokens)}")
         rows = Rows(table, first, torch.cat([by[part].float() for by in tokens.values()]).to(table.weight.device))
         encoder.set_input_embeddings(rows)
@@ -123,6 +188,12 @@ def _add_words(tokenizer: Any, names: Sequence[str]) -> int:
 
     # Not normalised: a token is found as it is spelled, capitals and all.
     return tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])
+
+
+def take_out(encoders: Mapping[str, Any]) -> None:
+    """Give the text encoders their own tables back."""
+    for encoder in encoders.values():
+        encoder.set_input_embeddings(table_of(encoder))
 
 
 def split_rows(rows: Tensor, vectors: Mapping[str, int]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lorakit.adapter import Adapter
 from lorakit.config import TARGETS, TrainConfig
 from lorakit.diffusion.noise import normal
-from lorakit.errors import UsageError
+from lorakit.errors import InputError, UsageError
 from lorakit.formats import files
 from lorakit.models.load import Components
 from lorakit.registry import TRAINABLE
@@ -97,8 +97,17 @@ def attach(components: Components, config: TrainConfig, first: int, learns: Call
 
 def _loaded(attached: variants.Attached, file: str) -> tuple[str, ...]:
     """Go on from an adapter file; what of it was cut or is not trained."""
-    done = attached.load(files.read(Path(file)).materialised().modules)
+    adapter = files.read(Path(file)).materialised()
+    beside = [f"{len(adapter.biases)} biases"] * bool(adapter.biases)
+    beside += [f"learned tokens {', '.join(adapter.embeddings)}"] * bool(adapter.embeddings)
+    if not adapter.modules:
+        raise InputError(
+            f"--init-from {file} holds {' and '.join(beside) or 'nothing'} alone, and training goes on from low-rank deltas; "
+            f"to train on top of it, merge it first: lorakit merge {file} --into MODEL"
+        )
+    done = attached.load(adapter.modules)
     lines = [f"goes on from {len(done.errors)} modules of {file}"]
+    lines += [f"left out of {file}, for training does not go on from them: {' and '.join(beside)}"] * bool(beside)
     cut = {name: error for name, error in done.errors.items() if error > 1e-6}
     if cut:
         worst = max(cut, key=lambda name: cut[name])

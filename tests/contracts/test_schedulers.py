@@ -24,7 +24,7 @@ def components(tmp_path_factory):
 
 def picture(seed: int, **more) -> Picture:
     told = Conditioning(torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(0)))
-    return Picture(seed, {None: told}, {None: Conditioning(torch.zeros_like(told.states))}, **more)
+    return Picture.of(seed, told, Conditioning(torch.zeros_like(told.states)), **more)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -71,9 +71,10 @@ def test_a_prompt_needs_the_telling_words_of_a_phrase(prompt, lacks):
     assert bool(read({"modelspec.trigger_phrase": "a photo of sks dog"}).lacking(prompt)) == lacks
 
 
-def test_learned_tokens_are_needed_each_and_as_they_are_spelled():
+def test_learned_tokens_are_needed_each_whatever_their_case_and_by_any_of_their_names():
     found = Triggers(tokens=("<s1>", "Fox"))
-    assert found.lacking("<s1> Fox") == [] and found.lacking("<S1> Fox") == ["'<s1>'"]
+    assert found.lacking("<s1> Fox") == found.lacking("<S1> fox") == [] and found.lacking("a fox") == ["'<s1>'"]
+    assert found.lacking("a fox by Evalyn", lambda token: {"<s1>": [token, "evalyn"]}.get(token, [token])) == []
     assert found.lacking("<s1>x foxes") == ["'<s1>'", "'Fox'"]
 
 

@@ -45,7 +45,8 @@ def test_words_follow_the_prompt_where_the_adapter_acts(components, tmp_path):
     plain = composed.Ensemble(components, [], lambda text: None)
     for words, text in (("", "a cat"), ("in the snow", "a cat, in the snow")):
         wanted, _ = plain.told(None, text, "", Reading())
-        assert torch.equal(told[next(v for v in told if v[0] == words)].states, wanted[None].states)
+        (one,), (other,) = told[next(v for v in told if v[0] == words)], wanted[None]
+        assert torch.equal(one.wordings[0].states, other.wordings[0].states)
     ensemble.remove()
 
 

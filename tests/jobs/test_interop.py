@@ -54,7 +54,7 @@ def test_deltas_and_pictures_agree_with_diffusers(components, tmp_path, file_for
         with stack.gates.at((1.0,)):
             ours = components.unet(latents, time, states[:1]).sample
         how, forwards = Drawing((64, 64), 8, 3.0, "ddim"), [[Forward((1.0,), 8.0)]] * 8
-        picture = Picture(3, {None: told[0]}, {None: told[1]})
+        picture = Picture.of(3, told[0], told[1])
         drawn = to_pictures(components, denoise(components, [picture], how, Acting(stack.gates, forwards)))
         stack.remove()
         pipe.scheduler = Solver(components, "ddim", 8).scheduler

@@ -51,7 +51,7 @@ def test_drawing_is_diffusers_and_asks_no_negative_prompt(distilled):
         requires_safety_checker=False,
     )
     told, _ = conditioning_of(distilled, ["a cat", "something else"])
-    picture = Picture(0, {None: told[0]}, {None: told[1]})
+    picture = Picture.of(0, told[0], told[1])
     how = Drawing((64, 64), 1, 8.5, "lcm")
     mine = denoise(distilled, [picture], how)
     noise = torch.randn((4, 16, 16), generator=generator(0, how.purpose))[None]

@@ -55,7 +55,7 @@ def told(components, seed=0):
 
 
 def ours(components, how, **more):
-    return denoise(components, [Picture(5, {None: told(components, 1)}, {None: told(components, 2)}, **more)], how)
+    return denoise(components, [Picture.of(5, told(components, 1), told(components, 2), **more)], how)
 
 
 def theirs(components, name, how, spacing=None, pipeline=None, **more):

@@ -82,6 +82,6 @@ MARKS: dict[str, Callable[[Shapes, Mapping[str, str]], bool]] = {
     "diffusers-old": _any(is_old),
     "diffusers": _any(is_adapter_key),
     "a1111-embedding": _any(lambda key: key.startswith("string_to_param.") or key == "emb_params"),
-    "comfy-embedding": _any(lambda key: key in ("clip_l", "clip_g")),
+    "comfy-embedding": _any(lambda key: key in ("clip_l", "clip_g", "clip_h")),
     "diffusers-embedding": _are_tokens,
 }

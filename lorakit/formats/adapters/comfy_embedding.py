@@ -1,4 +1,5 @@
-"""SDXL's textual inversion, `clip_l` and `clip_g`: ComfyUI, A1111, OneTrainer, diffusers' pivotal tuning."""
+"""Textual inversion by text encoder, `clip_l` and `clip_g` (SD 2: `clip_h`): ComfyUI, A1111, OneTrainer, diffusers' pivotal
+tuning; clients name the token by the file."""
 
 from __future__ import annotations
 
@@ -8,9 +9,12 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._vectors import Tokens, named
+from lorakit.formats.adapters._modules import Context, Encoded
+from lorakit.formats.adapters._peft_config import STALE
+from lorakit.formats.adapters._vectors import Tokens, named, one_token
 
-_PARTS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+_PARTS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "clip_h": "text_encoder"}
+_KEYS = {("text_encoder", 1024): "clip_h", ("text_encoder_2", 1280): "clip_g"}  # by ComfyUI's name of the text encoder
 
 
 def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
@@ -26,3 +30,14 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
         else:
             tokens.unknown[key] = array
     return tokens.adapter(metadata, "comfy-embedding")
+
+
+def encode(adapter: Adapter, context: Context) -> Encoded:
+    """One token, a tensor for each text encoder."""
+    token, vectors, losses = one_token(adapter, "ComfyUI embedding")
+    tensors = {
+        _KEYS.get((part, int(x.shape[-1])), "clip_g" if part == "text_encoder_2" else "clip_l"): x
+        for part, x in vectors.items()
+    }
+    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
+    return Encoded(tensors, {**metadata, "name": token} if token else metadata, tuple(losses))

@@ -43,7 +43,9 @@ def draw(run: Run, step: int) -> None:
         composition = composed.read(arguments)
         session = sample.Session(components, [composition], lambda text: None)
         try:
-            for i, one in enumerate(session.draw(shots_of(request, composition))):
+            shots = shots_of(request, composition)
+            session.tell(shots)
+            for i, one in enumerate(session.draw(shots)):
                 target = life.run_folder / "previews" / f"step-{step:06d}-{i}.png"
                 if run.world.main:
                     write_bytes(target, encode(one.picture, one.settings))

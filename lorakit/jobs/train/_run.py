@@ -15,6 +15,7 @@ from torch import Tensor
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.config import TrainConfig
+from lorakit.data import prompt_tags
 from lorakit.effects import refuse_idle
 from lorakit.errors import InputError, UsageError
 from lorakit.formats import clients
@@ -107,6 +108,8 @@ class Run:
         captions = sorted(
             {*captions, *(x for of in self.data.measured for x in validation.captions(of, self._measured))}
         )
+        if tagged := prompt_tags.in_captions(captions):
+            self.talk.note(tagged)
         if not (long := encode.too_long(self.components, captions)):
             return
         most = self.components.tokenizer.model_max_length

@@ -1,0 +1,48 @@
+"""Tags of other programs in prompts."""
+
+import pytest
+
+from lorakit.data import prompt_tags
+from lorakit.data.prompt_tags import Tag
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("<lora:style:0.8>", Tag("<lora:style:0.8>", "style", 0.8, 0.8)),
+        ("<lyco:a b>", Tag("<lyco:a b>", "a b")),
+        ("<lora:x:0.5:0.2>", Tag("<lora:x:0.5:0.2>", "x", 0.2, 0.5)),  # the text encoder's comes first
+        ("<lora:x:te=.5:unet=-1:dyn=8>", Tag("<lora:x:te=.5:unet=-1:dyn=8>", "x", -1.0, 0.5, "", ("dyn=8",))),
+        ("<LORA:x:1:lbw=MIDD>", Tag("<LORA:x:1:lbw=MIDD>", "x", 1.0, 1.0, "MIDD")),
+    ],
+)
+def test_a_tag_for_an_adapter_is_read_as_the_webui_does(tag, expected):
+    assert prompt_tags.adapters(f"a cat {tag}, red") == [expected]
+    assert prompt_tags.without_adapters(f"a cat {tag}, red") == "a cat , red"
+
+
+def test_a_weight_that_is_no_number_is_told():
+    with pytest.raises(ValueError, match="'half' is no number"):
+        prompt_tags.adapters("<lora:x:half>")
+
+
+def test_embeddings_are_named_as_comfyui_and_swarmui_name_them():
+    prompt = "(embedding:Easy.pt:1.2), Embedding:sub/foo. <embed:q> noembedding:x"
+    assert [tag.name for tag in prompt_tags.embeddings(prompt)] == ["Easy.pt", "sub/foo", "q"]
+    found = prompt_tags.with_embeddings(prompt, lambda tag: None if tag.name == "q" else "W")
+    assert found == "(W:1.2), W <embed:q> noembedding:x"
+
+
+def test_words_of_a_learned_token_and_html_are_no_tags():
+    for prompt in ("a <s1> cat", "<b>bold</b>", "a < b : c > d", "3:4"):
+        assert prompt_tags.adapters(prompt) == prompt_tags.embeddings(prompt) == prompt_tags.foreign(prompt) == []
+
+
+def test_what_means_something_to_others_alone_is_found():
+    found = [one for one, _ in prompt_tags.foreign("{a|b} __hair/colour__ <hypernet:x:1> __init__(x) _a_")]
+    assert found == ["{a|b}", "__hair/colour__", "__init__", "<hypernet:x:1>"]
+
+
+def test_captions_with_tags_are_one_note():
+    assert prompt_tags.in_captions(["a cat"]) == ""
+    assert prompt_tags.in_captions(["a <lora:x:1>", "b <lyco:y>", "c"]).startswith("2 captions have tags")
