@@ -63,11 +63,11 @@ _WITHIN = {
 }  # fmt: skip
 # What keys of other kinds of adapter begin with, or have in them.
 _OTHERS = {
-    r"lora_controlnet$|input_hint_block\.": "a Control-LoRA", r"lllite_": "a ControlNet-LLLite",
+    r"lora_controlnet$": "a Control-LoRA", r"lllite_": "a ControlNet-LLLite",
     r"image_proj\.|ip_adapter\.|.*\.to_[kv]_ip\.": "an IP-Adapter", r".*_custom_diffusion\.": "an adapter of Custom Diffusion",
-    r"id_encoder\.": "an adapter of PhotoMaker", r"(adapter\.)?body\.\d+\.(block1|resnets)\.": "a T2I-Adapter",
-    r"(control_model\.)?zero_convs\.|controlnet_(cond_embedding|blocks|single_blocks|x_embedder)": "a ControlNet",
-    r"(.*\.)?motion_modules\.": "a motion module of AnimateDiff", r".*position_net\.": "an adapter of GLIGEN",
+    r"id_encoder\.": "an adapter of PhotoMaker", r"(?:adapter\.)?body\.\d+\.(?:block1|resnets)\.": "a T2I-Adapter",
+    r"(?:control_model\.)?(?:zero_convs|input_hint_block)\.|controlnet_(?:cond_embedding|blocks|single_blocks|x_embedder)": "a ControlNet",
+    r"(?:.*\.)?motion_modules\.": "a motion module of AnimateDiff", r".*position_net\.": "an adapter of GLIGEN",
 }  # fmt: skip
 _REFINER = "the SDXL refiner"
 # Of single files with a UNet like Stable Diffusion's; nothing in the tables of families tells them apart.
@@ -99,9 +99,10 @@ def of_keys(keys: Collection[str]) -> str:
 
 def check_adapter(keys: Collection[str], path: Path | str) -> None:
     """InputError that says what a file is, where it is an adapter of a kind that lorakit does not apply."""
-    for pattern, what in _OTHERS.items():
-        begins = re.compile(pattern)
-        if any(begins.match(key) for key in keys):
+    mark = re.compile("|".join(f"({pattern})" for pattern in _OTHERS))
+    found = {index for key in keys if (match := mark.match(key)) for index in [match.lastindex]}
+    for index, what in enumerate(_OTHERS.values(), 1):
+        if index in found:
             raise InputError(f"{path} is {what}; lorakit works with LoRA, its kin and learned tokens")
 
 
