@@ -11,7 +11,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.errors import InputError
 from lorakit.families import Shape
-from lorakit.formats import triggers
+from lorakit.formats import listed, triggers
 from lorakit.formats.adapters import checked, cloneofsimo, decode
 from lorakit.formats.adapters._vectors import UNNAMED
 from lorakit.io import safetensors
@@ -68,7 +68,7 @@ def check(path: Path) -> None:
         inside = [path / _CONFIG, path / _USUAL, *(path / part / _CONFIG for part in _PARTS)]
         if not any(file.is_file() for file in inside):
             raise _none(path)
-    elif not pickles.is_pickle(path, "adapter") and not is_picture(path):
+    elif not (pickles.is_pickle(path, "adapter") or is_picture(path) or listed.is_list(path)):
         safetensors.open_file(path, "adapter")
 
 
@@ -103,6 +103,8 @@ def contents(path: Path) -> Contents:
         from lorakit.formats import embedding_png  # reads pictures with Pillow, which other adapters need not
 
         return embedding_png.contents(path)
+    if listed.is_list(path):
+        return dict(listed.read(path)), {}
     file = safetensors.open_file(path, "adapter")
     metadata = dict(file.metadata)
     config = path.with_name(_CONFIG)

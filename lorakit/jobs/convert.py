@@ -15,7 +15,7 @@ from lorakit.deltas._base import Delta
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, UsageError, some
 from lorakit.families import Shape
-from lorakit.formats import clients, files, triggers
+from lorakit.formats import clients, files, listed, triggers
 from lorakit.formats.adapters import a1111_embedding
 from lorakit.formats.adapters._current import is_current
 from lorakit.formats.adapters._modules import Context, Encoded, balanced
@@ -204,7 +204,7 @@ def _is_whole(source: Path, output: Path, to: str) -> bool:
     one is wanted."""
     if source.is_dir() or to == "peft":
         return source.is_dir() and to == "peft"
-    return not pickles.is_pickle(source) and not _is_pickled(output)
+    return not pickles.is_pickle(source) and not listed.is_list(source) and not _is_pickled(output)
 
 
 def _is_pickled(output: Path) -> bool:

@@ -20,7 +20,7 @@ from lorakit.deltas._base import Delta, NeedsBase
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, faults_together
 from lorakit.families import FAMILIES
-from lorakit.formats import checkpoints, files, foreign, trainers, triggers
+from lorakit.formats import checkpoints, files, foreign, listed, trainers, triggers
 from lorakit.formats.adapters import decode
 from lorakit.formats.clients import coverages
 from lorakit.formats.evidence import family_of, stranger
@@ -51,7 +51,7 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
         foreign.check_keys(tensors.keys(), path)
     model = checkpoints.describe(tensors, metadata)
     adapter = files.named(decode(tensors, metadata, str(path)), path.stem) if model is None else Adapter({}, metadata)
-    hashed = path.is_file() and not pickles.is_pickle(path) and not files.is_picture(path)
+    hashed = path.is_file() and not (pickles.is_pickle(path) or files.is_picture(path) or listed.is_list(path))
     with ThreadPoolExecutor(1) as pool:
         # A checkpoint of gigabytes is read whole only on demand.
         digest = pool.submit(safetensors.data_hash, path) if hashed and (verify or model is None) else None

@@ -96,6 +96,8 @@ SAMPLES = [
     Sample("oft", "rescaled convolution with a constraint", {**_OFT, "rescale": draw(12, 1, 1, 1), "alpha": alpha(0.25)}, (12, 2, 3, 3)),
     Sample("boft", "matrix", _BOFT, (24, 5)),
     Sample("boft", "rescaled convolution with a constraint", {**_BOFT, "rescale": draw(24, 1, 1, 1), "alpha": alpha(0.25)}, (24, 2, 3, 3)),
+    Sample("turned", "matrix", {"oft_R": draw(3, 4, 4)}, (5, 12)),
+    Sample("turned", "one block for all of a convolution", {"oft_R": draw(1, 6, 6)}, (5, 6, 3, 1)),
     Sample("dora", "of LoRA, outputs", {**_LORA, "dora_scale": draw(40, 1)}, (40, 30)),
     Sample("dora", "of LoRA, outputs, as PEFT has it", {**_LORA, "dora_scale": draw(40)}, (40, 30)),
     Sample("dora", "of LoRA, inputs", {**_LORA, "dora_scale": draw(1, 30)}, (40, 30)),

@@ -15,9 +15,14 @@ import numpy as np
 
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
+from lorakit.families import FAMILIES
+from lorakit.formats.adapters import decode
 from lorakit.formats.adapters._modules import Context
 from lorakit.formats.adapters.comfy import names_of
+from lorakit.formats.clients import coverage, coverages
+from lorakit.registry import CLIENTS
 from lorakit.targets import kohya_name_of
+from tests.adapter_files import random_adapter
 
 Names = Callable[[str, str], str]  # of a module of ours, and of a family
 PLAIN = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
@@ -250,3 +255,201 @@ ROWS = {
     "peft, in a part": Row("scripts on PEFT", inside("base_model.model."), AB),
     "peft, around": Row("PEFT around a whole pipeline", behind("base_model.model."), AB),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A kind of file that is no matter of the names of modules: its tensors and metadata as they are.
+
+    keys    what its keys look like, where that says more than the first does
+    """
+
+    who: str
+    file: Callable[[], tuple[dict, dict[str, str]]]
+    keys: str = ""
+
+
+Q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+K = Q.replace("attn1_to_q", "attn2_to_k")
+
+
+def _ones(*shape: int) -> np.ndarray:
+    return np.full(shape, 0.5, "f4")
+
+
+def _kind(who: str, keys: str = "", **parts: np.ndarray) -> Whole:
+    """A LyCORIS kind of a module of SD 1, beside a plain one, which tells the family."""
+    plain = {f"{K}.lora_down.weight": _ones(2, 768), f"{K}.lora_up.weight": _ones(1280, 2), f"{K}.alpha": np.float32(2)}
+    tensors = {f"{Q}.{ending.replace('__', '.')}": x for ending, x in parts.items()}
+    return Whole(who, lambda: (tensors | plain, {}), keys)
+
+
+_A, _B = _ones(1280, 2), _ones(2, 1280)
+_LOW = {"lora_down__weight": _B, "lora_up__weight": _A, "alpha": np.float32(2)}
+_TWO = np.float32(2)
+
+
+def _named(
+    names: Mapping[str, tuple[int, int]], ab: bool, alpha: bool = False
+) -> Callable[[], tuple[dict, dict[str, str]]]:
+    """Factors of ones for modules of these shapes, as (out, in)."""
+    down, up = ("lora_A.weight", "lora_B.weight") if ab else ("lora_down.weight", "lora_up.weight")
+    tensors: dict = {}
+    for name, (out, width) in names.items():
+        tensors |= {f"{name}.{down}": _ones(2, width), f"{name}.{up}": _ones(out, 2)}
+        tensors |= {f"{name}.alpha": np.float32(2)} if alpha else {}
+    return lambda: (tensors, {})
+
+
+def _peft_folder() -> tuple[dict, dict[str, str]]:
+    name = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["to_k"]}
+    return {f"{name}.lora_A.weight": _ones(2, 768), f"{name}.lora_B.weight": _ones(1280, 2)}, {
+        "adapter_config": json.dumps(config)
+    }
+
+
+def _peft_loha() -> tuple[dict, dict[str, str]]:
+    name = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    parts = {f"{name}.hada_w{i}_{x}": _A if x == "a" else _B for i in (1, 2) for x in "ab"}
+    return parts, {"adapter_config": json.dumps({"peft_type": "LOHA", "r": 2, "alpha": 2})}
+
+
+def _peft_oft() -> tuple[dict, dict[str, str]]:
+    name = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    return {f"{name}.oft_R.weight": _ones(160, 28)}, {"adapter_config": json.dumps({"peft_type": "OFT", "r": 160})}
+
+
+def _cloneofsimo(safe: bool) -> tuple[dict, dict[str, str]]:
+    pairs = [(f"{i}", _ones(768, 1), _ones(1, 768)) for i in range(48)]
+    if safe:
+        made = {f"text_encoder:{i}:{way}": x for i, up, down in pairs for way, x in (("up", up), ("down", down))}
+        return made, {"text_encoder": json.dumps(["CLIPAttention"])}
+    return {str(2 * int(i) + k): x for i, up, down in pairs for k, x in enumerate((up, down))}, {}
+
+
+_BUNDLE = {"bundle_emb.fox.string_to_param.*": _ones(2, 768)}
+_FLUX = {"double_blocks.0.img_attn.qkv": (9216, 3072), "single_blocks.0.linear2": (3072, 15360)}
+_FLUX_DIFFUSERS = {
+    "transformer_blocks.0.attn.to_q": (3072, 3072),
+    "single_transformer_blocks.0.proj_out": (3072, 15360),
+}
+_SD3 = {"joint_blocks.0.x_block.attn.qkv": (4608, 1536)}
+_LAYERS = {"layers.0.attention.qkv": (11520, 3840)}
+
+
+def _flat_names(prefix: str, names: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    return {prefix + name.replace(".", "_"): shape for name, shape in names.items()}
+
+
+def _dotted_names(prefix: str, names: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    return {prefix + name: shape for name, shape in names.items()}
+
+
+WHOLE = {
+    "LoHa": _kind("LyCORIS, OneTrainer", "hada_w1_a", hada_w1_a=_A, hada_w1_b=_B, hada_w2_a=_A, hada_w2_b=_B, alpha=_TWO),
+    "LoKr": _kind("LyCORIS, ai-toolkit", "lokr_w1", lokr_w1=_ones(4, 4), lokr_w2=_ones(320, 320), alpha=_TWO),
+    "LoCon, Tucker": Whole(
+        "LyCORIS", lambda: (
+            {"lora_unet_mid_block_resnets_0_conv1.lora_down.weight": _ones(2, 1280, 1, 1), "lora_unet_mid_block_resnets_0_conv1.lora_mid.weight": _ones(2, 2, 3, 3),
+             "lora_unet_mid_block_resnets_0_conv1.lora_up.weight": _ones(1280, 2, 1, 1), "lora_unet_mid_block_resnets_0_conv1.alpha": _TWO}, {},
+        ), "lora_mid.weight",
+    ),
+    "full": _kind("LyCORIS, ComfyUI", "diff", diff=_ones(1280, 1280)),
+    "bias": _kind("LyCORIS, ComfyUI", "diff_b", **_LOW, diff_b=_ones(1280)),
+    "norm": Whole("LyCORIS", lambda: ({"lora_unet_mid_block_resnets_0_norm1.w_norm": _ones(1280), "lora_unet_mid_block_resnets_0_norm1.b_norm": _ones(1280)}, {}), "w_norm"),
+    "IA3": _kind("LyCORIS", "weight, on_input", weight=_ones(1280, 1), on_input=np.array(0)),
+    "GLoRA": _kind("LyCORIS", "a1.weight", a1__weight=_A, a2__weight=_B, b1__weight=_A, b2__weight=_B, alpha=_TWO),
+    "OFT": _kind("LyCORIS (diag-oft), sd-scripts", "oft_blocks", oft_blocks=_ones(4, 320, 320), alpha=np.float32(0)),
+    "BOFT": _kind("LyCORIS", "oft_blocks", oft_blocks=_ones(3, 4, 320, 320), alpha=np.float32(0)),
+    "DyLoRA": _kind("sd-scripts, LyCORIS", "lora_down.weight", **_LOW),
+    "DoRA, by row": _kind("LyCORIS", "dora_scale [out, 1]", **_LOW, dora_scale=_ones(1280, 1)),
+    "DoRA, by column": _kind("OneTrainer, older LyCORIS, lorakit", "dora_scale [1, in]", **_LOW, dora_scale=_ones(1, 1280)),
+    "DoRA, PEFT's": _kind("trainers on PEFT", "lora_magnitude_vector", **_LOW, lora_magnitude_vector=_ones(1280)),
+    "DoRA of diffusers": Whole(
+        "diffusers, PEFT, lorakit",
+        lambda: (_named({"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (1280, 768)}, True)()[0]
+                 | {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_magnitude_vector.weight": _ones(1280)}, {}),
+        "unet.….lora_magnitude_vector.weight",
+    ),
+    "T-LoRA": _kind("LyCORIS 4", "q_layer.weight, lambda_layer", q_layer__weight=_B, p_layer__weight=_A, lambda_layer=_ones(1, 2), alpha=_TWO),
+    "bundle": Whole("OneTrainer, A1111, lorakit", lambda: (_kind("", **_LOW).file()[0] | _BUNDLE, {}), "bundle_emb.<token>.…"),
+    "PEFT folder": Whole("PEFT, lorakit", _peft_folder, "base_model.model.….lora_A.weight, adapter_config.json"),
+    "PEFT folder, LoHa and LoKr": Whole("PEFT", _peft_loha, "base_model.model.….hada_w1_a, adapter_config.json"),
+    "PEFT folder, OFT": Whole("PEFT", _peft_oft, "base_model.model.….oft_R.weight, adapter_config.json"),
+    "cloneofsimo, safeloras": Whole("cloneofsimo/lora, lorakit", lambda: _cloneofsimo(True), "text_encoder:0:up"),
+    "cloneofsimo, lists": Whole("cloneofsimo/lora", lambda: _cloneofsimo(False), "[up0, down0, …] in .pt and .json"),
+    "A1111's embedding": Whole("A1111, lorakit", lambda: ({"string_to_param.*": _ones(2, 768)}, {"name": "fox"}), "string_to_param.* in .pt, .safetensors, .png"),
+    "kohya's embedding": Whole("sd-scripts", lambda: ({"emb_params": _ones(2, 768)}, {}), "emb_params"),
+    "SDXL's embedding": Whole("ComfyUI, OneTrainer", lambda: ({"clip_l": _ones(2, 768), "clip_g": _ones(2, 1280)}, {}), "clip_l, clip_g"),
+    "diffusers' embedding": Whole("diffusers, lorakit", lambda: ({"<fox>": _ones(2, 768)}, {}), "<token>"),
+    "pivotal tuning": Whole("diffusers", lambda: ({"text_encoders_0": _ones(2, 768), "text_encoders_1": _ones(2, 1280)}, {}), "text_encoders_0, text_encoders_1"),
+    "Flux, kohya": Whole("sd-scripts, for Flux", _named(_flat_names("lora_unet_", _FLUX), False, True)),
+    "Flux, OneTrainer": Whole("OneTrainer, for Flux", _named(_flat_names("lora_transformer_", _FLUX_DIFFUSERS), False, True)),
+    "Flux, diffusers": Whole("diffusers, ai-toolkit, SimpleTuner, for Flux", _named(_dotted_names("transformer.", _FLUX_DIFFUSERS), True)),
+    "Flux, comfy": Whole("ComfyUI, fal, for Flux", _named(_dotted_names("diffusion_model.", _FLUX), True)),
+    "SD3, kohya": Whole("sd-scripts, for SD 3", _named(_flat_names("lora_unet_", _SD3), False, True)),
+    "SD3, diffusers": Whole("diffusers, for SD 3", _named(_dotted_names("transformer.", _FLUX_DIFFUSERS), True)),
+    "Z-Image and Lumina, comfy": Whole("ai-toolkit, diffusion-pipe, for Z-Image", _named(_dotted_names("diffusion_model.", _LAYERS), True)),
+    "transformers, lycoris": Whole("SimpleTuner, for transformers", _named(_flat_names("lycoris_", _FLUX_DIFFUSERS), False, True)),
+}  # fmt: skip
+
+
+# The table in the README
+
+
+def told() -> list[str]:
+    """Its lines: of every spelling, what lorakit makes of a file and how many of its modules each client applies rightly."""
+    names = CLIENTS.names()
+    lines = [f"| who writes it | keys | format here | {' | '.join(names)} |", "| --- " * (3 + len(names)) + "|"]
+    for row in ROWS.values():
+        found = [_looked(row.file(row.adapter(random_adapter(one, few, ranks=(1,))), one)) for one in row.families]
+        cells = [_both([_cell(adapter, client) for adapter in found], row.families) for client in names]
+        shown = _shown(row, row.families[-1])
+        lines.append(f"| {row.who} | {shown} | `{found[0].format}` | {' | '.join(cells)} |")
+    for name, whole in WHOLE.items():
+        adapter = _looked(whole.file())
+        keys = whole.keys or next(iter(adapter.keys.values()), name)
+        cells = ["" if _is_told_apart(adapter) else _cell(adapter, client) for client in names]
+        read = "named, not read" if adapter.faults else f"`{adapter.format}`"
+        lines.append(f"| {whole.who}{f': {name}' if whole.keys else ''} | `{keys}` | {read} | {' | '.join(cells)} |")
+    return lines
+
+
+def _looked(file: tuple[dict, dict[str, str]]) -> Adapter:
+    return decode(*file, "file")
+
+
+def _is_told_apart(adapter: Adapter) -> bool:
+    """Whether clients are not asked: of tokens, of models without tables, and of what is not read."""
+    return not adapter.modules or bool(adapter.faults) or not coverages(adapter)
+
+
+def _cell(adapter: Adapter, client: str) -> str:
+    found = coverage(adapter, client)
+    return "all" if not found.wrong else "none" if not found.right else f"{found.right} of {found.expected}"
+
+
+def _both(cells: list[str], families: tuple[str, ...]) -> str:
+    if len(set(cells)) == 1:
+        return cells[0]
+    return ", ".join(f"{FAMILIES[family].short} {cell}" for family, cell in zip(families, cells, strict=True))
+
+
+def _shown(row: Row, family: str) -> str:
+    """A key of it that shows how it differs from others."""
+    module = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
+    shown = row.adapter(random_adapter(family, [module], ranks=(1,)))
+    key = next(key for key in row.file(shown, family)[0] if "alpha" not in key)
+    short = re.sub(r"(mid_block.attentions.0|middle_block.1)([._])transformer_blocks.0.", r"\g<1>\g<2>…\g<2>", key)
+    return f"`{short}`"
+
+
+def written(text: str) -> str:
+    """The README with the table as it is today."""
+    before, rest = text.split(FIRST)
+    return "\n".join([before + FIRST, "", *told(), "", LAST]) + rest.split(LAST)[1]
+
+
+if __name__ == "__main__":
+    README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,20 +1,23 @@
 """Every spelling in circulation is read by value; and what we say of clients is what they do with it."""
 
 import copy
+import json
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from peft import PeftModel
 
 from lorakit.deltas._base import relative_error
+from lorakit.formats import files
 from lorakit.formats.adapters import checked, decode
 from lorakit.formats.adapters._spellings import PREFIXES, parse
 from lorakit.formats.clients import coverage
 from lorakit.io import safetensors
-from lorakit.registry import ADAPTER_FORMATS
+from lorakit.registry import ADAPTER_FORMATS, CLIENTS
 from tests.adapter_files import random_adapter
-from tests.formats.circulating import ROWS, few
-from tests.formats.pipelines import base_of, effect, pipeline, random_for, wrong
+from tests.formats.circulating import README, ROWS, few, written
+from tests.formats.pipelines import base_of, effect, pipeline, random_for, weights, wrong
 
 CASES = [(name, family) for name, row in ROWS.items() for family in row.families]
 
@@ -103,3 +106,110 @@ def test_every_prefix_is_in_a_spelling_that_is_run():
     others = ("_te3", "transformer", "prior", "text_encoder_3", "t5xxl", "oft_unet_", "clip_h")
     assert {text for text in PREFIXES if not any(one in text for one in others)} <= seen | {"lora_te_"}
     assert {prefix.format for prefix in PREFIXES.values()} <= set(ADAPTER_FORMATS.names())
+
+
+PEFT = {  # keys in a folder of a part, made of the part and of the module's path in the model
+    "as PEFT has them": "base_model.model.{}.lora_A.weight", "named": "base_model.model.{}.lora_A.dog.weight",
+    "bare": "base_model.model.{}.lora_A", "compiled": "base_model.model._orig_mod.{}.lora_A.weight",
+    "kohya's factors": "base_model.model.{}.lora_down.weight", "text_model": "base_model.model.text_model.{}.lora_A.weight",
+    "former": "base_model.model.{}.lora.down.weight",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "text_encoder_2"])
+@pytest.mark.parametrize("name", PEFT)
+def test_what_we_say_of_peft_is_what_it_does(models, tmp_path, name, part):
+    if part == "unet" and name == "text_model":
+        return
+    base = weights(getattr(models["sdxl"], part), part)
+    wanted = random_for(base, [module for module in base if few(module)], ranks=(4,), alphas=(4.0,))
+    tensors = {}
+    for module, delta in wanted.modules.items():
+        path = module.partition(".")[2]
+        path = path.removeprefix("text_model.") if part == "text_encoder" or name == "text_model" else path
+        key = PEFT[name].format(path)
+        other = key.replace("lora_A", "lora_B").replace("lora_down", "lora_up").replace("lora.down", "lora.up")
+        tensors |= {key: delta.down, other: delta.up}
+    paths = [module.partition(".")[2].removeprefix("text_model.") for module in wanted.modules]
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": paths}
+    (tmp_path / part).mkdir()
+    (tmp_path / part / "adapter_config.json").write_text(json.dumps(config))
+    safetensors.write(
+        tmp_path / part / "adapter_model.safetensors", {k: x.clone() for k, x in tensors.items()}, {"format": "pt"}
+    )
+    read = files.read(tmp_path)
+    assert read.modules.keys() == wanted.modules.keys()
+    model = PeftModel.from_pretrained(copy.deepcopy(getattr(models["sdxl"], part)), tmp_path / part).merge_and_unload()
+    got = {module: weight - base[module] for module, weight in weights(model, part).items()}
+    measured = {line.partition(":")[0] for line in wrong(wanted, got, base)}
+    assert set(coverage(read, "peft").wrong) == measured
+
+
+# What ComfyUI's and sd-scripts' maps of names have, as read there and run: by spelling, what of a file they apply. The
+# names are those of the modules, the part first.
+def _attention(module):
+    return module.startswith("unet.") and ".attn" in module
+
+
+COMFYUI = {
+    **dict.fromkeys(
+        ("kohya", "kohya, diffusers' names", "kohya, te1", "kohya, sgm names", "kohya, no alpha", "kohya, PEFT's factors",
+         "kohya, diffusers' factors", "comfy", "comfy, alpha", "comfy, PEFT's factors", "comfy, PEFT's factors, alpha", "lycoris",
+         "diffusers-old, no part"),
+        lambda module: True,
+    ),
+    **dict.fromkeys(
+        ("diffusers", "diffusers, alpha", "diffusers, no part", "diffusers, kohya's factors", "diffusers, adapter named",
+         "diffusers, bare", "diffusers-old, interim", "diffusers-old, mixture"),
+        lambda module: not _attention(module),
+    ),
+    "diffusers, no text_model": lambda module: module.startswith("unet.") and not _attention(module),
+    "kohya, short text": lambda module: module.startswith("unet."),
+    "diffusers-old": _attention,
+    **dict.fromkeys(
+        ("omi", "omi, PEFT's factors", "kohya, dotted", "lycoris, original names", "comfy, checkpoint", "diffusers, other adapter",
+         "diffusers, compiled", "diffusers, compiled part", "diffusers, distributed", "peft, in a part", "peft, around"),
+        lambda module: False,
+    ),
+}  # fmt: skip
+
+
+def _outside(module):
+    return module.startswith(("unet.conv_in", "unet.time_embedding", "unet.add_embedding"))
+
+
+SD_SCRIPTS = {
+    **dict.fromkeys(("kohya", "kohya, diffusers' names", "kohya, no alpha"), lambda module: not _outside(module)),
+    "kohya, te1": lambda module: module.startswith("unet.") and not _outside(module),
+    "kohya, sgm names": lambda module: module.startswith("text_encoder."),
+    "kohya, short text": lambda module: module.startswith("unet.") and not _outside(module),
+    "kohya, to_out": lambda module: not module.endswith("to_out.0"),
+    **dict.fromkeys(
+        ("kohya, PEFT's factors", "kohya, diffusers' factors", "kohya, dotted", "omi", "comfy", "lycoris", "diffusers", "diffusers-old"),
+        lambda module: False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("client", "name"), [*(("comfyui", name) for name in COMFYUI), *(("sd-scripts", name) for name in SD_SCRIPTS)]
+)
+def test_what_we_say_of_comfyui_and_sd_scripts_is_what_their_maps_have(client, name):
+    applies = {"comfyui": COMFYUI, "sd-scripts": SD_SCRIPTS}[client][name]
+    for family in ROWS[name].families:
+        wanted = ROWS[name].adapter(random_adapter(family, few, ranks=(1,)))
+        read = decode(*ROWS[name].file(wanted, family), "file")
+        assert set(coverage(read, client).wrong) == {module for module in wanted.modules if not applies(module)}
+
+
+def test_the_readme_has_the_table_as_it_is():
+    text = README.read_text(encoding="utf-8")
+    assert written(text) == text
+
+
+def test_every_client_that_takes_a_format_of_ours_takes_what_we_write(tmp_path):
+    """What `lorakit` names itself as the writer of is right in some client, whole but for what no client wraps."""
+    for name in ("kohya", "comfy", "diffusers"):
+        row = ROWS[name]
+        read = decode(*row.file(row.adapter(random_adapter("sdxl", few, ranks=(1,))), "sdxl"), "file")
+        assert any(not coverage(read, client).wrong for client in CLIENTS.names())

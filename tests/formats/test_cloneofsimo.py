@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lorakit.adapter import Adapter
 from lorakit.deltas._base import relative_error
 from lorakit.deltas.low_rank import LowRank
+from lorakit.errors import InputError
 from lorakit.families import table
 from lorakit.formats import files
 from lorakit.formats.adapters import checked, cloneofsimo, decode
@@ -264,3 +265,20 @@ def test_a_real_file_is_written_back_tensor_by_tensor():
     classes = {part: set(json.loads(metadata.pop(part))) for part in ("unet", "text_encoder")}  # in any order
     assert classes == {part: set(json.loads(written.metadata.pop(part))) for part in classes}
     assert metadata == written.metadata
+
+
+def test_a_list_in_json_is_a_list(tmp_path):
+    weights = table("sd1")
+    names = text_order(48)
+    listed = [x.tolist() for x in pairs(names, dict.fromkeys(weights | dict.fromkeys(names), (8, 8)))]
+    (tmp_path / "lora.json").write_text(json.dumps(listed))
+    adapter = files.look(tmp_path / "lora.json")
+    assert adapter.format == "cloneofsimo" and adapter.faults == ()
+    assert numbers(adapter) == {name: i for i, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "[1, 2]", "[[[1], [2, 3]]]", '[[["a"]]]', "[[[1]]", "[" * 100])
+def test_json_that_is_no_list_of_matrices_is_named(tmp_path, text):
+    (tmp_path / "lora.json").write_text(text)
+    with pytest.raises(InputError, match=r"lora\.json"):
+        files.look(tmp_path / "lora.json")

@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftModel, get_peft_model
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from lorakit.adapter import Adapter
@@ -242,3 +242,40 @@ def test_we_read_what_peft_saves(model, tmp_path, part, fields):
     assert read.modules.keys() == {name for name in base if name.endswith(targets)}
     assert {type(delta) for delta in read.modules.values()} == {DoRA if "use_dora" in fields else LowRank}
     assert wrong(read, merged(part, trained, base), base) == []
+
+
+KINDS = {
+    "loha": lambda effective: LoHaConfig(r=4, alpha=3, use_effective_conv2d=effective),
+    "lokr": lambda effective: LoKrConfig(r=3, alpha=2, decompose_both=effective, use_effective_conv2d=effective),
+    "lokr, whole": lambda effective: LoKrConfig(r=64, alpha=2, use_effective_conv2d=effective),
+    "turned": lambda effective: OFTConfig(oft_block_size=8, use_cayley_neumann=effective),
+    "turned, shared": lambda effective: OFTConfig(oft_block_size=16, block_share=True, num_cayley_neumann_terms=2 + effective),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("effective", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pefts_other_kinds_are_read_as_it_applies_them(tmp_path, kind, effective):
+    unet = UNet2DConditionModel.from_pretrained(make(tmp_path / "model", "sd1") / "unet")
+    config = KINDS[kind](effective)
+    config.target_modules = {"to_q", "conv1"}
+    model = get_peft_model(unet, config)
+    draw = torch.Generator().manual_seed(0)
+    for parameter in (one for one in model.parameters() if one.requires_grad):
+        parameter.data = torch.randn(parameter.shape, generator=draw) * 0.1
+    model.save_pretrained(tmp_path / "a")
+    read = files.read(tmp_path / "a")
+    before = {n: m.base_layer.weight.detach().clone() for n, m in unet.named_modules() if hasattr(m, "base_layer")}
+    model.merge_adapter()
+    assert read.modules.keys() == {f"unet.{name}" for name in before} and len(before) == 16
+    for name, base in before.items():
+        change = unet.get_submodule(name).base_layer.weight.detach() - base
+        delta = read.modules[f"unet.{name}"]
+        assert delta.kind == kind.partition(",")[0]
+        torch.testing.assert_close(torch.as_tensor(delta.delta(base)).reshape(base.shape), change, rtol=1e-3, atol=1e-5)
+
+
+def test_an_oft_without_its_settings_is_a_fault():
+    key = f"base_model.model.{PATH}.oft_R.weight"
+    (fault,) = decode({key: np.ones((2, 6), "f4")}, {}, "folder").faults
+    assert fault.startswith(key) and "adapter_config.json" in fault

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import Array, number
+from lorakit.arrays import Array, floats, number
+from lorakit.deltas.turned import rotations
 from lorakit.families import FAMILIES
 from lorakit.formats.adapters._modules import Groups, build, is_same, reshaped, scaled
 from lorakit.formats.adapters._peft_config import PeftConfig
@@ -93,12 +94,40 @@ class Reading:
         return "text_encoder"
 
 
+def _rotated(found: dict[str, tuple[str, Array]], config: PeftConfig | None) -> None:
+    """The rotations of an OFT of PEFT's, of the angles that its file has and the settings that say how they are meant;
+    lorakit's own files have the rotations."""
+    key, angles = found["oft_R"]
+    if angles.ndim == 3:
+        return
+    if config is None:
+        raise ValueError("an OFT of PEFT's, which means nothing without its adapter_config.json")
+    if angles.ndim != 2:
+        raise ValueError(f"oft_R {tuple(angles.shape)} are no angles, [n, b * (b - 1) / 2]")
+    found["oft_R"] = (key, rotations(np.asarray(floats(angles)), config.terms()).astype(np.float32))
+
+
+def _scaled_kind(found: dict[str, tuple[str, Array]], config: PeftConfig, path: str) -> None:
+    """PEFT's LoHa and LoKr at the scale of its settings: alpha / r, also where a LoKr has no factor that tells r."""
+    inner = next((found[name] for name in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b") if name in found), None)
+    if inner is not None:
+        found["alpha"] = (inner[0], np.array(config.alpha(path, int(inner[1].shape[0]))))
+    elif "lokr_w1" in found:
+        key, whole = found["lokr_w1"]
+        rank = int(config.rank(path))
+        found["lokr_w1"] = (key, scaled(whole, config.alpha(path, rank) / rank))
+
+
 def _settle(found: dict[str, tuple[str, Array]], config: PeftConfig | None, path: str) -> None:
     """Alpha, bias and magnitude of one module as the kinds of delta want them."""
     down = found.get("lora_down.weight")
     if down is None:
         if _MAGNITUDE in found:
             raise ValueError("lora_A is missing")
+        if "oft_R" in found:
+            _rotated(found, config)
+        elif config is not None:
+            _scaled_kind(found, config, path)
         return
     rank = int(down[1].shape[0])
     if config is not None:

@@ -16,9 +16,11 @@ from lorakit.patterns import Pattern, Time
 # Settings that are files' own and wrong for any other: never copied from one file to another.
 STALE = ("lora_adapter_metadata", "adapter_config")
 _ALTERS_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")  # what they take from the base, the factors give back
+_READ = ("LORA", "LOHA", "LOKR", "OFT")
 _UNREAD = (
     "use_qalora", "use_bdlora", "kasa_config", "arrow_config", "alora_invocation_tokens", "monteclora_config",
     "layer_replication", "target_parameters", "trainable_token_indices",
+    "coft",
 )  # fmt: skip
 
 
@@ -41,8 +43,8 @@ class PeftConfig:
         """What of it says that the tensors are not simply up @ down times a scale."""
         kind, init = self.values.get("peft_type") or "LORA", str(self.values.get("init_lora_weights")).lower()
         wrong = []
-        if str(kind).rpartition(".")[2] != "LORA":
-            wrong.append(f"{self.source}: peft_type is {kind}; lorakit reads LORA")
+        if str(kind).rpartition(".")[2] not in _READ:
+            wrong.append(f"{self.source}: peft_type is {kind}; lorakit reads {', '.join(_READ)}")
         if init.startswith(_ALTERS_BASE):
             wrong.append(
                 f"{self.source}: init_lora_weights is {init}, which altered the base model as well; convert it in PEFT "
@@ -60,13 +62,28 @@ class PeftConfig:
 
     def alpha(self, path: str, rank: int) -> float:
         """alpha so that alpha / rank is the scale PEFT gives the module; ValueError where its rank should be another."""
-        wanted = self._of("rank", "r", 8, path)
+        wanted = self.rank(path)
         if wanted != rank:
             raise ValueError(f"its rank is {rank}, but {self.source} says {wanted:g}")
-        alpha = self._of("alpha", "lora_alpha", 8, path)
+        alpha = self._of(
+            "alpha", "alpha" if self.values.get("peft_type") in ("LOHA", "LOKR") else "lora_alpha", 8, path
+        )
         if alpha == 0 or not math.isfinite(alpha):
             raise ValueError(f"{self.source} gives it alpha {alpha:g}")
         return alpha * math.sqrt(rank) if self.values.get("use_rslora") else alpha
+
+    def rank(self, path: str) -> float:
+        """The rank that it gives the module at `path`."""
+        return self._of("rank", "r", 8, path)
+
+    def terms(self) -> int | None:
+        """How many terms of Neumann's series an OFT has for its rotations; None for the rotations themselves."""
+        count = self.values.get("num_cayley_neumann_terms", 5)
+        if not self.values.get("use_cayley_neumann", True):
+            return None
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 < count < 100:
+            raise ValueError(f"{self.source} has num_cayley_neumann_terms {count!r}, expected a number from 1 to 99")
+        return count
 
     def _of(self, pattern: str, key: str, absent: int, path: str) -> float:
         value = self._patterns[pattern].find(path)

@@ -12,6 +12,7 @@ from lorakit import deltas
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.deltas.low_rank import LowRank
+from lorakit.deltas.turned import Turned
 from lorakit.families import FAMILIES, Shape
 from lorakit.formats.adapters import _bundle, _marks
 from lorakit.formats.adapters._dotted import Reading
@@ -67,6 +68,9 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
         stem = _stem(module, names)
         if stem is None:
             losses.append(f"{module}: ComfyUI has no name for this module")
+            continue
+        if isinstance(delta, Turned):
+            losses.append(f"{module}: ComfyUI cannot hold an OFT that rotates inputs")
             continue
         if isinstance(delta, LowRank):
             delta = shaped(delta, context.shapes.get(module))

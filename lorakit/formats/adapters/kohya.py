@@ -11,6 +11,7 @@ from lorakit.arrays import Array
 from lorakit.deltas._base import Delta
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
+from lorakit.deltas.turned import Turned
 from lorakit.families import FAMILIES, Shape
 from lorakit.formats.adapters import _bundle, _dotted, _marks, _spellings
 from lorakit.formats.adapters._modules import (
@@ -77,6 +78,9 @@ def encode(adapter: Adapter, context: Context) -> Encoded:
     for module, delta in adapter.modules.items():
         if (stem := _stem(module, names)) is None:
             losses.append(f"{module}: the kohya format has no name for this module")
+            continue
+        if isinstance(delta, Turned):
+            losses.append(f"{module}: the kohya format cannot hold an OFT that rotates inputs")
             continue
         if isinstance(delta, LowRank):
             delta = shaped(with_scale(delta, alpha), context.shapes.get(module))

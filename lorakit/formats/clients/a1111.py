@@ -11,6 +11,7 @@ from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, outpu
 VERSION = "network.py and networks.py as of 2026, read and not run"
 KINDS: dict[str, str] = {}
 _TEXTS = {"text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
+_AB = ("lora_A.weight", "lora_B.weight")
 _OTHERS = ("lora_A", "lora_B", "lora.", "_lora.", "lora_linear_layer", "lora_magnitude_vector")
 
 
@@ -26,7 +27,7 @@ def unread(spelled: Spelled, module: str, family: str | None) -> str:
         return deaf(spelled)
     if path.startswith(("add_embedding", "conv_norm_out")) and stem.endswith(flat(path)):
         return "drops it in diffusers' spelling"
-    return deaf_to(spelled.ending) if spelled.ending.startswith(_OTHERS) else ""
+    return deaf_to(spelled.ending) if spelled.ending.startswith(_OTHERS) and spelled.ending not in _AB else ""
 
 
 def spoiled(adapter: Adapter, family: str | None) -> dict[str, str]:
@@ -35,7 +36,13 @@ def spoiled(adapter: Adapter, family: str | None) -> dict[str, str]:
         for name, delta in adapter.modules.items()
         if isinstance(delta, DoRA) and isinstance(delta.inner, LowRank) and delta.inner.scale != 1
     ]
-    wrong = dict.fromkeys(
+    unscaled = [
+        name
+        for name, keys in adapter.spelled.items()
+        if getattr(adapter.modules.get(name), "scale", 1) != 1 and any(key.endswith(_AB) for key in keys)
+    ]
+    wrong = dict.fromkeys(unscaled, "drops the alpha beside `lora_A`")
+    wrong |= dict.fromkeys(
         scaled, "applies the scale of a DoRA's factors (alpha / rank) after its lengths and not before"
     )
     return wrong | dict.fromkeys(output_axis(adapter), "takes every DoRA by input column: a wrong matrix for this one")
