@@ -17,12 +17,13 @@ from lorakit.composition import Composition, Member, curve, passes, uses
 from lorakit.composition.module_weights import block_name, number, pairs, which
 from lorakit.composition.wording import Steps, by_step, joined_by_and
 from lorakit.data.regions import region_map
-from lorakit.errors import InputError, UsageError, faults_together
+from lorakit.errors import InputError, LorakitError, UsageError, faults_together
 from lorakit.formats import files, recipes
 from lorakit.formats.bases import check_fits
 from lorakit.formats.triggers import of_adapter
 from lorakit.io.inputs import existing_file
 from lorakit.io.paths import check_adapters, is_recipe, split
+from lorakit.jobs import remarks
 from lorakit.jobs.first_layer import fitted
 from lorakit.models import tokens
 from lorakit.models.conditioning import Conditioning
@@ -222,16 +223,20 @@ class Ensemble:
         self.triggers = {path: of_adapter(adapter) for path, adapter in read.items()}
         for path, adapter in read.items():
             _collect(adapter, path, learnt)
-        for member in members:
-            if _key(member) in self._numbers:
-                continue
-            self._put_on(member, read[member.path], _span(weights[_key(member)]), note)
-        self.stack.ready()
         self._tokens = {path: list(adapter.embeddings) for path, adapter in read.items()}
         self._words_alone = {path for path, adapter in read.items() if not adapter.modules and not adapter.biases}
-        self.words = tokens.Vocabulary({})
+        self.words, self._taught = tokens.Vocabulary({}), False
+        try:
+            for member in members:
+                if _key(member) not in self._numbers:
+                    self._put_on(member, read[member.path], _span(weights[_key(member)]), note)
+            self.stack.ready()
+            if learnt:
+                self._learn(learnt)
+        except LorakitError:
+            self.remove()  # the model may draw on without them
+            raise
         if learnt:
-            self._learn(learnt)
             called = (" or ".join(self.words.names(token)) for token in learnt)
             note(f"learned tokens: {', '.join(called)}")
         self.texts = set().union(*(self.stack.reached(part) for part in components.text_encoders))
@@ -245,6 +250,7 @@ class Ensemble:
         self.words = tokens.Vocabulary(vectors, self._named_by_file(), first)
         source = ", ".join(dict.fromkeys(str(path) for path, _ in learnt.values()))
         tokens.add(components.tokenizers, components.text_encoders, given, source, self.words.hidden)
+        self._taught = True
 
     def _named_by_file(self) -> dict[str, str]:
         """The name of each file that is one embedding to its word: clients know an embedding by its file. Two files of one
@@ -275,8 +281,9 @@ class Ensemble:
 
     def remove(self) -> None:
         self.stack.remove()
-        if self.words.hidden:
+        if self._taught:
             tokens.take_out(self.components.text_encoders)
+            self._taught = False
 
     def has(self, member: Member) -> bool:
         """Whether the member's adapter is put on."""
@@ -335,7 +342,8 @@ class Ensemble:
     ) -> Variant:  # fmt: skip
         """What the prompt's states depend on: words of the adapters that act, the weights in the text encoders, and those
         of learned words."""
-        words = [m.prompt for m, weight in zip(composition.members, own, strict=True) if m.prompt and weight]
+        said = [m.prompt for m, weight in zip(composition.members, own, strict=True) if m.prompt and weight]
+        words = [remarks.drawn(text, self.words) for text in said]
         texts = tuple(weight if i in self.texts else 0.0 for i, weight in enumerate(weights))
         return ", ".join(words), texts, learned
 

@@ -162,7 +162,8 @@ class Session:
         for shot in shots:
             if self.components.guidance_width is not None and len(self._prompts(shot)) > 1:
                 raise UsageError("AND: this model is told the guidance and draws one prompt at a time; leave it out")
-            for text, negative in ((shot.prompt, False), (shot.request.negative, True)):
+            words = [(member.prompt, False) for member in shot.composition.members]
+            for text, negative in ((shot.prompt, False), (shot.request.negative, True), *words):
                 if text and (text, negative) not in self._said:
                     self._said.add((text, negative))
                     steps = self._numbered(self._how(shot)) if changing(text) and not shot.request.plain else None

@@ -158,8 +158,9 @@ def add(
     for part, encoder in encoders.items():
         if isinstance(encoder.get_input_embeddings(), Rows):
             raise InputError(f"{source}: the text encoder has learned tokens already")
+        _check(tokens, part, table_of(encoder), source)
+    for part, encoder in encoders.items():
         table, tokenizer = table_of(encoder), tokenizers[part]
-        _check(tokens, part, table, source)
         names = [
             word for token, by in tokens.items() for word in (hidden[token] if hidden else words(token, len(by[part])))
         ]
