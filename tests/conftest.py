@@ -2,8 +2,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import forks
 from tests.systems import pretend
 
 _LONGEST = ("test_subject.py", "test_train.py", "test_faults.py", "test_world.py", "test_kills.py", "test_demo.py")
@@ -37,30 +39,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="needs what Windows lacks"))
 
 
-@pytest.fixture
-def lorakit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the program in `tmp_path`; `status` is what it must exit with."""
-
-    def run(*arguments: object, status: int | None = 0, env: dict[str, str] | None = None) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "lorakit", *map(str, arguments)],
-            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=900, check=False,
-        )  # fmt: skip
-        assert status is None or done.returncode == status, done.stderr
-        assert "Traceback" not in done.stderr
-        return done
-
-    return run
-
-
-@pytest.fixture
-def json_of(lorakit: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
-    def run(*arguments: object) -> dict[str, Any]:
-        return json.loads(lorakit(*arguments, "--json").stdout)
-
-    return run
-
-
 @dataclass(frozen=True)
 class Done:
     stdout: str
@@ -80,11 +58,14 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: object, status: int = 0) -> Done:
+    def run(*arguments: object, status: int = 0, env: dict[str, str] | None = None) -> Done:
         threads = torch.get_num_threads()
         capfd.readouterr()
         try:
-            code = _run([str(a) for a in arguments])
+            with monkeypatch.context() as patch:
+                for name, value in (env or {}).items():
+                    patch.setenv(name, value)
+                code = _run([str(a) for a in arguments])
         finally:
             torch.set_num_threads(threads)
         done = Done(*capfd.readouterr())
@@ -93,6 +74,47 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         return done
 
     return run
+
+
+@pytest.fixture
+def json_of(program: Callable[..., Done]) -> Callable[..., dict[str, Any]]:
+    def run(*arguments: object) -> dict[str, Any]:
+        return program(*arguments, "--json").json
+
+    return run
+
+
+@pytest.fixture
+def lorakit(program):
+    return program
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Callable[..., Done]:
+    """Run a command as `program` does, in a process of its own; each costs seconds, so only where that is what is shown."""
+
+    def run(*arguments: object, status: int = 0, env: dict[str, str] | None = None) -> Done:
+        done = subprocess.run(
+            [sys.executable, "-m", "lorakit", *map(str, arguments)],
+            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=900, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return Done(done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def _forks() -> Iterator[forks.Server]:
+    with forks.served() as server:
+        yield server
+
+
+@pytest.fixture
+def start(_forks: forks.Server, tmp_path: Path) -> Callable[..., forks.Child]:
+    """Begin a command in `tmp_path` in a process that can be killed, limited or waited for, without seconds of imports."""
+    return partial(_forks.start, tmp_path)
 
 
 @pytest.fixture

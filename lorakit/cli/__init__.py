@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 import traceback
+from functools import cache
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -66,11 +67,16 @@ def _stop(number: int, frame: object) -> NoReturn:
     raise Stopped(number)
 
 
+@cache
+def _commands() -> Any:
+    return get_command(app)
+
+
 def _run(arguments: list[str]) -> int:
     from lorakit.cli import output
 
     try:
-        code = get_command(app).main(arguments, prog_name="lorakit", standalone_mode=False)
+        code = _commands().main(arguments, prog_name="lorakit", standalone_mode=False)
         sys.stdout.flush()  # a full disk is told here, not when Python has ended
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:  # the base of all that Typer says of a command line
@@ -125,7 +131,7 @@ def _remedy(lacking: str) -> str:
     if lacking == THREADS:
         return "no more threads or processes can be started; end others, or allow more with `ulimit -u`"
     try:
-        command: Any = get_command(app).commands.get(output.running())  # type: ignore[attr-defined]
+        command = _commands().commands.get(output.running())
     except (MemoryError, SystemError):  # not even for that; Python may raise the latter for the former
         command = None
     options = {name for parameter in command.params for name in parameter.opts} if command else set()

@@ -1,9 +1,7 @@
 """Wrong use, bad input, and ends that come from outside: each through the program."""
 
 import os
-import shlex
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -99,15 +97,6 @@ def test_a_cut_file_is_named(lorakit, tmp_path):
     assert "a.safetensors" in lorakit("compose", "a.safetensors", status=3).stderr
 
 
-def _start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    """The program as a terminal starts it: jobs in the background of a script are told to ignore SIGINT."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "lorakit", *map(str, arguments)],
-        cwd=folder, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-
-
 def _wait_for(file: Path) -> None:
     deadline = time.monotonic() + 120
     while not file.exists() or not file.stat().st_size:
@@ -118,10 +107,10 @@ def _wait_for(file: Path) -> None:
 @pytest.mark.posix
 @pytest.mark.thorough
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (9, -9)])
-def test_a_stopped_run_goes_on_to_the_same_bytes(lorakit, dataset, tmp_path, number, status):
+def test_a_stopped_run_goes_on_to_the_same_bytes(lorakit, start, dataset, tmp_path, number, status):
     options = ["--steps", 24, "--batch-size", 2, "--checkpoint-every", 4]
     lorakit("train", dataset, "-o", "whole.safetensors", *options)
-    process = _start(tmp_path, "train", dataset, "-o", "cut.safetensors", *options)
+    process = start("train", dataset, "-o", "cut.safetensors", *options)
     _wait_for(tmp_path / "cut.run" / "checkpoints" / "step-000004.safetensors")
     process.send_signal(number)
     assert process.wait(timeout=60) == status
@@ -145,8 +134,8 @@ def test_nan_ends_the_run_and_writes_nothing(lorakit, dataset, tmp_path):
 
 
 @pytest.mark.posix
-def test_ctrl_c_while_drawing_leaves_whole_pictures(tmp_path):
-    process = _start(tmp_path, "prior-gen", "a photo of a cat", "out", "--count", 400, "--steps", 4)
+def test_ctrl_c_while_drawing_leaves_whole_pictures(start, tmp_path):
+    process = start("prior-gen", "a photo of a cat", "out", "--count", 400, "--steps", 1)
     _wait_for(tmp_path / "out" / "00000.txt")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
@@ -165,33 +154,30 @@ def test_control_characters_of_a_name_do_not_reach_the_terminal(lorakit, tmp_pat
     assert "\x1b" not in done.stderr and "\\x1b[31m" in done.stderr
 
 
-def _limited(folder: Path, limit: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The program under a limit of the shell, such as `-f 200`, as jobs of a cluster run it."""
-    line = f"ulimit {limit}; exec {shlex.join([sys.executable, '-m', 'lorakit', *map(str, arguments)])}"
-    return subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, text=True, timeout=300)
-
-
 @pytest.fixture
 def tiny_adapter(tmp_path):
     adapters.save(tmp_path / "a.safetensors", random_adapter("tiny", lambda n: ".mid_block." in n), "kohya")
     return "a.safetensors"
 
 
-def test_a_disk_that_fills_while_a_folder_is_copied_is_a_short_error(tiny_adapter, tmp_path):
-    done = _limited(tmp_path, "-f 200", "merge", tiny_adapter, "--into", "tiny", "-o", "model")
-    assert done.returncode == 5 and "model" in done.stderr and "File too large" in done.stderr
+@pytest.mark.posix
+def test_a_disk_that_fills_while_a_folder_is_copied_is_a_short_error(start, tiny_adapter, tmp_path):
+    done = start("merge", tiny_adapter, "--into", "tiny", "-o", "model", limits={"RLIMIT_FSIZE": 100_000})
+    assert done.wait() == 5 and "model" in done.stderr and "File too large" in done.stderr
     assert len(done.stderr) < 600 and os.listdir(tmp_path) == [tiny_adapter]
 
 
-def test_more_open_files_than_are_allowed_are_no_fault_of_a_file(tiny_adapter, tmp_path):
-    done = _limited(tmp_path, "-n 20", "merge", *[tiny_adapter] * 30, "-o", "m.safetensors")
-    assert done.returncode == 7 and "ulimit -n" in done.stderr and not (tmp_path / "m.safetensors").exists()
+@pytest.mark.posix
+def test_more_open_files_than_are_allowed_are_no_fault_of_a_file(start, tiny_adapter, tmp_path):
+    done = start("merge", *[tiny_adapter] * 30, "-o", "m.safetensors", limits={"RLIMIT_NOFILE": 20})
+    assert done.wait() == 7 and "ulimit -n" in done.stderr and not (tmp_path / "m.safetensors").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to the limit")
-def test_memory_that_is_not_to_be_had_is_no_bug(tmp_path):
-    done = _limited(tmp_path, "-v 3500000", "sample", "a cat", "--size", 2048, "--steps", 1, "-o", "out")
-    assert done.returncode == 7 and "out of memory" in done.stderr and os.listdir(tmp_path) == []
+def test_memory_that_is_not_to_be_had_is_no_bug(start, tmp_path):
+    limits = {"RLIMIT_AS": 3_500_000 << 10}
+    done = start("sample", "a cat", "--size", 2048, "--steps", 1, "-o", "out", limits=limits)
+    assert done.wait() == 7 and "out of memory" in done.stderr and os.listdir(tmp_path) == []
 
 
 def test_an_option_of_a_shared_file_that_the_run_makes_no_use_of_is_one_note(lorakit, tmp_path):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ from lorakit.formats import files
 from lorakit.runtime import sharding
 from lorakit.runtime.signals import deferred
 from lorakit.runtime.world import World, alone_by_mistake, one_of_several, place, speaks
-from tests import pairs
 from tests.conftest import captioned
+from tests.forks import Child
 from tests.tiny import make
 
 pytestmark = [pytest.mark.slow, pytest.mark.posix]
@@ -32,46 +33,43 @@ def data(tmp_path: Path) -> Path:
     return captioned(tmp_path / "data", "a photo of thing", [(64, 64)] * 3 + [(96, 64)] * 2)
 
 
-def start(folder: Path, count: int, *arguments: object) -> list[subprocess.Popen]:
-    """The program in so many processes, told of one another as `torchrun` tells them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    found = []
-    for rank in range(count):
-        env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        found.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "lorakit", "train", *map(str, arguments), "--json"],
-                cwd=folder,
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    return found
+@pytest.fixture
+def launch(start: Callable[..., Child]) -> Callable[..., list[Child]]:
+    """`train` in so many processes, told of one another as `torchrun` tells them."""
+
+    def launch(count: int, *arguments: object, env: Mapping[str, str] | None = None) -> list[Child]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **(env or {})}
+        return [
+            start("train", *arguments, "--json", env={**world, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(count)
+        ]
+
+    return launch
 
 
-def finish(processes: list[subprocess.Popen], status: int = 0) -> list[str]:
-    said = []
-    for process in processes:
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == status, err
-        said.append(out)
-    return said
+def finish(processes: list[Child], status: int = 0) -> list[str]:
+    assert [process.wait() for process in processes] == [status] * len(processes), processes[0].stderr
+    return [process.stdout for process in processes]
+
+
+def step_reached(run: Path, step: int) -> None:
+    log, deadline = run / "log.jsonl", time.monotonic() + 120
+    while not log.exists() or log.read_text().count("\n") < step:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_give_the_losses_of_one_with_twice_the_batch(data, tmp_path):
-    options = [data, "--steps", 5, "--warmup", 0, "--accumulate", 2]
-    both = start(tmp_path, 2, *options, "--batch-size", 1, "-o", "two.safetensors")
-    said = finish(both)
-    finish(start(tmp_path, 1, *options, "--batch-size", 2, "-o", "one.safetensors"))
+def test_two_processes_give_the_losses_of_one_with_twice_the_batch(data, launch, tmp_path):
+    options = [data, "--model", make(tmp_path / "base"), "--steps", 5, "--warmup", 0, "--accumulate", 2]
+    said = finish(launch(2, *options, "--batch-size", 1, "-o", "two.safetensors"))
+    finish(launch(1, *options, "--batch-size", 2, "-o", "one.safetensors"))
     assert json.loads(said[0])["steps"] == 5 and said[1] == ""  # one of them speaks
     assert losses(tmp_path / "two.run") == pytest.approx(losses(tmp_path / "one.run"), rel=1e-5)
     one, two = (files.read(tmp_path / f"{name}.safetensors").modules for name in ("one", "two"))
@@ -101,17 +99,14 @@ def test_accelerate_launches_both_kinds_and_one_process_speaks(data, tmp_path):
 
 
 @pytest.mark.thorough
-def test_a_signal_to_one_stops_both_at_one_step_and_both_go_on(data, tmp_path):
+def test_a_signal_to_one_stops_both_at_one_step_and_both_go_on(data, launch, tmp_path):
     options = [data, "--steps", 12, "--batch-size", 1, "--checkpoint-every", 50, "-o", "x.safetensors"]
-    both = start(tmp_path, 2, *options)
-    log, deadline = tmp_path / "x.run/log.jsonl", time.monotonic() + 120
-    while not (log.exists() and log.stat().st_size):
-        assert time.monotonic() < deadline and both[0].poll() is None
-        time.sleep(0.05)
+    both = launch(2, *options)
+    step_reached(tmp_path / "x.run", 1)
     both[1].send_signal(signal.SIGTERM)
     finish(both, 143)
     (saved,) = (tmp_path / "x.run/checkpoints").iterdir()
-    said = finish(start(tmp_path, 2, *options))
+    said = finish(launch(2, *options))
     assert json.loads(said[0])["resumed_from"].endswith(saved.name) and len(losses(tmp_path / "x.run")) == 12
 
 
@@ -129,7 +124,9 @@ def weights(model: Path) -> dict[str, torch.Tensor]:
     return {f"{file.parent.name}.{name}": x for file in files for name, x in load_file(file).items()}
 
 
-def test_a_model_divided_among_two_is_trained_as_in_one_and_goes_on_after_a_kill_to_the_same_bytes(tmp_path):
+def test_a_model_divided_among_two_is_trained_as_in_one_and_goes_on_after_a_kill_to_the_same_bytes(
+    launch, tmp_path
+):
     """UNet and both text encoders of an SDXL, which rest after three steps; averages, clipping, accumulation, batches
     of two shapes and such that leave a process without pictures: five are trained on, four at a time."""
     data = captioned(tmp_path / "data", "a photo of thing", [(64, 64)] * 3 + [(96, 64)] * 3)
@@ -137,20 +134,19 @@ def test_a_model_divided_among_two_is_trained_as_in_one_and_goes_on_after_a_kill
     options = [
         data, "--model", model, "--mode", "full", "--text-encoder", "--text-steps", 3, "--steps", 5, "--warmup", 0,
         "--lr", 1e-3, "--lr-text", 1e-3, "--optimizer-args", "eps=1e-4", "--ema", 0.9, "--max-grad-norm", 0.5,
-        "--accumulate", 2, "--validation-split", 0.2, "--validate-every", 4, "--checkpoint-every", 2, "--json",
+        "--accumulate", 2, "--validation-split", 0.2, "--validate-every", 4, "--checkpoint-every", 2,
     ]  # fmt: skip
-    with pairs.started(tmp_path) as run:
-        assert run(*options, "--batch-size", 2, "-o", "one", count=1) == [0]
-        assert run(*options, "--batch-size", 1, "-o", "two", env=FSDP) == [0, 0]
-        said = json.loads((tmp_path / "out-0").read_text())
-        assert (tmp_path / "out-1").read_text() == ""
-        log = str(tmp_path / "cut.run/log.jsonl")
-        assert run(*options, "--batch-size", 1, "-o", "cut", env=FSDP, kill=(1, 3), log=log) == [1, -9]
-        assert "another process of this run has ended" in (tmp_path / "err-0").read_text()
-        assert run(*options, "--batch-size", 1, "-o", "cut", env=FSDP) == [0, 0]
-        (tmp_path / "cut").rename(tmp_path / "done")
-        assert run(*options, "--batch-size", 1, "-o", "cut", count=1) == [4]
-        assert "the number of processes, each with its batch, is 1, was 2" in (tmp_path / "err-0").read_text()
+    finish(launch(1, *options, "--batch-size", 2, "-o", "one"))
+    said = finish(launch(2, *options, "--batch-size", 1, "-o", "two", env=FSDP))
+    assert said[1] == ""
+    left, killed = launch(2, *options, "--batch-size", 1, "-o", "cut", env=FSDP)
+    step_reached(tmp_path / "cut.run", 3)
+    killed.send_signal(signal.SIGKILL)
+    assert (left.wait(), killed.wait()) == (1, -9) and "another process of this run has ended" in left.stderr
+    finish(launch(2, *options, "--batch-size", 1, "-o", "cut", env=FSDP))
+    (tmp_path / "cut").rename(tmp_path / "done")
+    (alone,) = launch(1, *options, "--batch-size", 1, "-o", "cut")
+    assert alone.wait() == 4 and "the number of processes, each with its batch, is 1, was 2" in alone.stderr
     one, two, cut = (weights(tmp_path / name) for name in ("one", "two", "done"))
     assert steps(tmp_path / "two.run") == [
         pytest.approx(row, rel=1e-5, abs=2e-6) for row in steps(tmp_path / "one.run")
@@ -159,7 +155,7 @@ def test_a_model_divided_among_two_is_trained_as_in_one_and_goes_on_after_a_kill
     assert any((one[name] - x).abs().max() > 1e-4 for name, x in weights(model).items() if "text_encoder" in name)
     assert steps(tmp_path / "cut.run") == steps(tmp_path / "two.run")
     assert all(torch.equal(two[name], cut[name]) for name in two)
-    assert said["trainable_parameters"] == sum(x.numel() for name, x in one.items() if not name.startswith("vae."))
+    assert json.loads(said[0])["trainable_parameters"] == sum(x.numel() for name, x in one.items() if not name.startswith("vae."))
 
 
 @pytest.mark.parametrize(
