@@ -81,7 +81,11 @@ class Server:
         with tempfile.TemporaryFile() as given:
             given.write(stdin.encode())
             given.seek(0)
-            files = [given.fileno(), out.fileno() if stdout is None else stdout, err.fileno() if stderr is None else stderr]
+            files = [
+                given.fileno(),
+                out.fileno() if stdout is None else stdout,
+                err.fileno() if stderr is None else stderr,
+            ]
             job = {"arguments": [str(a) for a in arguments], "folder": str(folder), "limits": dict(limits or {})}
             pid = self.ask({**job, "env": {**os.environ, **(env or {})}}, files)
         return Child(self, pid, out, err)
@@ -143,7 +147,9 @@ def _child(
         from lorakit import cli
 
         channel.close()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # as a terminal has it; jobs in a script's background are told to ignore it
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # as a terminal has it; jobs in a script's background are told to ignore it
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(env)
