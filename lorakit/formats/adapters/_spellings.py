@@ -111,6 +111,11 @@ def _ours() -> frozenset[str]:
 
 
 @cache
+def _heads() -> frozenset[str]:
+    """The first words of all factors' names."""
+    return frozenset(name.partition(".")[0] for name in (*_ours(), *_OLDER, *_PEFT))
+
+
 def factor_of(ending: str) -> tuple[str, str] | None:
     """(the factor in our spelling, the adapter's name or "") of what a key ends in; None where it is no factor."""
     if ending in _ours():
@@ -167,7 +172,7 @@ def parse(key: str) -> Spelled:
     before, text, after, rest = found.groups()
     prefix = PREFIXES.get(text, NONE)
     path, factor, ending, adapter = _split(rest)
-    short = _INSIDE.sub("", path)
+    short = _INSIDE.sub("", path) if "_orig_mod" in path or "processor" in path else path
     # A processor is no wrapper: diffusers' oldest files are spelled so.
     wrapped = bool(before or after) or "_orig_mod" in path
     return Spelled(key, prefix, short.replace(".", "_") if prefix.flat else short, factor, ending, adapter, wrapped)
@@ -176,7 +181,10 @@ def parse(key: str) -> Spelled:
 def _split(rest: str) -> tuple[str, str, str, str]:
     """(path, factor, ending as spelled, adapter's name): the longest known ending is the factor's name."""
     words = rest.split(".")
+    heads = _heads()
     for n in range(max(1, len(words) - _WORDS), len(words)):
+        if words[n] not in heads and words[n] not in ("down", "up"):
+            continue
         ending = ".".join(words[n:])
         if (found := factor_of(ending)) is not None:
             return ".".join(words[:n]), found[0], ending, found[1]

@@ -35,8 +35,8 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
     reading, own = Reading(), _numbered_otherwise(metadata)
     for key, array in tensors.items():
         spelled = parse(key)
-        if spelled.part == "unet":
-            spelled = replace(spelled, path=own.get(spelled.path, spelled.path))
+        if spelled.part == "unet" and spelled.path in own:
+            spelled = replace(spelled, path=own[spelled.path])
         reading.add(spelled, array)
     return reading.adapter(lambda part: None, metadata, "comfy")
 

@@ -46,7 +46,11 @@ class Coverage:
 
 def coverage(adapter: Adapter, client: str) -> Coverage:
     """The rules of one client over all modules of an adapter as its file spells them."""
-    rules, family = CLIENTS[client], family_of(adapter).family
+    return _coverage(adapter, client, family_of(adapter).family)
+
+
+def _coverage(adapter: Adapter, client: str, family: str | None) -> Coverage:
+    rules = CLIENTS[client]
     modules = sorted({*adapter.modules, *adapter.biases})
     wrong: dict[str, str] = {}
     for module in modules:
@@ -66,7 +70,8 @@ def coverages(adapter: Adapter) -> list[Coverage]:
     """Of every client; of none for architectures without tables, of which it is not known."""
     if any(stranger(name) is not None for name in adapter.modules):
         return []
-    return [coverage(adapter, name) for name in CLIENTS.names()]
+    family = family_of(adapter).family
+    return [_coverage(adapter, name, family) for name in CLIENTS.names()]
 
 
 def lines(found: Sequence[Coverage]) -> list[str]:

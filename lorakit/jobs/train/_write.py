@@ -36,6 +36,7 @@ _ROUNDING = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 # Which programs are to read a file of each format rightly, by the kind of all its modules.
 _READERS: dict[str, dict[str, tuple[str, ...]]] = {
     "kohya": {"lora": ("diffusers", "sd-scripts", "a1111", "comfyui"), "dora": ("a1111", "comfyui")},
+    "comfy": {"lora": ("comfyui",), "dora": ("comfyui",)},
     "diffusers": {"lora": ("diffusers",), "dora": ("diffusers",)},
 }
 
