@@ -201,7 +201,7 @@ class Ensemble:
     def __init__(
         self, components: Components, compositions: Sequence[Composition], note: Note, limit: int | None = None
     ) -> None:
-        self.components = components
+        self.components, self.compositions = components, compositions
         self.stack = Stack(components.parts, limit)
         self._numbers: dict[Hashable, int] = {}
         self.applied: dict[int, dict[str, int]] = {}
@@ -332,6 +332,11 @@ class Ensemble:
                 alone = member.path in self._words_alone
                 found[token] = found.get(token, 0.0) + member.at(fraction) if alone else 1.0
         return tuple(found.items())
+
+    def reading(self, reading: Reading, composition: Composition | None = None) -> Reading:
+        """The same with the learned words of a composition, the first where none is given."""
+        chosen = composition or next(iter(self.compositions), Composition())
+        return replace(reading, words=self.words, acting=self.acting_words(chosen))
 
     def _variant(
         self, composition: Composition, own: Sequence[float], weights: tuple[float, ...], learned: tuple[tuple[str, float], ...]
