@@ -204,7 +204,7 @@ class Ensemble:
         cut_inputs: bool = False,
     ) -> None:  # fmt: skip
         """cut_inputs    an inpainting adapter's first layer is cut for a model that takes noisy latents alone"""
-        self.components = components
+        self.components, self.compositions = components, compositions
         self.stack = Stack(components.parts, limit)
         self._numbers: dict[Hashable, int] = {}
         self.applied: dict[int, dict[str, int]] = {}
@@ -336,6 +336,11 @@ class Ensemble:
                 alone = member.path in self._words_alone
                 found[token] = found.get(token, 0.0) + member.at(fraction) if alone else 1.0
         return tuple(found.items())
+
+    def reading(self, reading: Reading, composition: Composition | None = None) -> Reading:
+        """The same with the learned words of a composition, the first where none is given."""
+        chosen = composition or next(iter(self.compositions), Composition())
+        return replace(reading, words=self.words, acting=self.acting_words(chosen))
 
     def _variant(
         self, composition: Composition, own: Sequence[float], weights: tuple[float, ...], learned: tuple[tuple[str, float], ...]

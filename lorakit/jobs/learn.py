@@ -300,8 +300,7 @@ class _Errors:
         if band not in self._made:
             distinct = sorted(set(self.held.captions))
             with self.ensemble.stack.gates.at((), learned=self.gates.at(band)):
-                words = self.ensemble.acting_words(self.gates.composition)
-                reading = Reading(plain=True, cut=True, words=self.ensemble.words, acting=words)
+                reading = self.ensemble.reading(Reading(plain=True, cut=True))
                 rows = [encode(self.components, text, reading) for text in distinct]
             whole = Conditioning.cat(rows)
             learnt = whole.states.requires_grad

@@ -260,8 +260,7 @@ class Session:
         told, negative = self.ensemble.told(acting, prompt, without, reading, self._numbered(how))
         if request.cut and shot.prompt not in self._said:
             self._said.add(shot.prompt)
-            read = replace(reading, words=self.ensemble.words, acting=self.ensemble.acting_words(shot.composition))
-            if left := lost(self.components, prompt, read):
+            if left := lost(self.components, prompt, self.ensemble.reading(reading, shot.composition)):
                 self.note(f"the prompt is longer than the model reads; left out: {left!r}")
         shares = tuple(weight for _, weight in self._prompts(shot))
         if request.image is None:
