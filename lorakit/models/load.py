@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -272,8 +273,23 @@ def part_with(part: str, config: dict[str, Any], tensors: Mapping[str, torch.Ten
 
 def _empty(part: str, config: dict[str, Any], where: Path | str) -> nn.Module:
     """The part with tensors that have a shape and no memory. InputError where the libraries cannot use the config."""
-    with faults_of_file(str(where)), torch.device("meta"):
+    with faults_of_file(str(where)), torch.device("meta"), _undrawn():
         return _of_config(part, config)
+
+
+_DRAWING = {name: draw for name, draw in vars(nn.init).items() if name.endswith("_") and not name.startswith("_")}
+
+
+@contextmanager
+def _undrawn() -> Iterator[None]:
+    """Modules draw no first weights: for those without memory it takes most of the time that they are made in."""
+    for name in _DRAWING:
+        setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+    try:
+        yield
+    finally:
+        for name, draw in _DRAWING.items():
+            setattr(nn.init, name, draw)
 
 
 def _of_config(part: str, config: dict[str, Any]) -> nn.Module:

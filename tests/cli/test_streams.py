@@ -201,13 +201,12 @@ def test_a_working_folder_that_is_gone_is_named(tmp_path):
     assert done.returncode == 3 and "the folder that lorakit was started in is gone" in done.stderr
 
 
-def test_a_run_that_nobody_listens_to_any_more_finishes_its_files(tmp_path):
+def test_a_run_that_nobody_listens_to_any_more_finishes_its_files(start, tmp_path):
     captioned(tmp_path / "data", "a cat")
     pipe = _unread()
-    command = [sys.executable, "-m", "lorakit", "train", "data", "--steps", "2", "--batch-size", "1"]
-    done = subprocess.run(command, cwd=tmp_path, stdout=pipe, stderr=pipe, timeout=300)
+    done = start("train", "data", "--steps", 2, "--batch-size", 1, stdout=pipe, stderr=pipe)
     os.close(pipe)
-    assert done.returncode == 0 and (tmp_path / "lora.safetensors").is_file()
+    assert done.wait() == 0 and (tmp_path / "lora.safetensors").is_file()
     assert len((tmp_path / "lora.run" / "log.jsonl").read_text().splitlines()) == 2
 
 

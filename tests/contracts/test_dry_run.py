@@ -258,14 +258,10 @@ def test_what_makes_no_difference_to_inspect_is_said(program, place, options):
     assert f"{options[0]} makes no difference here" in program("inspect", "a.safetensors", *options).stderr
 
 
-def test_lines_from_stdin_are_checked_in_a_dry_run_and_not_drawn(lorakit, tmp_path, monkeypatch):
-    (tmp_path / "lines").write_text('a cat\n{"prompt": "a dog", "size": "60x60"}\na fox --seed 4\n')
-    import subprocess
-    import sys
-
-    command = [sys.executable, "-m", "lorakit", "sample", "--prompts", "-", *DRAW, "-o", "out", "--dry-run", "-q"]
-    with (tmp_path / "lines").open() as lines:
-        done = subprocess.run(command, stdin=lines, cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_lines_from_stdin_are_checked_in_a_dry_run_and_not_drawn(start, tmp_path):
+    lines = 'a cat\n{"prompt": "a dog", "size": "60x60"}\na fox --seed 4\n'
+    done = start("sample", "--prompts", "-", *DRAW, "-o", "out", "--dry-run", "-q", stdin=lines)
+    assert done.wait() == 2
     told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one.get("output", one.get("status")) for one in told] == [None, 2, None] and done.returncode == 2
+    assert [one.get("output", one.get("status")) for one in told] == [None, 2, None]
     assert [one.get("seed") for one in told] == [0, None, 4] and not (tmp_path / "out").exists()

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from threading import Barrier, Thread
@@ -124,27 +122,10 @@ def test_runs_that_draw_into_one_folder_at_once_lose_no_picture(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_programs_draw_into_one_folder_at_once(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "lorakit",
-        "sample",
-        "a cat",
-        "-n",
-        "6",
-        *map(str, QUICK),
-        "-o",
-        "out",
-        "--batch-size",
-        "1",
-    ]
-    runs = [
-        subprocess.Popen(
-            [*command, "--seed", str(seed), "--json"], cwd=tmp_path, stdout=subprocess.PIPE, env=os.environ
-        )
-        for seed in (0, 100)
-    ]
-    outputs = [json.loads(run.communicate()[0])["outputs"] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0] and len({*outputs[0], *outputs[1]}) == 12
+def test_two_programs_draw_into_one_folder_at_once(start, tmp_path):
+    command = ["sample", "a cat", "-n", 6, *QUICK, "-o", "out", "--batch-size", 1, "--json"]
+    runs = [start(*command, "--seed", seed) for seed in (0, 100)]
+    assert [run.wait() for run in runs] == [0, 0]
+    outputs = [json.loads(run.stdout)["outputs"] for run in runs]
+    assert len({*outputs[0], *outputs[1]}) == 12
     assert len(set(drawn(tmp_path / "out").values())) == 12

@@ -1,5 +1,6 @@
 """The trigger word from the training set to the note of `sample`, through the program."""
 
+import io
 import json
 
 import pytest
@@ -130,15 +131,10 @@ def test_an_adapter_is_reminded_of_once_by_whatever_way_it_comes(program, tmp_pa
         assert "b.safetensors was trained with" not in said
 
 
-def test_prompts_of_standard_input_are_looked_at_as_they_come(lorakit, tmp_path, sks):
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-m", "lorakit", "sample", "--prompts", "-", "--lora", "a.safetensors", *map(str, QUICK), "-o", "out"],
-        cwd=tmp_path, input="sks\na fox\na cat\n", capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stderr.count(LACKS) == 1 and f"{LACKS}: 'a fox'" in done.stderr
+def test_prompts_of_standard_input_are_looked_at_as_they_come(program, sks, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("sks\na fox\na cat\n"))
+    said = program("sample", "--prompts", "-", "--lora", "a.safetensors", *QUICK, "-o", "out").stderr
+    assert said.count(LACKS) == 1 and f"{LACKS}: 'a fox'" in said
 
 
 def test_what_is_no_lack_is_not_noted(program, tmp_path, sks):

@@ -38,6 +38,16 @@ def test_a_single_file_is_the_model_of_its_folder(tmp_path, family):
     assert abs(levels).max() <= 1  # the factor's own rounding
 
 
+def test_other_modules_draw_their_first_weights_after_a_model_is_loaded(tmp_path):
+    def drawn() -> torch.Tensor:
+        torch.manual_seed(3)
+        return torch.nn.Conv2d(2, 2, 3).weight
+
+    before = drawn()
+    load(str(make(tmp_path / "model")), CPU, torch.float32)
+    assert torch.equal(drawn(), before) and before.std() > 0.01
+
+
 def test_sdxl_agrees_with_diffusers(tmp_path):
     folder = make(tmp_path / "model", "sdxl")
     components = load(str(folder), CPU, torch.float32)
