@@ -17,10 +17,13 @@ TOUR = ["demo", "out", "--steps", "2"]
 
 
 @pytest.mark.slow
-def test_the_tour_ends_in_a_page(lorakit, tmp_path):
-    dry = lorakit("demo", "out", "--steps", "10", "--json", "--dry-run")
+def test_the_tour_ends_in_a_page(lorakit, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(demo, "_CLASS", 1)
+    monkeypatch.setattr(demo, "_STEPS", 1)
+    dry = lorakit("demo", "out", "--steps", "2", "--json", "--dry-run")
     assert not (tmp_path / "out").exists()
-    done = lorakit("demo", "out", "--steps", "10", "--json")
+    done = lorakit("demo", "out", "--steps", "2", "--json")
     assert json.loads(dry.stdout).keys() == json.loads(done.stdout).keys()
     page = (tmp_path / "out" / "index.html").read_text()
     assert json.loads(done.stdout)["outputs"] == ["out/index.html"]

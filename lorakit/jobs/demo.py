@@ -32,6 +32,8 @@ _BACKGROUNDS = {
 }
 _TOKEN = "sks"
 _PAGE = "index.html"
+_CLASS = 24  # pictures of a subject's class
+_STEPS = 25  # of denoising
 
 
 def _article(words: str) -> str:
@@ -91,7 +93,7 @@ class _Tour:
         self.note(f"{name}: drawing class pictures and training, {self.steps} steps")
         target = self.out / name / "lora.safetensors"
         config = TrainConfig(
-            mode="dreambooth", class_prompt=class_prompt, prior_count=24, steps=self.steps, seed=self.seed
+            mode="dreambooth", class_prompt=class_prompt, prior_count=_CLASS, steps=self.steps, seed=self.seed
         )
         # All in the folder is the tour's: a run that was cut off goes on, a finished one of the same options stays.
         life = train.Life(target, self.out / name / "run", keep=1, force=True)
@@ -99,7 +101,7 @@ class _Tour:
         return target
 
     def draw(self, folder: str, prompts: list[str], loras: list[str]) -> None:
-        request = sample.Request(prompts, 1, self.seed, "", "tiny", None, 25, 4.0, "dpm++", 8)
+        request = sample.Request(prompts, 1, self.seed, "", "tiny", None, _STEPS, 4.0, "dpm++", 8)
         made = sample.run(
             request, self.out / folder, loras=loras, device="auto", force=True, dry_run=False,
             tick=lambda done, total: None, note=lambda text: None,

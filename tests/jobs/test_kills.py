@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import make
+
 
 @pytest.mark.posix
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments(tmp_path):
+def test_kills_at_random_moments(tmp_path):
+    options = ["--model", make(tmp_path / "base"), "--steps", 6, "--batch-size", 2, "--checkpoint-every", 2]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kills", "20", "--steps", "8", "--batch-size", "2", "--checkpoint-every", "2"],
+        [sys.executable, "-m", "tests.kills", "10", *map(str, options)],
         cwd=Path(__file__).parents[2], env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
