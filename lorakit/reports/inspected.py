@@ -97,6 +97,8 @@ def _norms(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _clients(clients: Mapping[str, Any]) -> Iterator[str]:
     for client, one in clients.items():
+        if not one["of"]:  # learned tokens alone, which no rule is about
+            continue
         if not one["right"] and len(one["wrong"]) == 1:
             yield _row(client, f"none of {one['of']} modules: {next(iter(one['wrong']))}")
             continue
