@@ -142,10 +142,13 @@ def theirs(name: str, batch: int, cached: bool) -> Step:
 
 WAYS: dict[str, Callable[[str, int], Step]] = {
     "lorakit": ours,
-    "lorakit in bfloat16": lambda name, batch: ours(name, batch, "bfloat16"),
     "diffusers + PEFT, cached": lambda name, batch: theirs(name, batch, True),
     "diffusers + PEFT, as it is": lambda name, batch: theirs(name, batch, False),
 }
+
+
+if torch.ops.mkldnn._is_mkldnn_bf16_supported():  # elsewhere it takes many times as long
+    WAYS["lorakit in bfloat16"] = lambda name, batch: ours(name, batch, "bfloat16")
 
 
 def work(way: str, name: str, batch: int, line: Connection) -> None:
