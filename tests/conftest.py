@@ -23,6 +23,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: threads would wait for one another
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # xdist begins with the files of most tests
     if system := config.getoption("--on"):
         os.environ[pretend.VARIABLE] = system
         paths = [str(Path(pretend.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -115,6 +119,21 @@ def _forks() -> Iterator[forks.Server]:
 def start(_forks: forks.Server, tmp_path: Path) -> Callable[..., forks.Child]:
     """Begin a command in `tmp_path` in a process that can be killed, limited or waited for, without seconds of imports."""
     return partial(_forks.start, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SD1 of a few channels, to be read only."""
+    from tests.tiny import make
+
+    return make(tmp_path_factory.mktemp("small") / "model")
+
+
+@pytest.fixture
+def small_model(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands work on that model where they are told no other: it is read and computed in half the time."""
+    for command in ("TRAIN", "PRIOR_GEN", "SAMPLE"):
+        monkeypatch.setenv(f"LORAKIT_{command}_MODEL", str(small))
 
 
 @pytest.fixture

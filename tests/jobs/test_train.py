@@ -60,11 +60,9 @@ SMALL: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _small(small: Path) -> None:
     """The model that runs train where they say no other."""
-    model = make(tmp_path_factory.mktemp("model") / "base")
-    SMALL["model"] = str(model)
-    return model
+    SMALL["model"] = str(small)
 
 
 def train(data: Path, output: Path, *, talk: Talk | None = None, life: dict | None = None, **config):
