@@ -95,11 +95,6 @@ def json_of(program: Callable[..., Done]) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def lorakit(program):
-    return program
-
-
-@pytest.fixture
 def process(tmp_path: Path) -> Callable[..., Done]:
     """Run a command as `program` does, in a process of its own; each costs seconds, so only where that is what is shown."""
 
@@ -117,6 +112,8 @@ def process(tmp_path: Path) -> Callable[..., Done]:
 
 @pytest.fixture(scope="session")
 def _forks() -> Iterator[forks.Server]:
+    if not hasattr(os, "fork"):
+        pytest.skip("processes cannot be forked here")
     with forks.served() as server:
         yield server
 

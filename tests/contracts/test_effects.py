@@ -54,13 +54,12 @@ class Recording(TrainConfig):
         return super().__getattribute__(name)
 
 
-def config(
-    mode: str, small: Path, own: Path, kind: type[TrainConfig] = TrainConfig, **more: Any
-) -> TrainConfig:
+def config(mode: str, small: Path, own: Path, kind: type[TrainConfig] = TrainConfig, **more: Any) -> TrainConfig:
     tokens = {"token": ["<s1>"], "init_token": ["animal"]} if mode in ("ti", "pivotal") else {}
     steps = {"ti_steps": 1} if mode == "pivotal" else {}
     prior = {"class_prompt": "a thing", "prior_dir": str(own), "prior_count": 4} if mode == "dreambooth" else {}
-    return kind(**{"mode": mode, "model": str(small), "size": 32, "steps": 2, "batch_size": 2, **tokens, **steps, **prior, **more})
+    short = {"model": str(small), "size": 32, "steps": 2, "batch_size": 2}
+    return kind(**{"mode": mode, **short, **tokens, **steps, **prior, **more})
 
 
 def trained(data: Path, asked: TrainConfig, folder: Path) -> dict[str, torch.Tensor]:

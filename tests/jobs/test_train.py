@@ -372,7 +372,8 @@ def test_an_adapter_is_a_config_that_makes_it_again(data, tmp_path, program):
     assert "rank = 3  # file" in written and "batch-size = 2  # option" in written and "lr = 0.002  # model" in written
     program("train", data, "--config", "again.run/config.toml", "-o", "third.safetensors")
     assert io.read(tmp_path / "third.safetensors")[0].keys() == io.read(tmp_path / "first.safetensors")[0].keys()
-    program("train", data, "--size", 32, "--steps", 1, "--format", "diffusers", "--save-dtype", "float16", "-o", "other.safetensors")
+    other = ["--format", "diffusers", "--save-dtype", "float16", "-o", "other.safetensors"]
+    program("train", data, "--size", 32, "--steps", 1, *other)
     program("train", data, "--config", "other.safetensors", "-o", "same.safetensors")
     assert (tmp_path / "other.safetensors").read_bytes() == (tmp_path / "same.safetensors").read_bytes()
     assert "no config in its metadata" in program("train", data, "--config", _plain(tmp_path), status=2).stderr
