@@ -15,7 +15,12 @@ from PIL import Image
 from tests import forks
 from tests.systems import pretend
 
-_LONGEST = ("test_subject.py", "test_train.py", "test_faults.py", "test_world.py", "test_kills.py", "test_demo.py")
+# From the one that takes longest
+_LONGEST = (
+    "test_train.py", "test_dry_run.py", "test_subject.py", "test_sample.py", "test_ppim_keeps.py", "test_world.py",
+    "test_fuse.py", "test_triggers.py", "test_systems.py", "test_hostile_files.py", "test_streams.py", "test_said_written.py",
+    "test_folders.py", "test_kills.py", "test_compose.py",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,6 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: threads would wait for one another
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # xdist begins with the files of most tests
     if system := config.getoption("--on"):
         os.environ[pretend.VARIABLE] = system
         paths = [str(Path(pretend.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -31,8 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The files that take minutes come first, so that no worker is left alone with one at the end."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    """The files that take longest come first, so that no worker is left alone with one at the end."""
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
     if config.getoption("--on") == "windows" or sys.platform == "win32":
         for item in items:
             if item.get_closest_marker("posix"):
@@ -85,11 +95,6 @@ def json_of(program: Callable[..., Done]) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def lorakit(program):
-    return program
-
-
-@pytest.fixture
 def process(tmp_path: Path) -> Callable[..., Done]:
     """Run a command as `program` does, in a process of its own; each costs seconds, so only where that is what is shown."""
 
@@ -107,6 +112,8 @@ def process(tmp_path: Path) -> Callable[..., Done]:
 
 @pytest.fixture(scope="session")
 def _forks() -> Iterator[forks.Server]:
+    if not hasattr(os, "fork"):
+        pytest.skip("processes cannot be forked here")
     with forks.served() as server:
         yield server
 
@@ -115,6 +122,21 @@ def _forks() -> Iterator[forks.Server]:
 def start(_forks: forks.Server, tmp_path: Path) -> Callable[..., forks.Child]:
     """Begin a command in `tmp_path` in a process that can be killed, limited or waited for, without seconds of imports."""
     return partial(_forks.start, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SD1 of a few channels, to be read only."""
+    from tests.tiny import make
+
+    return make(tmp_path_factory.mktemp("small") / "model")
+
+
+@pytest.fixture
+def small_model(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands work on that model where they are told no other: it is read and computed in half the time."""
+    for command in ("TRAIN", "PRIOR_GEN", "SAMPLE"):
+        monkeypatch.setenv(f"LORAKIT_{command}_MODEL", str(small))
 
 
 @pytest.fixture

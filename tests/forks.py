@@ -78,16 +78,12 @@ class Server:
         limits            of `resource`, by name: RLIMIT_FSIZE
         """
         out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  they end with the child
+        streams = (out.fileno() if stdout is None else stdout, err.fileno() if stderr is None else stderr)
         with tempfile.TemporaryFile() as given:
             given.write(stdin.encode())
             given.seek(0)
-            files = [
-                given.fileno(),
-                out.fileno() if stdout is None else stdout,
-                err.fileno() if stderr is None else stderr,
-            ]
             job = {"arguments": [str(a) for a in arguments], "folder": str(folder), "limits": dict(limits or {})}
-            pid = self.ask({**job, "env": {**os.environ, **(env or {})}}, files)
+            pid = self.ask({**job, "env": {**os.environ, **(env or {})}}, [given.fileno(), *streams])
         return Child(self, pid, out, err)
 
 
@@ -147,9 +143,8 @@ def _child(
         from lorakit import cli
 
         channel.close()
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # as a terminal has it; jobs in a script's background are told to ignore it
+        # As a terminal has it: jobs in the background of a script are told to ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(env)

@@ -17,22 +17,22 @@ TOUR = ["demo", "out", "--steps", "2"]
 
 
 @pytest.mark.slow
-def test_the_tour_ends_in_a_page(lorakit, tmp_path, monkeypatch):
+def test_the_tour_ends_in_a_page(program, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(demo, "_CLASS", 1)
     monkeypatch.setattr(demo, "_STEPS", 1)
-    dry = lorakit("demo", "out", "--steps", "2", "--json", "--dry-run")
+    dry = program("demo", "out", "--steps", "2", "--json", "--dry-run")
     assert not (tmp_path / "out").exists()
-    done = lorakit("demo", "out", "--steps", "2", "--json")
+    done = program("demo", "out", "--steps", "2", "--json")
     assert json.loads(dry.stdout).keys() == json.loads(done.stdout).keys()
     page = (tmp_path / "out" / "index.html").read_text()
     assert json.loads(done.stdout)["outputs"] == ["out/index.html"]
     assert page.count("<img") >= 20 and "both adapters" in page
-    lorakit("demo", "out", status=4)
+    program("demo", "out", status=4)
     for name in ("novel.txt", "fox/data/novel.txt", "fox/run/checkpoints/novel.txt", "merged/novel.txt"):
         (tmp_path / "out" / name).write_text("chapter one")
         before = tree(tmp_path)
-        assert f"out holds {name}" in lorakit("demo", "out", "--force", status=4).stderr and tree(tmp_path) == before
+        assert f"out holds {name}" in program("demo", "out", "--force", status=4).stderr and tree(tmp_path) == before
         (tmp_path / "out" / name).unlink()
     assert stranger_in(tmp_path / "out", demo._known) is None
 
@@ -55,13 +55,13 @@ MOMENTS = (
 
 
 @pytest.mark.thorough
-def test_a_tour_that_is_killed_again_and_again_goes_on_with_the_same_command(lorakit, tmp_path, monkeypatch):
+def test_a_tour_that_is_killed_again_and_again_goes_on_with_the_same_command(program, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for moment in MOMENTS:
         _killed(tmp_path, moment)
         assert stranger_in(tmp_path / "out", demo._known) is None, moment
-    lorakit(*TOUR)
-    lorakit("demo", "whole", *TOUR[2:])
+    program(*TOUR)
+    program("demo", "whole", *TOUR[2:])
     for name in ("fox/lora.safetensors", "strawberry/lora.safetensors", "merged.safetensors", "index.html"):
         digests = {hashlib.sha256((tmp_path / home / name).read_bytes()).digest() for home in ("out", "whole")}
         assert len(digests) == 1, name

@@ -1,6 +1,8 @@
 """Random Stable Diffusions of a few channels, of the shapes of SD1, SD2 and SDXL, made on the spot."""
 
 import json
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -27,12 +29,30 @@ def _text(
 def make(
     folder: Path, family: str = "sd1", seed: int = 0, layers: int = 1, *, usual: bool = False, inputs: int = 4
 ) -> Path:
-    """Write a random model of the family's classes and spelling into `folder`, in about a second.
+    """Write a random model of the family's classes and spelling into `folder`.
 
     layers    of each block; with 2, as the original checkpoints have, its groups are 32 as well
     usual     what no tensor tells (heads, activations) is as the family has it: a single file of it can be read
     inputs    channels that the UNet takes; an inpainting one takes 9
     """
+    files, drawn = _files(family, seed, layers, usual, inputs)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    torch.set_rng_state(drawn)
+    return folder
+
+
+@lru_cache(16)
+def _files(family: str, seed: int, layers: int, usual: bool, inputs: int) -> tuple[dict[str, bytes], torch.Tensor]:
+    """What `make` writes, by name, and the state of torch's generator after it: a model is made once for all tests."""
+    with tempfile.TemporaryDirectory() as home:
+        _make(Path(home), family, seed, layers, usual, inputs)
+        found = {str(file.relative_to(home)): file.read_bytes() for file in Path(home).rglob("*") if file.is_file()}
+    return found, torch.get_rng_state()
+
+
+def _make(folder: Path, family: str, seed: int, layers: int, usual: bool, inputs: int) -> None:
     torch.manual_seed(seed)
     extra = {}
     if family == "sd2":
@@ -80,7 +100,6 @@ def make(
         steps_offset=1, prediction_type=kind,
     ).save_pretrained(folder / "scheduler")  # fmt: skip
     (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
 
 
 def reduced(folder: Path) -> Path:

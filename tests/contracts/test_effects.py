@@ -54,11 +54,12 @@ class Recording(TrainConfig):
         return super().__getattribute__(name)
 
 
-def config(mode: str, own: Path, kind: type[TrainConfig] = TrainConfig, **more: Any) -> TrainConfig:
+def config(mode: str, small: Path, own: Path, kind: type[TrainConfig] = TrainConfig, **more: Any) -> TrainConfig:
     tokens = {"token": ["<s1>"], "init_token": ["animal"]} if mode in ("ti", "pivotal") else {}
     steps = {"ti_steps": 1} if mode == "pivotal" else {}
     prior = {"class_prompt": "a thing", "prior_dir": str(own), "prior_count": 4} if mode == "dreambooth" else {}
-    return kind(**{"mode": mode, "steps": 2, "batch_size": 2, **tokens, **steps, **prior, **more})
+    short = {"model": str(small), "size": 32, "steps": 2, "batch_size": 2}
+    return kind(**{"mode": mode, **short, **tokens, **steps, **prior, **more})
 
 
 def trained(data: Path, asked: TrainConfig, folder: Path) -> dict[str, torch.Tensor]:
@@ -77,22 +78,22 @@ def sets(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("mode", MODES.names())
-def test_a_run_reads_what_is_marked_for_its_mode_and_no_other_option(mode, sets, tmp_path):
+def test_a_run_reads_what_is_marked_for_its_mode_and_no_other_option(mode, small, sets, tmp_path):
     data, own = sets
     everything = {"shuffle_tags": True, "variant": "dora", "loss": "huber"} | (
         {"text_encoder": True} if mode != "ti" else {}
     )
     READ.clear()
-    trained(data, asked := config(mode, own, Recording, **everything), tmp_path)
+    trained(data, asked := config(mode, small, own, Recording, **everything), tmp_path)
     idle = {name for name, only in TrainConfig.marked() if not only.holds(asked)}
     assert NAMES - idle - HANDED_ON == READ - HANDED_ON
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES.names())
-def test_what_is_marked_idle_changes_nothing(mode, sets, tmp_path):
+def test_what_is_marked_idle_changes_nothing(mode, small, sets, tmp_path):
     data, own = sets
-    asked = config(mode, own, seed=3)
+    asked = config(mode, small, own, seed=3)
     idle = {name: OTHER[name] for name, only in TrainConfig.marked() if not only.holds(asked) and name in OTHER}
     idle.pop("keep_separator", None)  # which says the same thing as --keep-tokens
     found = [trained(data, one, tmp_path / str(i)) for i, one in enumerate((asked, replace(asked, **idle)))]

@@ -12,6 +12,7 @@ from lorakit.io.record import RECORD, recorded
 from tests.adapters_of_tiny import lora
 from tests.conftest import captioned, picture
 
+pytestmark = pytest.mark.usefixtures("small_model")
 QUICK = ["--steps", 1, "--guidance", 1, "--scheduler", "euler"]
 
 

@@ -12,6 +12,7 @@ from lorakit.jobs import adapters
 from tests.adapter_files import random_adapter
 from tests.conftest import captioned
 
+pytestmark = pytest.mark.usefixtures("small_model")
 KEPT = {
     ("ppim", "data", "set", "--size", "64"): "stopped; 1 of 4 pictures are done in set; the same command goes on",
     ("prior-gen", "a cat", "prior", "-n", "3", "--steps", "1", "--batch-size", "1"):

@@ -34,7 +34,7 @@ def test_alpha_mixes_the_products(json_of, tmp_path):
     assert done["ranks"] == {NAME: 7, OTHER: 3} and done["error"] == 0
 
 
-def test_weights_may_be_negative_and_cancel(json_of, lorakit, tmp_path):
+def test_weights_may_be_negative_and_cancel(json_of, program, tmp_path):
     a = make(tmp_path / "a.safetensors", 1)
     json_of("merge", "a.safetensors:2", "a.safetensors:-0.5", "-o", "m.safetensors")
     torch.testing.assert_close(
@@ -51,37 +51,37 @@ def test_rank_takes_the_optimum_and_states_the_error(json_of, tmp_path):
     assert done["error"] == pytest.approx(best, rel=1e-3)
 
 
-def test_adapters_of_different_shapes_are_refused(lorakit, tmp_path):
+def test_adapters_of_different_shapes_are_refused(program, tmp_path):
     make(tmp_path / "a.safetensors", 1)
     make(tmp_path / "b.safetensors", 2, out=128)
-    assert "different base models" in lorakit("merge", "a.safetensors", "b.safetensors", status=3).stderr
+    assert "different base models" in program("merge", "a.safetensors", "b.safetensors", status=3).stderr
 
 
-def test_merging_twice_gives_the_same_bytes(lorakit, tmp_path):
+def test_merging_twice_gives_the_same_bytes(program, tmp_path):
     make(tmp_path / "a.safetensors", 1)
     make(tmp_path / "b.safetensors", 2)
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
-        lorakit("merge", "a.safetensors", "b.safetensors", "-o", f"{name}/m.safetensors")
+        program("merge", "a.safetensors", "b.safetensors", "-o", f"{name}/m.safetensors")
     assert (tmp_path / "x/m.safetensors").read_bytes() == (tmp_path / "y/m.safetensors").read_bytes()
 
 
-def test_a_recipe_is_read_wherever_an_adapter_is(lorakit, json_of, tmp_path):
+def test_a_recipe_is_read_wherever_an_adapter_is(program, json_of, tmp_path):
     a = make(tmp_path / "a.safetensors", 1)
     make(tmp_path / "b.safetensors", 2)
-    lorakit("compose", "a.safetensors:0.5", "b.safetensors:0", "-o", "sub/recipe.toml", status=0)
+    program("compose", "a.safetensors:0.5", "b.safetensors:0", "-o", "sub/recipe.toml", status=0)
     json_of("merge", "sub/recipe.toml:2", "b.safetensors:0", "-o", "m.safetensors")
     torch.testing.assert_close(
         adapters.load(tmp_path / "m.safetensors").modules[NAME].delta(), a[NAME].delta(), rtol=1e-5, atol=1e-5
     )
     make(tmp_path / "a.safetensors", 3)
-    assert "sha256" in lorakit("sample", "x", "--recipe", "sub/recipe.toml", status=3).stderr
+    assert "sha256" in program("sample", "x", "--recipe", "sub/recipe.toml", status=3).stderr
 
 
-def test_an_unknown_key_of_a_recipe_is_an_error(lorakit, tmp_path):
+def test_an_unknown_key_of_a_recipe_is_an_error(program, tmp_path):
     make(tmp_path / "a.safetensors", 1)
     (tmp_path / "r.toml").write_text('lorakit = 1\n[[adapter]]\npath = "a.safetensors"\nwieght = 2\n')
-    assert "wieght" in lorakit("compose", "r.toml", "-o", "x.toml", status=3).stderr
+    assert "wieght" in program("compose", "r.toml", "-o", "x.toml", status=3).stderr
 
 
 def test_extract_re_ranks_an_adapter_to_the_optimum(json_of, tmp_path):
@@ -92,25 +92,25 @@ def test_extract_re_ranks_an_adapter_to_the_optimum(json_of, tmp_path):
     assert done["ranks"] == {NAME: 2} and done["energy_kept"]["mean"] == pytest.approx(kept, rel=1e-4)
 
 
-def test_an_adapter_that_fits_nothing_is_refused(lorakit, tmp_path):
+def test_an_adapter_that_fits_nothing_is_refused(program, tmp_path):
     module = {"unet.down_blocks.3.attentions.0.proj_in": LowRank(torch.ones(1, 8), torch.ones(8, 1), 1.0)}
     adapters.save(tmp_path / "a.safetensors", Adapter(module), "kohya")
-    assert "no effect" in lorakit("sample", "x", "--lora", "a.safetensors", status=3).stderr
+    assert "no effect" in program("sample", "x", "--lora", "a.safetensors", status=3).stderr
     make(tmp_path / "b.safetensors", 1, out=32)
-    assert "another base model" in lorakit("sample", "x", "--lora", "b.safetensors", status=3).stderr
+    assert "another base model" in program("sample", "x", "--lora", "b.safetensors", status=3).stderr
 
 
-def test_sample_writes_its_settings_into_the_picture(lorakit, tmp_path):
+def test_sample_writes_its_settings_into_the_picture(program, tmp_path):
     from PIL import Image
 
     make(tmp_path / "a.safetensors", 1)
-    lorakit("sample", "a cat", "--lora", "a.safetensors:0.01", "--steps", 2, "-n", 2, "--negative", "dog", "--seed", 5)
+    program("sample", "a cat", "--lora", "a.safetensors:0.01", "--steps", 2, "-n", 2, "--negative", "dog", "--seed", 5)
     text = Image.open(tmp_path / "samples" / "00001.png").text
     assert json.loads(text["lorakit"])["seed"] == 6
     assert text["parameters"].startswith(
         "a cat\nNegative prompt: dog\nSteps: 2, Sampler: DPM++ 2M, CFG scale: 7.5, Seed: 6"
     )
     first = (tmp_path / "samples" / "00000.png").read_bytes()
-    lorakit("sample", "a cat", "--steps", 2)  # numbers on
+    program("sample", "a cat", "--steps", 2)  # numbers on
     assert (tmp_path / "samples" / "00002.png").exists()
     assert (tmp_path / "samples" / "00000.png").read_bytes() == first

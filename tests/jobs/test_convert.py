@@ -87,11 +87,11 @@ def test_half_precision_is_balanced_before_it_rounds(json_of, tmp_path):
     assert done["error"] < 1e-3
 
 
-def test_what_a_format_cannot_hold_is_refused_listed_or_approximated(lorakit, json_of, tmp_path):
+def test_what_a_format_cannot_hold_is_refused_listed_or_approximated(program, json_of, tmp_path):
     save_file(stems(LOHA, FLAT) | stems(PLAIN, FLAT.replace("to_q", "to_k")), tmp_path / "a.safetensors")
-    refused = lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
+    refused = program("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
     assert "attn1.to_q" in refused and "--approximate" in refused and not (tmp_path / "b.safetensors").exists()
-    listed = lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--allow-loss").stderr
+    listed = program("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--allow-loss").stderr
     assert "left out: unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q" in listed
     assert len(files.read(tmp_path / "b.safetensors").modules) == 1
     done = json_of("convert", "a.safetensors", "c.safetensors", "--to", "diffusers", "--approximate", "exact")
@@ -108,13 +108,13 @@ def test_what_a_format_cannot_hold_is_refused_listed_or_approximated(lorakit, js
     )
 
 
-def test_kinds_over_the_base_need_it(lorakit, json_of, tmp_path):
+def test_kinds_over_the_base_need_it(program, json_of, tmp_path):
     from tests.tiny import make
 
     make(tmp_path / "model", "sd1")
     stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     save_file(stems(DORA, stem), tmp_path / "a.safetensors")
-    assert "--base" in lorakit("convert", "a.safetensors", "b", "--to", "peft", "--approximate", "8", status=2).stderr
+    assert "--base" in program("convert", "a.safetensors", "b", "--to", "peft", "--approximate", "8", status=2).stderr
     done = json_of(
         "convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--approximate", "32", "--base", "model"
     )
@@ -144,14 +144,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_bad_files_are_refused_with_every_key_named(lorakit, tmp_path, fault):
+def test_bad_files_are_refused_with_every_key_named(program, tmp_path, fault):
     more, named = BAD[fault]
     save_file(stems(PLAIN, FLAT) | more, tmp_path / "a.safetensors")
-    said = lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
+    said = program("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
     assert named in said and "a.safetensors" in said and not (tmp_path / "b.safetensors").exists()
 
 
-def test_a_transposed_module_is_told(lorakit, tmp_path):
+def test_a_transposed_module_is_told(program, tmp_path):
     adapter = random_adapter("sd1", lambda n: ".attn2." in n)
     write(tmp_path / "a.safetensors", adapter)
     tensors = load_file(tmp_path / "a.safetensors")
@@ -159,18 +159,18 @@ def test_a_transposed_module_is_told(lorakit, tmp_path):
     down, up = tensors[f"{stem}.lora_down.weight"], tensors[f"{stem}.lora_up.weight"]
     tensors[f"{stem}.lora_down.weight"], tensors[f"{stem}.lora_up.weight"] = up.T.copy(), down.T.copy()
     save_file(tensors, tmp_path / "a.safetensors")
-    said = lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
+    said = program("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
     assert stem in said and "transposed" in said
 
 
-def test_of_twelve_faults_of_a_kind_the_first_are_named_and_the_others_counted(lorakit, tmp_path):
+def test_of_twelve_faults_of_a_kind_the_first_are_named_and_the_others_counted(program, tmp_path):
     wrong = {f"lora_unet_nowhere_{i:02}.lora_down.weight": np.ones((2, 2), "f4") for i in range(12)}
     save_file(stems(PLAIN, FLAT) | wrong, tmp_path / "a.safetensors")
-    said = lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
+    said = program("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
     assert "12 keys are wrong" in said and said.count("lora_unet_nowhere_") == 4 and "and 8 more: the base" in said
 
 
-def test_a_learned_token_travels(lorakit, json_of, tmp_path):
+def test_a_learned_token_travels(program, json_of, tmp_path):
     save_file({"<fox>": np.random.default_rng(0).standard_normal((2, 768)).astype("f4")}, tmp_path / "t.safetensors")
     json_of("convert", "t.safetensors", "a.safetensors", "--to", "a1111-embedding")
     assert load_file(tmp_path / "a.safetensors")["emb_params"].shape == (2, 768)
@@ -180,22 +180,22 @@ def test_a_learned_token_travels(lorakit, json_of, tmp_path):
     )
     done = json_of("convert", "t.safetensors", "k.safetensors", "--to", "kohya")
     assert done["tokens"] == ["<fox>"]
-    assert "<fox>" in lorakit("convert", "k.safetensors", "p", "--to", "peft", status=3).stderr
+    assert "<fox>" in program("convert", "k.safetensors", "p", "--to", "peft", status=3).stderr
 
 
-def test_formats_that_are_only_read_and_unknown_ones(lorakit, tmp_path):
+def test_formats_that_are_only_read_and_unknown_ones(program, tmp_path):
     save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors")
-    assert "did you mean 'diffusers'" in lorakit("convert", "a.safetensors", "b", "--to", "difusers", status=2).stderr
-    assert "does not write" in lorakit("convert", "a.safetensors", "b", "--to", "lycoris", status=2).stderr
-    lorakit("convert", "a.safetensors", "a.safetensors", status=4)
-    lorakit("convert", "nowhere.safetensors", "b", status=3)
+    assert "did you mean 'diffusers'" in program("convert", "a.safetensors", "b", "--to", "difusers", status=2).stderr
+    assert "does not write" in program("convert", "a.safetensors", "b", "--to", "lycoris", status=2).stderr
+    program("convert", "a.safetensors", "a.safetensors", status=4)
+    program("convert", "nowhere.safetensors", "b", status=3)
 
 
-def test_dry_run_writes_nothing(lorakit, tmp_path):
+def test_dry_run_writes_nothing(program, tmp_path):
     save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors")
     assert (
         "would be written"
-        in lorakit("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--dry-run").stderr
+        in program("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--dry-run").stderr
     )
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
@@ -207,14 +207,14 @@ def test_converting_twice_gives_the_same_bytes(process, tmp_path):
     assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
 
 
-def test_json_is_one_object(lorakit, tmp_path):
+def test_json_is_one_object(program, tmp_path):
     save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors")
-    assert json.loads(lorakit("convert", "a.safetensors", "b.safetensors", "--json").stdout)["outputs"] == [
+    assert json.loads(program("convert", "a.safetensors", "b.safetensors", "--json").stdout)["outputs"] == [
         "b.safetensors"
     ]
 
 
-def test_modules_that_are_numbers_take_their_names_from_the_model(json_of, lorakit, tmp_path):
+def test_modules_that_are_numbers_take_their_names_from_the_model(json_of, program, tmp_path):
     """A cloneofsimo file of a UNet that no table has: its order is known once the model is."""
     from lorakit.jobs.convert import _model_shapes
     from tests.tiny import make
@@ -243,7 +243,7 @@ def test_modules_that_are_numbers_take_their_names_from_the_model(json_of, lorak
         tensors[f"unet:{i}:up"] = draw.standard_normal((out, 2)).astype("f4")
         tensors[f"unet:{i}:down"] = draw.standard_normal((2, width)).astype("f4")
     save_file(tensors, tmp_path / "a.safetensors", {"unet": '["CrossAttention"]'})
-    assert "--model" in lorakit("convert", "a.safetensors", "b.safetensors", status=3).stderr
+    assert "--model" in program("convert", "a.safetensors", "b.safetensors", status=3).stderr
     json_of("convert", "a.safetensors", "b.safetensors", "--model", "model")
     written = files.read(tmp_path / "b.safetensors").modules
     assert list(written) and set(written) == set(order)

@@ -380,8 +380,8 @@ def test_a_full_disk_leaves_the_old_file(tuned, base, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
 
 
-def test_a_dry_run_writes_nothing(tuned, base, lorakit, tmp_path):
-    done = lorakit("extract", tuned, "--base", base, "--dry-run", "-o", "x.safetensors", "--report", "x.html")
+def test_a_dry_run_writes_nothing(tuned, base, program, tmp_path):
+    done = program("extract", tuned, "--base", base, "--dry-run", "-o", "x.safetensors", "--report", "x.html")
     assert "would be written to x.safetensors" in done.stderr and done.stdout == "" and not list(tmp_path.iterdir())
 
 
@@ -404,7 +404,7 @@ def test_the_gpu_finds_the_same(tuned, base, json_of):
     assert here["energy_kept"]["mean"] == pytest.approx(there["energy_kept"]["mean"], rel=1e-5)
 
 
-def test_the_program_on_the_built_in_model(json_of, lorakit, tmp_path):
+def test_the_program_on_the_built_in_model(json_of, program, tmp_path):
     model = folder_of("tiny")
     name = QUERY
     tune(model, tmp_path / "tuned", {name: low(model, name, 5), TEXT: low(model, TEXT, 5, 1)})
@@ -417,10 +417,10 @@ def test_the_program_on_the_built_in_model(json_of, lorakit, tmp_path):
     )
     assert json.loads(metadata["lorakit.extract"])["rank"] == {"kind": "auto", "value": 0.0}
     first = (tmp_path / "x.safetensors").read_bytes()
-    lorakit("extract", "tuned", "--base", "tiny", "--rank", "auto", "-o", "x.safetensors", "-f")
+    program("extract", "tuned", "--base", "tiny", "--rank", "auto", "-o", "x.safetensors", "-f")
     assert (tmp_path / "x.safetensors").read_bytes() == first
-    lorakit("extract", "tuned", "--base", "tiny", "-o", "x.safetensors", status=4)
-    assert "--base" in lorakit("extract", "tuned", "-o", "y.safetensors", status=3).stderr
+    program("extract", "tuned", "--base", "tiny", "-o", "x.safetensors", status=4)
+    assert "--base" in program("extract", "tuned", "-o", "y.safetensors", status=3).stderr
 
 
 @pytest.mark.parametrize(

@@ -31,70 +31,70 @@ from tests.conftest import captioned, picture
         (["ppim", "raw", "data", "--crop", "smrt"], "did you mean 'smart'"),
     ],
 )
-def test_a_wrong_command_line_is_one_clear_sentence(lorakit, arguments, says):
-    done = lorakit(*arguments, status=2)
+def test_a_wrong_command_line_is_one_clear_sentence(program, arguments, says):
+    done = program(*arguments, status=2)
     assert done.stderr.splitlines()[-1].startswith("lorakit: ") and says in done.stderr
     assert done.stdout == ""
 
 
-def test_an_unknown_config_key_is_named(lorakit, tmp_path):
+def test_an_unknown_config_key_is_named(program, tmp_path):
     (tmp_path / "lorakit.toml").write_text("[train]\nrnak = 4\n")
-    assert "did you mean 'rank'" in lorakit("train", status=2).stderr
+    assert "did you mean 'rank'" in program("train", status=2).stderr
 
 
-def test_precedence_is_option_environment_file_default(lorakit, tmp_path):
+def test_precedence_is_option_environment_file_default(program, tmp_path):
     (tmp_path / "lorakit.toml").write_text("[train]\nrank = 3\nalpha = 5\nseed = 6\n")
     env = {"LORAKIT_TRAIN_RANK": "4", "LORAKIT_TRAIN_ALPHA": "7"}
-    printed = lorakit("train", "--print-config", "--rank", "9", env=env).stdout.splitlines()
+    printed = program("train", "--print-config", "--rank", "9", env=env).stdout.splitlines()
     assert {"rank = 9", "alpha = 7.0", "seed = 6", 'mode = "lora"'} <= set(printed)
 
 
-def test_the_printed_config_gives_itself(lorakit, tmp_path):
-    printed = lorakit("train", "--optimizer", "prodigy", "--print-config")
+def test_the_printed_config_gives_itself(program, tmp_path):
+    printed = program("train", "--optimizer", "prodigy", "--print-config")
     assert "lr = 1.0\n" in printed.stdout and "from the optimizer: lr = 1\n" in printed.stderr
-    first = lorakit("train", "--rank", "4", "--print-config").stdout
+    first = program("train", "--rank", "4", "--print-config").stdout
     (tmp_path / "again.toml").write_text(first)
-    assert lorakit("train", "--config", "again.toml", "--print-config").stdout == first
+    assert program("train", "--config", "again.toml", "--print-config").stdout == first
 
 
-def test_missing_inputs_are_named(lorakit):
-    assert "nowhere" in lorakit("train", "nowhere", status=3).stderr
-    assert "a.safetensors, b.safetensors" in lorakit("merge", "a.safetensors", "b.safetensors", status=3).stderr
-    assert "nowhere" in lorakit("ppim", "nowhere", "data", status=3).stderr
+def test_missing_inputs_are_named(program):
+    assert "nowhere" in program("train", "nowhere", status=3).stderr
+    assert "a.safetensors, b.safetensors" in program("merge", "a.safetensors", "b.safetensors", status=3).stderr
+    assert "nowhere" in program("ppim", "nowhere", "data", status=3).stderr
 
 
-def test_pictures_without_captions_are_all_listed(lorakit, dataset):
+def test_pictures_without_captions_are_all_listed(program, dataset):
     (dataset / "1.txt").unlink()
     (dataset / "2.txt").write_text(" ")
-    assert "2 pictures have no caption: 1.png, 2.png" in lorakit("train", dataset, status=3).stderr
+    assert "2 pictures have no caption: 1.png, 2.png" in program("train", dataset, status=3).stderr
 
 
-def test_an_existing_output_is_refused_before_any_work(lorakit, dataset, tmp_path):
+def test_an_existing_output_is_refused_before_any_work(program, dataset, tmp_path):
     (tmp_path / "lora.safetensors").write_text("mine")
-    assert "--force" in lorakit("train", dataset, status=4).stderr
+    assert "--force" in program("train", dataset, status=4).stderr
     assert (tmp_path / "lora.safetensors").read_text() == "mine"
 
 
 @pytest.mark.posix
 @pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root writes everywhere")
-def test_an_unwritable_place_is_refused(lorakit, dataset, tmp_path):
+def test_an_unwritable_place_is_refused(program, dataset, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
-    lorakit("train", dataset, "-o", "locked/lora.safetensors", status=5)
+    program("train", dataset, "-o", "locked/lora.safetensors", status=5)
 
 
-def test_a_file_where_a_folder_should_be_is_a_storage_error(lorakit, dataset, tmp_path):
+def test_a_file_where_a_folder_should_be_is_a_storage_error(program, dataset, tmp_path):
     (tmp_path / "file").write_text("")
-    lorakit("train", dataset, "-o", "file/lora.safetensors", status=5)
+    program("train", dataset, "-o", "file/lora.safetensors", status=5)
 
 
-def test_a_pickle_is_never_opened(lorakit, tmp_path):
+def test_a_pickle_is_never_opened(program, tmp_path):
     (tmp_path / "a.pt").write_bytes(b"\x80\x02evil")
-    assert "pickle" in lorakit("compose", "a.pt", status=3).stderr
+    assert "pickle" in program("compose", "a.pt", status=3).stderr
 
 
-def test_a_cut_file_is_named(lorakit, tmp_path):
+def test_a_cut_file_is_named(program, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"\xff\x00\x00\x00\x00\x00\x00\x00{}")
-    assert "a.safetensors" in lorakit("compose", "a.safetensors", status=3).stderr
+    assert "a.safetensors" in program("compose", "a.safetensors", status=3).stderr
 
 
 def _wait_for(file: Path) -> None:
@@ -107,29 +107,29 @@ def _wait_for(file: Path) -> None:
 @pytest.mark.posix
 @pytest.mark.thorough
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (9, -9)])
-def test_a_stopped_run_goes_on_to_the_same_bytes(lorakit, start, dataset, tmp_path, number, status):
+def test_a_stopped_run_goes_on_to_the_same_bytes(program, start, dataset, tmp_path, number, status):
     options = ["--steps", 24, "--batch-size", 2, "--checkpoint-every", 4]
-    lorakit("train", dataset, "-o", "whole.safetensors", *options)
+    program("train", dataset, "-o", "whole.safetensors", *options)
     process = start("train", dataset, "-o", "cut.safetensors", *options)
     _wait_for(tmp_path / "cut.run" / "checkpoints" / "step-000004.safetensors")
     process.send_signal(number)
     assert process.wait(timeout=60) == status
     assert not (tmp_path / "cut.safetensors").exists()
-    resumed = lorakit("train", dataset, "-o", "cut.safetensors", *options)
+    resumed = program("train", dataset, "-o", "cut.safetensors", *options)
     assert "going on from" in resumed.stderr
     assert (tmp_path / "cut.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert len((tmp_path / "cut.run" / "log.jsonl").read_text().splitlines()) == 24
 
 
-def test_a_second_run_over_the_same_output_is_refused(lorakit, dataset, tmp_path):
+def test_a_second_run_over_the_same_output_is_refused(program, dataset, tmp_path):
     from lorakit.runtime.locks import held
 
     with held(tmp_path / "lora.run"):
-        assert "another lorakit run" in lorakit("train", dataset, status=4).stderr
+        assert "another lorakit run" in program("train", dataset, status=4).stderr
 
 
-def test_nan_ends_the_run_and_writes_nothing(lorakit, dataset, tmp_path):
-    done = lorakit("train", dataset, "--lr", "1e30", "--steps", 20, "--batch-size", 1, "--max-grad-norm", 0, status=8)
+def test_nan_ends_the_run_and_writes_nothing(program, dataset, tmp_path):
+    done = program("train", dataset, "--lr", "1e30", "--steps", 20, "--batch-size", 1, "--max-grad-norm", 0, status=8)
     assert "--lr" in done.stderr and not (tmp_path / "lora.safetensors").exists()
 
 
@@ -145,12 +145,12 @@ def test_ctrl_c_while_drawing_leaves_whole_pictures(start, tmp_path):
         Image.open(file).load()
 
 
-def test_control_characters_of_a_name_do_not_reach_the_terminal(lorakit, tmp_path):
+def test_control_characters_of_a_name_do_not_reach_the_terminal(program, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "bad\x1b[31m.png").write_text("no")
     picture().save(raw / "good.png")
-    done = lorakit("ppim", raw, "data")
+    done = program("ppim", raw, "data")
     assert "\x1b" not in done.stderr and "\\x1b[31m" in done.stderr
 
 
@@ -180,11 +180,11 @@ def test_memory_that_is_not_to_be_had_is_no_bug(start, tmp_path):
     assert done.wait() == 7 and "out of memory" in done.stderr and os.listdir(tmp_path) == []
 
 
-def test_an_option_of_a_shared_file_that_the_run_makes_no_use_of_is_one_note(lorakit, tmp_path):
+def test_an_option_of_a_shared_file_that_the_run_makes_no_use_of_is_one_note(program, tmp_path):
     captioned(tmp_path / "data", "a cat", [(64, 64)] * 2)
     (tmp_path / "lorakit.toml").write_text("[train]\nvalidation-split = 0.5\nearly-stop = 2\n")
-    said = lorakit("train", "data", "--steps", "1", "--batch-size", "2", "--dry-run").stderr
+    said = program("train", "data", "--steps", "1", "--batch-size", "2", "--dry-run").stderr
     (note,) = [line for line in said.splitlines() if "makes no use of" in line]
     assert "--validation-split holds out" in note and "--early-stop counts" in note
     for option in ("--validation-split=0.5", "--early-stop=2"):
-        assert "add --validate-every N" in lorakit("train", "data", option, status=2).stderr
+        assert "add --validate-every N" in program("train", "data", option, status=2).stderr

@@ -57,32 +57,32 @@ def test_norms_are_those_of_the_deltas_by_block(one, tmp_path):
     assert found["ranks"] == {"2": 2} and found["alphas"] == {"1": 1, "2": 1} and found["scales"] == {"0.5": 1, "1": 1}
 
 
-def test_nan_is_counted_and_json_stays_json(lorakit, tmp_path):
+def test_nan_is_counted_and_json_stays_json(program, tmp_path):
     save_file(stems(PLAIN | {"lora_up.weight": np.full((640, 2), np.nan, "f2")}, FLAT), tmp_path / "a.safetensors")
-    text = lorakit("inspect", "a.safetensors", "--json").stdout
+    text = program("inspect", "a.safetensors", "--json").stdout
     found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the JSON"))["files"][0]
     assert len(found["nonfinite"]) == 1
 
 
-def test_faults_are_shown_and_not_fatal(one, lorakit, tmp_path):
+def test_faults_are_shown_and_not_fatal(one, program, tmp_path):
     save_file(
         stems(PLAIN, FLAT) | {"lora_unet_nowhere.lora_up.weight": np.ones((2, 2), "f4"), "x": np.ones(1, "f4")},
         tmp_path / "a.safetensors",
     )
     found = one("a.safetensors")
     assert any("lora_unet_nowhere" in fault for fault in found["faults"]) and found["unknown"] == ["x"]
-    assert "lora_unet_nowhere" in lorakit("inspect", "a.safetensors").stdout
+    assert "lora_unet_nowhere" in program("inspect", "a.safetensors").stdout
 
 
-def test_a_flipped_bit_is_found_on_demand(lorakit, one, tmp_path):
+def test_a_flipped_bit_is_found_on_demand(program, one, tmp_path):
     write(tmp_path / "a.safetensors", random_adapter("sd1", attention, ranks=(2,)))
-    lorakit("inspect", "a.safetensors", "--verify")
+    program("inspect", "a.safetensors", "--verify")
     data = bytearray((tmp_path / "a.safetensors").read_bytes())
     data[-1000] ^= 1
     (tmp_path / "a.safetensors").write_bytes(data)
     assert one("a.safetensors")["hash_matches"] is False
-    assert "NOT what the metadata says" in lorakit("inspect", "a.safetensors").stdout
-    assert "a.safetensors" in lorakit("inspect", "a.safetensors", "--verify", status=3).stderr
+    assert "NOT what the metadata says" in program("inspect", "a.safetensors").stdout
+    assert "a.safetensors" in program("inspect", "a.safetensors", "--verify", status=3).stderr
 
 
 def test_tokens_and_triggers(one, tmp_path):
@@ -124,16 +124,16 @@ def test_base_models(one, tmp_path):
     assert found["parts"] == ["UNet", "OpenCLIP-H text encoder"] and found["dtypes"] == {"F16": 4}
 
 
-def test_text_of_a_file_cannot_write_to_the_terminal(lorakit, tmp_path):
+def test_text_of_a_file_cannot_write_to_the_terminal(program, tmp_path):
     save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors", {"modelspec.trigger_phrase": "\x1b[31mred\x07 [bold]x"})
-    shown = lorakit("inspect", "a.safetensors").stdout
+    shown = program("inspect", "a.safetensors").stdout
     assert "\x1b" not in shown and "[bold]x" in shown
 
 
-def test_several_files_and_a_missing_one(lorakit, tmp_path):
+def test_several_files_and_a_missing_one(program, tmp_path):
     save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors")
-    assert lorakit("inspect", "a.safetensors", "a.safetensors").stdout.count("a.safetensors  (") == 2
-    assert "b.safetensors" in lorakit("inspect", "a.safetensors", "b.safetensors", status=3).stderr
+    assert program("inspect", "a.safetensors", "a.safetensors").stdout.count("a.safetensors  (") == 2
+    assert "b.safetensors" in program("inspect", "a.safetensors", "b.safetensors", status=3).stderr
 
 
 def test_plain_tensors_are_read_without_torch(tmp_path):

@@ -85,9 +85,9 @@ def test_the_i_th_block_weights_are_of_the_i_th_adapter(json_of, two, tmp_path):
     close(read(tmp_path)[MID], 2 * two[1][MID])
 
 
-def test_a_weight_for_a_block_that_no_adapter_has(json_of, lorakit, two, tmp_path):
+def test_a_weight_for_a_block_that_no_adapter_has(json_of, program, two, tmp_path):
     command = ("merge", "a.safetensors", "b.safetensors", "--block-weights", "1:up.1=0.5")
-    assert "block unet.up_blocks.1 of adapter 1" in lorakit(*command, status=3).stderr
+    assert "block unet.up_blocks.1 of adapter 1" in program(*command, status=3).stderr
     assert not (tmp_path / "merged.safetensors").exists()
     assert json_of(*command, "--allow-unmatched")["unmatched"] == ["block unet.up_blocks.1 of adapter 1"]
 
@@ -107,8 +107,8 @@ def test_weights_1_and_0_give_the_first(json_of, two, tmp_path):
         close(delta, two[0][name])
 
 
-def test_an_adapter_less_itself_is_empty_and_says_so(lorakit, two, tmp_path):
-    done = lorakit("merge", "a.safetensors:0.7", "a.safetensors:-0.7")
+def test_an_adapter_less_itself_is_empty_and_says_so(program, two, tmp_path):
+    done = program("merge", "a.safetensors:0.7", "a.safetensors:-0.7")
     assert "empty" in done.stderr
     assert not safetensors.open_file(tmp_path / "merged.safetensors").keys()
 
@@ -132,12 +132,12 @@ def test_every_method_through_the_program_gives_the_same_bytes_again(json_of, tw
     assert done["layers"] == 4 and 0 <= done["error"] < 1
 
 
-def test_a_setting_that_the_method_has_not_is_refused(lorakit, two):
+def test_a_setting_that_the_method_has_not_is_refused(program, two):
     pair = ("merge", "a.safetensors", "b.safetensors")
-    assert "--density means nothing to --method linear" in lorakit(*pair, "--density", "0.5", status=2).stderr
-    assert "--seed" in lorakit(*pair, "--method", "dare", "--spread", "0.5", status=2).stderr
-    assert "density" in lorakit(*pair, "--method", "ties", "--density", "2", status=2).stderr
-    assert "negative" in lorakit(*pair, "--method", "slerp", "--weights", "1,-1", status=2).stderr
+    assert "--density means nothing to --method linear" in program(*pair, "--density", "0.5", status=2).stderr
+    assert "--seed" in program(*pair, "--method", "dare", "--spread", "0.5", status=2).stderr
+    assert "density" in program(*pair, "--method", "ties", "--density", "2", status=2).stderr
+    assert "negative" in program(*pair, "--method", "slerp", "--weights", "1,-1", status=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_a_setting_that_the_method_has_not_is_refused(lorakit, two):
         (("--method", "tie"), "did you mean 'ties'"),
     ],
 )
-def test_a_wrong_option_is_one_clear_error(lorakit, two, tmp_path, options, said):
-    done = lorakit("merge", "a.safetensors", "b.safetensors", *options, status=2)
+def test_a_wrong_option_is_one_clear_error(program, two, tmp_path, options, said):
+    done = program("merge", "a.safetensors", "b.safetensors", *options, status=2)
     assert said in done.stderr and not (tmp_path / "merged.safetensors").exists()
 
 
@@ -179,10 +179,10 @@ def test_learned_tokens_go_along(json_of, tmp_path):
     assert {name: float(by["text_encoder"][0, 0]) for name, by in found.items()} == {"<s1>": 1, "<s2>": 2, "<x>": 5}
 
 
-def test_tokens_of_one_name_clash_unless_renamed(json_of, lorakit, tmp_path):
+def test_tokens_of_one_name_clash_unless_renamed(json_of, program, tmp_path):
     make(tmp_path / "a.safetensors", 1, tokens={"<s1>": token(1.0)})
     make(tmp_path / "b.safetensors", 2, tokens={"<s1>": token(2.0)})
-    assert "--rename-token" in lorakit("merge", "a.safetensors", "b.safetensors", status=3).stderr
+    assert "--rename-token" in program("merge", "a.safetensors", "b.safetensors", status=3).stderr
     json_of("merge", "a.safetensors", "b.safetensors", "--rename-token", "b:<s1>=<s2>")
     found = adapters.load(tmp_path / "merged.safetensors").embeddings
     assert {name: float(by["text_encoder"][0, 0]) for name, by in found.items()} == {"<s1>": 1, "<s2>": 2}
@@ -222,38 +222,38 @@ def test_kinds_that_are_low_rank_are_merged_with_each_other(json_of, two, tmp_pa
     close(read(tmp_path)[DOWN], two[0][DOWN] - 0.5 * hada)
 
 
-def test_adapters_of_different_families_are_refused(lorakit, two, tmp_path):
+def test_adapters_of_different_families_are_refused(program, two, tmp_path):
     sd1 = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     adapters.save(
         tmp_path / "sd.safetensors", Adapter({sd1: LowRank(torch.ones(1, 768), torch.ones(320, 1), 1.0)}), "kohya"
     )
-    said = lorakit("merge", "a.safetensors", "sd.safetensors", status=3).stderr
+    said = program("merge", "a.safetensors", "sd.safetensors", status=3).stderr
     assert "tiny" in said and "sd1" in said and "a.safetensors" in said and "sd.safetensors" in said
 
 
-def test_a_key_that_matches_nothing(json_of, lorakit, two, tmp_path):
+def test_a_key_that_matches_nothing(json_of, program, two, tmp_path):
     file = safetensors.open_file(tmp_path / "a.safetensors")
     odd = {**file, "lora_unet_no_such_module.lora_down.weight": np.ones((1, 4), "f4")}
     safetensors.write(tmp_path / "odd.safetensors", odd, file.metadata)
-    assert "no_such_module" in lorakit("merge", "odd.safetensors", "b.safetensors", status=3).stderr
+    assert "no_such_module" in program("merge", "odd.safetensors", "b.safetensors", status=3).stderr
     done = json_of("merge", "odd.safetensors", "b.safetensors", "--allow-unmatched")
     assert len(done["unmatched"]) == 1 and "no_such_module" in done["unmatched"][0] and done["layers"] == 4
 
 
-def test_nan_in_an_adapter_is_named_and_nothing_is_written(lorakit, two, tmp_path):
+def test_nan_in_an_adapter_is_named_and_nothing_is_written(program, two, tmp_path):
     make(tmp_path / "n.safetensors", 3)
     file = safetensors.open_file(tmp_path / "n.safetensors")
     whole = bytearray((tmp_path / "n.safetensors").read_bytes())
     whole[file.header.data_start : file.header.data_start + 4] = np.float32("nan").tobytes()
     key = min(file.header.entries, key=lambda key: file.header.entries[key][2])
     (tmp_path / "n.safetensors").write_bytes(whole)
-    said = lorakit("merge", "a.safetensors", "n.safetensors", status=3).stderr
+    said = program("merge", "a.safetensors", "n.safetensors", status=3).stderr
     assert "NaN" in said and "n.safetensors" in said and key
     assert not (tmp_path / "merged.safetensors").exists()
 
 
-def test_a_recipe_may_be_merged_alone_and_a_dry_run_writes_nothing(json_of, lorakit, two, tmp_path):
-    lorakit("compose", "a.safetensors:0.5", "b.safetensors", "-o", "r.toml")
+def test_a_recipe_may_be_merged_alone_and_a_dry_run_writes_nothing(json_of, program, two, tmp_path):
+    program("compose", "a.safetensors:0.5", "b.safetensors", "-o", "r.toml")
     assert json_of("merge", "r.toml:2", "--dry-run")["outputs"] == []
     assert not (tmp_path / "merged.safetensors").exists()
     json_of("merge", "r.toml:2")

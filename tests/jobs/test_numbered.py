@@ -11,6 +11,7 @@ import pytest
 from lorakit.io.record import recorded
 from lorakit.jobs.numbered import Numbered, number_of
 
+pytestmark = pytest.mark.usefixtures("small_model")
 QUICK = ["--steps", 1, "--guidance", 1, "--scheduler", "euler"]
 
 

@@ -48,17 +48,17 @@ def test_pictures_captions_and_manifest(json_of, tmp_path):
     assert "bad.png" in (data / "report.html").read_text()
 
 
-def test_a_second_run_does_nothing_and_ends_in_the_same_bytes(lorakit, tmp_path):
+def test_a_second_run_does_nothing_and_ends_in_the_same_bytes(program, tmp_path):
     raw = make_raw(tmp_path)
-    lorakit("ppim", raw, "data", "--caption", "filename")
+    program("ppim", raw, "data", "--caption", "filename")
     before, stamp = snapshot(tmp_path / "data"), (tmp_path / "data" / "sub-tall.png").stat().st_mtime_ns
-    lorakit("ppim", raw, "data", "--caption", "filename")
+    program("ppim", raw, "data", "--caption", "filename")
     assert snapshot(tmp_path / "data") == before
     assert (tmp_path / "data" / "sub-tall.png").stat().st_mtime_ns == stamp
     assert before["red_apple-01.txt"] == b"red apple\n"
 
 
-def test_exif_turns_the_picture(lorakit, tmp_path):
+def test_exif_turns_the_picture(program, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
     image = Image.new("RGB", (64, 64), "red")
@@ -66,34 +66,34 @@ def test_exif_turns_the_picture(lorakit, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # shown upside down
     image.save(raw / "a.png", exif=exif)
-    lorakit("ppim", raw, "data")
+    program("ppim", raw, "data")
     out = Image.open(tmp_path / "data" / "a.png")
     assert out.getpixel((32, 60)) == (0, 0, 255) and not out.getexif()
 
 
-def test_crops(lorakit, tmp_path):
+def test_crops(program, tmp_path):
     raw = make_raw(tmp_path)
-    lorakit("ppim", raw, "buckets", "--crop", "bucket")
-    lorakit("ppim", raw, "padded", "--crop", "pad")
+    program("ppim", raw, "buckets", "--crop", "bucket")
+    program("ppim", raw, "padded", "--crop", "pad")
     wide = Image.open(tmp_path / "buckets" / "red_apple-01.png")
     assert wide.width > wide.height and wide.width % 16 == wide.height % 16 == 0
     assert Image.open(tmp_path / "padded" / "red_apple-01.png").getpixel((32, 1)) == (255, 255, 255)
 
 
-def test_duplicates_and_strict(json_of, lorakit, tmp_path):
+def test_duplicates_and_strict(json_of, program, tmp_path):
     raw = make_raw(tmp_path)
     (raw / "copy.png").write_bytes((raw / "red_apple-01.png").read_bytes())
     assert json_of("ppim", raw, "data")["duplicates"] == 1
-    lorakit("ppim", raw, "strict", "--strict", status=3)
+    program("ppim", raw, "strict", "--strict", status=3)
 
 
-def test_raw_is_left_alone_and_a_strange_folder_is_refused(lorakit, tmp_path):
+def test_raw_is_left_alone_and_a_strange_folder_is_refused(program, tmp_path):
     raw = make_raw(tmp_path)
-    lorakit("ppim", raw, raw / "data", status=3)
+    program("ppim", raw, raw / "data", status=3)
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "mine.txt").write_text("")
-    lorakit("ppim", raw, "strange", status=4)
+    program("ppim", raw, "strange", status=4)
 
 
 def test_a_set_is_trained_on_alike_before_and_after_it_is_prepared(program, tmp_path, one_worker):

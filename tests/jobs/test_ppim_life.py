@@ -37,14 +37,14 @@ def raw(tmp_path):
     return folder
 
 
-def test_a_changed_source_is_done_anew_and_a_gone_one_leaves_with_prune(lorakit, json_of, raw, tmp_path):
+def test_a_changed_source_is_done_anew_and_a_gone_one_leaves_with_prune(program, json_of, raw, tmp_path):
     json_of("ppim", raw, "data", "--caption", "filename")
     picture((90, 130), seed=9).save(raw / "bee.png")
     (raw / "dog.png").unlink()
     done = json_of("ppim", raw, "data", "--caption", "filename")
     assert done["prepared"] == 1 and done["written"] == 3 and (tmp_path / "data" / "dog.png").exists()
     json_of("ppim", raw, "data", "--caption", "filename", "--prune")
-    lorakit("ppim", raw, "fresh", "--caption", "filename")
+    program("ppim", raw, "fresh", "--caption", "filename")
     assert snapshot(tmp_path / "data") == snapshot(tmp_path / "fresh")
 
 
@@ -56,7 +56,7 @@ def test_damage_to_what_was_written_is_mended(json_of, raw, tmp_path):
     assert snapshot(tmp_path / "data") == before
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(lorakit, json_of, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_bytes(program, json_of, tmp_path):
     raw = tmp_path / "many"
     raw.mkdir()
     for number in range(14):
@@ -71,7 +71,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(lorakit, json_of, tmp_path):
     process.wait()
     assert not (tmp_path / "killed" / "metadata.jsonl").exists()
     assert json_of("ppim", raw, "killed")["prepared"] <= 11
-    lorakit("ppim", raw, "whole")
+    program("ppim", raw, "whole")
     assert snapshot(tmp_path / "killed") == snapshot(tmp_path / "whole")
 
 
@@ -133,51 +133,51 @@ def test_copies_are_reproduced_from_their_lines(json_of, raw, tmp_path):
             assert np.array_equal(np.asarray(draw(source, how, changes, (255, 255, 255))), np.asarray(written))
 
 
-def test_captions_written_by_hand_stay_until_forced(lorakit, raw, tmp_path):
-    lorakit("ppim", raw, "data", "--caption", "filename")
+def test_captions_written_by_hand_stay_until_forced(program, raw, tmp_path):
+    program("ppim", raw, "data", "--caption", "filename")
     (tmp_path / "data" / "cat.txt").write_text("my own words\n")
-    said = lorakit("ppim", raw, "data", "--caption", "filename", "--token", "sks").stderr
+    said = program("ppim", raw, "data", "--caption", "filename", "--token", "sks").stderr
     assert "1 caption written by hand" in said
     assert [row["text"] for row in rows(tmp_path / "data")] == ["sks ant", "sks bee", "my own words", "sks dog"]
     picture((99, 90), seed=8).save(raw / "bee.png")  # a new picture and a new template at once are no edit
-    lorakit("ppim", raw, "data", "--caption", "filename", "--token", "zwx")
+    program("ppim", raw, "data", "--caption", "filename", "--token", "zwx")
     assert [row["text"] for row in rows(tmp_path / "data")] == ["zwx ant", "zwx bee", "my own words", "zwx dog"]
-    lorakit("ppim", raw, "data", "--caption", "filename", "--token", "sks", "--force")
+    program("ppim", raw, "data", "--caption", "filename", "--token", "sks", "--force")
     assert (tmp_path / "data" / "cat.txt").read_text() == "sks cat\n"
 
 
-def test_edit_opens_all_captions_and_reads_them_back(lorakit, raw, tmp_path):
+def test_edit_opens_all_captions_and_reads_them_back(program, raw, tmp_path):
     editor = tmp_path / "editor.sh"
     editor.write_text("#!/bin/sh\nsed -i 's/\\tbee$/\\ta new caption/' \"$1\"\n")
     editor.chmod(0o755)
-    lorakit("ppim", raw, "data", "--caption", "filename", "--edit", env={"EDITOR": str(editor), "VISUAL": ""})
+    program("ppim", raw, "data", "--caption", "filename", "--edit", env={"EDITOR": str(editor), "VISUAL": ""})
     assert (tmp_path / "data" / "bee.txt").read_text() == "a new caption\n"
     assert [row["text"] for row in rows(tmp_path / "data")] == ["ant", "a new caption", "cat", "dog"]
     editor.write_text("#!/bin/sh\necho 'gone.png\twords' >> \"$1\"\n")
-    failed = lorakit("ppim", raw, "data", "--caption", "filename", "--edit", env={"EDITOR": str(editor)}, status=3)
+    failed = program("ppim", raw, "data", "--caption", "filename", "--edit", env={"EDITOR": str(editor)}, status=3)
     assert "no such picture" in failed.stderr and (tmp_path / "data" / "captions.edit.txt").is_file()
 
 
-def test_small_and_blurred_pictures_are_refused_unless_asked_for(json_of, lorakit, raw, tmp_path):
+def test_small_and_blurred_pictures_are_refused_unless_asked_for(json_of, program, raw, tmp_path):
     picture((300, 300), seed=7).save(raw / "big.png")
     done = json_of("ppim", raw, "data", "--size", "110")
     assert done["written"] == 1 and len(done["rejected"]) == 4
     assert all("--upscale lanczos" in r["reason"] for r in done["rejected"])
     assert json_of("ppim", raw, "data", "--size", "110", "--upscale", "lanczos")["written"] == 5
     assert [row["upscaled"] for row in rows(tmp_path / "data")] == [True, True, False, True, True]
-    failed = lorakit("ppim", raw, "none", "--min-sharpness", "1e9", status=3)
+    failed = program("ppim", raw, "none", "--min-sharpness", "1e9", status=3)
     assert "of 5 pictures none" in failed.stderr and "--min-sharpness" in failed.stderr
     assert "sharpness" in (tmp_path / "none" / "report.html").read_text()
 
 
-def test_bad_arguments_are_refused_at_once(lorakit, raw):
+def test_bad_arguments_are_refused_at_once(program, raw):
     for wrong, hint in (
         (("--crop", "smrt"), "did you mean 'smart'"), (("--augment", "flop"), "did you mean 'flip'"),
         (("--copies", "3"), "--augment"), (("--background", "blurple"), "#a0c0ff"),
         (("--caption-template", "a {token}"), "--token"), (("--caption-replace", "x"), "OLD=NEW"),
         (("--size", "64x32", "--crop", "bucket"), "one number"),
     ):  # fmt: skip
-        assert hint in lorakit("ppim", raw, "data", *wrong, status=2).stderr
+        assert hint in program("ppim", raw, "data", *wrong, status=2).stderr
 
 
 def test_no_torch_and_no_transformers_unless_a_model_is_asked_for(raw, tmp_path):

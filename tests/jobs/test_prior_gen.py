@@ -149,11 +149,11 @@ def test_ranks_come_from_the_environment(monkeypatch):
     assert place() == World(3, 4, 1) and not place().main and place().mine(7) and not place().mine(8)
 
 
-def test_prompts_of_a_file_need_no_other(lorakit, tmp_path):
+def test_prompts_of_a_file_need_no_other(program, tmp_path):
     (tmp_path / "prompts.txt").write_text("a cat\n# not this\na dog\n")
-    done = lorakit("prior-gen", "out", "--prompts", "prompts.txt", "--count", "2", "--dry-run")
+    done = program("prior-gen", "out", "--prompts", "prompts.txt", "--count", "2", "--dry-run")
     assert "2 pictures would be drawn into out" in done.stderr and not (tmp_path / "out").exists()
-    assert "needs a prompt and a folder" in lorakit("prior-gen", "out", status=2).stderr
+    assert "needs a prompt and a folder" in program("prior-gen", "out", status=2).stderr
 
 
 @pytest.mark.parametrize("home", ["", "relative"])

@@ -39,12 +39,12 @@ def test_the_figures_by_block_and_in_all(json_of, files):
     assert pair["chance_out"] == pytest.approx((2 / 640 + 1 / 640) / 2)
 
 
-def test_the_table_and_the_page(lorakit, files, tmp_path):
-    done = lorakit("inspect", *files, files[0], "--similarity", "--report", "s.html")
+def test_the_table_and_the_page(program, files, tmp_path):
+    done = program("inspect", *files, files[0], "--similarity", "--report", "s.html")
     assert "unet down.1" in done.stdout and "+0.800" in done.stdout and done.stdout.endswith("s.html\n")
     page = (tmp_path / "s.html").read_text()
     assert "+0.800" in page and "http" not in page and "<script" not in page
-    lorakit("inspect", *files, "--similarity", "--report", "s.html", status=4)
+    program("inspect", *files, "--similarity", "--report", "s.html", status=4)
 
 
 @pytest.mark.parametrize(
@@ -60,16 +60,16 @@ def test_the_sentence_follows_the_figures(figures, says):
     assert says in verdict(pair)
 
 
-def test_wrong_use_is_one_sentence(lorakit, files, tmp_path):
-    assert "two adapters" in lorakit("inspect", files[0], "--similarity", status=2).stderr
-    assert "--similarity" in lorakit("inspect", *files, "--report", "x.html", status=2).stderr
+def test_wrong_use_is_one_sentence(program, files, tmp_path):
+    assert "two adapters" in program("inspect", files[0], "--similarity", status=2).stderr
+    assert "--similarity" in program("inspect", *files, "--report", "x.html", status=2).stderr
     save_file(stems(lora((1, 0, 0), size=320), FLAT), tmp_path / "small.safetensors")
-    assert "differ in shape" in lorakit("inspect", files[0], "small.safetensors", "--similarity", status=3).stderr
+    assert "differ in shape" in program("inspect", files[0], "small.safetensors", "--similarity", status=3).stderr
     save_file(stems(lora((1, 0, 0)), FLAT.replace("to_q", "to_k")), tmp_path / "else.safetensors")
-    assert "no module in common" in lorakit("inspect", files[0], "else.safetensors", "--similarity", status=3).stderr
+    assert "no module in common" in program("inspect", files[0], "else.safetensors", "--similarity", status=3).stderr
     broken = stems(lora((np.nan, 0, 0)), FLAT)
     save_file(broken, tmp_path / "nan.safetensors")
-    assert "NaN" in lorakit("inspect", files[0], "nan.safetensors", "--similarity", status=8).stderr
+    assert "NaN" in program("inspect", files[0], "nan.safetensors", "--similarity", status=8).stderr
 
 
 def test_products_of_factors_are_compared_too(json_of, files, tmp_path):

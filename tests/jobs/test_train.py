@@ -60,11 +60,9 @@ SMALL: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _small(small: Path) -> None:
     """The model that runs train where they say no other."""
-    model = make(tmp_path_factory.mktemp("model") / "base")
-    SMALL["model"] = str(model)
-    return model
+    SMALL["model"] = str(small)
 
 
 def train(data: Path, output: Path, *, talk: Talk | None = None, life: dict | None = None, **config):
@@ -374,20 +372,8 @@ def test_an_adapter_is_a_config_that_makes_it_again(data, tmp_path, program):
     assert "rank = 3  # file" in written and "batch-size = 2  # option" in written and "lr = 0.002  # model" in written
     program("train", data, "--config", "again.run/config.toml", "-o", "third.safetensors")
     assert io.read(tmp_path / "third.safetensors")[0].keys() == io.read(tmp_path / "first.safetensors")[0].keys()
-    program(
-        "train",
-        data,
-        "--size",
-        32,
-        "--steps",
-        1,
-        "--format",
-        "diffusers",
-        "--save-dtype",
-        "float16",
-        "-o",
-        "other.safetensors",
-    )
+    other = ["--format", "diffusers", "--save-dtype", "float16", "-o", "other.safetensors"]
+    program("train", data, "--size", 32, "--steps", 1, *other)
     program("train", data, "--config", "other.safetensors", "-o", "same.safetensors")
     assert (tmp_path / "other.safetensors").read_bytes() == (tmp_path / "same.safetensors").read_bytes()
     assert "no config in its metadata" in program("train", data, "--config", _plain(tmp_path), status=2).stderr

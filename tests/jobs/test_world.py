@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.posix]
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Five pictures of two shapes: batches are uneven, and some leave a process with nothing to do."""
-    return captioned(tmp_path / "data", "a photo of thing", [(64, 64)] * 3 + [(96, 64)] * 2)
+    return captioned(tmp_path / "data", "a photo of thing", [(32, 32)] * 3 + [(48, 32)] * 2)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def losses(run: Path) -> list[float]:
 
 
 def test_two_processes_give_the_losses_of_one_with_twice_the_batch(data, launch, tmp_path):
-    options = [data, "--model", make(tmp_path / "base"), "--steps", 5, "--warmup", 0, "--accumulate", 2]
+    options = [data, "--model", make(tmp_path / "base"), "--size", 32, "--steps", 5, "--warmup", 0, "--accumulate", 2]
     said = finish(launch(2, *options, "--batch-size", 1, "-o", "two.safetensors"))
     finish(launch(1, *options, "--batch-size", 2, "-o", "one.safetensors"))
     assert json.loads(said[0])["steps"] == 5 and said[1] == ""  # one of them speaks
@@ -125,14 +125,14 @@ def weights(model: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_model_divided_among_two_is_trained_as_in_one_and_goes_on_after_a_kill_to_the_same_bytes(launch, tmp_path):
-    """UNet and both text encoders of an SDXL, which rest after three steps; averages, clipping, accumulation, batches
+    """UNet and both text encoders of an SDXL, which rest after two steps; averages, clipping, accumulation, batches
     of two shapes and such that leave a process without pictures: five are trained on, four at a time."""
-    data = captioned(tmp_path / "data", "a photo of thing", [(64, 64)] * 3 + [(96, 64)] * 3)
+    data = captioned(tmp_path / "data", "a photo of thing", [(32, 32)] * 3 + [(48, 32)] * 3)
     model = make(tmp_path / "base", "sdxl")
     options = [
-        data, "--model", model, "--mode", "full", "--text-encoder", "--text-steps", 3, "--steps", 5, "--warmup", 0,
+        data, "--model", model, "--size", 32, "--mode", "full", "--text-encoder", "--text-steps", 2, "--steps", 4, "--warmup", 0,
         "--lr", 1e-3, "--lr-text", 1e-3, "--optimizer-args", "eps=1e-4", "--ema", 0.9, "--max-grad-norm", 0.5,
-        "--accumulate", 2, "--validation-split", 0.2, "--validate-every", 4, "--checkpoint-every", 2,
+        "--accumulate", 2, "--validation-split", 0.2, "--validate-every", 3, "--checkpoint-every", 2,
     ]  # fmt: skip
     finish(launch(1, *options, "--batch-size", 2, "-o", "one"))
     said = finish(launch(2, *options, "--batch-size", 1, "-o", "two", env=FSDP))
@@ -153,9 +153,8 @@ def test_a_model_divided_among_two_is_trained_as_in_one_and_goes_on_after_a_kill
     assert any((one[name] - x).abs().max() > 1e-4 for name, x in weights(model).items() if "text_encoder" in name)
     assert steps(tmp_path / "cut.run") == steps(tmp_path / "two.run")
     assert all(torch.equal(two[name], cut[name]) for name in two)
-    assert json.loads(said[0])["trainable_parameters"] == sum(
-        x.numel() for name, x in one.items() if not name.startswith("vae.")
-    )
+    count = json.loads(said[0])["trainable_parameters"]
+    assert count == sum(x.numel() for name, x in one.items() if not name.startswith("vae."))
 
 
 @pytest.mark.parametrize(

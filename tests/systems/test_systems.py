@@ -1,5 +1,6 @@
 """The program on systems that it is not run on here, as `pretend` shows them: it starts, and writes the same bytes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -27,19 +28,25 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+_ONE_AFTER_ANOTHER = """
+import json, sys
+from lorakit.cli import _run
+sys.exit(any(_run(words) for words in json.loads(sys.argv[1])))
+"""
+
+
 @pytest.fixture
 def same_bytes(tmp_path: Path) -> Callable[..., None]:
     """Run commands in a copy of a prepared folder for each system; what is written must be the same."""
 
-    def check(prepare: Callable[[Path], None], *commands: tuple[object, ...]) -> None:
+    def check(prepare: Callable[[Path], None], *commands: tuple[str, ...]) -> None:
         found = {}
         for system in ("", *SYSTEMS):
             folder = tmp_path / (system or "linux") / "work"
             folder.mkdir(parents=True)
             prepare(folder)
-            for words in commands:
-                done = run(system, folder, "-m", "lorakit", *words)
-                assert done.returncode == 0, (system, done.stderr.decode())
+            done = run(system, folder, "-c", _ONE_AFTER_ANOTHER, json.dumps(commands))
+            assert done.returncode == 0, (system, done.stderr.decode())
             found[system] = content(folder)
         for system in SYSTEMS:
             assert found[system].keys() == found[""].keys()
