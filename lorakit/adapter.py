@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lorakit.arrays import Array, Stored
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
 from lorakit.families import table
-from lorakit.jobs import adapters
+from lorakit.formats import writing
 
 
 def lora(
@@ -23,7 +23,7 @@ def lora(
                 continue
             down, up = torch.randn(2, shape[1], generator=draw), torch.randn(shape[0], 2, generator=draw)
             modules[name] = LowRank(down, up * size, 2.0)
-    adapters.save(file, Adapter(modules, embeddings=tokens or {}), "kohya")
+    writing.save(file, Adapter(modules, embeddings=tokens or {}), "kohya")
     return file
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lorakit.models.config import folder_of
+from lorakit.models.places import folder_of
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lorakit.models.config import folder_of
+from lorakit.models.places import folder_of
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 

@@ -83,18 +83,18 @@ def compose(
     if plot:
         PICTURE.check(Path(plot))
     check_adapters(adapters)
+    from lorakit.drawing.composing import Changes
     from lorakit.jobs.compose import Wanted, run
-    from lorakit.jobs.composed import Changes
 
     how = None
     if learn is not None:
         from lorakit.io.inputs import existing_folder
-        from lorakit.models.config import check_name
+        from lorakit.models.places import check_name
         from lorakit.models.vae import check_vae
 
         check_name(model)
         check_vae(vae)
-        from lorakit.jobs.learn import Learning
+        from lorakit.drawing.learn import Learning
 
         existing_folder(learn, "pictures to learn from")
         how = Learning(learn_per, learn_steps, learn_rate, learn_draws, seed, instance_prompt)

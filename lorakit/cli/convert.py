@@ -80,7 +80,7 @@ def convert(
     from lorakit.io.endings import of_format
     from lorakit.io.files import check_target
     from lorakit.io.inputs import check_inputs
-    from lorakit.models.config import check_names
+    from lorakit.models.places import check_names
 
     check_inputs([source], "adapter")
     check_names(base, model)

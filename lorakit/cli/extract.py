@@ -76,7 +76,7 @@ def extract(
         raise UsageError(f"{', '.join(alone)}: for two models, and no --base MODEL is given")
     from lorakit.io.endings import ADAPTER, PAGE
     from lorakit.io.files import check_targets
-    from lorakit.models.config import check_names
+    from lorakit.models.places import check_names
 
     check_names(base, tuned if base is not None else None)
     check_targets([(output, ADAPTER), (report, PAGE)], force=manner.force)
@@ -84,7 +84,7 @@ def extract(
 
     one_thread_each()
     from lorakit.jobs.extract import run
-    from lorakit.jobs.extract_choices import Choices
+    from lorakit.jobs.extract.choices import Choices
     from lorakit.runtime.gpu import cpu_or_cuda
 
     chosen = tuple(part.strip() for part in (parts or "").split(",") if part.strip())

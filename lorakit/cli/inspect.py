@@ -44,7 +44,7 @@ def inspect(
     one_thread_each()
     paths = [Path(file) for file in files]
     if similarity:
-        from lorakit.jobs.similarity import run as compared
+        from lorakit.jobs.inspect.similarity import run as compared
         from lorakit.reports.similarity import lines as table
 
         target = Path(report_file) if report_file is not None else None

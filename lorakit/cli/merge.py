@@ -116,7 +116,7 @@ def merge(
     from lorakit.io.endings import ADAPTER, MERGED_MODEL, PAGE
     from lorakit.io.files import check_targets
     from lorakit.io.paths import check_adapters
-    from lorakit.models.config import check_names
+    from lorakit.models.places import check_names
 
     check_adapters(adapters)
     check_names(into, base)

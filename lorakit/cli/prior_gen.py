@@ -80,13 +80,13 @@ def prior_gen(
     if any(not text.strip() for text in wanted):
         raise UsageError("prior-gen: the prompt is empty")
     if prompts:
-        from lorakit.jobs.shots import read_prompts
+        from lorakit.drawing.request import read_prompts
 
         wanted += read_prompts(prompts)
     if class_word and not token:
         raise UsageError("--class-word needs --token: the word whose place it takes")
     from lorakit.io.endings import FOLDER
-    from lorakit.models.config import check_name
+    from lorakit.models.places import check_name
     from lorakit.models.vae import check_vae
 
     check_name(model)

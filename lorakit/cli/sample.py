@@ -136,10 +136,11 @@ def sample(
     if sources != 1:
         raise UsageError("give a PROMPT, --prompts FILE or --from PICTURE, one of the three")
     loras = [*(lora or ()), *([recipe] if recipe else ())]
+    from lorakit.drawing.grid import read_axes
+    from lorakit.drawing.request import Request, read_prompts
     from lorakit.io.endings import PICTURES
     from lorakit.io.paths import check_adapters
-    from lorakit.jobs.shots import Request, read_axes, read_prompts
-    from lorakit.models.config import check_name
+    from lorakit.models.places import check_name
 
     PICTURES.check(Path(output))
     check_adapters(loras)
@@ -155,7 +156,7 @@ def sample(
         spacing, vae, cut_inputs,
     )  # fmt: skip
     found = read_axes(axes)
-    from lorakit.jobs.composed import Changes
+    from lorakit.drawing.composing import Changes
     from lorakit.jobs.sample import Extras, run, serve
 
     changes = Changes(schedule or (), block_weights or (), (), part_weights or (), region or (), (), switch, composite)
@@ -259,8 +260,8 @@ def _again(
 
 
 def _recipe(text: str, picture: str, changes: Any) -> Any:
+    from lorakit.drawing.composing import changed
     from lorakit.formats.recipes import parse
-    from lorakit.jobs.composed import changed
 
     try:
         recipe = parse(text, Path(f"the recipe in {picture}"))

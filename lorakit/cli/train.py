@@ -102,7 +102,7 @@ def train(
     from lorakit.io.endings import FOLDER, of_mode
     from lorakit.io.files import check_target
     from lorakit.io.inputs import existing_folder
-    from lorakit.models.config import check_name
+    from lorakit.models.places import check_name
     from lorakit.models.vae import check_vae
 
     check_name(config.model)
@@ -200,7 +200,7 @@ def _is_taken_over(name: str, value: Any) -> bool:
     marks = {**own, **COMMON, **COMPUTE}[name].__metadata__
     if Recorded.NAME not in marks:
         return Recorded.ANY in marks
-    from lorakit.models.config import ALIASES
+    from lorakit.models.places import ALIASES
 
     return value in {"model": ("tiny", *ALIASES), "optimizer": OPTIMIZERS.names()}[name]
 

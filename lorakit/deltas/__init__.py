@@ -18,7 +18,7 @@ from functools import cache
 from types import ModuleType
 
 from lorakit.arrays import Array
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.registry import DELTA_KINDS, nearest
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorakit.algebra import doubles, eye, lib_of
 from lorakit.arrays import Array
-from lorakit.deltas._algebra import doubles, eye, lib_of
 
 
 def turn(blocks: Array, limit: float) -> Any:

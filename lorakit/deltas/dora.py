@@ -8,10 +8,10 @@ from math import prod
 from typing import Any, ClassVar, Self
 
 from lorakit import deltas
+from lorakit.algebra import as_type, doubles, lib_of
 from lorakit.arrays import Array
+from lorakit.delta import Delta, difference, relative_error
 from lorakit.deltas import loha, lokr, low_rank, tucker
-from lorakit.deltas._algebra import as_type, doubles, lib_of
-from lorakit.deltas._base import Delta, difference, relative_error
 from lorakit.deltas._parts import take
 
 SUFFIXES = frozenset({"dora_scale"}).union(*(kind.SUFFIXES for kind in (low_rank, tucker, loha, lokr)))

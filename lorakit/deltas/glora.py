@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
+from lorakit.algebra import eye, lib_of, through
 from lorakit.arrays import Array, floats
-from lorakit.deltas._algebra import eye, lib_of, through
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas._parts import alpha_of, is_point, scalar, take, together
 
 _MATRICES = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")

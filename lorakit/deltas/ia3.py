@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from lorakit.arrays import Array, floats, number
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas._parts import take
 
 SUFFIXES = frozenset({"weight", "on_input"})

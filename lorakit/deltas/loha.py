@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
+from lorakit.algebra import doubles, gram_norm, through
 from lorakit.arrays import Array, floats
-from lorakit.deltas._algebra import doubles, gram_norm, through
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas._parts import alpha_of, scalar, take, together, whole
 
 _MATRICES = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")

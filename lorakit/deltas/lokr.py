@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from math import isfinite, prod
 from typing import Any, ClassVar
 
+from lorakit.algebra import doubles, eye, gram_norm, kron, through
 from lorakit.arrays import Array, floats, number
-from lorakit.deltas._algebra import doubles, eye, gram_norm, kron, through
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas._parts import alpha_of, scalar, take, together, whole
 
 SUFFIXES = frozenset({

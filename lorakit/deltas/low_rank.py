@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lorakit.arrays import Array, floats
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas._parts import alpha_of, is_point, scalar, take, together
 
 SUFFIXES = frozenset({"lora_down.weight", "lora_up.weight", "alpha"})

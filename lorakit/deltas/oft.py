@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
+from lorakit.algebra import as_type
 from lorakit.arrays import Array, floats
-from lorakit.deltas._algebra import as_type
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas._cayley import turn
 from lorakit.deltas._parts import alpha_of, scalar, take, together
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lorakit.algebra import through
 from lorakit.arrays import Array, floats
-from lorakit.deltas._algebra import through
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas._parts import alpha_of, is_point, scalar, take, together
 
 SUFFIXES = frozenset({"lora_down.weight", "lora_mid.weight", "lora_up.weight", "alpha"})

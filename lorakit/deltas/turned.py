@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lorakit.algebra import as_type
 from lorakit.arrays import Array, floats
-from lorakit.deltas._algebra import as_type
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas._parts import take
 
 SUFFIXES = frozenset({"oft_R"})

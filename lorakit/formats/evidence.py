@@ -14,7 +14,7 @@ from lorakit import architectures
 from lorakit.adapter import Adapter
 from lorakit.architectures import ARCHITECTURES
 from lorakit.families import CONV_IN, FAMILIES, INPAINTING, Guess, guess, is_inpainting
-from lorakit.formats.adapters._spellings import Spelled, parse
+from lorakit.formats.spellings import Spelled, parse
 from lorakit.targets import is_known
 
 # What metadata call a family, the first that fits counts.

@@ -13,7 +13,7 @@ from lorakit.errors import InputError
 from lorakit.families import Shape
 from lorakit.formats import listed, triggers
 from lorakit.formats.adapters import checked, cloneofsimo, decode
-from lorakit.formats.adapters._vectors import UNNAMED
+from lorakit.formats.vectors import UNNAMED
 from lorakit.io import safetensors
 from lorakit.io.inputs import open_to_read
 from lorakit.io.plain import read_json, read_text

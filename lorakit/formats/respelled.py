@@ -14,10 +14,10 @@ from typing import Any
 from lorakit.adapter import Adapter
 from lorakit.architectures import ARCHITECTURES, Architecture, Place, Shape
 from lorakit.arrays import Array
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas.full import Full
-from lorakit.formats.adapters._spellings import PREFIXES, Spelled
 from lorakit.formats.evidence import stranger
+from lorakit.formats.spellings import PREFIXES, Spelled
 from lorakit.lowrank.rows import join, split, swapped
 
 # What the formats that name any module begin with; whether by the original's names; dots are lost where it is flat.

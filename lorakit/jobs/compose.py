@@ -10,12 +10,12 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.composition import Composition, Member, effective
+from lorakit.drawing import composing
 from lorakit.errors import InputError, UsageError, faults_together
 from lorakit.formats import files, recipes
 from lorakit.formats.bases import check_same
 from lorakit.io.endings import ADAPTER, PICTURE, RECIPE
 from lorakit.io.files import check_targets, write_bytes, write_text
-from lorakit.jobs import composed
 from lorakit.process_config import NOTHING, Overrides
 from lorakit.runtime.signals import telling
 from lorakit.runtime.signals import written as told
@@ -46,7 +46,7 @@ class Wanted:
 
 def run(
     arguments: Sequence[str], output: Path, *, force: bool, dry_run: bool, note: Note,
-    changes: composed.Changes | None = None, wanted: Wanted | None = None,
+    changes: composing.Changes | None = None, wanted: Wanted | None = None,
     tick: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Every adapter is read, so that a recipe never names a broken one."""
@@ -54,7 +54,7 @@ def run(
     curve_file = output.with_suffix(".learn.png") if wanted.learn else None
     kind = ADAPTER if wanted.bake else RECIPE
     check_targets([(output, kind), (wanted.plot, PICTURE), (curve_file, PICTURE)], force=force)
-    composition = composed.read(arguments, changes)
+    composition = composing.read(arguments, changes)
     _check(composition, note)
     if wanted.bake and not composition.constant:
         raise UsageError(f"--bake: it cannot be one adapter: {'; '.join(composition.why_not_constant())}")
@@ -115,12 +115,13 @@ def _baked(
     composition: Composition, output: Path, wanted: Wanted, force: bool, dry_run: bool, note: Note
 ) -> dict[str, Any]:
     """One adapter, exactly: the sum of the deltas at their weights."""
-    from lorakit.jobs import adapters, merge
+    from lorakit.formats import weighted
+    from lorakit.jobs import merge
 
     for member in composition.members:
         if member.prompt:
             note(f"an adapter has no place for {member.name}'s words: {member.prompt!r}")
-    given = [adapters.Weighted(member.path, member.weight, member) for member in composition.members]
+    given = [weighted.Weighted(member.path, member.weight, member) for member in composition.members]
     done = merge.run(
         given, output, alpha=None, weights=None, method="linear", rank=None, file_format=wanted.file_format,
         dtype="float32", force=force, dry_run=dry_run, tick=lambda done, of: None, note=note,
@@ -132,8 +133,8 @@ def _learnt(
     composition: Composition, wanted: Wanted, result: dict[str, Any], dry_run: bool, tick: Callable[[int, int], None],
     note: Note,
 ) -> tuple[Composition, dict[str, str]]:  # fmt: skip
-    from lorakit.jobs.learn import learn
-    from lorakit.jobs.session import load_model
+    from lorakit.drawing.learn import learn
+    from lorakit.drawing.session import load_model
 
     assert wanted.learn is not None
     components = load_model(wanted.model, wanted.device, wanted.dtype, note, None, wanted.of_model, wanted.vae)

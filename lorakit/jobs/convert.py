@@ -11,25 +11,26 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array, dtype_of, finite, narrowed, raw, same_bytes
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, UsageError, some
 from lorakit.families import Shape
 from lorakit.formats import clients, files, listed, triggers
 from lorakit.formats.adapters import a1111_embedding
-from lorakit.formats.adapters._current import is_current
-from lorakit.formats.adapters._modules import Context, Encoded, balanced
 from lorakit.formats.bases import families_of
-from lorakit.formats.layouts import _ckpt
+from lorakit.formats.codec import Context, Encoded
+from lorakit.formats.common_spelling import in_format
+from lorakit.formats.current import is_current
+from lorakit.formats.layouts import ckpt
+from lorakit.formats.scaling import balanced
 from lorakit.io import pickles, safetensors
 from lorakit.io.endings import of_format
 from lorakit.io.files import check_target, replacing, replacing_folder
 from lorakit.io.inputs import check_plain
 from lorakit.io.record import RECORD
-from lorakit.jobs.base_weights import check_fits, weights_of
-from lorakit.jobs.spelling import in_format
 from lorakit.lowrank.approximate import as_low_rank
 from lorakit.lowrank.compare import aligned_error
+from lorakit.models.base_weights import check_fits, weights_of
 from lorakit.registry import ADAPTER_FORMATS
 from lorakit.runtime.signals import telling
 from lorakit.runtime.signals import written as told
@@ -173,7 +174,7 @@ def _context(adapter: Adapter, shapes: Mapping[str, Shape] | None) -> Context:
 
 def _model_shapes(model: str) -> dict[str, Shape]:
     """Module name to shape of the weight, from the headers of a model's files."""
-    from lorakit.models.config import folder_of, weight_files
+    from lorakit.models.places import folder_of, weight_files
     from lorakit.targets import PARTS, canonical
 
     folder = folder_of(model)
@@ -258,7 +259,7 @@ def _check_writable(output: Path, encoded: Encoded, dtype: str | None) -> None:
 
 def _write(output: Path, encoded: Encoded, dtype: str | None, note: Note) -> None:
     if _is_pickled(output):
-        _ckpt.write_tree(output, a1111_embedding.pickled(_typed(encoded.tensors, dtype), encoded.metadata))
+        ckpt.write_tree(output, a1111_embedding.pickled(_typed(encoded.tensors, dtype), encoded.metadata))
         if lost := sorted(encoded.metadata.keys() - {"name"}):
             note(f"left out: {output.suffix} files have no place for metadata ({some(lost, 5)})")
         return

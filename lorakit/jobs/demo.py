@@ -14,8 +14,9 @@ from lorakit.io.inputs import existing_folder
 from lorakit.io.record import Known, clear, recorded, stranger_in
 from lorakit.jobs import merge, ppim, sample, train
 from lorakit.jobs.ppim.keeping import STAGING
-from lorakit.jobs.train._life import known_by_mark
-from lorakit.models.config import folder_of, native_size
+from lorakit.jobs.train.life import known_by_mark
+from lorakit.models.described import native_size
+from lorakit.models.places import folder_of
 from lorakit.reports.page import Page, inline
 from lorakit.runtime.locks import held
 from lorakit.runtime.signals import telling

@@ -22,8 +22,8 @@ from lorakit.io.files import check_place, write_bytes, write_text
 from lorakit.io.paths import home_folder
 from lorakit.io.record import Record, recorded
 from lorakit.jobs.sample import Request, drawing, pictures, settings_of
-from lorakit.models.config import base_hash
 from lorakit.models.load import Components
+from lorakit.models.places import base_hash
 from lorakit.models.sample import Drawing
 from lorakit.runtime.locks import forget, held
 from lorakit.runtime.signals import telling

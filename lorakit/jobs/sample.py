@@ -17,17 +17,18 @@ from lorakit.bounds import check_count
 from lorakit.composition import Composition
 from lorakit.data.pngtext import drafted
 from lorakit.data.pngtext import encode as png
+from lorakit.drawing import composing
+from lorakit.drawing.grid import Axis, cells
+from lorakit.drawing.numbered import Numbered, sheet_name
+from lorakit.drawing.request import Request, Shot, from_line, shots_of
+from lorakit.drawing.session import Drawn, Session, drawing, load_model, pictures, settings_of, spaced
+from lorakit.drawing.tagged import Tagged
 from lorakit.errors import InputError, LorakitError, StorageError, UsageError, faults_together
 from lorakit.io.endings import FILM, PICTURE, PICTURES
 from lorakit.io.files import check_place, check_target, write_bytes
 from lorakit.io.inputs import existing_file
 from lorakit.io.plain import bounded_lines
 from lorakit.io.record import Record, recorded
-from lorakit.jobs import composed
-from lorakit.jobs.numbered import Numbered, sheet_name
-from lorakit.jobs.session import Drawn, Session, drawing, load_model, pictures, settings_of, spaced
-from lorakit.jobs.shots import Axis, Request, Shot, cells, changes_adapters, from_line, shots_of
-from lorakit.jobs.tagged import Tagged
 from lorakit.models.load import Components
 from lorakit.reports import moving, sheets
 from lorakit.runtime.signals import telling
@@ -65,7 +66,7 @@ class Extras:
 
 def run(
     request: Request, output: Path, *, loras: Sequence[str], device: str, force: bool, dry_run: bool,
-    tick: Tick, note: Note, changes: composed.Changes | None = None, extras: Extras | None = None,
+    tick: Tick, note: Note, changes: composing.Changes | None = None, extras: Extras | None = None,
     lines: Sequence[str] = (), composition: Composition | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Draw into a folder, or into one PNG where `output` ends in .png and one picture is asked for; a grid's sheet goes
@@ -76,14 +77,14 @@ def run(
     """
     extras = extras or Extras()
     _check_pictures(request)
-    asked = composed.read(loras, changes) if composition is None else composition
+    asked = composing.read(loras, changes) if composition is None else composition
     if not any(axis.key in ("lora", "recipe") for axis in (extras.axes or {}).values()):
         _check_adapters(asked, changes)
     requests = [from_line(line, request) for line in lines] or [request]
     check_count(sum(len(one.prompts) * one.count for one in requests))
     shots = [shot for one in requests for shot in shots_of(one, asked)]
     tagged = Tagged(extras.lora_dir, note)
-    if extras.axes and any(changes_adapters(axis.key) for axis in extras.axes.values()):
+    if extras.axes and any(composing.changes_adapters(axis.key) for axis in extras.axes.values()):
         shots = tagged.shots(shots)  # the axis may be of an adapter that the prompt names
     grid = [tagged.shots(row) for row in _grid(extras, shots, changes)]
     shots = [shot for row in grid for shot in row] if grid else tagged.shots(shots)
@@ -148,12 +149,12 @@ def _check_pictures(request: Request) -> None:
     request.curve()
 
 
-def _check_adapters(composition: Composition, changes: composed.Changes | None) -> None:
-    if not composition.members and changes not in (None, composed.Changes()):
+def _check_adapters(composition: Composition, changes: composing.Changes | None) -> None:
+    if not composition.members and changes not in (None, composing.Changes()):
         raise UsageError("options say how adapters act, and there is none; give one with --lora or --recipe")
 
 
-def _grid(extras: Extras, shots: list[Shot], changes: composed.Changes | None) -> list[list[Shot]]:
+def _grid(extras: Extras, shots: list[Shot], changes: composing.Changes | None) -> list[list[Shot]]:
     if not extras.axes:
         return []
     check_count(math.prod(len(axis.values) for axis in extras.axes.values()))
@@ -164,7 +165,7 @@ def _grid(extras: Extras, shots: list[Shot], changes: composed.Changes | None) -
     def compose(arguments: Sequence[str]) -> Composition:
         key = "\0".join(arguments)
         if key not in read:
-            read[key] = composed.read(arguments, changes)
+            read[key] = composing.read(arguments, changes)
         return read[key]
 
     return cells(extras.axes, shots[0], compose)
@@ -272,7 +273,7 @@ def _bytes(image: Image.Image) -> bytes:
 
 def serve(
     request: Request, output: Path, lines: TextIO, *, loras: Sequence[str], device: str, force: bool,
-    dry_run: bool, note: Note, each: Callable[[dict[str, Any]], None], changes: composed.Changes | None = None,
+    dry_run: bool, note: Note, each: Callable[[dict[str, Any]], None], changes: composing.Changes | None = None,
     extras: Extras | None = None,
 ) -> int:  # fmt: skip
     """Draw each line's pictures as it comes, into a folder; `each` gets one object a picture, or what was wrong with the
@@ -280,7 +281,7 @@ def serve(
     extras = extras or Extras()
     _check_pictures(request)
     check_place(output)
-    asked = composed.read(loras, changes)
+    asked = composing.read(loras, changes)
     _check_adapters(asked, changes)
     components = load_model(request.model, device, request.dtype, note, extras.tokenizer, request.wanted, request.vae)
     sessions = _Sessions(components, asked, note, extras.limit, request.cut_inputs)

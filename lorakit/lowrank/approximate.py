@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lorakit.arrays import Array, floats, is_torch
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas.low_rank import LowRank
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorakit.algebra import doubles, lib_of
 from lorakit.arrays import is_torch
-from lorakit.deltas._algebra import doubles, lib_of
 
 
 def spectrum(up: Any, down: Any) -> tuple[Any, Any, Any]:

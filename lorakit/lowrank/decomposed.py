@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.deltas._algebra import doubles
+from lorakit.algebra import doubles
 from lorakit.deltas.low_rank import LowRank
 from lorakit.lowrank.compress import single, spectrum
 

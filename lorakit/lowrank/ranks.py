@@ -70,8 +70,8 @@ def numerical_rank(s: Any, largest: float | None = None, sides: int = 1, single:
 
 
 def _values(one: Decomposed) -> Any:
+    from lorakit.algebra import doubles
     from lorakit.arrays import is_torch
-    from lorakit.deltas._algebra import doubles
 
     values = doubles(one.s)
     return values.cpu().numpy() if is_torch(values) else values

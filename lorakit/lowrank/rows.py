@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from lorakit.arrays import Array, cast, dtype_of, on_host, raw, same_bytes
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.full import Full
 from lorakit.deltas.low_rank import LowRank, plain

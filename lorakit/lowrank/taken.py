@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas.low_rank import LowRank
 from lorakit.lowrank.certified import Certified
 from lorakit.lowrank.decomposed import Decomposed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lorakit.deltas.low_rank import LowRank
-from lorakit.merging._terms import Factors, stacked, terms
+from lorakit.merging.kernel.terms import Factors, stacked, terms
 
 AS_IS = True  # at full rank the factors are not looked through for directions that repeat
 

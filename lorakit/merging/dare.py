@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
-from lorakit.merging._terms import check_share, dense, nothing
+from lorakit.merging.kernel.terms import check_share, dense, nothing
 
 
 def merge(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
-from lorakit.merging._terms import check_share, dense, nothing
 from lorakit.merging.dare import dropped
+from lorakit.merging.kernel.terms import check_share, dense, nothing
 from lorakit.merging.ties import elected
 
 

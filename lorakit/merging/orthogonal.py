@@ -8,7 +8,7 @@ import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.lowrank.compress import spectrum
-from lorakit.merging._terms import Factors, stacked, terms
+from lorakit.merging.kernel.terms import Factors, stacked, terms
 
 _ZERO = 1e-6  # of the largest singular value
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
-from lorakit.merging._terms import Factors, stacked, terms
+from lorakit.merging.kernel.terms import Factors, stacked, terms
 
 _ZERO = 1e-10  # of the largest eigenvalue of the second moments
 

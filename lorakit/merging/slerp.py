@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lorakit.deltas.low_rank import LowRank
-from lorakit.merging._terms import Factors, stacked, terms
+from lorakit.merging.kernel.terms import Factors, stacked, terms
 
 _PARALLEL = 1e-4  # radians; nearer than this the arc is its chord
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import finite
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError
 from lorakit.models.gates import Gates

@@ -18,8 +18,9 @@ from lorakit.errors import InputError, some
 from lorakit.formats.layouts import Model, open_model
 from lorakit.io.inputs import check_plain, utf8_path
 from lorakit.models.claims import check_config
-from lorakit.models.config import Described, described, tokenizer_folder
+from lorakit.models.described import Described, described
 from lorakit.models.packed import pack
+from lorakit.models.places import tokenizer_folder
 from lorakit.models.processes import process_of
 from lorakit.models.vae import open_vae
 from lorakit.process_config import NOTHING, SCHEDULER, Overrides

@@ -20,10 +20,10 @@ def ask(model: Model) -> tuple[str, str]:
     import torch
     from torch.nn.functional import cosine_similarity
 
-    from lorakit.formats.layouts import _describe
+    from lorakit.formats.layouts import describe
     from lorakit.models.load import unet_of
 
-    unet = unet_of(model, _describe.plain_configs(model, "epsilon"))
+    unet = unet_of(model, describe.plain_configs(model, "epsilon"))
     g = torch.Generator().manual_seed(0)
     x = torch.randn(_DRAWS, 4, _SIDE, _SIDE, generator=g)
     text = torch.randn(_DRAWS, _TOKENS, int(unet.config.cross_attention_dim), generator=g)

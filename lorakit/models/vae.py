@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lorakit.errors import InputError, LorakitError
 from lorakit.io.plain import read_json
 from lorakit.models import hub
-from lorakit.models.config import check_name, folder_of, is_checkpoint
+from lorakit.models.places import check_name, folder_of, is_checkpoint
 
 if TYPE_CHECKING:
     from lorakit.arrays import Stored

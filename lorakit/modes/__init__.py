@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lorakit.adapter import Adapter
-from lorakit.modes._tokens import Learned
+from lorakit.training.learned_words import Learned
 from lorakit.training.loop import Group
 from lorakit.training.variants import Attached
 

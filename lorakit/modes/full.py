@@ -6,7 +6,7 @@ from torch import nn
 from lorakit.config import TrainConfig
 from lorakit.models.load import Components
 from lorakit.modes import Trained
-from lorakit.modes._adapters import curve
+from lorakit.training.branches import curve
 from lorakit.training.loop import Group
 
 ADAPTERS = False

@@ -3,7 +3,7 @@
 from lorakit.config import TrainConfig
 from lorakit.models.load import Components
 from lorakit.modes import Trained
-from lorakit.modes._adapters import attach
+from lorakit.training.branches import attach
 
 ADAPTERS = True
 

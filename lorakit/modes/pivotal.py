@@ -9,8 +9,8 @@ from dataclasses import replace
 from lorakit.config import TrainConfig
 from lorakit.models.load import Components
 from lorakit.modes import Trained
-from lorakit.modes._adapters import attach, curve
-from lorakit.modes._tokens import Learned
+from lorakit.training.branches import attach, curve
+from lorakit.training.learned_words import Learned
 
 ADAPTERS = True
 

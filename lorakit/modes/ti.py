@@ -4,8 +4,8 @@ from lorakit.adapter import Adapter
 from lorakit.config import TrainConfig
 from lorakit.models.load import Components
 from lorakit.modes import Trained
-from lorakit.modes._adapters import curve
-from lorakit.modes._tokens import Learned
+from lorakit.training.branches import curve
+from lorakit.training.learned_words import Learned
 
 ADAPTERS = False
 

@@ -30,9 +30,9 @@ from peft import LoraConfig
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
 from lorakit.models.conditioning import Conditioning
-from lorakit.models.config import folder_of
 from lorakit.models.gated import Stack
 from lorakit.models.load import load
+from lorakit.models.places import folder_of
 from lorakit.models.predict import predict
 from tests.adapters_of_tiny import lora
 from tests.tiny import reduced

@@ -9,9 +9,9 @@ import time
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
-from lorakit.models.config import folder_of
 from lorakit.models.encode import conditioning_of
 from lorakit.models.load import load
+from lorakit.models.places import folder_of
 from lorakit.models.sample import Drawing, draw
 
 COUNT, STEPS, ROUNDS = 8, 20, 3

@@ -26,7 +26,7 @@ Step = Callable[[], float]  # one step; seconds it waited for its input
 def ours(name: str, batch: int, dtype: str = "float32") -> Step:
     """The loop with all that `lorakit train` has in it: drawing of noise, captions, clipping, the optimizer."""
     from lorakit.config import TrainConfig
-    from lorakit.jobs.session import load_model
+    from lorakit.drawing.session import load_model
     from lorakit.modes import lora
     from lorakit.runtime.heap import keep_freed_memory
     from lorakit.runtime.world import World

@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from lorakit.cli import app, streams
 from lorakit.errors import StorageError
-from lorakit.jobs import adapters
+from lorakit.formats import writing
 from tests.adapter_files import random_adapter
 from tests.conftest import captioned
 
@@ -28,7 +28,7 @@ MERGE = ("merge", "a.safetensors", "b.safetensors", "-o", "m.safetensors")
 def two(tmp_path: Path) -> Path:
     for i, name in enumerate("ab"):
         adapter = random_adapter("sd1", lambda n: ".mid_block." in n and ".attn2." in n, seed=i)
-        adapters.save(tmp_path / f"{name}.safetensors", adapter, "kohya")
+        writing.save(tmp_path / f"{name}.safetensors", adapter, "kohya")
     return tmp_path
 
 

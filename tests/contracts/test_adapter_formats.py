@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from lorakit.adapter import Adapter
 from lorakit.cli import convert
-from lorakit.deltas._base import relative_error
+from lorakit.delta import relative_error
 from lorakit.errors import InputError
 from lorakit.formats.adapters import checked, decode, sniff
-from lorakit.formats.adapters._modules import Context, Encoded
+from lorakit.formats.codec import Context, Encoded
 from lorakit.registry import ADAPTER_FORMATS
 from tests.adapter_files import random_adapter
 

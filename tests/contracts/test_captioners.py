@@ -123,7 +123,7 @@ def test_a_sidecar_in_another_coding_too_long_or_in_two_minds_is_refused(tmp_pat
 def test_the_built_in_blip_names_subjects_of_its_domain(tmp_path):
     from PIL import Image
 
-    from lorakit.models.config import folder_of
+    from lorakit.models.places import folder_of
 
     files = []
     for file in sorted((folder_of("tiny") / "subjects").glob("*.png")):

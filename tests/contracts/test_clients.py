@@ -5,8 +5,8 @@ import pytest
 
 from lorakit.deltas import read
 from lorakit.formats.adapters import decode
-from lorakit.formats.adapters._modules import Context
 from lorakit.formats.clients import coverage
+from lorakit.formats.codec import Context
 from lorakit.registry import ADAPTER_FORMATS, CLIENTS
 from tests.adapter_files import attention, random_adapter, small
 

@@ -6,7 +6,7 @@ import torch
 
 from lorakit import deltas
 from lorakit.arrays import Stored, floats, raw
-from lorakit.deltas._base import NeedsBase, inner, relative_error
+from lorakit.delta import NeedsBase, inner, relative_error
 from lorakit.registry import DELTA_KINDS
 from tests.deltas.samples import SAMPLES, draw
 

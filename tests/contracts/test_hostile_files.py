@@ -417,7 +417,7 @@ def model(folder: Path, part: str, **changes: object) -> list[str]:
     """The built-in model with another config of a part."""
     import shutil
 
-    from lorakit.models.config import folder_of
+    from lorakit.models.places import folder_of
 
     shutil.copytree(folder_of("tiny"), folder / "model", ignore=shutil.ignore_patterns("build", "*.py", "subjects"))
     file = folder / "model" / part

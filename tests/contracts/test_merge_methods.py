@@ -9,8 +9,8 @@ import pytest
 
 from lorakit.deltas.low_rank import LowRank
 from lorakit.lowrank.ranks import Rule
-from lorakit.merging._draws import generator
-from lorakit.merging._module import merged
+from lorakit.merging.kernel.draws import generator
+from lorakit.merging.kernel.module import merged
 from lorakit.registry import MERGE_METHODS
 
 methods = pytest.mark.parametrize("method", MERGE_METHODS.names())

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.jobs import adapters
-from lorakit.models.config import folder_of
+from lorakit.formats import writing
+from lorakit.models.places import folder_of
 from tests.adapter_files import random_adapter
 from tests.conftest import picture
 
@@ -23,7 +23,7 @@ def files(tmp_path: Path) -> Path:
     """A pipe of each ending, an adapter, a picture, and folders with a pipe where a file should be."""
     for name in ("pipe", "pipe.safetensors", "pipe.ckpt", "pipe.toml", "pipe.png"):
         os.mkfifo(tmp_path / name)
-    adapters.save(tmp_path / "a.safetensors", random_adapter("tiny", lambda n: ".mid_block." in n), "kohya")
+    writing.save(tmp_path / "a.safetensors", random_adapter("tiny", lambda n: ".mid_block." in n), "kohya")
     picture().save(tmp_path / "p.png")
     for name in ("pipe.png", "0.txt", "0.caption", "0.mask.png", "metadata.jsonl"):
         data = tmp_path / f"with {name}"

@@ -6,8 +6,8 @@ import torch
 from lorakit.adapter import Adapter
 from lorakit.composition import Composition, Member, curve
 from lorakit.deltas.low_rank import LowRank
-from lorakit.jobs import adapters
-from lorakit.jobs.composed import Ensemble
+from lorakit.drawing.ensemble import Ensemble
+from lorakit.formats import writing
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import load
 from lorakit.models.prompts import Reading
@@ -58,7 +58,7 @@ def members(components, tmp_path_factory):
         draw = torch.Generator().manual_seed(seed)
         path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
         low = LowRank(torch.randn(2, 32, generator=draw), torch.randn(32, 2, generator=draw), 2.0)
-        adapters.save(folder / f"{seed}.safetensors", Adapter({f"unet.{path}": low}), "kohya")
+        writing.save(folder / f"{seed}.safetensors", Adapter({f"unet.{path}": low}), "kohya")
         found.append(Member(folder / f"{seed}.safetensors", 0.5, str(seed), curve.read("2@0,0@1")))
     return tuple(found)
 

@@ -8,7 +8,7 @@ import pytest
 
 from lorakit import cli
 from lorakit.cli import output
-from lorakit.jobs import adapters
+from lorakit.formats import writing
 from tests.adapter_files import random_adapter
 from tests.conftest import captioned
 
@@ -34,7 +34,7 @@ KEPT = {
 def test_a_signal_is_answered_with_what_is_kept(program, tmp_path: Path, monkeypatch, arguments):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     captioned(tmp_path / "data", "a photo of a cat")
-    adapters.save(tmp_path / "a.safetensors", random_adapter("tiny", lambda n: ".mid_block.attentions" in n), "kohya")
+    writing.save(tmp_path / "a.safetensors", random_adapter("tiny", lambda n: ".mid_block.attentions" in n), "kohya")
     tick = output._Lines.__call__
 
     def first(self: output._Lines, done: int, total: int) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit import deltas
+from lorakit.delta import inner, relative_error
 from lorakit.deltas import loha
-from lorakit.deltas._base import inner, relative_error
 from lorakit.deltas.low_rank import LowRank
 from tests.deltas.samples import alpha, draw
 

@@ -17,9 +17,9 @@ from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
 from lorakit.families import FAMILIES
 from lorakit.formats.adapters import decode
-from lorakit.formats.adapters._modules import Context
 from lorakit.formats.adapters.comfy import names_of
 from lorakit.formats.clients import coverage, coverages
+from lorakit.formats.codec import Context
 from lorakit.registry import CLIENTS
 from lorakit.targets import kohya_name_of
 from tests.adapter_files import random_adapter

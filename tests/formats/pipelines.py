@@ -13,10 +13,10 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lorakit.adapter import Adapter
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
-from lorakit.formats.adapters._modules import Encoded
+from lorakit.formats.codec import Encoded
 from lorakit.io import safetensors
 from lorakit.targets import canonical
 from tests.tiny import make

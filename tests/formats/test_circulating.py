@@ -8,11 +8,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft import PeftModel
 
-from lorakit.deltas._base import relative_error
+from lorakit.delta import relative_error
 from lorakit.formats import files
 from lorakit.formats.adapters import checked, decode
-from lorakit.formats.adapters._spellings import PREFIXES, parse
 from lorakit.formats.clients import coverage
+from lorakit.formats.spellings import PREFIXES, parse
 from lorakit.io import safetensors
 from lorakit.registry import ADAPTER_FORMATS, CLIENTS
 from tests.adapter_files import random_adapter

@@ -6,8 +6,8 @@ import torch
 
 from lorakit import deltas
 from lorakit.formats.adapters import decode
-from lorakit.formats.adapters._modules import Context
 from lorakit.formats.clients import coverage
+from lorakit.formats.codec import Context
 from lorakit.io import safetensors
 from lorakit.registry import ADAPTER_FORMATS
 from lorakit.targets import kohya_name_of

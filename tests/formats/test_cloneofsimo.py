@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.adapter import Adapter
-from lorakit.deltas._base import relative_error
+from lorakit.delta import relative_error
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError
 from lorakit.families import table
 from lorakit.formats import files
 from lorakit.formats.adapters import checked, cloneofsimo, decode
-from lorakit.formats.adapters._modules import Context, flat
 from lorakit.formats.adapters.cloneofsimo import text_order, unet_order
+from lorakit.formats.codec import Context, flat
 from tests.adapter_files import random_adapter
 
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "cloneofsimo"

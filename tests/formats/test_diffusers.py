@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.adapter import Adapter
-from lorakit.deltas._base import relative_error
+from lorakit.delta import relative_error
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.loha import LoHa
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats import files
 from lorakit.formats.adapters import checked, decode, diffusers, diffusers_old, sniff
-from lorakit.formats.adapters._modules import Context
+from lorakit.formats.codec import Context
 from tests.adapter_files import random_adapter
 from tests.formats.pipelines import base_of, effect, pipeline, random_for, save, wrong
 

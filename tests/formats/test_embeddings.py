@@ -11,7 +11,7 @@ from lorakit.arrays import Stored, floats
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats import files
 from lorakit.formats.adapters import a1111_embedding, checked, decode, diffusers_embedding, sniff
-from lorakit.formats.adapters._modules import Context
+from lorakit.formats.codec import Context
 from tests.formats.pipelines import pipeline, save
 
 PARTS = {768: "text_encoder", 1024: "text_encoder", 1280: "text_encoder_2"}

@@ -9,8 +9,8 @@ from lorakit.adapter import Adapter
 from lorakit.errors import InputError
 from lorakit.families import CONV_IN, INPAINTING, table
 from lorakit.formats.adapters import checked, decode
-from lorakit.formats.adapters._modules import Context
 from lorakit.formats.bases import check_same, families_of
+from lorakit.formats.codec import Context
 from lorakit.formats.evidence import family_of
 from lorakit.registry import ADAPTER_FORMATS
 from tests.adapter_files import random_adapter

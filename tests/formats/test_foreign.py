@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from lorakit.errors import InputError
 from lorakit.formats import foreign
 from lorakit.formats.layouts import open_model
-from lorakit.models.config import described
+from lorakit.models.described import described
 from tests.models.saying import changed, marked, single
 from tests.tiny import make
 

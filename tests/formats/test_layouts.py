@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from lorakit.errors import InputError
 from lorakit.formats.layouts import FOLDER, SINGLE, open_model
-from lorakit.models.config import folder_of
+from lorakit.models.places import folder_of
 from tests import tiny
 
 

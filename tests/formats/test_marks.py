@@ -15,7 +15,7 @@ from lorakit.deltas.lokr import LoKr
 from lorakit.diffusion.noise import normal
 from lorakit.formats.adapters import checked, decode, sniff
 from lorakit.formats.adapters._marks import MARKS
-from lorakit.formats.adapters._modules import Context
+from lorakit.formats.codec import Context
 from lorakit.registry import ADAPTER_FORMATS, TRAINABLE
 from lorakit.training import checkpoints, optimizers, variants
 from lorakit.training.state import State

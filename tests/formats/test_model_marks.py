@@ -8,8 +8,8 @@ import torch
 from lorakit import process_config
 from lorakit.errors import InputError
 from lorakit.formats.layouts import marks, open_model
-from lorakit.formats.layouts._architecture import scheduler
-from lorakit.formats.layouts._describe import schedule_of
+from lorakit.formats.layouts.architecture import scheduler
+from lorakit.formats.layouts.describe import schedule_of
 from tests.models.saying import PROCESSES, marked, single
 
 PLAIN = scheduler("sdxl", "epsilon")

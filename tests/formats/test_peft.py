@@ -12,12 +12,12 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftModel, get_p
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from lorakit.adapter import Adapter
-from lorakit.deltas._base import relative_error
+from lorakit.delta import relative_error
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats import files
 from lorakit.formats.adapters import checked, decode, peft, sniff
-from lorakit.formats.adapters._modules import Context
+from lorakit.formats.codec import Context
 from tests.adapter_files import random_adapter
 from tests.formats.pipelines import Weights, random_for, save, weights, wrong
 from tests.tiny import make

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from lorakit.errors import InputError
-from lorakit.formats import recipes
-from lorakit.jobs import adapters
+from lorakit.formats import recipes, writing
 from tests.adapter_files import random_adapter
 
 NUMBERS = ["true", '"1"', "[1]", "{ a = 1 }", "nan", "inf", "1979-05-27"]
@@ -22,7 +21,7 @@ WRONG = {
 @pytest.fixture
 def said(tmp_path: Path) -> object:
     """What is said of a recipe that is wrong."""
-    adapters.save(tmp_path / "a.safetensors", random_adapter("tiny", lambda name: ".attn1.to_q" in name), "kohya")
+    writing.save(tmp_path / "a.safetensors", random_adapter("tiny", lambda name: ".attn1.to_q" in name), "kohya")
 
     def read(text: str | bytes) -> str:
         file = tmp_path / "r.toml"

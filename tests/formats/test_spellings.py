@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lorakit.formats.adapters import checked, decode
-from lorakit.formats.adapters._spellings import PREFIXES, is_adapter_key, module_of, parse
+from lorakit.formats.spellings import PREFIXES, is_adapter_key, module_of, parse
 from lorakit.registry import ADAPTER_FORMATS
 
 QUERY = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -7,7 +7,8 @@ import torch
 
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
-from lorakit.jobs import adapters
+from lorakit.formats import writing
+from tests.support import plain
 
 NAME = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 OTHER = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
@@ -19,14 +20,14 @@ def make(file, seed, out=64, rank=4, names=(NAME,)):
         name: LowRank(torch.randn(rank, 64, generator=draw), torch.randn(out, rank, generator=draw), 2.0)
         for name in names
     }
-    adapters.save(file, Adapter(modules), "kohya")
+    writing.save(file, Adapter(modules), "kohya")
     return modules
 
 
 def test_alpha_mixes_the_products(json_of, tmp_path):
     a, b = make(tmp_path / "a.safetensors", 1), make(tmp_path / "b.safetensors", 2, rank=3, names=(NAME, OTHER))
     done = json_of("merge", "a.safetensors", "b.safetensors", "--alpha", "0.6")
-    merged = adapters.load(tmp_path / "merged.safetensors").modules
+    merged = plain.load(tmp_path / "merged.safetensors").modules
     torch.testing.assert_close(
         merged[NAME].delta(), 0.6 * a[NAME].delta() + 0.4 * b[NAME].delta(), rtol=1e-5, atol=1e-5
     )
@@ -38,7 +39,7 @@ def test_weights_may_be_negative_and_cancel(json_of, program, tmp_path):
     a = make(tmp_path / "a.safetensors", 1)
     json_of("merge", "a.safetensors:2", "a.safetensors:-0.5", "-o", "m.safetensors")
     torch.testing.assert_close(
-        adapters.load(tmp_path / "m.safetensors").modules[NAME].delta(), 1.5 * a[NAME].delta(), rtol=1e-5, atol=1e-4
+        plain.load(tmp_path / "m.safetensors").modules[NAME].delta(), 1.5 * a[NAME].delta(), rtol=1e-5, atol=1e-4
     )
 
 
@@ -72,7 +73,7 @@ def test_a_recipe_is_read_wherever_an_adapter_is(program, json_of, tmp_path):
     program("compose", "a.safetensors:0.5", "b.safetensors:0", "-o", "sub/recipe.toml", status=0)
     json_of("merge", "sub/recipe.toml:2", "b.safetensors:0", "-o", "m.safetensors")
     torch.testing.assert_close(
-        adapters.load(tmp_path / "m.safetensors").modules[NAME].delta(), a[NAME].delta(), rtol=1e-5, atol=1e-5
+        plain.load(tmp_path / "m.safetensors").modules[NAME].delta(), a[NAME].delta(), rtol=1e-5, atol=1e-5
     )
     make(tmp_path / "a.safetensors", 3)
     assert "sha256" in program("sample", "x", "--recipe", "sub/recipe.toml", status=3).stderr
@@ -94,7 +95,7 @@ def test_extract_re_ranks_an_adapter_to_the_optimum(json_of, tmp_path):
 
 def test_an_adapter_that_fits_nothing_is_refused(program, tmp_path):
     module = {"unet.down_blocks.3.attentions.0.proj_in": LowRank(torch.ones(1, 8), torch.ones(8, 1), 1.0)}
-    adapters.save(tmp_path / "a.safetensors", Adapter(module), "kohya")
+    writing.save(tmp_path / "a.safetensors", Adapter(module), "kohya")
     assert "no effect" in program("sample", "x", "--lora", "a.safetensors", status=3).stderr
     make(tmp_path / "b.safetensors", 1, out=32)
     assert "another base model" in program("sample", "x", "--lora", "b.safetensors", status=3).stderr

@@ -9,8 +9,9 @@ from PIL import Image
 
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
-from lorakit.jobs import adapters
+from lorakit.formats import writing
 from tests.adapters_of_tiny import lora, pixels
+from tests.support import plain
 
 QUICK = ["--steps", 2, "--guidance", 2, "--scheduler", "euler", "-o"]
 
@@ -95,8 +96,8 @@ def test_baking_is_exact_with_blocks_and_refused_where_time_or_place_matter(prog
         "-o",
         "m.safetensors",
     )
-    baked = adapters.load(tmp_path / "m.safetensors").modules
-    a, b = (adapters.load(file).modules for file in two)
+    baked = plain.load(tmp_path / "m.safetensors").modules
+    a, b = (plain.load(file).modules for file in two)
     for name, delta in baked.items():
         factor = 2 if "up_blocks" in name else 0 if "down_blocks" in name else 1
         wanted = 0.8 * a[name].delta() if name in a else torch.zeros(())
@@ -116,7 +117,8 @@ def test_baking_is_exact_with_blocks_and_refused_where_time_or_place_matter(prog
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory):
     """Three pictures; two adapters that point where their losses fall, from one gradient each; and one of noise."""
-    from lorakit.jobs import composed, learn
+    from lorakit.drawing import composing, learn
+    from lorakit.drawing.ensemble import Ensemble
     from lorakit.jobs.sample import load_model
 
     folder = tmp_path_factory.mktemp("lesson")
@@ -131,12 +133,12 @@ def lesson(tmp_path_factory):
         (folder / f"data/{i}.txt").write_text(f"a 3d emoji of a {file.stem.split('-')[0]}")
     how = learn.Learning(draws=3, seed=1)
     lora(folder / "noise.safetensors", 5, size=2.0)
-    ensemble = composed.Ensemble(components, [composed.read([str(folder / "noise.safetensors")])], lambda text: None)
+    ensemble = Ensemble(components, [composing.read([str(folder / "noise.safetensors")])], lambda text: None)
     names = list(ensemble.stack.modules)
     ensemble.remove()
     train, _ = learn._sets(components, folder / "data", how, lambda text: None)
     components.unet.requires_grad_(True)
-    nothing = composed.Ensemble(components, [], lambda text: None)
+    nothing = Ensemble(components, [], lambda text: None)
     gates = type("Gates", (), {"at": lambda self, band: None})()
     errors = learn._Errors(components, nothing, gates, train)
     errors.sum(0, torch.arange(len(train.times))).backward()
@@ -149,7 +151,7 @@ def lesson(tmp_path_factory):
                 modules[name] = LowRank((s[:4, None] * v[:4]).contiguous(), u[:, :4].contiguous(), 4.0)
         size = sum(float(low.delta().square().sum()) for low in modules.values()) ** 0.5
         modules = {name: LowRank(low.down * 0.5 / size, low.up, 4.0) for name, low in modules.items()}
-        adapters.save(folder / f"good{number}.safetensors", Adapter(modules), "kohya")
+        writing.save(folder / f"good{number}.safetensors", Adapter(modules), "kohya")
     torch.set_num_threads(threads)
     return folder
 
@@ -165,15 +167,16 @@ def test_learning_turns_noise_off_and_says_what_it_gained(program, tmp_path, les
 
 
 def test_learnt_weights_beat_every_uniform_one(program, tmp_path, lesson):
-    from lorakit.jobs import composed, learn
+    from lorakit.drawing import composing, learn
+    from lorakit.drawing.ensemble import Ensemble
     from lorakit.jobs.sample import load_model
 
     files = [str(lesson / f"good{i}.safetensors") for i in (0, 1)]
     components = load_model("tiny", "cpu", "float32", lambda text: None)
     how = learn.Learning("adapter", 10, 0.3, 2)
-    done = learn.learn(components, composed.read(files), lesson / "data", how, lambda *of: None, lambda text: None)
-    composition = composed.read(files)
-    ensemble = composed.Ensemble(components, [composition], lambda text: None)
+    done = learn.learn(components, composing.read(files), lesson / "data", how, lambda *of: None, lambda text: None)
+    composition = composing.read(files)
+    ensemble = Ensemble(components, [composition], lambda text: None)
     gates = learn._Gates(ensemble, composition, "adapter")
     _, held = learn._sets(components, lesson / "data", how, lambda text: None)
     for uniform in (0.0, 0.5, 1.0, 2.0):

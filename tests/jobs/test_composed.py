@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 
 from lorakit.composition import Composition, Member, curve
+from lorakit.drawing import composing
+from lorakit.drawing.ensemble import Ensemble
 from lorakit.errors import UsageError
-from lorakit.jobs import composed
 from lorakit.models import sample
 from lorakit.models.load import load
 from lorakit.models.prompts import Reading
@@ -26,7 +27,7 @@ def test_prompts_are_encoded_once_for_each_set_of_weights_in_the_text_encoder(co
     steps = [(i, i / 3) for i in range(4)]
     for text, expected in (("0@0,1@1", 8), ("1@0,0@0.5:step", 4)):
         composition = Composition((Member(unet, 1.0, "a", curve.read("t")), Member(both, 1.0, "b", curve.read(text))))
-        ensemble = composed.Ensemble(components, [composition], lambda text: None)
+        ensemble = Ensemble(components, [composition], lambda text: None)
         acting = ensemble.acting(composition, steps, (64, 64))
         for _ in range(2):
             told, negative = ensemble.told(acting, "a cat", "a dog", Reading())
@@ -38,11 +39,11 @@ def test_prompts_are_encoded_once_for_each_set_of_weights_in_the_text_encoder(co
 
 def test_words_follow_the_prompt_where_the_adapter_acts(components, tmp_path):
     member = Member(lora(tmp_path / "a.safetensors", 1), 1.0, "a", curve.read("0@0,1@0.5:step"), prompt="in the snow")
-    ensemble = composed.Ensemble(components, [Composition((member,))], lambda text: None)
+    ensemble = Ensemble(components, [Composition((member,))], lambda text: None)
     acting = ensemble.acting(Composition((member,)), [(0, 0.0), (1, 1.0)], (64, 64))
     assert [step[0].variant[0] for step in acting.steps] == ["", "in the snow"]
     told, _ = ensemble.told(acting, "a cat", "", Reading())
-    plain = composed.Ensemble(components, [], lambda text: None)
+    plain = Ensemble(components, [], lambda text: None)
     for words, text in (("", "a cat"), ("in the snow", "a cat, in the snow")):
         wanted, _ = plain.told(None, text, "", Reading())
         (one,), (other,) = told[next(v for v in told if v[0] == words)], wanted[None]
@@ -55,8 +56,8 @@ def test_two_recipes_that_take_turns_are_refused(program, tmp_path):
         lora(tmp_path / f"{name}.safetensors", 1)
         program("compose", f"{name}.safetensors", "--switch", "every:1", "-o", f"{name}.toml")
     with pytest.raises(UsageError, match="one recipe"):
-        composed.read(["a.toml", "b.toml"])
-    found = composed.read(["a.toml", "b.safetensors", "a.safetensors"])
+        composing.read(["a.toml", "b.toml"])
+    found = composing.read(["a.toml", "b.safetensors", "a.safetensors"])
     assert [(m.name, m.free) for m in found.members] == [("a", False), ("b", True), ("a-2", True)]
 
 
@@ -72,7 +73,7 @@ def test_forwards_of_a_step_go_through_side_by_side_and_say_what_each_alone_says
     one, other = Member(a, 1.0, "a", curve.read("t"), region=region), Member(b, 0.7, "b", prompt="in the snow")
     composition = Composition((one, other), "sum" if region else "composite")
     how = Drawing((64, 64), 2, 2.0, "euler")
-    ensemble = composed.Ensemble(components, [composition], lambda text: None)
+    ensemble = Ensemble(components, [composition], lambda text: None)
     acting = ensemble.acting(composition, steps_done(components, how), how.size)
     told, negative = ensemble.told(acting, "a cat", "", Reading())
     asked, rows, found = [Picture(seed, told, negative) for seed in (1, 2)], [], []
@@ -90,7 +91,7 @@ def test_forwards_of_a_step_go_through_side_by_side_and_say_what_each_alone_says
 def test_forwards_that_are_alike_are_asked_once(components, tmp_path):
     a, b = lora(tmp_path / "a.safetensors", 1), lora(tmp_path / "b.safetensors", 2)
     composition = Composition((Member(a, 0.0, "a"), Member(b, 0.0, "b")), "composite")
-    ensemble = composed.Ensemble(components, [composition], lambda text: None)
+    ensemble = Ensemble(components, [composition], lambda text: None)
     acting = ensemble.acting(composition, [(0, 0.0)], (64, 64))
     assert [one.share for one in acting.steps[0]] == [1.0]
     ensemble.remove()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lorakit.deltas._base import relative_error
+from lorakit.delta import relative_error
 from lorakit.formats import files
-from lorakit.formats.adapters._modules import Context
+from lorakit.formats.codec import Context
 from lorakit.io import safetensors
 from lorakit.registry import ADAPTER_FORMATS
 from tests.adapter_files import attention, random_adapter, small

@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, RefusedError, UsageError
-from lorakit.formats import files
-from lorakit.jobs import adapters, extract, extract_models
-from lorakit.jobs.extract_choices import Choices
+from lorakit.formats import files, writing
+from lorakit.jobs import extract
+from lorakit.jobs.extract import models as extract_models
+from lorakit.jobs.extract.choices import Choices
 from lorakit.lowrank.ranks import Rule
-from lorakit.models.config import folder_of
+from lorakit.models.places import folder_of
 from tests import tiny
 from tests.lowrank.matrices import with_values
 
@@ -292,7 +293,7 @@ def adapter_file(tmp_path):
         torch.randn(4, 192, generator=draw), torch.randn(192, 4, generator=draw), 2.0
     )
     tokens = {"<s1>": {"text_encoder": torch.randn(1, 192, generator=draw)}}
-    adapters.save(tmp_path / "a.safetensors", Adapter(modules, {"lorakit.step": "3"}, embeddings=tokens), "kohya")
+    writing.save(tmp_path / "a.safetensors", Adapter(modules, {"lorakit.step": "3"}, embeddings=tokens), "kohya")
     return tmp_path / "a.safetensors"
 
 

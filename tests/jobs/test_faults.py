@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.jobs import adapters
+from lorakit.formats import writing
 from tests.adapter_files import random_adapter
 from tests.conftest import captioned, picture
 
@@ -156,7 +156,7 @@ def test_control_characters_of_a_name_do_not_reach_the_terminal(program, tmp_pat
 
 @pytest.fixture
 def tiny_adapter(tmp_path):
-    adapters.save(tmp_path / "a.safetensors", random_adapter("tiny", lambda n: ".mid_block." in n), "kohya")
+    writing.save(tmp_path / "a.safetensors", random_adapter("tiny", lambda n: ".mid_block." in n), "kohya")
     return "a.safetensors"
 
 

@@ -10,9 +10,8 @@ from lorakit.deltas.ia3 import IA3
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError
 from lorakit.families import CONV_IN
-from lorakit.formats import files
-from lorakit.jobs import adapters
-from lorakit.jobs.first_layer import fitted
+from lorakit.formats import files, writing
+from lorakit.formats.first_layer import fitted
 from tests.tiny import make
 
 ORDINARY, INPAINTING = {CONV_IN: (8, 4, 3, 3)}, {CONV_IN: (8, 9, 3, 3)}
@@ -67,7 +66,7 @@ def test_merge_and_sample_apply_it_where_they_are_asked_to(program, tmp_path):
     make(tmp_path / "fill", inputs=9)
     width = load_file(tmp_path / "sd" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"].shape[0]
     low = LowRank(first(9).down, np.ones((width, 2, 1, 1), "f4"), 1.0)
-    adapters.save(tmp_path / "x.safetensors", Adapter({CONV_IN: low}), "lorakit")
+    writing.save(tmp_path / "x.safetensors", Adapter({CONV_IN: low}), "lorakit")
     assert files.read(tmp_path / "x.safetensors").modules[CONV_IN].shape == (width, 9, 3, 3)
     refused = program("merge", "x.safetensors", "--into", "sd", "-o", "m", status=3).stderr
     assert "x.safetensors is for inpainting" in refused and not (tmp_path / "m").exists()

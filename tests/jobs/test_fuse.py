@@ -17,9 +17,9 @@ from lorakit.deltas.full import Full
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, NumericError, RefusedError, UnavailableError
 from lorakit.formats.layouts import open_model
+from lorakit.fusing import fuse
+from lorakit.fusing import weights as job
 from lorakit.io.record import RECORD
-from lorakit.jobs import fuse_weights as job
-from lorakit.jobs.fuse import fuse
 from tests import tiny
 
 TOKENS = "text_model.embeddings.token_embedding.weight"
@@ -303,7 +303,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     import numpy as np
     from lorakit.adapter import Adapter
     from lorakit.deltas.low_rank import LowRank
-    from lorakit.jobs.fuse import fuse
+    from lorakit.fusing import fuse
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tensors = {f"unet.mid_block.x.{i}": LowRank(np.ones((4, 4096), "f4"), np.ones((4096, 4), "f4"), 1.0) for i in range(12)}
     fuse(Adapter(tensors), sys.argv[1], Path(sys.argv[2]))
@@ -329,7 +329,7 @@ def test_a_killed_run_leaves_no_output(both, tmp_path, target):
     import os, signal, sys
     from pathlib import Path
     from lorakit.adapter import Adapter
-    from lorakit.jobs.fuse import fuse
+    from lorakit.fusing import fuse
     def tick(done, of):
         if done > of // 2:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -361,7 +361,7 @@ def test_what_is_no_part_of_the_model_is_not_copied(both, tmp_path):
 
 def test_merge_into_collapses_the_sum(json_of, tmp_path):
     """Through the program: two adapters into a folder, and into float32 weights nothing is lost."""
-    from lorakit.jobs import adapters as files_of_adapters
+    from lorakit.formats import writing
 
     model = tiny.make(tmp_path / "model", "sd1")
     name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -369,7 +369,7 @@ def test_merge_into_collapses_the_sum(json_of, tmp_path):
     made = []
     for file in ("a.safetensors", "b.safetensors"):
         low = LowRank(torch.randn(2, 32, generator=draw), torch.randn(32, 2, generator=draw), 2.0)
-        files_of_adapters.save(tmp_path / file, Adapter({name: low}), "kohya")
+        writing.save(tmp_path / file, Adapter({name: low}), "kohya")
         made.append(low.delta())
     done = json_of("merge", "a.safetensors", "b.safetensors:-0.5", "--into", "model", "-o", "out")
     key = f"{name.removeprefix('unet.')}.weight"

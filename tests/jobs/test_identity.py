@@ -9,7 +9,7 @@ from PIL import Image
 
 from lorakit.data.dataset import Example
 from lorakit.io import safetensors
-from lorakit.jobs.train._identity import data_hash
+from lorakit.jobs.train.identity import data_hash
 from tests.conftest import captioned, picture
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lorakit.formats.adapters._modules import Context
+from lorakit.formats.codec import Context
 from lorakit.io import safetensors
-from lorakit.models.config import folder_of
+from lorakit.models.places import folder_of
 from lorakit.registry import ADAPTER_FORMATS
 from tests.adapter_files import attention, random_adapter
 from tests.jobs.adapter_kinds import FLAT, LOHA, PLAIN, stems

@@ -7,11 +7,11 @@ from diffusers import StableDiffusionPipeline
 
 from lorakit.adapter import Adapter
 from lorakit.diffusion.noise import generator
-from lorakit.jobs import adapters
-from lorakit.models.config import folder_of
+from lorakit.formats import writing
 from lorakit.models.encode import conditioning_of, to_pictures
 from lorakit.models.gated import Stack
 from lorakit.models.load import load
+from lorakit.models.places import folder_of
 from lorakit.models.sample import Acting, Drawing, Forward, Picture, denoise
 from lorakit.models.solvers import Solver
 from lorakit.training import variants
@@ -37,7 +37,7 @@ def trained(components) -> Adapter:
 @pytest.mark.parametrize("file_format", ["kohya", "diffusers"])
 def test_deltas_and_pictures_agree_with_diffusers(components, tmp_path, file_format):
     adapter, file = trained(components), tmp_path / "lora.safetensors"
-    adapters.save(file, adapter, file_format)
+    writing.save(file, adapter, file_format)
     pipe = StableDiffusionPipeline.from_pretrained(folder_of("tiny"), torch_dtype=torch.float32, safety_checker=None)
     base = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
     pipe.load_lora_weights(str(file))
@@ -49,7 +49,7 @@ def test_deltas_and_pictures_agree_with_diffusers(components, tmp_path, file_for
         theirs = pipe.unet(latents, time, states[:1]).sample
         plain = components.unet(latents, time, states[:1]).sample
         stack = Stack(components.parts)
-        stack.add(0, adapters.load(file), lambda name: 1.0, "file")
+        stack.add(0, plain.load(file), lambda name: 1.0, "file")
         stack.ready()
         with stack.gates.at((1.0,)):
             ours = components.unet(latents, time, states[:1]).sample

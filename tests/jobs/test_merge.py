@@ -10,9 +10,10 @@ import torch
 
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
+from lorakit.formats import weighted, writing
 from lorakit.io import safetensors
-from lorakit.jobs import adapters
 from lorakit.registry import MERGE_METHODS
+from tests.support import plain
 
 DOWN = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 DOWN1 = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k"
@@ -30,7 +31,7 @@ def make(file, seed, rank=4, names=tuple(SIZES), metadata=None, tokens=None, alp
         for name in names
     }
     embeddings = {token: {"text_encoder": vector} for token, vector in (tokens or {}).items()}
-    adapters.save(file, Adapter(modules, metadata or {}, embeddings=embeddings), "kohya")
+    writing.save(file, Adapter(modules, metadata or {}, embeddings=embeddings), "kohya")
     return {name: low.delta() for name, low in modules.items()}
 
 
@@ -40,7 +41,7 @@ def two(tmp_path):
 
 
 def read(tmp_path, name="merged.safetensors"):
-    return {name: low.delta() for name, low in adapters.load(tmp_path / name).modules.items()}
+    return {name: low.delta() for name, low in plain.load(tmp_path / name).modules.items()}
 
 
 def close(found, wanted):
@@ -175,7 +176,7 @@ def test_learned_tokens_go_along(json_of, tmp_path):
     make(tmp_path / "a.safetensors", 1, tokens={"<s1>": token(1.0), "<x>": token(5.0)})
     make(tmp_path / "b.safetensors", 2, tokens={"<s2>": token(2.0), "<x>": token(5.0)})  # the same <x>
     json_of("merge", "a.safetensors:0.5", "b.safetensors")
-    found = adapters.load(tmp_path / "merged.safetensors").embeddings
+    found = plain.load(tmp_path / "merged.safetensors").embeddings
     assert {name: float(by["text_encoder"][0, 0]) for name, by in found.items()} == {"<s1>": 1, "<s2>": 2, "<x>": 5}
 
 
@@ -184,7 +185,7 @@ def test_tokens_of_one_name_clash_unless_renamed(json_of, program, tmp_path):
     make(tmp_path / "b.safetensors", 2, tokens={"<s1>": token(2.0)})
     assert "--rename-token" in program("merge", "a.safetensors", "b.safetensors", status=3).stderr
     json_of("merge", "a.safetensors", "b.safetensors", "--rename-token", "b:<s1>=<s2>")
-    found = adapters.load(tmp_path / "merged.safetensors").embeddings
+    found = plain.load(tmp_path / "merged.safetensors").embeddings
     assert {name: float(by["text_encoder"][0, 0]) for name, by in found.items()} == {"<s1>": 1, "<s2>": 2}
 
 
@@ -203,7 +204,7 @@ def test_metadata_keeps_what_agrees_and_says_where_it_is_from(json_of, tmp_path)
     assert found["modelspec.merged_from"] == "a.safetensors, b.safetensors"
     recipe = json.loads(found["lorakit.merge"])
     assert recipe["method"] == "linear" and [one["weight"] for one in recipe["sources"]] == [0.5, 1.0]
-    assert recipe["sources"][0]["sha256"] == adapters.Weighted(tmp_path / "a.safetensors", 1).sha256()
+    assert recipe["sources"][0]["sha256"] == weighted.Weighted(tmp_path / "a.safetensors", 1).sha256()
     assert found["sshs_model_hash"] == file.data_hash()
 
 
@@ -224,7 +225,7 @@ def test_kinds_that_are_low_rank_are_merged_with_each_other(json_of, two, tmp_pa
 
 def test_adapters_of_different_families_are_refused(program, two, tmp_path):
     sd1 = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
-    adapters.save(
+    writing.save(
         tmp_path / "sd.safetensors", Adapter({sd1: LowRank(torch.ones(1, 768), torch.ones(320, 1), 1.0)}), "kohya"
     )
     said = program("merge", "a.safetensors", "sd.safetensors", status=3).stderr

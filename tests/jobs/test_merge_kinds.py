@@ -13,7 +13,7 @@ from lorakit.formats.layouts import open_model
 from lorakit.io import safetensors
 from lorakit.jobs import merge
 from lorakit.lowrank.ranks import Rule
-from lorakit.models.config import folder_of
+from lorakit.models.places import folder_of
 from lorakit.targets import kohya_name_of
 
 BLOCK = "unet.down_blocks.0.attentions.0.transformer_blocks.0"

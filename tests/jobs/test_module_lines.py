@@ -1,4 +1,4 @@
-from lorakit.jobs.module_lines import LISTED, Line, table
+from lorakit.reports.module_lines import LISTED, Line, table
 
 
 def test_the_modules_that_lost_most_come_first_with_error_and_certificate() -> None:

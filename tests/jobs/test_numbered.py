@@ -8,8 +8,8 @@ from threading import Barrier, Thread
 
 import pytest
 
+from lorakit.drawing.numbered import Numbered, number_of
 from lorakit.io.record import recorded
-from lorakit.jobs.numbered import Numbered, number_of
 
 pytestmark = pytest.mark.usefixtures("small_model")
 QUICK = ["--steps", 1, "--guidance", 1, "--scheduler", "euler"]

@@ -8,7 +8,8 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
 
 from lorakit.composition import Composition, Member
-from lorakit.jobs import composed, remarks
+from lorakit.drawing import remarks
+from lorakit.drawing.ensemble import Ensemble
 from lorakit.models import tokens
 from tests.adapters_of_tiny import lora, pixels
 
@@ -184,5 +185,5 @@ def test_a_file_that_has_deltas_too_gives_its_words_whole(tmp_path):
     components = load("tiny", torch.device("cpu"), torch.float32)
     path = lora(tmp_path / "both.safetensors", 1, tokens={"<s1>": {"text_encoder": torch.from_numpy(VECTORS)}})
     members = [Composition((Member(path, weight, "both"),)) for weight in (0.5, 0.0)]
-    ensemble = composed.Ensemble(components, members, lambda text: None)
+    ensemble = Ensemble(components, members, lambda text: None)
     assert [ensemble.acting_words(one) for one in members] == [(("<s1>", 1.0),), ()]

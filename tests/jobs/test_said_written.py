@@ -13,9 +13,9 @@ from lorakit.adapter import Adapter
 from lorakit.config import TrainConfig
 from lorakit.errors import InputError, UsageError
 from lorakit.formats.layouts import marks
+from lorakit.fusing import fuse
 from lorakit.jobs import train
-from lorakit.jobs.fuse import fuse
-from lorakit.models.config import described
+from lorakit.models.described import described
 from lorakit.process_config import SCHEDULER, Overrides
 from tests import tiny
 from tests.conftest import captioned

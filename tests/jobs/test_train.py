@@ -18,12 +18,12 @@ from lorakit.config import TrainConfig
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, LorakitError, NumericError, RefusedError, ResourceError, Stopped, UsageError
-from lorakit.formats import files
+from lorakit.formats import files, writing
 from lorakit.formats.clients import coverage
 from lorakit.formats.layouts import open_model
 from lorakit.io import tensors as io
-from lorakit.jobs import adapters
-from lorakit.jobs.train import Life, Talk, _write, run
+from lorakit.jobs.train import Life, Talk, run
+from lorakit.jobs.train import write as _write
 from lorakit.models.load import part_with
 from lorakit.registry import TRAINABLE
 from lorakit.training import checkpoints
@@ -300,7 +300,7 @@ def test_a_wrong_config_is_told_at_once(config, says):
 
 
 def test_what_reads_back_otherwise_fails_the_run(data, tmp_path, monkeypatch):
-    from lorakit.jobs.train import _write
+    from lorakit.jobs.train import write as _write
 
     monkeypatch.setattr(_write, "wrong_in", lambda file, adapter, tolerance: ["unet.x is missing"])
     with pytest.raises(LorakitError, match="reads back otherwise"):
@@ -489,12 +489,12 @@ def test_every_variant_reads_back_at_any_scale(variant, data, tmp_path):
 
 
 def test_a_dora_that_differs_in_either_half_is_told(tmp_path):
-    from lorakit.jobs.train._write import wrong_in
+    from lorakit.jobs.train.write import wrong_in
 
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     low = LowRank(torch.randn(2, 320), torch.randn(320, 2), 2.0)
     kept = DoRA(low, torch.rand(320, 1) + 1)
-    adapters.save(tmp_path / "x.safetensors", Adapter({name: kept}), "kohya")
+    writing.save(tmp_path / "x.safetensors", Adapter({name: kept}), "kohya")
     assert wrong_in(tmp_path / "x.safetensors", Adapter({name: kept}), 1e-5) == []
     for other in (DoRA(replace(low, alpha=2.1), kept.magnitude), DoRA(low, kept.magnitude * 1.1)):
         (line,) = wrong_in(tmp_path / "x.safetensors", Adapter({name: other}), 1e-5)

@@ -6,8 +6,8 @@ import json
 import pytest
 from safetensors.numpy import save_file
 
+from lorakit.formats import writing
 from lorakit.io import safetensors
-from lorakit.jobs import adapters
 from tests.adapter_files import attention, random_adapter
 from tests.conftest import captioned, picture
 from tests.jobs.adapter_kinds import FLAT, PLAIN, stems
@@ -22,7 +22,7 @@ def metadata(file):
 
 def adapter(file, seed=0, **notes):
     """A file for the built-in model that says this of itself."""
-    adapters.save(file, random_adapter("tiny", attention, ranks=(1,), seed=seed).with_metadata(**notes), "kohya")
+    writing.save(file, random_adapter("tiny", attention, ranks=(1,), seed=seed).with_metadata(**notes), "kohya")
     return file
 
 

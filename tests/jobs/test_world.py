@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorakit.deltas._base import relative_error
+from lorakit.delta import relative_error
 from lorakit.errors import UsageError
 from lorakit.formats import files
 from lorakit.runtime import sharding

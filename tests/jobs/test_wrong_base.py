@@ -2,8 +2,8 @@
 
 import pytest
 
+from lorakit.formats import writing
 from lorakit.formats.bases import families_of
-from lorakit.jobs import adapters
 from tests.adapter_files import attention, random_adapter
 from tests.conftest import captioned
 
@@ -16,7 +16,7 @@ def text_encoder(name: str) -> bool:
 def files(tmp_path):
     """Adapters of SDXL, SD1, SD2 and tiny, by file; and pictures."""
     for family, name in (("sdxl", "xl"), ("sd1", "one"), ("sd2", "two"), ("tiny", "ours")):
-        adapters.save(tmp_path / f"{name}.safetensors", random_adapter(family, attention, ranks=(1,)), "kohya")
+        writing.save(tmp_path / f"{name}.safetensors", random_adapter(family, attention, ranks=(1,)), "kohya")
     captioned(tmp_path / "data", "a thing")
     return tmp_path
 
@@ -74,6 +74,6 @@ def test_what_several_families_have_is_for_all_of_them():
 
 
 def test_a_text_encoders_adapter_goes_with_every_family_that_has_it(program, files):
-    adapters.save(files / "te.safetensors", random_adapter("sd1", text_encoder, ranks=(1,)), "lorakit")
+    writing.save(files / "te.safetensors", random_adapter("sd1", text_encoder, ranks=(1,)), "lorakit")
     program("merge", "te.safetensors", "xl.safetensors", "-o", "both.safetensors", "-q")
     assert "te.safetensors is for SD1 or SDXL" in program("sample", "x", "--lora", "te.safetensors", status=3).stderr

@@ -10,8 +10,8 @@ from lorakit.deltas.full import Full
 from lorakit.deltas.low_rank import LowRank
 from lorakit.deltas.norm import Norm
 from lorakit.lowrank.ranks import Rule
-from lorakit.merging._module import merged
-from lorakit.merging._operands import in_memory, operand
+from lorakit.merging.kernel.module import merged
+from lorakit.merging.kernel.operands import in_memory, operand
 from lorakit.registry import MERGE_METHODS
 
 LINEAR = MERGE_METHODS["linear"]

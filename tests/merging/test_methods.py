@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.deltas.low_rank import LowRank
-from lorakit.merging._draws import generator
+from lorakit.merging.kernel.draws import generator
 from lorakit.registry import MERGE_METHODS
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lorakit.deltas.low_rank import LowRank
 from lorakit.lowrank.ranks import Rule
 from lorakit.lowrank.sums import decompose, of_dense
-from lorakit.merging._module import merged
+from lorakit.merging.kernel.module import merged
 from lorakit.registry import MERGE_METHODS
 
 LINEAR = MERGE_METHODS["linear"]

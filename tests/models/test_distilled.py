@@ -8,9 +8,9 @@ from diffusers import LatentConsistencyModelPipeline, LCMScheduler, UNet2DCondit
 
 from lorakit.diffusion.guidance import embedded
 from lorakit.diffusion.noise import generator
+from lorakit.drawing.request import Request
+from lorakit.drawing.session import drawing
 from lorakit.errors import UsageError
-from lorakit.jobs.session import drawing
-from lorakit.jobs.shots import Request
 from lorakit.models.encode import conditioning_of
 from lorakit.models.load import load
 from lorakit.models.predict import predict

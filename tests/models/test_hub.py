@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import constants
 
 from lorakit.errors import InputError, StorageError, UnavailableError, UsageError
-from lorakit.models import config, fetch, hub
-from lorakit.models.config import check_name, folder_of
+from lorakit.models import fetch, hub, places
+from lorakit.models.places import check_name, folder_of
 from tests.conftest import picture
 from tests.tiny import make
 
@@ -93,7 +93,7 @@ def test_a_model_of_the_cache_is_found_offline(cache, model):
 
 
 def test_sd21_is_the_mirror_and_an_old_snapshot_still_serves(cache, model):
-    assert config.ALIASES["sd21"] == SD21
+    assert places.ALIASES["sd21"] == SD21
     old = put(cache, "stabilityai/stable-diffusion-2-1", model)
     assert folder_of("sd21") == old == folder_of(SD21) == folder_of("stabilityai/stable-diffusion-2-1")
     assert put(cache, SD21, model) == folder_of("sd21")
@@ -111,12 +111,12 @@ def test_an_old_snapshot_that_is_not_whole_does_not_serve(cache, model):
 )
 def test_a_tokenizer_of_any_stable_diffusion_2_serves(cache, model, repository):
     found = put(cache, repository, model)
-    assert config.tokenizer_folder(Path("x.safetensors"), "sd2", "text_encoder") == found / "tokenizer"
+    assert places.tokenizer_folder(Path("x.safetensors"), "sd2", "text_encoder") == found / "tokenizer"
 
 
 def test_a_missing_tokenizer_names_a_repository_that_is_there(cache):
     with pytest.raises(UnavailableError, match=f"hf download {SD21} "):
-        config.tokenizer_folder(Path("x.safetensors"), "sd2", "text_encoder")
+        places.tokenizer_folder(Path("x.safetensors"), "sd2", "text_encoder")
 
 
 def test_a_repository_that_was_removed_says_what_to_take(cache):
@@ -129,8 +129,8 @@ def test_a_repository_that_was_removed_says_what_to_take(cache):
 @pytest.mark.parametrize(
     ("gone", "named"),
     [(["unet/*.safetensors"], ["unet/*.safetensors"]), (["model_index.json"], ["model_index.json"]),
-     (["unet/*.safetensors", "vae/*.safetensors", "text_encoder/config.json"],
-      ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/config.json"])],
+     (["unet/*.safetensors", "vae/*.safetensors", "text_encoder/places.json"],
+      ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/places.json"])],
 )  # fmt: skip
 def test_a_snapshot_that_is_not_whole_names_all_it_lacks(cache, model, gone, named):
     folder = put(cache, "someone/model", model)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorakit.models.config import described
+from lorakit.models.described import described
 from lorakit.process_config import Overrides
 from tests.models.saying import marked, single
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from lorakit.jobs import session
+from lorakit.drawing import session
 from lorakit.runtime import device
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.jobs import adapters
+from lorakit.formats import writing
 from tests.adapter_files import random_adapter
 from tests.conftest import picture
 from tests.systems import pretend
@@ -57,7 +57,7 @@ def same_bytes(tmp_path: Path) -> Callable[..., None]:
 
 def two_adapters(folder: Path) -> None:
     for seed, name in enumerate(("a.safetensors", "b.safetensors")):
-        adapters.save(folder / name, random_adapter("tiny", lambda n: ".attn1.to_" in n, seed=seed), "kohya")
+        writing.save(folder / name, random_adapter("tiny", lambda n: ".attn1.to_" in n, seed=seed), "kohya")
 
 
 def pictures(folder: Path) -> None:

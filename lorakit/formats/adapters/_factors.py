@@ -11,7 +11,8 @@ from lorakit.arrays import Array
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.families import Shape
-from lorakit.formats.adapters._modules import Context, reshaped, shaped, with_scale
+from lorakit.formats.codec import Context
+from lorakit.formats.scaling import reshaped, shaped, with_scale
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._modules import Context, Encoded
 from lorakit.formats.adapters._peft_config import STALE
-from lorakit.formats.adapters._vectors import Tokens, named, one_token
+from lorakit.formats.codec import Context, Encoded
+from lorakit.formats.vectors import Tokens, named, one_token
 
 _A1111, _KOHYA = "string_to_param.", "emb_params"
 _BOTH = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}

@@ -20,9 +20,10 @@ from lorakit.arrays import Array, cast, dtype_of, is_torch
 from lorakit.families import FAMILIES, Shape, table
 from lorakit.formats.adapters import _marks
 from lorakit.formats.adapters._factors import factors
-from lorakit.formats.adapters._modules import Context, Encoded, Groups, build, flat, reshaped
 from lorakit.formats.adapters._peft_config import STALE
-from lorakit.formats.adapters._vectors import Tokens
+from lorakit.formats.codec import Context, Encoded, Groups, build, flat
+from lorakit.formats.scaling import reshaped
+from lorakit.formats.vectors import Tokens
 
 _SAFE = re.compile(r"(\w+):(\d+):(up|down)")
 _LISTED = re.compile(r"(?:(text_encoder)/)?(\d+)")

@@ -16,9 +16,10 @@ from lorakit.deltas.turned import Turned
 from lorakit.families import FAMILIES, Shape
 from lorakit.formats.adapters import _bundle, _marks
 from lorakit.formats.adapters._dotted import Reading
-from lorakit.formats.adapters._modules import Context, Encoded, shaped
 from lorakit.formats.adapters._peft_config import STALE
-from lorakit.formats.adapters._spellings import parse
+from lorakit.formats.codec import Context, Encoded
+from lorakit.formats.scaling import shaped
+from lorakit.formats.spellings import parse
 from lorakit.targets import original_name_of, original_names
 
 DORA = "input"

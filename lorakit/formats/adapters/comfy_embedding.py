@@ -9,9 +9,9 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._modules import Context, Encoded
 from lorakit.formats.adapters._peft_config import STALE
-from lorakit.formats.adapters._vectors import Tokens, named, one_token
+from lorakit.formats.codec import Context, Encoded
+from lorakit.formats.vectors import Tokens, named, one_token
 
 _PARTS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "clip_h": "text_encoder"}
 _KEYS = {("text_encoder", 1024): "clip_h", ("text_encoder_2", 1280): "clip_g"}  # by ComfyUI's name of the text encoder

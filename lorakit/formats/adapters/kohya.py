@@ -8,24 +8,19 @@ from dataclasses import replace
 from lorakit import deltas
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.deltas.turned import Turned
 from lorakit.families import FAMILIES, Shape
-from lorakit.formats.adapters import _bundle, _dotted, _marks, _spellings
-from lorakit.formats.adapters._modules import (
-    Context,
-    Encoded,
-    common_alpha,
-    scalar,
-    shaped,
-    with_scale,
-)  # fmt: skip
+from lorakit.formats import spellings
+from lorakit.formats.adapters import _bundle, _dotted, _marks
+from lorakit.formats.codec import Context, Encoded
 from lorakit.formats.evidence import stranger
+from lorakit.formats.scaling import common_alpha, scalar, shaped, with_scale
 from lorakit.targets import kohya_name_of, original_names
 
-PREFIXES = tuple(text for text, prefix in _spellings.PREFIXES.items() if prefix.format == "kohya")
+PREFIXES = tuple(text for text, prefix in spellings.PREFIXES.items() if prefix.format == "kohya")
 DORA = "input"  # what of a weight a DoRA has lengths of, where the programs that read the format are to apply it
 
 

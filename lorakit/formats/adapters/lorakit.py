@@ -19,7 +19,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array, floats
 from lorakit.families import FAMILIES, Shape
 from lorakit.formats.adapters import _bundle, _marks
-from lorakit.formats.adapters._modules import Context, Encoded, Groups, build
+from lorakit.formats.codec import Context, Encoded, Groups, build
 from lorakit.io.plain import json_object
 from lorakit.registry import DELTA_KINDS
 

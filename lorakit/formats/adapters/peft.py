@@ -17,10 +17,10 @@ from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
 from lorakit.formats.adapters._dotted import Reading, part_of_width
 from lorakit.formats.adapters._factors import Factors, factors
-from lorakit.formats.adapters._modules import Context, Encoded
 from lorakit.formats.adapters._peft_config import STALE, PeftConfig, settings
-from lorakit.formats.adapters._spellings import PREFIXES, Spelled, module_of, parse
 from lorakit.formats.adapters.diffusers import as_peft
+from lorakit.formats.codec import Context, Encoded
+from lorakit.formats.spellings import PREFIXES, Spelled, module_of, parse
 from lorakit.targets import PARTS
 
 _PREFIX = "base_model.model."

@@ -17,8 +17,8 @@ from functools import cache
 
 from lorakit.adapter import Adapter
 from lorakit.families import FAMILIES
-from lorakit.formats.adapters._spellings import Spelled, parse
 from lorakit.formats.evidence import family_of, stranger
+from lorakit.formats.spellings import Spelled, parse
 from lorakit.registry import CLIENTS
 
 _DEAF = "does not read"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from lorakit.adapter import Adapter
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
-from lorakit.formats.adapters._spellings import Spelled
 from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, output_axis
+from lorakit.formats.spellings import Spelled
 
 VERSION = "network.py and networks.py as of 2026, read and not run"
 KINDS: dict[str, str] = {}

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from lorakit.adapter import Adapter
 from lorakit.families import FAMILIES, table
-from lorakit.formats.adapters._spellings import Spelled, parse
 from lorakit.formats.clients import deaf, deaf_to, flat, named
+from lorakit.formats.spellings import Spelled, parse
 
 VERSION = "diffusers 0.42.1 with transformers 5.24, run"
 KINDS: dict[str, str] = {}

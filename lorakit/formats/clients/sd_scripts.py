@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lorakit.families import FAMILIES
-from lorakit.formats.adapters._spellings import Spelled
 from lorakit.formats.clients import deaf, deaf_to, flat, named, originals
+from lorakit.formats.spellings import Spelled
 
 VERSION = "sd-scripts 7dc64e0, run"
 KINDS = {

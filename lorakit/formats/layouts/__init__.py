@@ -11,7 +11,7 @@ from lorakit.arrays import Array, Stored
 from lorakit.errors import InputError
 from lorakit.formats import foreign
 from lorakit.formats.layouts import folder, original
-from lorakit.formats.layouts._place import Place, Rule
+from lorakit.formats.layouts.place import Place, Rule
 from lorakit.io import pickles, safetensors
 from lorakit.targets import PARTS
 

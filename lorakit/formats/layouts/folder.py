@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from lorakit.errors import InputError
-from lorakit.formats.layouts._place import Rule
+from lorakit.formats.layouts.place import Rule
 from lorakit.targets import canonical
 
 PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from lorakit.families import Unet
-from lorakit.formats.layouts._place import Rule, counted
+from lorakit.formats.layouts.place import Rule, counted
 from lorakit.targets import original_names, text_paths
 
 LAYERS = 2  # of a block; the original code knows no other

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from lorakit.data.decode import MOST_PIXELS
 from lorakit.data.prepare import Wanted
-from lorakit.models.config import native_size
+from lorakit.models.described import native_size
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from lorakit.io.endings import of_mode
 from lorakit.io.files import check_place, check_target, growing, grown, write_text
 from lorakit.io.record import Record, recorded
 from lorakit.jobs import sample
-from lorakit.jobs.base_weights import check_fits
-from lorakit.jobs.train import _divide, _identity, _plan, _replay, _resume
-from lorakit.jobs.train._data import read_data
-from lorakit.jobs.train._life import Life, Talk
-from lorakit.jobs.train._report import write_report
-from lorakit.jobs.train._run import Run
-from lorakit.models.config import base_hash
+from lorakit.jobs.train import divide, identity, planning, replaying, resume
+from lorakit.jobs.train.data import read_data
+from lorakit.jobs.train.life import Life, Talk
+from lorakit.jobs.train.report import write_report
+from lorakit.jobs.train.runner import Run
+from lorakit.models.base_weights import check_fits
+from lorakit.models.places import base_hash
 from lorakit.registry import ADAPTER_FORMATS, MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime import extras
 from lorakit.runtime.device import peak_memory, pick_device
@@ -50,7 +50,7 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
         config = replace(config, dora_axis=ADAPTER_FORMATS[life.file_format].DORA)
     config, world = config.suited(), place()
     life = replace(life, dtype=world.dtype(life.dtype))
-    how = _divide.asked(config, world)
+    how = divide.asked(config, world)
     if not world.main:
         talk = Talk.silent()
     if alone_by_mistake():
@@ -108,11 +108,11 @@ def _inside(
         )
     mode = MODES[config.mode]
     if life.show_targets:
-        return _plan.show_targets(components, config, mode)
+        return planning.show_targets(components, config, mode)
     base = base_hash(components.folder)
     read = read_data(data, config, life, components, base if config.has_prior else None, talk, world)
     process = process_config.words(components.scheduler_config)
-    notes = _identity.notes_of(config, life.sources, read.hash, base, read.family, process, world.size)
+    notes = identity.notes_of(config, life.sources, read.hash, base, read.family, process, world.size)
     notes |= {**marks.of_training(components.scheduler_config, read.family), **read.words}
     if phrase := notes.get(triggers.PHRASE):
         talk.note(f"the file will say that prompts need {shorten(phrase, 200)!r}")
@@ -121,15 +121,15 @@ def _inside(
         components.unet.enable_gradient_checkpointing()
     trained, shards = mode.begin(components, config), None
     if how is not None:
-        trained, shards = _divide.divide(trained, components, how, world)
+        trained, shards = divide.divide(trained, components, how, world)
     for line in trained.notes:
         talk.note(line)
     this = Run(components, config, life, talk, world, read, trained, notes, shards)
     if life.replay:
-        return _replay.replay(this, life.replay)
+        return replaying.replay(this, life.replay)
     this.check_format()
     this.check_lengths()
-    planned = _plan.plan(this)
+    planned = planning.plan(this)
     for line in planned.lines():
         talk.note(line)
     if life.plan:
@@ -140,8 +140,8 @@ def _inside(
 def _train(this: Run, base: str) -> dict[str, Any] | None:
     config, life, talk, world = this.config, this.life, this.talk, this.world
     # What a dry run does not know of the data, it cannot tell from what an earlier run had.
-    notes = {**this.notes, _identity.ITEMS: this.data.items}
-    checkpoint = _resume.resumed(life, notes, talk.note, this.piece) if this.data.complete else None
+    notes = {**this.notes, identity.ITEMS: this.data.items}
+    checkpoint = resume.resumed(life, notes, talk.note, this.piece) if this.data.complete else None
 
     def restore() -> None:
         if checkpoint:
@@ -159,17 +159,17 @@ def _train(this: Run, base: str) -> dict[str, Any] | None:
         return result
     if world.main:
         extra = {"data": str(this.data.folder), "output": str(life.output), **life.recorded()}
-        write_text(life.run_folder / "config.toml", _identity.toml(config, life.sources, extra))
-    rows = _resume.cleaned_log(life.run_folder / "log.jsonl", first) if world.main else []
+        write_text(life.run_folder / "config.toml", identity.toml(config, life.sources, extra))
+    rows = resume.cleaned_log(life.run_folder / "log.jsonl", first) if world.main else []
     growing(life.run_folder / "log.jsonl")
     try:
         last, seconds = this.train(first, rows, restore)
     except Diverged as error:
-        raise NumericError(_replay.bundle(this, error)) from error
+        raise NumericError(replaying.bundle(this, error)) from error
     except (MemoryError, RuntimeError) as error:
         if lacking(error) != MEMORY:
             raise
-        raise _plan.out_of_memory(this, error) from error
+        raise planning.out_of_memory(this, error) from error
     with telling(lambda: f"step {last}, the last, is saved; the same command writes {life.output}"):
         outputs = this.finish(rows)
     if not world.main:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.errors import InputError
 from lorakit.training.variants import _dropout
 from lorakit.training.variants._branch import Branch, Spec

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.training.variants._dropout import Masks
 
 Draw = Callable[[tuple[int, ...], str], Tensor]  # shape and name to standard normal numbers

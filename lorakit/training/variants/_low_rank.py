@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas.low_rank import LowRank, plain
 from lorakit.lowrank.approximate import as_low_rank
 from lorakit.lowrank.factorize import factorize

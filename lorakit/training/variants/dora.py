@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lorakit.delta import Delta
 from lorakit.deltas import dora as kind
-from lorakit.deltas._base import Delta
 from lorakit.training.variants import _low_rank
 from lorakit.training.variants._branch import Draw, Spec, ones_after
 from lorakit.training.variants._low_rank import LowRankBranch, scale

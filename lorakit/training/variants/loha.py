@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas.loha import LoHa
 from lorakit.training.variants import _fused
 from lorakit.training.variants._branch import Dense, Draw, Spec

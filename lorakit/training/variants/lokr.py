@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lorakit.deltas._base import Delta
+from lorakit.delta import Delta
 from lorakit.deltas.lokr import LoKr
 from lorakit.training.variants._branch import Branch as Base
 from lorakit.training.variants._branch import Draw, Spec, spread

@@ -1,0 +1,76 @@
+"""Adapters of architectures without tables, whose names are all that is known: one spelling for all of a job's files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorakit.adapter import Adapter
+from lorakit.architectures import ARCHITECTURES
+from lorakit.errors import InputError
+from lorakit.formats.evidence import short, stranger
+from lorakit.formats.respelled import STYLES, Style, respelled
+from lorakit.formats.spellings import PREFIXES
+
+_USUAL = "kohya"
+_AS = {"peft": "diffusers", "diffusers-old": "diffusers", "lorakit": "lorakit", **{name: name for name in STYLES}}
+
+
+@dataclass(frozen=True)
+class Named:
+    """Adapters whose modules are named alike, and the file format to write."""
+
+    adapters: list[Adapter]
+    file_format: str
+
+
+def has_strangers(adapter: Adapter) -> bool:
+    """Whether modules of it are of an architecture without tables."""
+    return any(stranger(name) is not None for name in (*adapter.modules, *adapter.biases))
+
+
+def alike(
+    given: Sequence[tuple[Path, Adapter]], families: Sequence[str], file_format: str | None, note: Callable[[str], None]
+) -> Named:
+    """All adapters with the names that the first of such an architecture has, in the format's spelling.
+
+    families     that all can be for, the likeliest first
+    file_format  None is that one's own for architectures without tables, and kohya's for the families
+    """
+    adapters = [adapter for _, adapter in given]
+    lead = next((i for i, adapter in enumerate(adapters) if has_strangers(adapter)), None)
+    if lead is None:
+        return Named(adapters, file_format or _USUAL)
+    architecture = next((name for name in families if name in ARCHITECTURES), None)
+    one = ARCHITECTURES[architecture] if architecture is not None else None
+    file, own = given[lead][0], adapters[lead].format
+    chosen = file_format or _AS.get(own, _USUAL)
+    if file_format is None and chosen != own:
+        note(f"{file}: {own} files are not written here; the result is a {chosen} file (--format chooses)")
+    style = Style.of(adapters[lead], one)
+    prefix = PREFIXES.get(style.prefix)
+    if chosen in STYLES and (prefix is None or prefix.format != chosen):
+        style = Style.of_format(chosen) or style
+        adapters[lead] = _respelled(file, adapters[lead], architecture, style)
+        style = Style.of(adapters[lead], one)
+    named = [
+        adapter if i == lead else _respelled(file, adapter, architecture, style)
+        for i, ((file, _), adapter) in enumerate(zip(given, adapters, strict=True))
+    ]
+    return Named(named, chosen)
+
+
+def in_format(file: Path, adapter: Adapter, families: Sequence[str], file_format: str) -> Adapter:
+    """An adapter with the names that a file format has for its modules."""
+    if not has_strangers(adapter) or adapter.format == file_format:
+        return adapter
+    return alike([(file, adapter)], families, file_format, lambda text: None).adapters[0]
+
+
+def _respelled(file: Path, adapter: Adapter, architecture: str | None, style: Style) -> Adapter:
+    try:
+        return respelled(adapter, architecture, style)
+    except ValueError as error:
+        what = f" (it is for {short(architecture)})" if architecture is not None else ""
+        raise InputError(f"{file}{what}: {error}") from None

@@ -1,0 +1,1 @@
+"""The arithmetic that merge methods share; `merging` itself holds one module a method."""
