@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from lorakit.errors import UsageError
-
-if TYPE_CHECKING:
-    from lorakit.config import TrainConfig
+from lorakit.talk import Note
 
 WITH_TOKENS = ("ti", "pivotal")
 WITH_ADAPTERS = ("lora", "dreambooth", "pivotal")
@@ -18,14 +16,14 @@ class Only(NamedTuple):
     """A mark of an option that some runs alone make use of.
 
     when    says which, after "has an effect only": "with --text-encoder"
-    holds   whether a run of this config is one
+    holds   whether a run of this TrainConfig is one
     """
 
     when: str
-    holds: Callable[[TrainConfig], bool]
+    holds: Callable[[Any], bool]
 
 
-def refuse_idle(idle: Mapping[str, str], sources: Mapping[str, str], note: Callable[[str], None]) -> None:
+def refuse_idle(idle: Mapping[str, str], sources: Mapping[str, str], note: Note) -> None:
     """UsageError for options that the command line gives and the run makes no use of; one note lists those of a file or the
     environment, which are for several runs.
 

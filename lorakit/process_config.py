@@ -8,11 +8,12 @@ what the model was trained to answer, and where its noise ends. Single files say
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lorakit.errors import InputError, UsageError
+from lorakit.talk import Note
 
 Config = Mapping[str, Any]
 
@@ -215,9 +216,7 @@ def overridden(config: Config, wanted: Overrides, source: str) -> tuple[dict[str
     return found, told
 
 
-def settled(
-    config: Config, where: str, wanted: Overrides, source: str, pipeline: str, note: Callable[[str], None]
-) -> dict[str, Any]:
+def settled(config: Config, where: str, wanted: Overrides, source: str, pipeline: str, note: Note) -> dict[str, Any]:
     """The config that counts: what the model says at `where`, with what the user says instead. One note tells both.
 
     pipeline   the class that the model is for, for errors

@@ -108,7 +108,7 @@ def main() -> None:
     from torch.distributed.fsdp import fully_shard  # noqa: F401
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
-    import lorakit.jobs.prior_gen
+    import lorakit.drawing.class_pictures
     import lorakit.jobs.sample
     import lorakit.jobs.train  # noqa: F401
 

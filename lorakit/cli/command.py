@@ -8,7 +8,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,9 @@ import typer
 from typer.core import TyperCommand
 
 from lorakit.cli import recorded, settings
+from lorakit.cli.manner import Manner
 from lorakit.config import Recorded
+from lorakit.dtypes import FLOATS
 from lorakit.errors import InputError, UsageError
 from lorakit.runtime.world import speaks
 
@@ -33,24 +35,12 @@ COMMON: dict[str, Any] = {
 }
 COMPUTE: dict[str, Any] = {
     "device": Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")],
-    "dtype": Annotated[str, typer.Option(metavar="auto|float32|bfloat16|float16", help="Arithmetic."), Recorded.ANY],
+    "dtype": Annotated[str, typer.Option(metavar="|".join(["auto", *FLOATS]), help="Arithmetic."), Recorded.ANY],
 }
 _DEFAULTS: dict[str, Any] = {"config_file": None, "settings": None, "device": "auto", "dtype": "auto"}
 _METAVARS = {"int": "N", "int range": "N", "float": "X", "float range": "X", "str": "TEXT"}
 _FOUND = "lorakit.toml"  # read where no --config names another
 _NOTES, _DOCUMENT = "lorakit.notes", "lorakit.document"
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How a command talks and writes, common to all."""
-
-    json_output: bool = False
-    quiet: bool = False
-    verbose: bool = False
-    debug: bool = False
-    force: bool = False
-    dry_run: bool = False
 
 
 _SOURCES = {"COMMANDLINE": "option", "ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from lorakit.cli.command import Manner, command
+from lorakit.cli.command import command
+from lorakit.cli.manner import Manner
 from lorakit.cli.options import (
     BlockWeights,
     Composite,
@@ -24,7 +25,7 @@ from lorakit.cli.options import (
     check_text,
     one_of,
 )
-from lorakit.cli.output import emit, note, progress
+from lorakit.cli.output import emit, progress
 from lorakit.errors import UsageError
 from lorakit.process_config import Overrides
 
@@ -115,10 +116,10 @@ def compose(
         of_model,
         vae,
     )
-    with progress("learning") as tick:
+    with progress("learning") as talk:
         result = run(
-            adapters, Path(output), force=manner.force, dry_run=manner.dry_run, note=note, changes=changes,
-            wanted=wanted, tick=tick,
+            adapters, Path(output), force=manner.force, dry_run=manner.dry_run, talk=talk, changes=changes,
+            wanted=wanted,
         )  # fmt: skip
     emit(result)
 

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
-from lorakit.cli.command import Manner, command
+from lorakit.cli.command import command
+from lorakit.cli.manner import Manner
 from lorakit.cli.options import one_of
-from lorakit.cli.output import emit, note, progress
+from lorakit.cli.output import emit, progress
+from lorakit.dtypes import FLOATS
 from lorakit.errors import UsageError
 from lorakit.registry import ADAPTER_FORMATS
 
@@ -22,7 +24,7 @@ _MEANT = {
     "huggingface": "diffusers", "hf": "diffusers", "lora": "kohya", "safetensors": "kohya", "safeloras": "cloneofsimo",
     **dict.fromkeys(("embedding", "ti", "textual-inversion", "a1111_embedding"), "a1111-embedding"),
 }  # fmt: skip
-_DTYPES = {"keep": None, "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_DTYPES = {"keep": None, **FLOATS}
 
 
 def convert(
@@ -43,9 +45,7 @@ def convert(
             help="kohya, comfy, diffusers, peft, cloneofsimo, lorakit, or a1111-, diffusers- or comfy-embedding.",
         ),
     ] = "kohya",
-    save_dtype: Annotated[
-        str, typer.Option(metavar="keep|float32|bfloat16|float16", help="Type of the tensors.")
-    ] = "keep",
+    save_dtype: Annotated[str, typer.Option(metavar="|".join(_DTYPES), help="Type of the tensors.")] = "keep",
     universal: Annotated[
         bool,
         typer.Option(
@@ -92,10 +92,10 @@ def convert(
 
     rank = int(approximate) if approximate is not None and approximate.isdigit() else approximate
     changes = Changes(_DTYPES[save_dtype], rank, universal, token, allow_loss)
-    with progress("checking") as tick:
+    with progress("checking") as talk:
         result = run(
             Path(source), Path(output), to, changes=changes, base=base, model=model, force=manner.force,
-            dry_run=manner.dry_run, tick=tick, note=note,
+            dry_run=manner.dry_run, talk=talk,
         )  # fmt: skip
     emit(result)
 

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from lorakit.cli.command import Manner, command
+from lorakit.cli.command import command
+from lorakit.cli.manner import Manner
 from lorakit.cli.options import Seed, check_text
-from lorakit.cli.output import emit, note, progress
+from lorakit.cli.output import emit, progress
 
 
 def demo(
@@ -25,10 +26,10 @@ def demo(
     FOLDER.check(Path(out))
     from lorakit.jobs.demo import run
 
-    with progress("demo") as tick:
+    with progress("demo") as talk:
         result = run(
             Path(out), photos=Path(photos) if photos else None, word=word, steps=steps, seed=seed, force=manner.force,
-            dry_run=manner.dry_run, tick=tick, note=note,
+            dry_run=manner.dry_run, talk=talk,
         )  # fmt: skip
     emit(result)
 

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from lorakit.cli.command import Manner, command
+from lorakit.cli.command import command
+from lorakit.cli.manner import Manner
 from lorakit.cli.options import ADAPTER_FILES, Output, OwnFormat, one_of
-from lorakit.cli.output import emit, note, progress
+from lorakit.cli.output import emit, progress
+from lorakit.dtypes import FLOATS
 from lorakit.errors import UsageError
 from lorakit.patterns import Pattern
 
@@ -49,13 +51,13 @@ def extract(
     ] = None,
     output: Output = "./extracted.safetensors",
     format: OwnFormat = None,
-    save_dtype: Annotated[str, typer.Option(metavar="float32|bfloat16|float16", help="Of the file.")] = "float32",
+    save_dtype: Annotated[str, typer.Option(metavar="|".join(FLOATS), help="Of the file.")] = "float32",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="auto: a GPU where there is one.")] = "auto",
 ) -> None:  # fmt: skip
     """Extract a low-rank adapter: TUNED minus BASE, or the adapter inside a checkpoint."""
     if format is not None:
         one_of("--format", format, ADAPTER_FILES)
-    one_of("--save-dtype", save_dtype, ("float32", "bfloat16", "float16"))
+    one_of("--save-dtype", save_dtype, tuple(FLOATS))
     rule = _rule(rank, energy, max_rank, budget)
     if clamp_quantile is not None and not 0 < clamp_quantile <= 1:
         raise UsageError(f"--clamp-quantile {clamp_quantile:g}: expected a share above 0 and at most 1, such as 0.99")
@@ -90,10 +92,10 @@ def extract(
     chosen = tuple(part.strip() for part in (parts or "").split(",") if part.strip())
     where = cpu_or_cuda(device)
     choices = Choices(rule, conv_rank, conv_tucker, target, chosen, clamp_quantile, not fast, keep_bias)
-    with progress("extracting") as tick:
+    with progress("extracting") as talk:
         result = run(
             tuned, Path(output), base=base, choices=choices, file_format=format, dtype=save_dtype, device=where,
-            report=Path(report) if report else None, force=manner.force, dry_run=manner.dry_run, tick=tick, note=note,
+            report=Path(report) if report else None, force=manner.force, dry_run=manner.dry_run, talk=talk,
             verbose=manner.verbose,
         )  # fmt: skip
     emit(result)

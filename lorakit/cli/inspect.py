@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from lorakit.cli.command import Manner, command
+from lorakit.cli.command import command
+from lorakit.cli.manner import Manner
 from lorakit.cli.output import emit, note, report
 from lorakit.errors import UsageError
 

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from lorakit.cli.command import Manner, command
+from lorakit.cli.command import command
+from lorakit.cli.manner import Manner
 from lorakit.cli.options import ADAPTER_FILES, CutInputs, Output, OwnFormat, PredictionType, Shift, ZeroSnr, one_of
-from lorakit.cli.output import emit, note, progress
+from lorakit.cli.output import emit, progress
+from lorakit.dtypes import FLOATS
 from lorakit.errors import UsageError
 from lorakit.process_config import Overrides
 from lorakit.registry import MERGE_METHODS
@@ -65,7 +67,7 @@ def merge(
     format: OwnFormat = None,
     save_dtype: Annotated[
         str | None,
-        typer.Option(metavar="float32|bfloat16|float16", help="Default float32; with --into each weight's own."),
+        typer.Option(metavar="|".join(FLOATS), help="Default float32; with --into each weight's own."),
     ] = None,
     into: Annotated[
         str | None,
@@ -89,7 +91,7 @@ def merge(
     MERGE_METHODS.check(method)
     if format is not None:
         one_of("--format", format, ADAPTER_FILES)
-    one_of("--save-dtype", save_dtype or "float32", ("float32", "bfloat16", "float16"))
+    one_of("--save-dtype", save_dtype or "float32", tuple(FLOATS))
     of_model = Overrides(prediction_type, zero_snr, shift)
     if into is None and (stochastic_rounding or tokenizer is not None or of_model or cut_inputs):
         raise UsageError(
@@ -138,10 +140,10 @@ def merge(
         {name: value for name, value in settings.items() if value is not None}, part_weights or (),
         block_weights or (), alphas, rename_token or (), allow_unmatched, base, Path(report) if report else None, manner.verbose,
     )  # fmt: skip
-    with progress("merging") as tick:
+    with progress("merging") as talk:
         result = run(
             adapters, Path(output), alpha=alpha, weights=weights, method=method, rank=rule, file_format=format,
-            dtype=save_dtype or "float32", force=manner.force, dry_run=manner.dry_run, tick=tick, note=note,
+            dtype=save_dtype or "float32", force=manner.force, dry_run=manner.dry_run, talk=talk,
             choices=choices, into=target,
         )  # fmt: skip
     emit(result)

@@ -95,7 +95,7 @@ def check_sampling(scheduler: str, spacing: str | None) -> None:
 
 def check_text(**options: Any) -> None:
     """UsageError that names the options whose text is not UTF-8; paths may be of any bytes and do not come here."""
-    from lorakit.data.naming import is_text
+    from lorakit.naming import is_text
 
     texts = {name: [value] if isinstance(value, str) else value for name, value in options.items()}
     wrong = [name for name, many in texts.items() if isinstance(many, list) and not all(map(is_text, many))]

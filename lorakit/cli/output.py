@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from lorakit import __version__
-from lorakit.cli.command import Manner
-from lorakit.data.naming import shown as readable
-from lorakit.data.naming import spelled
+from lorakit.cli.manner import Manner
+from lorakit.naming import shown as readable
+from lorakit.naming import spelled
 from lorakit.runtime.world import speaks
+from lorakit.talk import Talk
 
 
 class _State:
@@ -123,15 +124,19 @@ class Progress:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Progress]:
+def progress(label: str) -> Iterator[Talk]:
     """A bar with ETA and as many figures as there is room for on a terminal, a line every ten seconds elsewhere."""
     if _State.manner.quiet:
-        yield Progress()
+        yield _talk(Progress())
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _Bar(label) as bar:
-            yield bar
+            yield _talk(bar)
     else:
-        yield _Lines(label)
+        yield _talk(_Lines(label))
+
+
+def _talk(progress: Progress) -> Talk:
+    return Talk(note=note, tick=progress, show=progress.show, reached=lambda: progress.reached)
 
 
 class _Bar(Progress):

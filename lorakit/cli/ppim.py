@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lorakit.cli.command import Manner, command
+from lorakit.cli.command import command
+from lorakit.cli.manner import Manner
 from lorakit.cli.options import Model, Seed, check_text, one_of, size_of
-from lorakit.cli.output import emit, note, progress
+from lorakit.cli.output import emit, progress
 from lorakit.errors import UsageError
 from lorakit.registry import AUGMENTS, CAPTIONERS, CROPS, MASKS
 from lorakit.runtime.signals import telling
@@ -136,9 +137,9 @@ def ppim(
     settings = Settings(size=asked or (side, side), multiple=multiple, **options)
 
     def kept() -> str:
-        return f"{tick.reached} pictures are done in {data}; the same command goes on from there"
+        return f"{talk.reached()} pictures are done in {data}; the same command goes on from there"
 
-    with progress("preparing") as tick, telling(kept):
+    with progress("preparing") as talk, telling(kept):
         result = run(
             Path(raw),
             Path(data),
@@ -146,8 +147,7 @@ def ppim(
             force=manner.force,
             strict=strict,
             dry_run=manner.dry_run,
-            tick=tick,
-            note=note,
+            talk=talk,
         )
     emit(result)
 

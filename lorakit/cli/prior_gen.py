@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from lorakit.bounds import check_drawing, check_prompt
-from lorakit.cli.command import Manner, command
+from lorakit.bounds import check_drawing
+from lorakit.cli.command import command
+from lorakit.cli.manner import Manner
 from lorakit.cli.options import (
     Model,
     PredictionType,
@@ -21,19 +22,9 @@ from lorakit.cli.options import (
     check_text,
     size_of,
 )
-from lorakit.cli.output import emit, note, progress
+from lorakit.cli.output import emit, progress
 from lorakit.errors import UsageError
 from lorakit.process_config import Overrides
-
-
-def _checked(prompts: list[str]) -> list[str]:
-    """The prompts, each once."""
-    for prompt in prompts:
-        try:
-            check_prompt(prompt)
-        except ValueError as error:
-            raise UsageError(f"the prompt {prompt[:40]!r}... has {error}") from None
-    return list(dict.fromkeys(prompts))
 
 
 def prior_gen(
@@ -92,38 +83,21 @@ def prior_gen(
     check_name(model)
     check_vae(vae)
     FOLDER.check(Path(out))
-    from lorakit.jobs import prior_gen as job
-    from lorakit.jobs import sample
+    from lorakit.drawing.request import Request
+    from lorakit.jobs.prior_gen import run
     from lorakit.runtime.world import place
 
-    turn = place()
-    say = note if turn.main else lambda text: None
-    if from_ is not None:
-        wanted += job.class_prompts(Path(from_), token, class_word, say)
-        say(f"{len(wanted)} prompts: {', '.join(wanted[:3])}{' ...' if len(wanted) > 3 else ''}")
-    wanted = _checked(wanted)
-    request = sample.Request(
-        wanted,
-        count,
-        seed,
-        negative,
-        model,
-        asked,
-        steps,
-        guidance,
-        scheduler,
-        batch_size,
-        spacing=spacing,
+    request = Request(
+        wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, dtype=dtype, spacing=spacing,
         vae=vae,
-    ).of_model(of_model)
-    words = None if tokenizer is None else Path(tokenizer)
-    components = sample.load_model(model, turn.device(device), dtype, say, words, of_model, vae)
-    with progress("drawing" if turn.main else "") as tick:
-        result = job.run(
-            request, Path(out), components, force=manner.force, dry_run=manner.dry_run,
-            tick=tick if turn.main else lambda done, total: None, note=say, turn=turn,
+    ).of_model(of_model)  # fmt: skip
+    with progress("drawing" if place().main else "") as talk:
+        result = run(
+            request, Path(out), captions=None if from_ is None else Path(from_), token=token, class_word=class_word,
+            device=device, tokenizer=None if tokenizer is None else Path(tokenizer), force=manner.force,
+            dry_run=manner.dry_run, talk=talk,
         )  # fmt: skip
-    if turn.main:
+    if result is not None:
         emit(result)
 
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from lorakit.bounds import check_drawing
-from lorakit.cli.command import Manner, command
+from lorakit.cli.command import command
+from lorakit.cli.manner import Manner
 from lorakit.cli.options import (
     BlockWeights,
     Composite,
@@ -175,10 +176,10 @@ def sample(
             dry_run=manner.dry_run, note=note, each=line, changes=changes, extras=extras,
         )  # fmt: skip
         raise typer.Exit(status)
-    with progress("drawing") as tick:
+    with progress("drawing") as talk:
         result = run(
             request, Path(output), loras=loras, device=device, force=manner.force,
-            dry_run=manner.dry_run, tick=tick, note=note, changes=changes, extras=extras, lines=lines,
+            dry_run=manner.dry_run, talk=talk, changes=changes, extras=extras, lines=lines,
             composition=composition,
         )  # fmt: skip
     emit(result)

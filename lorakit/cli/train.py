@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from lorakit.cli import recorded
-from lorakit.cli.command import COMMON, COMPUTE, Command, Manner, command, source
+from lorakit.cli.command import COMMON, COMPUTE, Command, command, source
+from lorakit.cli.manner import Manner
 from lorakit.cli.options import ADAPTER_FILES, check_text, one_of
 from lorakit.cli.output import emit, note, progress, report
 from lorakit.cli.settings import long_name
@@ -116,7 +117,7 @@ def train(
         FOLDER.check(Path(run_dir))
     if not looks_only:
         check_target(target, kind, force=manner.force)
-    from lorakit.jobs.train import Life, Talk, run
+    from lorakit.jobs.train import Life, run
 
     folder = Path(run_dir) if run_dir else target.with_suffix(".run")
     life = Life(
@@ -125,8 +126,8 @@ def train(
         preview_every or (max(1, config.suited().total // 4) if preview_prompt else 0),
         [name for name in tracked if name != "none"], _sources(ctx), given,
     )  # fmt: skip
-    with progress("training") as tick:
-        result = run(Path(data), config, life, Talk(tick, note, tick.show))
+    with progress("training") as talk:
+        result = run(Path(data), config, life, talk)
     if result is None:
         return
     if show_targets and not manner.json_output:

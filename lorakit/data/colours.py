@@ -1,12 +1,12 @@
 """Any picture's numbers as 8-bit sRGB: scaled and not clipped, its profile applied, nothing hidden shown."""
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageCms
 
-Note = Callable[[str], None]
+from lorakit.talk import Note
+
 WHITE = (255, 255, 255)
 _DEEP_GREYS = ("I", "F")
 

@@ -1,7 +1,7 @@
 """A folder to the examples that are trained on, whichever of the common layouts it has."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +11,16 @@ from PIL import Image
 from lorakit.data.caption_files import BadCaption, agreed, lines_of
 from lorakit.data.decode import HEIC_SUFFIXES, reads_heic
 from lorakit.data.faults import Faults
-from lorakit.data.folder import Contents, Picture, look
+from lorakit.data.folder import Contents, look
 from lorakit.data.images import SUFFIXES, BadPicture, load
 from lorakit.data.mask_files import mask_of
+from lorakit.data.pictures import Picture
 from lorakit.data.repeats import AUTO, repeats_of
 from lorakit.data.tables import Row
 from lorakit.data.walk import OTHERS, find, suffix_of
 from lorakit.errors import InputError, some
 from lorakit.io.inputs import existing_folder
+from lorakit.talk import Note, silent
 
 __all__ = ["Example", "find", "measured", "read", "size_of", "unreadable", "why_not"]
 
@@ -53,7 +55,7 @@ DATED = "; --repeats kohya repeats their pictures so often"
 
 
 def read(
-    folder: Path, instance_prompt: str | None, note: Callable[[str], None] = lambda text: None, otherwise: str = "",
+    folder: Path, instance_prompt: str | None, note: Note = silent, otherwise: str = "",
     *, places: Mapping[Path, str] | None = None, drawings: bool = False, repeats: str = AUTO, prompt: str = "--instance-prompt",
 ) -> list[Example]:  # fmt: skip
     """The examples of a ppim folder or imagefolder (metadata.jsonl, metadata.csv), kohya folders, or pictures with

@@ -13,7 +13,7 @@ from pathlib import Path
 from lorakit.data.beside import captioned, masked, owners, perhaps_masked
 from lorakit.data.faults import Faults
 from lorakit.data.own import DRAWN, Own
-from lorakit.data.repeats import Number, number_of
+from lorakit.data.pictures import Picture, number_of
 from lorakit.data.tables import TABLES, UNREAD, NoTable, Row, read_table
 from lorakit.data.walk import Found, Listed, folders
 from lorakit.errors import some
@@ -21,27 +21,6 @@ from lorakit.io.inputs import kind_of
 
 _MASK_FOLDERS = ("mask", "masks")
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture file and what belongs to it, as paths below the folder.
-
-    problem     why it is not even opened
-    outside     a link leads to it out of the folder
-    captions    the caption files beside it
-    masks       the masks beside it; more than one must be the same picture
-    row         what a table says of it
-    number      the nearest folder above it that is named NUMBER_NAME
-    """
-
-    path: str
-    problem: str = ""
-    outside: bool = False
-    captions: tuple[str, ...] = ()
-    masks: tuple[str, ...] = ()
-    row: Row | None = None
-    number: Number | None = None
 
 
 @dataclass

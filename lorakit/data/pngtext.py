@@ -16,10 +16,10 @@ from lorakit.bounds import DRAWING, Bound, check_prompt, check_size
 from lorakit.composition.curve import read as read_curve
 from lorakit.data import prompt_tags
 from lorakit.data.images import BadPicture, stored
-from lorakit.data.naming import spelled
 from lorakit.errors import InputError, some
 from lorakit.io.paths import check_local, file_named
 from lorakit.io.plain import json_object
+from lorakit.naming import spelled
 from lorakit.process_config import KINDS
 from lorakit.schedulers import SCHEDULERS, SPACINGS, USUAL
 

@@ -1,36 +1,16 @@
 """How often an epoch shows a picture: what tables and folders named as `10_sks dog` say, as far as it is meant so."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
 
 from lorakit.data.faults import Faults
+from lorakit.data.pictures import Picture
 from lorakit.data.tables import MOST_REPEATS, TOO_OFTEN
 from lorakit.errors import some
-
-if TYPE_CHECKING:
-    from lorakit.data.folder import Picture
+from lorakit.talk import Note
 
 AUTO, KOHYA, NONE = "auto", "kohya", "none"
 PLAUSIBLE = 200  # repeats; kohya's are 1 to a few dozen, and a year is more
 UNEQUAL = 20  # times as many as another folder's
-_KOHYA = re.compile(r"^(\d+)_(.+)$")
-
-
-class Number(NamedTuple):
-    """A folder's name read as kohya's trainers do: NUMBER_NAME."""
-
-    folder: str
-    times: int
-    words: str
-
-
-def number_of(path: str) -> Number | None:
-    """Of the nearest folder that is so named, of those that a path below a set lies in."""
-    for part in reversed(path.split("/")[:-1]):
-        if match := _KOHYA.match(part):
-            return Number(part, int(match[1][:12]), match[2].strip())
-    return None
 
 
 def times_of(asked: str) -> int | None:
@@ -44,7 +24,7 @@ def times_of(asked: str) -> int | None:
 
 
 def repeats_of(
-    pictures: Sequence["Picture"], asked: str, faults: Faults, note: Callable[[str], None], unequal: str = "",
+    pictures: Sequence[Picture], asked: str, faults: Faults, note: Note, unequal: str = "",
     dated: str = "",
 ) -> list[int]:  # fmt: skip
     """How often an epoch shows each picture, 0 for those that are left out.

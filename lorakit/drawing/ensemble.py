@@ -16,7 +16,6 @@ from lorakit.composition import Composition, Member, passes, uses
 from lorakit.composition.wording import Steps, by_step, joined_by_and
 from lorakit.data.regions import region_map
 from lorakit.drawing import remarks
-from lorakit.drawing.composing import Note
 from lorakit.errors import InputError, LorakitError, faults_together
 from lorakit.formats import files
 from lorakit.formats.bases import check_fits
@@ -28,6 +27,7 @@ from lorakit.models.gated import Stack
 from lorakit.models.load import Components
 from lorakit.models.prompts import Reading, encode, length
 from lorakit.models.sample import Acting, Forward, Spoken
+from lorakit.talk import Note
 from lorakit.targets import canonical
 
 _ONE = Steps(1, 1)

@@ -24,6 +24,7 @@ from lorakit.models.load import Components
 from lorakit.models.predict import predict
 from lorakit.models.prompts import Reading, encode
 from lorakit.patterns import Pattern
+from lorakit.talk import Note, Talk
 
 PER = ("adapter", "block", "layer", "band")
 BANDS = 4  # of the denoising
@@ -72,8 +73,7 @@ class _Set:
 
 
 def learn(
-    components: Components, composition: Composition, data: Path, how: Learning,
-    tick: Callable[[int, int], None], note: Callable[[str], None],
+    components: Components, composition: Composition, data: Path, how: Learning, talk: Talk,
 ) -> Learnt:  # fmt: skip
     """Minimise the denoising loss on `data` over the adapters' weights, which start from what they are and are drawn back
     there a little. The best on held-out pictures is what is taken, and learning ends where they gain no more.
@@ -84,10 +84,10 @@ def learn(
         raise UsageError(f"--learn starts from constant weights; {'; '.join(composition.why_not_constant())}")
     if any(member.weight == 0 for member in composition.members):
         raise UsageError("--learn scales each adapter's weight; an adapter at 0 stays there: give it another weight")
-    ensemble = Ensemble(components, [composition], note)
+    ensemble = Ensemble(components, [composition], talk.note)
     gates = _Gates(ensemble, composition, how.per)
     gates.written(gates.values.detach())  # what cannot be written is told before it is learnt
-    train, held = _sets(components, data, how, note)
+    train, held = _sets(components, data, how, talk.note)
     before = best = _loss(components, ensemble, gates, held).item()
     _check_finite(before)
     kept, losses, seen, worse = torch.ones_like(gates.values), [], [(0, before)], 0
@@ -104,7 +104,7 @@ def learn(
             raise NumericError(f"--learn, step {step + 1}: the loss is {loss}; try a lower --learn-rate")
         strides.go(loss)
         losses.append(loss)
-        tick(step + 1, how.steps)
+        talk.tick(step + 1, how.steps)
         if (step + 1) % 5 == 0 or step + 1 == how.steps:
             now = _loss(components, ensemble, gates, held).item()
             seen.append((step + 1, now))
@@ -210,7 +210,7 @@ def _block(name: str) -> str:
     return "unet.mid_block" if pieces[1] == "mid_block" else pieces[0]
 
 
-def _sets(components: Components, data: Path, how: Learning, note: Callable[[str], None]) -> tuple[_Set, _Set]:
+def _sets(components: Components, data: Path, how: Learning, note: Note) -> tuple[_Set, _Set]:
     """Pictures to learn from and pictures held out, by their content; of one picture alone, other noise is held out."""
     examples = dataset.read(data, how.prompt, note)
     latents, captions, keys, bad = [], [], [], []

@@ -12,12 +12,12 @@ from lorakit.bounds import DRAWING, check_prompt, size_of
 from lorakit.composition import Composition
 from lorakit.composition.curve import Curve
 from lorakit.composition.curve import read as read_curve
-from lorakit.data.naming import is_text, shown
 from lorakit.drawing.composing import changes_adapters, with_setting
 from lorakit.errors import InputError, UsageError
 from lorakit.io.inputs import kind_of
 from lorakit.io.paths import check_local
 from lorakit.io.plain import json_object, read_text
+from lorakit.naming import is_text, shown
 from lorakit.process_config import Overrides
 from lorakit.registry import nearest
 from lorakit.runtime import platform

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -32,8 +32,8 @@ from lorakit.models.solvers import named_spacing
 from lorakit.process_config import NOTHING, Overrides
 from lorakit.runtime.device import gain_of_bfloat16, pick_device, pick_dtype
 from lorakit.schedulers import USUAL
+from lorakit.talk import Note
 
-Note = Callable[[str], None]
 _WORTH = 1.5  # times as fast, before a number format is worth a word
 _SHOWN = 80  # letters of a prompt or a trigger word in a note
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from lorakit.formats import files, recipes
 from lorakit.io import safetensors
 from lorakit.io.inputs import existing_folder
 from lorakit.registry import nearest
+from lorakit.talk import Note
 
 _ENDINGS = (".safetensors", ".pt", ".ckpt", ".bin", ".pti")
 _PICTURE = ".png"  # an embedding can be in one; most are previews of the file beside them
@@ -84,7 +85,7 @@ def _title(path: Path) -> str:
 class Tagged:
     """Puts the adapters that prompts name on the shots of these prompts."""
 
-    def __init__(self, folder: str | Path | None, note: Callable[[str], None]) -> None:
+    def __init__(self, folder: str | Path | None, note: Note) -> None:
         self.library = None if folder is None else Library(folder)
         self.note = note
         self.used = False  # whether a prompt named an adapter of the folder

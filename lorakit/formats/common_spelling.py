@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from lorakit.errors import InputError
 from lorakit.formats.evidence import short, stranger
 from lorakit.formats.respelled import STYLES, Style, respelled
 from lorakit.formats.spellings import PREFIXES
+from lorakit.talk import Note, silent
 
 _USUAL = "kohya"
 _AS = {"peft": "diffusers", "diffusers-old": "diffusers", "lorakit": "lorakit", **{name: name for name in STYLES}}
@@ -30,9 +31,7 @@ def has_strangers(adapter: Adapter) -> bool:
     return any(stranger(name) is not None for name in (*adapter.modules, *adapter.biases))
 
 
-def alike(
-    given: Sequence[tuple[Path, Adapter]], families: Sequence[str], file_format: str | None, note: Callable[[str], None]
-) -> Named:
+def alike(given: Sequence[tuple[Path, Adapter]], families: Sequence[str], file_format: str | None, note: Note) -> Named:
     """All adapters with the names that the first of such an architecture has, in the format's spelling.
 
     families     that all can be for, the likeliest first
@@ -65,7 +64,7 @@ def in_format(file: Path, adapter: Adapter, families: Sequence[str], file_format
     """An adapter with the names that a file format has for its modules."""
     if not has_strangers(adapter) or adapter.format == file_format:
         return adapter
-    return alike([(file, adapter)], families, file_format, lambda text: None).adapters[0]
+    return alike([(file, adapter)], families, file_format, silent).adapters[0]
 
 
 def _respelled(file: Path, adapter: Adapter, architecture: str | None, style: Style) -> Adapter:

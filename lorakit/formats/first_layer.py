@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -16,13 +16,12 @@ from lorakit.deltas.full import Full
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError
 from lorakit.families import CONV_IN, INPAINTING, INPUTS, Shape
+from lorakit.talk import Note
 
 _LEFT = "the mask and the masked picture"
 
 
-def fitted(
-    adapter: Adapter, shapes: Mapping[str, Shape], file: Path, cut: bool, note: Callable[[str], None]
-) -> Adapter:
+def fitted(adapter: Adapter, shapes: Mapping[str, Shape], file: Path, cut: bool, note: Note) -> Adapter:
     """The adapter for a model with modules of these shapes. An ordinary one acts on an inpainting model's noisy latents.
 
     cut     what an inpainting adapter does with the other inputs of its first layer is left out, for an ordinary model

@@ -14,12 +14,12 @@ from typing import Any
 
 from lorakit.composition import Composition, Member, curve, lbw
 from lorakit.composition.module_weights import block_name
-from lorakit.data.naming import shown
 from lorakit.errors import InputError, LorakitError, UsageError, all_of, some
 from lorakit.io import toml
 from lorakit.io.inputs import existing_file, sha256_of
 from lorakit.io.paths import check_local, file_named, relative_name
 from lorakit.io.toml import Document
+from lorakit.naming import shown
 from lorakit.patterns import Pattern, Time
 from lorakit.registry import COMPOSINGS, nearest
 

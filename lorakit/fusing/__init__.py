@@ -11,9 +11,9 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Stored, finite
-from lorakit.data.naming import spelled
 from lorakit.delta import Delta
 from lorakit.deltas.full import Full
+from lorakit.dtypes import FLOATS
 from lorakit.errors import InputError, NumericError, UsageError, some
 from lorakit.formats.layouts import FOLDER, SINGLE, UNET_FILE, Model, ckpt, folder, marks, open_model
 from lorakit.formats.layouts.architecture import tokenizer_of
@@ -34,19 +34,18 @@ from lorakit.io import safetensors
 from lorakit.io.endings import MERGED_MODEL
 from lorakit.io.files import check_target, replacing_folder
 from lorakit.io.inputs import check_plain
+from lorakit.naming import spelled
 from lorakit.process_config import NOTHING, Overrides
+from lorakit.talk import SILENT, Note, Talk, Tick
 
-Note = Callable[[str], None]
 NOTES = "lorakit.json"  # what a model folder says of how it was made
-FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 def fuse(
     adapter: Adapter, model: str, output: Path, *, dtype: str | None = None, stochastic_rounding: bool = False,
     seed: int = 0, allow_unmatched: bool = False, force: bool = False, dry_run: bool = False,
     metadata: Mapping[str, str] | None = None, tokenizer: Path | None = None, wanted: Overrides = NOTHING,
-    scheduler: Mapping[str, Any] | None = None,
-    tick: Callable[[int, int], None] = lambda done, of: None, note: Note = lambda text: None,
+    scheduler: Mapping[str, Any] | None = None, talk: Talk = SILENT,
 ) -> dict[str, Any]:  # fmt: skip
     """Write `model` with the adapter's deltas in its weights and the learned tokens in its text encoders.
 
@@ -69,7 +68,7 @@ def fuse(
     if base.path.resolve() == output.resolve():
         raise UsageError(f"{output} is the model itself; choose another output")
     rounding, sums = Rounding(None if dtype is None else FLOATS[dtype], stochastic_rounding, seed), Sums()
-    changes, unmatched = _changes(adapter, base, allow_unmatched, note)
+    changes, unmatched = _changes(adapter, base, allow_unmatched, talk.note)
     beside = {} if to_folder else files_beside(adapter, output, force)
     vocabulary = vocabulary_of(adapter, base, tokenizer) if to_folder else {}
     arrays = dict(base.arrays)
@@ -82,23 +81,23 @@ def fuse(
         "tokens": sorted(adapter.embeddings), "layout": FOLDER if to_folder else SINGLE, "left_out": [],
     }  # fmt: skip
     same = base.layout == FOLDER if to_folder else base.layout in (SINGLE, UNET_FILE)
-    plan = same_layout(base, arrays) if same else other_layout(base, arrays, to_folder, result, note)
-    process = said(base, to_folder, wanted, scheduler, note)
+    plan = same_layout(base, arrays) if same else other_layout(base, arrays, to_folder, result, talk.note)
+    process = said(base, to_folder, wanted, scheduler, talk.note)
     if not to_folder:
         plan[""] = process.marked(plan[""])
     tokenizers = (
         {part: tokenizer_files(base, part, tokenizer) for part in texts_of(base)} if to_folder and not same else {}
     )
-    ready = _counted(plan, rounding, tick)
+    ready = _counted(plan, rounding, talk.tick)
     touched = {*changes, *(f"{part}.{TOKENS}" for part in vocabulary)}
     untouched = _untouched(base, touched) if to_folder and dtype is None else set()
     if dry_run:
         _check_numbers(output, ready, untouched)
-        note(f"{result['layers']} modules of {model} would be changed and written to {output}")
+        talk.note(f"{result['layers']} modules of {model} would be changed and written to {output}")
         return result | sums.report()
     if to_folder:
         configs = {**process.configs, **({NOTES: spelled(metadata)} if metadata else {})}
-        _write_folder(base, output, ready, untouched, same, vocabulary, configs, tokenizers, note)
+        _write_folder(base, output, ready, untouched, same, vocabulary, configs, tokenizers, talk.note)
     else:
         own = {key: text for key, text in adapter.metadata.items() if key not in marks.TEXTS}
         notes = {**base.metadata, **own, **(metadata or {})} if base.layout != FOLDER else metadata or {}
@@ -107,11 +106,11 @@ def fuse(
     for path, encoded in beside.items():
         safetensors.write(path, encoded.tensors, encoded.metadata)
         outputs.append(path)
-        note(f"learned token {encoded.metadata.get('name', '')} is beside the checkpoint: {path}")
+        talk.note(f"learned token {encoded.metadata.get('name', '')} is beside the checkpoint: {path}")
     result["outputs"] = [str(path) for path in outputs]
     result |= sums.report()
     if any(rounding.of(base.arrays[name]) in ("F16", "BF16") for name in changes):
-        note(f"{result['retained']:.1%} of the delta is in the weights after the rounding to half precision")
+        talk.note(f"{result['retained']:.1%} of the delta is in the weights after the rounding to half precision")
     return result
 
 
@@ -156,7 +155,7 @@ def _changes(adapter: Adapter, base: Model, allow: bool, note: Note) -> tuple[di
     return changes, missing
 
 
-def _counted(plan: Mapping[str, Mapping[str, Stored]], rounding: Rounding, tick: Callable[[int, int], None]) -> Plan:
+def _counted(plan: Mapping[str, Mapping[str, Stored]], rounding: Rounding, tick: Tick) -> Plan:
     """The tensors in their types, telling `tick` when one is read."""
     total, done = sum(map(len, plan.values())), count(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lorakit.arrays import Stored, stored
@@ -10,8 +10,8 @@ from lorakit.errors import InputError, UsageError, some
 from lorakit.families import Unet
 from lorakit.formats.layouts import UNET_FILE, Model, describe, folder, marks, original
 from lorakit.formats.layouts.place import THIRDS, Rule, below, spelled
+from lorakit.talk import Note
 
-Note = Callable[[str], None]
 Plan = dict[str, dict[str, Stored]]  # file to key to tensor
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,7 @@ from lorakit.arrays import Stored
 from lorakit.errors import UsageError
 from lorakit.formats.layouts import UNET_FILE, Model, describe, marks
 from lorakit.process_config import SCHEDULER, Overrides, prediction_of, settled, unknown
-
-Note = Callable[[str], None]
+from lorakit.talk import Note
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,19 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-from lorakit.data.naming import shown
 from lorakit.errors import RefusedError, StorageError, UsageError, reason
 from lorakit.io.endings import FOLDER, Kind
 from lorakit.io.reader import step_aside
 from lorakit.io.record import TEMPORARY, What, clear, left_over, record_of, stranger_in, survey, write_record
+from lorakit.naming import shown
 from lorakit.runtime import platform
+from lorakit.talk import Note, silent
 
 
 class Taken(RefusedError):
@@ -131,7 +132,7 @@ def _sweep(resolved: Path) -> None:
             elif path.suffix == ".old" and not os.path.lexists(resolved):
                 os.rename(path, resolved)  # killed between two renames
             else:
-                _settle(path, resolved, resolved, lambda text: None)
+                _settle(path, resolved, resolved, silent)
 
 
 def _named(resolved: Path, suffix: str) -> Path:
@@ -289,7 +290,7 @@ def remove(target: Path) -> None:
 
 
 @contextmanager
-def replacing_folder(target: Path, note: Callable[[str], None] = lambda text: None) -> Iterator[Path]:
+def replacing_folder(target: Path, note: Note = silent) -> Iterator[Path]:
     """The same for a folder: the new one, with a record of its files, takes the old one's place at once.
 
     Of the old folder only what lorakit wrote goes. What a person put there meanwhile is moved into the new one, or stays
@@ -310,7 +311,7 @@ def replacing_folder(target: Path, note: Callable[[str], None] = lambda text: No
         raise StorageError(f"{target} could not be written: {reason(error)}") from error
 
 
-def _switch(temporary: _Temporary, resolved: Path, shown: Path, note: Callable[[str], None]) -> None:
+def _switch(temporary: _Temporary, resolved: Path, shown: Path, note: Note) -> None:
     """Let a new folder take its place. Killed at any moment, the next run of the same command finds the old one or the
     new one there; what is left beside it then is taken away by `_sweep`."""
     whole = temporary.path.with_suffix(".whole")
@@ -336,7 +337,7 @@ def _switch(temporary: _Temporary, resolved: Path, shown: Path, note: Callable[[
     _settle(old, resolved, shown, note)
 
 
-def _settle(old: Path, new: Path, shown: Path, note: Callable[[str], None]) -> None:
+def _settle(old: Path, new: Path, shown: Path, note: Note) -> None:
     """Take away an old folder in whose place a new one stands; what lorakit did not write there is kept."""
     for found in list(survey(old)):
         if found.what in (What.OURS, What.IN_USE) or os.path.lexists(new / found.name):

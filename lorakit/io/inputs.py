@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from lorakit.data.naming import is_text
 from lorakit.errors import InputError, some
 from lorakit.io.record import RECORD
+from lorakit.naming import is_text
 from lorakit.runtime import platform
 
 _MOST_PARTS = 10_000

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePath, PureWindowsPath
 
-from lorakit.data.naming import undone
 from lorakit.errors import StorageError
 from lorakit.io.inputs import check_inputs
+from lorakit.naming import undone
 
 _WEIGHT = re.compile(r"^(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 

@@ -16,8 +16,8 @@ from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any
 
+from lorakit import naming
 from lorakit.arrays import SIZES, Array, Stored, dtype_of, finite, stored
-from lorakit.data import naming
 from lorakit.errors import InputError, NumericError
 from lorakit.io.files import replacing
 from lorakit.io.header import MAX_HEADER, Entry, Header, parse_header, shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from lorakit.io.files import check_targets, write_bytes, write_text
 from lorakit.process_config import NOTHING, Overrides
 from lorakit.runtime.signals import telling
 from lorakit.runtime.signals import written as told
-
-Note = Callable[[str], None]
+from lorakit.talk import SILENT, Note, Talk
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,8 @@ class Wanted:
 
 
 def run(
-    arguments: Sequence[str], output: Path, *, force: bool, dry_run: bool, note: Note,
+    arguments: Sequence[str], output: Path, *, force: bool, dry_run: bool, talk: Talk = SILENT,
     changes: composing.Changes | None = None, wanted: Wanted | None = None,
-    tick: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Every adapter is read, so that a recipe never names a broken one."""
     wanted = wanted or Wanted()
@@ -55,22 +53,22 @@ def run(
     kind = ADAPTER if wanted.bake else RECIPE
     check_targets([(output, kind), (wanted.plot, PICTURE), (curve_file, PICTURE)], force=force)
     composition = composing.read(arguments, changes)
-    _check(composition, note)
+    _check(composition, talk.note)
     if wanted.bake and not composition.constant:
         raise UsageError(f"--bake: it cannot be one adapter: {'; '.join(composition.why_not_constant())}")
     result: dict[str, Any] = {"outputs": []}
     notes: dict[str, str] = {}
     written: list[Path] = []
     if wanted.learn is not None:
-        composition, notes = _learnt(composition, wanted, result, dry_run, tick, note)
+        composition, notes = _learnt(composition, wanted, result, dry_run, talk)
         if not dry_run:
             written.append(_plot_learning(result, curve_file))
     result["adapters"] = [{"name": m.name, "path": str(m.path), "weight": m.weight} for m in composition.members]
     if wanted.bake:
-        result |= _baked(composition, output, wanted, force, dry_run, note)
+        result |= _baked(composition, output, wanted, force, dry_run, talk.note)
     recipe = "" if wanted.bake else recipes.write(composition, output.parent, notes)
     if dry_run:
-        note(f"{len(composition.members)} adapters would be composed in {output}")
+        talk.note(f"{len(composition.members)} adapters would be composed in {output}")
         return result
     with telling(lambda: told(written)):
         if not wanted.bake:
@@ -124,28 +122,28 @@ def _baked(
     given = [weighted.Weighted(member.path, member.weight, member) for member in composition.members]
     done = merge.run(
         given, output, alpha=None, weights=None, method="linear", rank=None, file_format=wanted.file_format,
-        dtype="float32", force=force, dry_run=dry_run, tick=lambda done, of: None, note=note,
+        dtype="float32", force=force, dry_run=dry_run, talk=Talk(note=note),
     )  # fmt: skip
     return {key: done[key] for key in ("layers", "ranks", "error")}
 
 
 def _learnt(
-    composition: Composition, wanted: Wanted, result: dict[str, Any], dry_run: bool, tick: Callable[[int, int], None],
-    note: Note,
+    composition: Composition, wanted: Wanted, result: dict[str, Any], dry_run: bool,
+    talk: Talk,
 ) -> tuple[Composition, dict[str, str]]:  # fmt: skip
     from lorakit.drawing.learn import learn
     from lorakit.drawing.session import load_model
 
     assert wanted.learn is not None
-    components = load_model(wanted.model, wanted.device, wanted.dtype, note, None, wanted.of_model, wanted.vae)
-    done = learn(
-        components, composition, wanted.learn, replace(wanted.how, steps=0) if dry_run else wanted.how, tick, note
-    )
+    components = load_model(wanted.model, wanted.device, wanted.dtype, talk.note, None, wanted.of_model, wanted.vae)
+    done = learn(components, composition, wanted.learn, replace(wanted.how, steps=0) if dry_run else wanted.how, talk)
     if dry_run:
         result |= {"held_out_before": done.before, "held_out_after": None, "numbers": done.numbers}
         result |= {"losses": None, "held_out": None}
         return composition, {}
-    note(f"loss on held-out pictures {done.before:.5f} before, {done.after:.5f} after; {done.numbers} numbers learnt")
+    talk.note(
+        f"loss on held-out pictures {done.before:.5f} before, {done.after:.5f} after; {done.numbers} numbers learnt"
+    )
     result |= {"held_out_before": done.before, "held_out_after": done.after, "numbers": done.numbers}
     result |= {"losses": done.losses, "held_out": done.held_out}
     return done.composition, {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ from lorakit.models.base_weights import check_fits, weights_of
 from lorakit.registry import ADAPTER_FORMATS
 from lorakit.runtime.signals import telling
 from lorakit.runtime.signals import written as told
+from lorakit.talk import Note, Talk, Tick
 
-Note = Callable[[str], None]
 PLAIN = ("diffusers", "peft", "cloneofsimo")
 
 
@@ -61,7 +61,7 @@ class Changes:
 
 def run(
     source: Path, output: Path, to: str, *, changes: Changes, base: str | None, model: str | None, force: bool,
-    dry_run: bool, tick: Callable[[int, int], None], note: Note,
+    dry_run: bool, talk: Talk,
 ) -> dict[str, Any]:  # fmt: skip
     """Convert `source` to the format `to` at `output`, and state what was written."""
     codec = ADAPTER_FORMATS[to]
@@ -70,7 +70,7 @@ def run(
     adapter = files.read(source, shapes)
     _check_finite(adapter, source)
     for line in adapter.notes[:5]:
-        note(f"{source}: {line}")
+        talk.note(f"{source}: {line}")
     same = to == adapter.format and not changes.any() and _is_whole(source, output, to)
     same = same and is_current(adapter, _context(adapter, shapes))
     wanted, errors, losses = adapter, dict[str, float](), tuple[str, ...]()
@@ -81,7 +81,7 @@ def run(
         wanted, errors = _plain(source, wanted, changes.approximate, base, to)
         wanted = in_format(source, wanted, families_of(wanted), to)
         encoded = codec.encode(_ready(wanted, changes.dtype), _context(wanted, shapes))
-        losses = _accepted(encoded.losses, to, changes.allow_loss, note)
+        losses = _accepted(encoded.losses, to, changes.allow_loss, talk.note)
     result: dict[str, Any] = {
         "outputs": [], "from": adapter.format, "to": to, "unchanged": same, "losses": list(losses),
         "modules": len(wanted.modules), "tokens": sorted(wanted.embeddings), "error": None, "approximated": errors,
@@ -90,24 +90,24 @@ def run(
     if dry_run:
         if not same:
             _check_writable(output, encoded, changes.dtype)
-        note(f"{len(wanted.modules)} modules and {len(wanted.embeddings)} tokens would be written to {output}")
+        talk.note(f"{len(wanted.modules)} modules and {len(wanted.embeddings)} tokens would be written to {output}")
         return result
     if same:
-        _copy(source, output, note)
-        _check_hash(output, source, adapter.metadata, note)
+        _copy(source, output, talk.note)
+        _check_hash(output, source, adapter.metadata, talk.note)
         written = adapter
     else:
-        _write(output, encoded, changes.dtype, note)
+        _write(output, encoded, changes.dtype, talk.note)
         written = files.read(output, shapes)
     with telling(lambda: told([output])):
-        compared = dict.fromkeys(adapter.modules, 0.0) if same else _compare(wanted, written, losses, tick)
+        compared = dict.fromkeys(adapter.modules, 0.0) if same else _compare(wanted, written, losses, talk.tick)
     found = clients.coverages(written)
     result |= {
         "outputs": [str(output)], "modules": len(compared), "tokens": sorted(written.embeddings),
         "error": max([*compared.values(), *errors.values()], default=0.0),
         "coverage": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in found},
     }  # fmt: skip
-    _say(result, found, note)
+    _say(result, found, talk.note)
     return result
 
 
@@ -276,9 +276,7 @@ def _write(output: Path, encoded: Encoded, dtype: str | None, note: Note) -> Non
                 safetensors.write(file, _typed(content[0], dtype), content[1])
 
 
-def _compare(
-    wanted: Adapter, written: Adapter, losses: tuple[str, ...], tick: Callable[[int, int], None]
-) -> dict[str, float]:
+def _compare(wanted: Adapter, written: Adapter, losses: tuple[str, ...], tick: Tick) -> dict[str, float]:
     """Relative error by module and token of what the written file says; a lost module that is no loss is a bug."""
     lost = {line.partition(":")[0] for line in losses}
     pairs = {name: delta for name, delta in wanted.modules.items() if name not in lost}

@@ -1,13 +1,13 @@
 """The tour: every command's job in turn on the built-in model, and a page with what they drew."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from lorakit.config import TrainConfig
+from lorakit.drawing.request import Request
 from lorakit.errors import RefusedError
 from lorakit.io.files import check_place, write_bytes, write_text
 from lorakit.io.inputs import existing_folder
@@ -20,6 +20,7 @@ from lorakit.models.places import folder_of
 from lorakit.reports.page import Page, inline
 from lorakit.runtime.locks import held
 from lorakit.runtime.signals import telling
+from lorakit.talk import SILENT, Note, Talk
 
 # Two subjects the built-in model has never seen, and what it calls their class.
 _SUBJECTS = {"fox": ("fox-3d.png", "3d", "animal"), "strawberry": ("strawberry-noto.png", "noto", "fruit")}
@@ -56,13 +57,13 @@ def draw_raw(subject: str, folder: Path, size: int = 256) -> None:
         write_bytes(folder / f"{_article(style)} emoji of a {_TOKEN} {word}{where}.png", encoded.getvalue())
 
 
-def _prepare(raw: Path, data: Path, template: str, *, dry_run: bool, note: Callable[[str], None]) -> None:
+def _prepare(raw: Path, data: Path, template: str, *, dry_run: bool, note: Note) -> None:
     side, multiple = native_size("tiny")
     settings = ppim.Settings(
         (side, side), multiple, "center", "none" if template else "filename", template, _TOKEN, "png", 1, True
     )
     ppim.run(
-        raw, data, settings, force=False, strict=False, dry_run=dry_run, tick=lambda done, total: None, note=note
+        raw, data, settings, force=False, strict=False, dry_run=dry_run, talk=Talk(note=note)
     )  # fmt: skip
 
 
@@ -74,8 +75,8 @@ def _template(word: str) -> str:
 class _Tour:
     """Carries the folder and the page through the steps."""
 
-    def __init__(self, out: Path, seed: int, steps: int, note: Callable[[str], None], tick: Callable[[int, int], None]):
-        self.out, self.seed, self.steps, self.note, self.tick = out, seed, steps, note, tick
+    def __init__(self, out: Path, seed: int, steps: int, talk: Talk):
+        self.out, self.seed, self.steps, self.note, self.tick = out, seed, steps, talk.note, talk.tick
         self.page = Page("lorakit demo: subjects learnt from a few pictures")
 
     def prepare(self, name: str, raw: Path, template: str) -> Path:
@@ -98,14 +99,14 @@ class _Tour:
         )
         # All in the folder is the tour's: a run that was cut off goes on, a finished one of the same options stays.
         life = train.Life(target, self.out / name / "run", keep=1, force=True)
-        train.run(data, config, life, train.Talk(self.tick, lambda text: None))
+        train.run(data, config, life, Talk(tick=self.tick))
         return target
 
     def draw(self, folder: str, prompts: list[str], loras: list[str]) -> None:
-        request = sample.Request(prompts, 1, self.seed, "", "tiny", None, _STEPS, 4.0, "dpm++", 8)
+        request = Request(prompts, 1, self.seed, "", "tiny", None, _STEPS, 4.0, "dpm++", 8)
         made = sample.run(
             request, self.out / folder, loras=loras, device="auto", force=True, dry_run=False,
-            tick=lambda done, total: None, note=lambda text: None,
+            talk=SILENT,
         )  # fmt: skip
         for file, prompt in zip(made["outputs"], prompts, strict=True):
             self.figure(Path(file), prompt)
@@ -148,8 +149,7 @@ def _photos(tour: _Tour, photos: Path, word: str) -> tuple[Path, str]:
 
 
 def run(
-    out: Path, *, photos: Path | None, word: str, steps: int, seed: int, force: bool, dry_run: bool,
-    tick: Callable[[int, int], None], note: Callable[[str], None],
+    out: Path, *, photos: Path | None, word: str, steps: int, seed: int, force: bool, dry_run: bool, talk: Talk,
 ) -> dict[str, Any]:  # fmt: skip
     """The tour into `out`; the page is `out`/index.html. The last step writes it, so that a page is a whole tour.
 
@@ -175,26 +175,26 @@ def run(
     with held(out, dry_run=dry_run), recorded(out, known):
         if dry_run:
             if photos is not None:  # all other pictures are lorakit's own
-                _prepare(photos, out / "photos" / "data", _template(word), dry_run=True, note=note)
-            note(f"the whole tour would be made in {out}, its page {out / _PAGE}")
+                _prepare(photos, out / "photos" / "data", _template(word), dry_run=True, note=talk.note)
+            talk.note(f"the whole tour would be made in {out}, its page {out / _PAGE}")
             return {"outputs": [], "adapters": None}
         if force:
             clear(out, _known)
         with telling(lambda: f"what is finished stays in {out}; the same command goes on with it"):
-            return _toured(out, photos, word, steps, seed, tick, note)
+            return _toured(out, photos, word, steps, seed, talk)
 
 
 def _toured(
-    out: Path, photos: Path | None, word: str, steps: int, seed: int, tick: Callable[[int, int], None],
-    note: Callable[[str], None],
+    out: Path, photos: Path | None, word: str, steps: int, seed: int,
+    talk: Talk,
 ) -> dict[str, Any]:  # fmt: skip
-    tour = _Tour(out, seed, steps, note, tick)
+    tour = _Tour(out, seed, steps, talk)
     learnt = [_photos(tour, photos, word)] if photos else [_subject(tour, "fox")]
     learnt.append(_subject(tour, "strawberry"))
     merged = out / "merged.safetensors"
     merge.run(
         [str(path) for path, _ in learnt], merged, alpha=None, weights="0.8,0.8", method="linear", rank=None,
-        file_format="kohya", dtype="float32", force=True, dry_run=False, tick=lambda done, total: None, note=note,
+        file_format="kohya", dtype="float32", force=True, dry_run=False, talk=Talk(note=talk.note),
     )  # fmt: skip
     tour.page.heading("both adapters merged into one, each at 0.8")
     tour.draw("merged", [prompt for _, prompt in learnt], [str(merged)])

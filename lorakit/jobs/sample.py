@@ -21,7 +21,7 @@ from lorakit.drawing import composing
 from lorakit.drawing.grid import Axis, cells
 from lorakit.drawing.numbered import Numbered, sheet_name
 from lorakit.drawing.request import Request, Shot, from_line, shots_of
-from lorakit.drawing.session import Drawn, Session, drawing, load_model, pictures, settings_of, spaced
+from lorakit.drawing.session import Drawn, Session, drawing, load_model, spaced
 from lorakit.drawing.tagged import Tagged
 from lorakit.errors import InputError, LorakitError, StorageError, UsageError, faults_together
 from lorakit.io.endings import FILM, PICTURE, PICTURES
@@ -32,13 +32,9 @@ from lorakit.io.record import Record, recorded
 from lorakit.models.load import Components
 from lorakit.reports import moving, sheets
 from lorakit.runtime.signals import telling
-
-Note = Callable[[str], None]
-Tick = Callable[[int, int], None]
+from lorakit.talk import Note, Talk
 
 _STRIP, _FILM = 8, 24  # stages at most
-
-__all__ = ["Extras", "Request", "Session", "drawing", "load_model", "pictures", "run", "serve", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,7 @@ class Extras:
 
 
 def run(
-    request: Request, output: Path, *, loras: Sequence[str], device: str, force: bool, dry_run: bool,
-    tick: Tick, note: Note, changes: composing.Changes | None = None, extras: Extras | None = None,
+    request: Request, output: Path, *, loras: Sequence[str], device: str, force: bool, dry_run: bool, talk: Talk, changes: composing.Changes | None = None, extras: Extras | None = None,
     lines: Sequence[str] = (), composition: Composition | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Draw into a folder, or into one PNG where `output` ends in .png and one picture is asked for; a grid's sheet goes
@@ -83,39 +78,41 @@ def run(
     requests = [from_line(line, request) for line in lines] or [request]
     check_count(sum(len(one.prompts) * one.count for one in requests))
     shots = [shot for one in requests for shot in shots_of(one, asked)]
-    tagged = Tagged(extras.lora_dir, note)
+    tagged = Tagged(extras.lora_dir, talk.note)
     if extras.axes and any(composing.changes_adapters(axis.key) for axis in extras.axes.values()):
         shots = tagged.shots(shots)  # the axis may be of an adapter that the prompt names
     grid = [tagged.shots(row) for row in _grid(extras, shots, changes)]
     shots = [shot for row in grid for shot in row] if grid else tagged.shots(shots)
     if extras.lora_dir is not None and not tagged.used:
-        note(
+        talk.note(
             f"--lora-dir {extras.lora_dir}: no prompt names an adapter that is there, such as <lora:name:0.8> or embedding:name"
         )
     plan = _Outputs(output, len(shots), bool(grid), extras, force)
     with nullcontext() if plan.single else recorded(output) as record:
         plan.check(record)
-        return _drawn(plan, request, shots, grid, asked, device, dry_run, tick, note)
+        return _drawn(plan, request, shots, grid, asked, device, dry_run, talk)
 
 
 def _drawn(
     plan: _Outputs, request: Request, shots: list[Shot], grid: list[list[Shot]], asked: Composition, device: str,
-    dry_run: bool, tick: Tick, note: Note,
+    dry_run: bool, talk: Talk,
 ) -> dict[str, Any]:  # fmt: skip
     extras = plan.extras
-    components = load_model(request.model, device, request.dtype, note, extras.tokenizer, request.wanted, request.vae)
+    components = load_model(
+        request.model, device, request.dtype, talk.note, extras.tokenizer, request.wanted, request.vae
+    )
     for shot in shots:
         drawing(components, shot.request)
     if request.tiling:
         components.vae.enable_tiling()
     compositions = list({id(s.composition): s.composition for s in shots}.values())
-    session = Session(components, compositions, note, extras.limit, request.cut_inputs)
+    session = Session(components, compositions, talk.note, extras.limit, request.cut_inputs)
     session.tell(shots)
     session.remind(shots)
     adapters = session.loras(shots[0].composition if _are_alike(shots) else asked)
     session.check(shots)
     if dry_run:
-        note(f"{len(shots)} pictures would be drawn into {plan.output}")
+        talk.note(f"{len(shots)} pictures would be drawn into {plan.output}")
         return {"outputs": [], "adapters": adapters}
     made: list[np.ndarray] = []
     with telling(
@@ -129,7 +126,7 @@ def _drawn(
                 extras.show(one.picture)
             if grid:
                 made.append(one.picture)
-            tick(i + 1, len(shots))
+            talk.tick(i + 1, len(shots))
         if grid:
             plan.write_sheet(made, grid, extras)
     return {"outputs": [str(name) for name in plan.written], "adapters": adapters}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from lorakit.io.plain import read_json
 from lorakit.models.claims import check_described
 from lorakit.models.places import check_name, folder_of, is_checkpoint
 from lorakit.process_config import NOTHING, SCHEDULER, Overrides
+from lorakit.talk import Note, silent
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ _CONFIGS = (
 _NEEDED = (_CONFIGS[1], _CONFIGS[2], _CONFIGS[3], _CONFIGS[5])
 
 
-def described(name: str, note: Callable[[str], None] = lambda text: None, wanted: Overrides = NOTHING) -> Described:
+def described(name: str, note: Note = silent, wanted: Overrides = NOTHING) -> Described:
     """What a model is, from the configs of its folder or, of a single file, from its shapes by tables of ours, and from
     what it says of its process; one note tells that, and what the user says instead (`wanted`).
 
@@ -78,7 +79,7 @@ def described(name: str, note: Callable[[str], None] = lambda text: None, wanted
         own = configs[SCHEDULER]
         where = f"{SCHEDULER}: {str(own.get('_class_name', 'no class'))[:80]}"
         # Of the built-in model nobody asks what it predicts, unless they say something else of it.
-        told = (lambda text: None) if name == "tiny" and wanted == NOTHING else note
+        told = (silent) if name == "tiny" and wanted == NOTHING else note
         configs[SCHEDULER] = process_config.settled(own, where, wanted, name, pipeline, told)
     check_described(configs, place)
     return Described(place, configs, kind)

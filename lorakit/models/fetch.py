@@ -34,7 +34,7 @@ def folder_of(name: str, option: str) -> Path:
 def whole(folder: Path, option: str, what: str) -> Iterator[Path]:
     """Gives the path for libraries to read the model from; what they raise over a broken or strange one is one sentence."""
     from lorakit.models.claims import check_folder
-    from lorakit.models.load import quiet_libraries
+    from lorakit.models.parts import quiet_libraries
 
     quiet_libraries()
     check_folder(folder)

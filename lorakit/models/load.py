@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,20 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorakit.arrays import Stored
 from lorakit.diffusion.process import Process
-from lorakit.errors import InputError, some
-from lorakit.formats.layouts import Model, open_model
+from lorakit.errors import InputError
+from lorakit.formats.layouts import open_model
 from lorakit.io.inputs import check_plain, utf8_path
-from lorakit.models.claims import check_config
 from lorakit.models.described import Described, described
 from lorakit.models.packed import pack
+from lorakit.models.parts import TEXTS, part_of, quiet_libraries
 from lorakit.models.places import tokenizer_folder
 from lorakit.models.processes import process_of
 from lorakit.models.vae import open_vae
 from lorakit.process_config import NOTHING, SCHEDULER, Overrides
 from lorakit.runtime.extras import faults_of_file
-from lorakit.targets import canonical
+from lorakit.talk import Note, silent
 
 
 @dataclass
@@ -54,7 +51,7 @@ class Components:
     zero_empty: bool = False
     vectors: dict[str, int] = field(default_factory=dict)
     divided: bool = False
-    note: Callable[[str], None] = lambda text: None
+    note: Note = silent
     other_vae: bool = False
     _said: set[str] = field(default_factory=set)
 
@@ -126,19 +123,9 @@ def is_small(components: Components) -> bool:
     return components.device.type == "cpu" and sum(p.numel() for p in components.unet.parameters()) < 50e6
 
 
-def quiet_libraries() -> None:
-    """Warnings and bars of the libraries would mix with ours."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
-
-
 def load(
     name: str, device: torch.device, dtype: torch.dtype, *, tokenizer: Path | None = None,
-    wanted: Overrides = NOTHING, vae: str | None = None, note: Callable[[str], None] = lambda text: None,
+    wanted: Overrides = NOTHING, vae: str | None = None, note: Note = silent,
 ) -> Components:  # fmt: skip
     """All parts in `dtype` on `device`, in evaluation mode, without gradients; no pickle of it is executed.
 
@@ -147,15 +134,13 @@ def load(
     vae         another autoencoder in the place of the model's own: a hub id, a folder or a file
     """
     about = described(name, note, wanted)
-    texts = {
-        part: _tokenizer(about, part, tokenizer, note) for part in _TEXTS if f"{part}/config.json" in about.configs
-    }
+    texts = {part: _tokenizer(about, part, tokenizer, note) for part in TEXTS if f"{part}/config.json" in about.configs}
     model = open_model(about.place)
     quiet_libraries()
     arrays = model.arrays
     with faults_of_file(f"{about.place} is not a whole Stable Diffusion model"):
         own = ("unet", *texts) if vae is not None else ("unet", "vae", *texts)
-        parts = {part: _part(part, about.place, about.configs, arrays, device, dtype, note) for part in own}
+        parts = {part: part_of(part, about.place, about.configs, arrays, device, dtype, note) for part in own}
     if vae is not None:
         parts["vae"] = _vae(vae, about, device, dtype, note)
     if device.type == "cpu" and dtype == torch.bfloat16:
@@ -175,7 +160,7 @@ def load(
     )  # fmt: skip
 
 
-def _zero_empty(about: Described, note: Callable[[str], None]) -> bool:
+def _zero_empty(about: Described, note: Note) -> bool:
     """Whether SDXL's empty prompt is zeros; yes, as diffusers has it, where the model does not say."""
     said = about.configs.get("model_index.json", {}).get("force_zeros_for_empty_prompt")
     zero = True if said is None else bool(said)
@@ -184,21 +169,18 @@ def _zero_empty(about: Described, note: Callable[[str], None]) -> bool:
     return zero
 
 
-def _vae(
-    name: str, about: Described, device: torch.device, dtype: torch.dtype, note: Callable[[str], None]
-) -> nn.Module:
+def _vae(name: str, about: Described, device: torch.device, dtype: torch.dtype, note: Note) -> nn.Module:
     place, config, arrays = open_vae(name, about.configs["vae/config.json"], note)
     with faults_of_file(f"--vae {place} is not a whole autoencoder"):
         own = {n: x for n, x in arrays.items() if n.startswith("vae.")}
-        return _part("vae", place, {"vae/config.json": config}, own, device, dtype, note)
+        return part_of("vae", place, {"vae/config.json": config}, own, device, dtype, note)
 
 
-_TEXTS = ("text_encoder", "text_encoder_2")
 _SECOND_PAD = "!"  # SDXL's second tokenizer pads with it, number 0, and its first with the word that ends a text
 _MOST_TOKENIZER = 64 << 20  # bytes of a file
 
 
-def _tokenizer(about: Described, part: str, given: Path | None, note: Callable[[str], None]) -> tuple[Any, Path]:
+def _tokenizer(about: Described, part: str, given: Path | None, note: Note) -> tuple[Any, Path]:
     folder = check_plain(tokenizer_folder(about.place, about.kind, part, given), "tokenizer")
     first = part != "text_encoder" and "text_encoder/config.json" in about.configs
     missing = first and folder == tokenizer_folder(about.place, about.kind, "text_encoder", given)
@@ -220,86 +202,3 @@ def _tokenizer(about: Described, part: str, given: Path | None, note: Callable[[
     if None in (words.bos_token_id, words.eos_token_id, words.pad_token_id):
         raise InputError(f"{folder}: the tokenizer has no tokens for the beginning, the end and the padding of a text")
     return words, folder
-
-
-def _part(
-    part: str, place: Path, configs: Mapping[str, Any], arrays: Mapping[str, Stored], device: torch.device,
-    dtype: torch.dtype, note: Callable[[str], None],
-) -> nn.Module:  # fmt: skip
-    """One part of the model from its config and the file's tensors; nothing is allocated twice."""
-    config = configs[f"{part}/config.json"]
-    if part == "vae" and config.get("force_upcast") and dtype == torch.float16:
-        dtype = torch.float32  # it overflows in float16
-    begin = f"{part}."
-    held = {name for name in arrays if name.startswith(begin)}
-    check_config(config, (arrays[name].shape for name in held), place / part / "config.json")
-    module = _empty(part, config, place / part / "config.json")
-    tensors: dict[str, torch.Tensor] = {}
-    missing = []
-    for key, parameter in module.state_dict().items():
-        name = canonical(f"{part}.{key}")
-        if name not in held:
-            missing.append(name)
-            continue
-        held.remove(name)
-        if (shape := tuple(arrays[name].shape)) != (said := tuple(parameter.shape)):
-            raise ValueError(f"{name} has the shape {list(shape)}, and by its config {list(said)}")
-        tensor = arrays[name].tensor()
-        tensors[key] = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
-    if missing:
-        raise ValueError(f"it has no {some(missing, 3)}")
-    if held:
-        note(f"{place}: {len(held)} tensors are no parameters of its {part}, first {min(held)}")
-    module.load_state_dict(tensors, assign=True)
-    for name, buffer in list(module.named_buffers()):
-        if buffer.is_meta:  # positions of a text encoder: no file holds them
-            owner, _, last = name.rpartition(".")
-            setattr(module.get_submodule(owner), last, torch.arange(buffer.shape[-1], device=device).expand(1, -1))
-    return module.eval().requires_grad_(False)
-
-
-def unet_of(model: Model, configs: Mapping[str, Any]) -> Any:
-    """The UNet of a file alone, in float32 on the CPU."""
-    quiet_libraries()
-    with faults_of_file(f"{model.path} is not a whole Stable Diffusion model"):
-        return _part("unet", model.path, configs, model.arrays, torch.device("cpu"), torch.float32, lambda text: None)
-
-
-def part_with(part: str, config: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
-    """A part of a model made of these tensors, all of its parameters by name, to be written; nothing is copied."""
-    module = _empty(part, config, f"the {part} to be written")
-    module.load_state_dict(tensors, assign=True)
-    return module
-
-
-def _empty(part: str, config: dict[str, Any], where: Path | str) -> nn.Module:
-    """The part with tensors that have a shape and no memory. InputError where the libraries cannot use the config."""
-    with faults_of_file(str(where)), torch.device("meta"), _undrawn():
-        return _of_config(part, config)
-
-
-_DRAWING = {name: draw for name, draw in vars(nn.init).items() if name.endswith("_") and not name.startswith("_")}
-
-
-@contextmanager
-def _undrawn() -> Iterator[None]:
-    """Modules draw no first weights: for those without memory it takes most of the time that they are made in."""
-    for name in _DRAWING:
-        setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-    try:
-        yield
-    finally:
-        for name, draw in _DRAWING.items():
-            setattr(nn.init, name, draw)
-
-
-def _of_config(part: str, config: dict[str, Any]) -> nn.Module:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    if part in _TEXTS:
-        usual = "CLIPTextModelWithProjection" if part == "text_encoder_2" else "CLIPTextModel"
-        projected = (config.get("architectures") or [usual])[0] == "CLIPTextModelWithProjection"
-        kind = CLIPTextModelWithProjection if projected else CLIPTextModel
-        return kind(CLIPTextConfig.from_dict(config))
-    return (UNet2DConditionModel if part == "unet" else AutoencoderKL).from_config(config)

@@ -21,7 +21,7 @@ def ask(model: Model) -> tuple[str, str]:
     from torch.nn.functional import cosine_similarity
 
     from lorakit.formats.layouts import describe
-    from lorakit.models.load import unet_of
+    from lorakit.models.parts import unet_of
 
     unet = unet_of(model, describe.plain_configs(model, "epsilon"))
     g = torch.Generator().manual_seed(0)

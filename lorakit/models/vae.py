@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from lorakit.errors import InputError, LorakitError
 from lorakit.io.plain import read_json
 from lorakit.models import hub
 from lorakit.models.places import check_name, folder_of, is_checkpoint
+from lorakit.talk import Note
 
 if TYPE_CHECKING:
     from lorakit.arrays import Stored
@@ -48,9 +49,7 @@ def _place(name: str) -> Path:
     return _inside(hub.snapshot(hub.ALIASES.get(name, name), _WANTED, _REFUSED, f"--vae {name}", cache_first=False))
 
 
-def open_vae(
-    name: str, own: Mapping[str, Any], note: Callable[[str], None]
-) -> tuple[Path, dict[str, Any], Mapping[str, Stored]]:
+def open_vae(name: str, own: Mapping[str, Any], note: Note) -> tuple[Path, dict[str, Any], Mapping[str, Stored]]:
     """Where it lies, its config, and its parameters by our names ("vae.encoder.conv_in.weight").
 
     own      config of the model's own autoencoder; what a single file is, which says nothing of itself, is taken from it

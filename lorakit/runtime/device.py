@@ -5,8 +5,8 @@ from functools import cache
 
 import torch
 
+from lorakit.dtypes import FLOATS
 from lorakit.errors import UsageError
-from lorakit.io.tensors import DTYPES
 from lorakit.runtime import platform
 
 
@@ -31,9 +31,15 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         return torch.float16 if device.type == "mps" else torch.float32
-    if name not in DTYPES:
-        raise UsageError(f"--dtype {name}: expected auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
+    if name not in FLOATS:
+        raise UsageError(f"--dtype {name}: expected auto, {', '.join(FLOATS)}")
+    return torch_dtype(name)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The number format that a name of `dtypes.FLOATS` stands for."""
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 @cache

@@ -22,6 +22,7 @@ from lorakit.io.inputs import sha256_of
 from lorakit.io.pack import Pack
 from lorakit.models.load import Components
 from lorakit.runtime.workers import cores
+from lorakit.talk import Tick
 from lorakit.training.encoding import Bad, Encoder, Moments, View
 from lorakit.training.fingerprint import Counts, encoder_hash
 from lorakit.training.placed import Hidden, Placed
@@ -103,7 +104,7 @@ class _Latents:
     def _known(self, key: bytes) -> Moments | None:
         return None if self.pack is None else _read(self.pack, key)
 
-    def fill(self, components: Components, views: Sequence[View], bad: Bad, tick: Callable[[int, int], None]) -> None:
+    def fill(self, components: Components, views: Sequence[View], bad: Bad, tick: Tick) -> None:
         """See that all views are there: read, or encoded and written, each at once, so that a crash loses none."""
         distinct = {view.key(self.encoder): view for view in views}
         missing: list[View] = []
@@ -185,7 +186,7 @@ def cache_latents(
     examples: Sequence[Example],
     size: int,
     flip: bool,
-    tick: Callable[[int, int], None],
+    tick: Tick,
     *,
     folder: Path | None = None,
     shapes: Sequence[tuple[int, int]] | None = None,

@@ -14,8 +14,9 @@ from torch import Tensor
 from lorakit.arrays import Array
 from lorakit.errors import InputError, StorageError
 from lorakit.io import safetensors
-from lorakit.io import tensors as files
+from lorakit.io import torch_files as files
 from lorakit.io.files import remove
+from lorakit.talk import Note
 
 _STEP = "step"
 _NAME = re.compile(r"step-(\d+)\.safetensors$")
@@ -83,7 +84,7 @@ def read(file: Path, piece: Piece = _all) -> Checkpoint:
     return Checkpoint(file, int(step), tensors, notes)
 
 
-def newest(folder: Path, note: Callable[[str], None], piece: Piece = _all) -> Iterator[Checkpoint]:
+def newest(folder: Path, note: Note, piece: Piece = _all) -> Iterator[Checkpoint]:
     """The whole checkpoints of a folder, newest first; damaged ones are passed by, saying so."""
     for _, file in reversed(listed(folder)):
         try:

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from lorakit.talk import Note
 
-def compile_blocks(unet: Any, probe: Callable[[], object], note: Callable[[str], None]) -> bool:
+
+def compile_blocks(unet: Any, probe: Callable[[], object], note: Note) -> bool:
     """Compile the blocks that repeat (one graph serves them all) and try a step of them; one line where it fails, and
     the UNet is as it was. Whether it worked."""
     try:

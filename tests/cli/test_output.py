@@ -18,9 +18,9 @@ def test_a_bar_has_as_many_figures_as_there_is_room_for(width, shown, monkeypatc
     monkeypatch.setattr(sys, "stderr", stderr)
     for name, value in {"COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
-    with output.progress("training") as tick:
-        tick.show(FIGURES)
-        tick(120, 300)
+    with output.progress("training") as talk:
+        talk.show(FIGURES)
+        talk.tick(120, 300)
     last = [line for line in re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", stderr.getvalue()).splitlines() if line][-1]
     assert len(last.rstrip()) <= width and "120/300" in last
     assert [f"{name} {value}" in last for name, value in FIGURES.items()] == [i < shown for i in range(5)]
@@ -29,10 +29,10 @@ def test_a_bar_has_as_many_figures_as_there_is_room_for(width, shown, monkeypatc
 def test_where_there_is_no_terminal_a_line_comes_every_ten_seconds(monkeypatch, capsys):
     now = iter([0.0, 1.0, 5.0, 12.0, 13.0, 30.0])  # of the first, the call itself
     monkeypatch.setattr(output.time, "monotonic", lambda: next(now))
-    with output.progress("training") as tick:
-        tick.show({"loss": "0.1", "lr": "0.002"})
+    with output.progress("training") as talk:
+        talk.show({"loss": "0.1", "lr": "0.002"})
         for done in (1, 5, 12, 13, 30):
-            tick(done, 100)
+            talk.tick(done, 100)
     assert capsys.readouterr().err.splitlines() == [
         "training 12/100, 88 s left, loss 0.1, lr 0.002",
         "training 30/100, 70 s left, loss 0.1, lr 0.002",
@@ -43,9 +43,9 @@ def test_the_time_left_is_told_from_the_work_at_hand(monkeypatch, capsys):
     """Class pictures are drawn first, under the same progress: their time says nothing of the steps after them."""
     now = iter([0.0, 1.0, 100.0, 101.0, 120.0, 200.0, 201.0, 220.0])
     monkeypatch.setattr(output.time, "monotonic", lambda: next(now))
-    with output.progress("demo") as tick:
+    with output.progress("demo") as talk:
         for done, total in ((1, 24), (24, 24), (1, 400), (20, 400), (400, 400), (1, 400), (20, 400)):
-            tick(done, total)
+            talk.tick(done, total)
     assert capsys.readouterr().err.splitlines() == ["demo 20/400, 380 s left", "demo 20/400, 380 s left"]
 
 
@@ -87,9 +87,9 @@ def test_a_bar_stands_whatever_columns_says(columns, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stderr)
     for name, value in {"COLUMNS": columns, "TERM": "xterm"}.items():
         monkeypatch.setenv(name, value)
-    with output.progress("training") as tick:
-        tick.show(FIGURES)
-        tick(1, 2)
+    with output.progress("training") as talk:
+        talk.show(FIGURES)
+        talk.tick(1, 2)
     assert "training" in stderr.getvalue()
 
 
@@ -98,6 +98,6 @@ def test_a_dumb_terminal_gets_lines(monkeypatch):
     monkeypatch.setattr(stderr, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.setenv("TERM", "dumb")
-    with output.progress("training") as tick:
-        tick(1, 2)
-    assert "\x1b" not in stderr.getvalue() and tick.reached == "1 of 2"
+    with output.progress("training") as talk:
+        talk.tick(1, 2)
+    assert "\x1b" not in stderr.getvalue() and talk.reached() == "1 of 2"

@@ -16,7 +16,7 @@ from torch import nn
 from lorakit.cli.train import train
 from lorakit.config import Recorded, TrainConfig
 from lorakit.errors import UsageError
-from lorakit.io import tensors
+from lorakit.io import torch_files as tensors
 from lorakit.jobs.train import Life
 from lorakit.training.optimizers import Group, make
 

@@ -12,9 +12,10 @@ import torch
 import lorakit
 from lorakit.config import TrainConfig
 from lorakit.formats.layouts import open_model
-from lorakit.io import tensors
-from lorakit.jobs.train import Life, Talk, run
+from lorakit.io import torch_files as tensors
+from lorakit.jobs.train import Life, run
 from lorakit.registry import MODES
+from lorakit.talk import SILENT
 from tests.conftest import captioned
 
 ROOT = str(Path(lorakit.__file__).parent)
@@ -65,7 +66,7 @@ def config(mode: str, small: Path, own: Path, kind: type[TrainConfig] = TrainCon
 def trained(data: Path, asked: TrainConfig, folder: Path) -> dict[str, torch.Tensor]:
     """The tensors that a run writes, by file and name."""
     output = folder / ("model" if asked.mode == "full" else "x.safetensors")
-    run(data, asked, Life(output, folder / "run", "lorakit"), Talk.silent())
+    run(data, asked, Life(output, folder / "run", "lorakit"), SILENT)
     if asked.mode != "full":
         return tensors.read(output)[0]
     return {name: x.tensor() for name, x in open_model(output).weights().items()}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorakit.errors import InputError, UsageError
-from lorakit.io import tensors as files
+from lorakit.io import torch_files as files
 from lorakit.registry import OPTIMIZERS
 from lorakit.training.optimizers import averaged, groups_of, make, restore, set_rates, state
 

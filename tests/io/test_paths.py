@@ -7,9 +7,9 @@ import pytest
 
 from lorakit.composition.module_weights import which
 from lorakit.data.dataset import read
-from lorakit.data.naming import names, plain
 from lorakit.errors import InputError
 from lorakit.io.paths import file_named, leads_out, relative_name, split
+from lorakit.naming import names, plain
 from lorakit.runtime.platform import words
 from tests.conftest import picture
 

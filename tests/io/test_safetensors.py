@@ -20,7 +20,8 @@ import torch
 from lorakit import arrays
 from lorakit.arrays import SIZES, Stored
 from lorakit.errors import InputError, NumericError, RefusedError, StorageError
-from lorakit.io import files, safetensors, tensors
+from lorakit.io import files, safetensors
+from lorakit.io import torch_files as tensors
 from lorakit.io.header import MAX_HEADER, parse_header
 
 ENTRY = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'

@@ -119,7 +119,7 @@ def lesson(tmp_path_factory):
     """Three pictures; two adapters that point where their losses fall, from one gradient each; and one of noise."""
     from lorakit.drawing import composing, learn
     from lorakit.drawing.ensemble import Ensemble
-    from lorakit.jobs.sample import load_model
+    from lorakit.drawing.session import load_model
 
     folder = tmp_path_factory.mktemp("lesson")
     (folder / "data").mkdir()
@@ -169,7 +169,7 @@ def test_learning_turns_noise_off_and_says_what_it_gained(program, tmp_path, les
 def test_learnt_weights_beat_every_uniform_one(program, tmp_path, lesson):
     from lorakit.drawing import composing, learn
     from lorakit.drawing.ensemble import Ensemble
-    from lorakit.jobs.sample import load_model
+    from lorakit.drawing.session import load_model
 
     files = [str(lesson / f"good{i}.safetensors") for i in (0, 1)]
     components = load_model("tiny", "cpu", "float32", lambda text: None)

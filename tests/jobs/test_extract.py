@@ -20,6 +20,7 @@ from lorakit.jobs.extract import models as extract_models
 from lorakit.jobs.extract.choices import Choices
 from lorakit.lowrank.ranks import Rule
 from lorakit.models.places import folder_of
+from lorakit.talk import Talk
 from tests import tiny
 from tests.lowrank.matrices import with_values
 
@@ -60,8 +61,7 @@ def take(tuned, base, output, dtype=torch.float32, report=None, file_format="koh
     notes = []
     done = extract.run(
         str(tuned), output, base=None if base is None else str(base), choices=Choices(**choices),
-        file_format=file_format, dtype=dtype, report=report, force=True, dry_run=False, tick=lambda *_: None,
-        note=notes.append,
+        file_format=file_format, dtype=dtype, report=report, force=True, dry_run=False, talk=Talk(note=notes.append),
     )  # fmt: skip
     return done, files.read(output), notes
 
@@ -348,7 +348,7 @@ def test_an_output_that_exists_stays(adapter_file, tmp_path):
     with pytest.raises(RefusedError):
         extract.run(
             str(adapter_file), adapter_file, base=None, choices=Choices(), file_format="kohya", force=False,
-            dry_run=False, tick=lambda *_: None, note=print,
+            dry_run=False, talk=Talk(note=print),
         )  # fmt: skip
 
 

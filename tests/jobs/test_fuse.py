@@ -20,6 +20,7 @@ from lorakit.formats.layouts import open_model
 from lorakit.fusing import fuse
 from lorakit.fusing import weights as job
 from lorakit.io.record import RECORD
+from lorakit.talk import Talk
 from tests import tiny
 
 TOKENS = "text_model.embeddings.token_embedding.weight"
@@ -209,7 +210,7 @@ def test_an_end_in_the_middle_leaves_no_file(both, tmp_path, target):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fuse(adapter_for(folder), str(folder), tmp_path / target, tick=tick)
+        fuse(adapter_for(folder), str(folder), tmp_path / target, talk=Talk(tick=tick))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -257,7 +258,7 @@ def test_a_learned_token_goes_beside_a_single_file(both, tmp_path):
 
     _, folder, file = both
     notes: list[str] = []
-    result = fuse(learned(folder), str(file), tmp_path / "out.safetensors", note=notes.append)
+    result = fuse(learned(folder), str(file), tmp_path / "out.safetensors", talk=Talk(note=notes.append))
     assert result["outputs"] == [str(tmp_path / "out.safetensors"), str(tmp_path / "out.s1.safetensors")]
     assert any("out.s1.safetensors" in note for note in notes)
     held = files.read(tmp_path / "out.s1.safetensors")
@@ -304,6 +305,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     from lorakit.adapter import Adapter
     from lorakit.deltas.low_rank import LowRank
     from lorakit.fusing import fuse
+    from lorakit.talk import Talk
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tensors = {f"unet.mid_block.x.{i}": LowRank(np.ones((4, 4096), "f4"), np.ones((4096, 4), "f4"), 1.0) for i in range(12)}
     fuse(Adapter(tensors), sys.argv[1], Path(sys.argv[2]))
@@ -330,10 +332,11 @@ def test_a_killed_run_leaves_no_output(both, tmp_path, target):
     from pathlib import Path
     from lorakit.adapter import Adapter
     from lorakit.fusing import fuse
+    from lorakit.talk import Talk
     def tick(done, of):
         if done > of // 2:
             os.kill(os.getpid(), signal.SIGKILL)
-    fuse(Adapter({}), sys.argv[1], Path(sys.argv[2]), dtype="float16", tick=tick)
+    fuse(Adapter({}), sys.argv[1], Path(sys.argv[2]), dtype="float16", talk=Talk(tick=tick))
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), str(folder), str(tmp_path / target)], check=False

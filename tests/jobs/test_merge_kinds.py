@@ -14,6 +14,7 @@ from lorakit.io import safetensors
 from lorakit.jobs import merge
 from lorakit.lowrank.ranks import Rule
 from lorakit.models.places import folder_of
+from lorakit.talk import SILENT, Talk
 from lorakit.targets import kohya_name_of
 
 BLOCK = "unet.down_blocks.0.attentions.0.transformer_blocks.0"
@@ -62,7 +63,7 @@ def run(arguments, output, *, rank=None, into=None, method="linear", **choices):
     said: list[str] = []
     done = merge.run(
         arguments, output, alpha=None, weights=None, method=method, rank=rank, file_format="kohya", dtype="float32",
-        force=False, dry_run=False, tick=lambda done, of: None, note=said.append, choices=merge.Choices(**choices),
+        force=False, dry_run=False, talk=Talk(note=said.append), choices=merge.Choices(**choices),
         into=merge.Into(into) if into else None,
     )  # fmt: skip
     return done | {"said": said}
@@ -206,8 +207,7 @@ def test_a_full_disk_leaves_the_old_output(two, monkeypatch):
             with pytest.raises(StorageError, match="No space left"):
                 merge.run(
                     [str(odd), str(other)], output, alpha=0.5, weights=None, method="linear", rank=None,
-                    file_format="kohya", dtype="float32", force=True, dry_run=False, tick=lambda d, n: None,
-                    note=lambda text: None,
+                    file_format="kohya", dtype="float32", force=True, dry_run=False, talk=SILENT,
                 )  # fmt: skip
         assert output.read_bytes() == b"old" and len(list(output.parent.iterdir())) == 3
 
@@ -237,11 +237,12 @@ def test_a_killed_merge_leaves_the_old_output_and_nothing_beside_it(two):
 import os, signal
 from pathlib import Path
 from lorakit.jobs import merge
+from lorakit.talk import Talk
 def tick(done, of):
     if done == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 merge.run([{str(odd)!r}, {str(other)!r}], Path({str(output)!r}), alpha=0.5, weights=None, method="linear", rank=None,
-    file_format="kohya", dtype="float32", force=True, dry_run=False, tick=tick, note=print)
+    file_format="kohya", dtype="float32", force=True, dry_run=False, talk=Talk(note=print, tick=tick))
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert output.read_bytes() == b"old" and len(list(output.parent.iterdir())) == 3

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from lorakit.drawing import class_pictures as prior_gen
+from lorakit.drawing.request import Request
 from lorakit.errors import InputError, RefusedError, StorageError
-from lorakit.jobs import prior_gen
-from lorakit.jobs.sample import Request
 from lorakit.models.load import load
 from lorakit.runtime.world import World
 from tests import tiny

@@ -17,6 +17,7 @@ from lorakit.fusing import fuse
 from lorakit.jobs import train
 from lorakit.models.described import described
 from lorakit.process_config import SCHEDULER, Overrides
+from lorakit.talk import SILENT, Talk
 from tests import tiny
 from tests.conftest import captioned
 from tests.models.saying import PROCESSES, changed, config, marked, says, single
@@ -87,7 +88,7 @@ def test_what_the_user_says_is_written_in_every_layout(tmp_path):
     asked = {"wanted": Overrides("v_prediction", True)}
     for names in (["a.safetensors"], ["b.ckpt"], ["c"]):
         notes = []
-        fuse(Adapter({}), str(base), tmp_path / names[0], note=notes.append, **asked)
+        fuse(Adapter({}), str(base), tmp_path / names[0], talk=Talk(note=notes.append), **asked)
         assert any("overridden by --prediction-type v_prediction, not epsilon, --zero-snr" in text for text in notes)
         found = described(str(tmp_path / names[0])).configs[SCHEDULER]
         assert process_config.words(found) == "predicts v_prediction, zero terminal SNR, spacing trailing"
@@ -130,7 +131,7 @@ def test_a_file_that_does_not_say_it_is_not_given_a_mark_by_a_guess(tmp_path):
     fuse(Adapter({}), str(file), tmp_path / "b.safetensors", wanted=Overrides("epsilon"))
     assert of_file(tmp_path / "b.safetensors")[1]["modelspec.prediction_type"] == "epsilon"
     notes = []
-    fuse(Adapter({}), str(file), tmp_path / "c", tokenizer=tmp_path / "made/tokenizer", note=notes.append)
+    fuse(Adapter({}), str(file), tmp_path / "c", tokenizer=tmp_path / "made/tokenizer", talk=Talk(note=notes.append))
     assert any("shown noise at the last timestep" in text for text in notes)
     assert config(tmp_path / "c")["prediction_type"] == "v_prediction"
 
@@ -189,7 +190,7 @@ def test_a_model_that_is_trained_whole_says_what_it_was_trained_as(tmp_path, sou
         size=64,
         **options,
     )
-    train.run(data, settings, train.Life(tmp_path / target, tmp_path / "run"), train.Talk.silent())
+    train.run(data, settings, train.Life(tmp_path / target, tmp_path / "run"), SILENT)
     wanted, _ = process_config.overridden(PROCESSES[name], settings.of_model, "")
     assert described(str(tmp_path / target)).configs[SCHEDULER] == wanted
     if target == "out":
@@ -205,7 +206,7 @@ def test_an_adapter_says_what_it_was_trained_for(tmp_path, name):
     base = says(tiny.make(tmp_path / "m", "sd2"), PROCESSES[name])
     data = captioned(tmp_path / "data", "a thing", [(64, 64)])
     settings = TrainConfig(model=str(base), steps=1, batch_size=1, size=64, lr=1e-2)
-    train.run(data, settings, train.Life(tmp_path / "a.safetensors", tmp_path / "run"), train.Talk.silent())
+    train.run(data, settings, train.Life(tmp_path / "a.safetensors", tmp_path / "run"), SILENT)
     found = of_file(tmp_path / "a.safetensors")[1]
     velocity = name in ("v", "v, zero")
     assert found["ss_v_parameterization"] == str(velocity) and found["ss_zero_terminal_snr"] == str(name == "v, zero")

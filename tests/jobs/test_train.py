@@ -21,11 +21,12 @@ from lorakit.errors import InputError, LorakitError, NumericError, RefusedError,
 from lorakit.formats import files, writing
 from lorakit.formats.clients import coverage
 from lorakit.formats.layouts import open_model
-from lorakit.io import tensors as io
-from lorakit.jobs.train import Life, Talk, run
+from lorakit.io import torch_files as io
+from lorakit.jobs.train import Life, run
 from lorakit.jobs.train import write as _write
-from lorakit.models.load import part_with
+from lorakit.models.parts import part_with
 from lorakit.registry import TRAINABLE
+from lorakit.talk import Talk
 from lorakit.training import checkpoints
 from tests.conftest import captioned
 from tests.tiny import make, single
@@ -50,7 +51,7 @@ class Words:
         self.lines: list[str] = []
 
     def talk(self, tick: Callable[[int, int], None] = lambda done, total: None) -> Talk:
-        return Talk(tick, self.lines.append)
+        return Talk(tick=tick, note=self.lines.append)
 
     def __contains__(self, text: str) -> bool:
         return any(text in line for line in self.lines)

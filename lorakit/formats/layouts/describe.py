@@ -13,12 +13,12 @@ from lorakit.formats.layouts import marks
 from lorakit.formats.layouts.architecture import configs, kind_of, scheduler, unet_of
 from lorakit.io.plain import read_json
 from lorakit.process_config import SCHEDULER
+from lorakit.talk import Note
 
 if TYPE_CHECKING:
     from lorakit.formats.layouts import Model
 
 Ask = Callable[["Model"], tuple[str, str]]
-Note = Callable[[str], None]
 
 
 def architecture(model: Model) -> tuple[Unet, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,13 @@ from lorakit.lowrank.taken import Taken
 from lorakit.reports.module_lines import Line, table
 from lorakit.runtime.signals import telling
 from lorakit.runtime.signals import written as told
-
-Note = Callable[[str], None]
+from lorakit.talk import Talk
 
 
 def run(
     tuned: str, output: Path, *, base: str | None, choices: Choices, file_format: str | None, dtype: Any = "float32",
-    device: str = "cpu", report: Path | None = None, force: bool, dry_run: bool, tick: Callable[[int, int], None],
-    note: Note, verbose: bool = False,
+    device: str = "cpu", report: Path | None = None, force: bool, dry_run: bool,
+    talk: Talk, verbose: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """The nearest adapter of the ranks asked for; without a base, TUNED's own adapter, re-ranked if asked.
 
@@ -38,11 +37,11 @@ def run(
     check_targets([(output, ADAPTER), (report, PAGE)], force=force)
     size = SIZES[type_named(str(dtype))]
     if base is None:
-        adapter, found, families, extra = of_adapter(tuned, choices, size, tick)
-        named = alike([(Path(tuned), adapter)], families, file_format, note)
+        adapter, found, families, extra = of_adapter(tuned, choices, size, talk.tick)
+        named = alike([(Path(tuned), adapter)], families, file_format, talk.note)
         (adapter,), file_format = named.adapters, named.file_format
     else:
-        adapter, found, families, extra = between(tuned, base, choices, size, device, tick, note)
+        adapter, found, families, extra = between(tuned, base, choices, size, device, talk)
     if type_named(str(dtype)) == "F16":
         modules = {n: balanced(x) if isinstance(x, LowRank) else x for n, x in adapter.modules.items()}
         adapter = replace(adapter, modules=modules)
@@ -52,9 +51,9 @@ def run(
             _draw(report, found, f"{Path(tuned).name}: what was extracted")
     taken = [Line(one.name, one.rank, one.kept, one.excess) for one in found if one.delta is not None]
     for line in table(taken, verbose):
-        note(line)
+        talk.note(line)
     if dry_run:
-        note(f"{len(adapter.modules)} modules would be written to {output}")
+        talk.note(f"{len(adapter.modules)} modules would be written to {output}")
     written = [] if dry_run else [str(path) for path in (output, report) if path is not None]
     return {"outputs": written, "family": next(iter(families), None), **_figures(adapter, found), **extra}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,14 @@ from lorakit.lowrank.decomposed import of_factors
 from lorakit.lowrank.ranks import allot
 from lorakit.lowrank.taken import Taken, of_triplets, spread, undecided, whole
 from lorakit.runtime.workers import cores, each
+from lorakit.talk import Tick
 from lorakit.targets import PARTS
 
 _RUN_KEYS = ("lorakit.checkpoint", "lorakit.step")
 
 
 def of_adapter(
-    tuned: str, choices: Choices, size: int, tick: Callable[[int, int], None]
+    tuned: str, choices: Choices, size: int, tick: Tick
 ) -> tuple[Adapter, list[Taken], Sequence[str], dict[str, Any]]:
     """(the adapter, what was taken of each module, the families it can be for, more figures); a number takes `size` bytes."""
     adapter = _read(Path(tuned))

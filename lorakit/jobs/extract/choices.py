@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from lorakit.data.naming import spelled
 from lorakit.errors import UsageError
 from lorakit.families import FAMILIES
 from lorakit.lowrank.ranks import Rule
 from lorakit.lowrank.solve import Way, is_kernel
+from lorakit.naming import spelled
 from lorakit.registry import nearest
 from lorakit.targets import PARTS
 

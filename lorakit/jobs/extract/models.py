@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -26,16 +26,16 @@ from lorakit.lowrank.solve import solve
 from lorakit.lowrank.taken import Taken, spread
 from lorakit.runtime.room import Room
 from lorakit.runtime.workers import cores, each
+from lorakit.talk import Note, Talk, Tick
 from lorakit.targets import is_known
 
-Note = Callable[[str], None]
 _DEFAULT = Rule("fixed", 32)
 _ROOM = 512 << 20  # bytes that modules in work may take together
 _TIMES = 4  # times the ranks that a budget allows on average: as many as one module may take of it
 
 
 def between(
-    tuned: str, base: str, choices: Choices, size: int, device: str, tick: Callable[[int, int], None], note: Note,
+    tuned: str, base: str, choices: Choices, size: int, device: str, talk: Talk,
 ) -> tuple[Adapter, list[Taken], Sequence[str], dict[str, Any]]:  # fmt: skip
     """(the adapter, what was taken of each module, the families it can be for, more figures); a number takes `size` bytes.
 
@@ -45,15 +45,15 @@ def between(
         raise UsageError("--parts tokens is for adapters: two models have no learned tokens to compare")
     pairs = compare(tuned, base, choices.target, choices.parts)
     for line in pairs.lone:
-        note(f"not compared: {line}")
+        talk.note(f"not compared: {line}")
     choices = _checked(choices, pairs, size)
     rule = choices.rule or _DEFAULT
-    found, same, bad = _weights(pairs.weights, choices, rule, device, tick)
+    found, same, bad = _weights(pairs.weights, choices, rule, device, talk.tick)
     others, same_others = _others(pairs.others, bad)
     if bad:
         raise InputError(f"NaN or infinity in {some(bad, 5)}; one of {tuned} and {base} is damaged")
     skipped = _kinds(others)
-    _say(skipped, choices.keep_bias, note)
+    _say(skipped, choices.keep_bias, talk.note)
     modules, biases = _kept(others) if choices.keep_bias else ({}, {})
     if not found and not modules and not biases:
         what = ", ".join(f"{len(names)} {kind}" for kind, names in skipped.items() if names)
@@ -70,7 +70,7 @@ def between(
     modules |= {one.name: one.delta for one in found if one.delta is not None}
     if not modules and not biases:
         raise InputError(f"{tuned} and {base} differ by rounding noise alone: there is nothing to extract")
-    _tell(found, choices, rule, note)
+    _tell(found, choices, rule, talk.note)
     notes = pairs.words | metadata(tuned, base, choices, rule, pairs.family)
     adapter = Adapter(modules, notes, biases)
     extra = {
@@ -133,7 +133,7 @@ class _Worker:
 
 
 def _weights(
-    pairs: Sequence[Pair], choices: Choices, rule: Rule, device: str, tick: Callable[[int, int], None]
+    pairs: Sequence[Pair], choices: Choices, rule: Rule, device: str, tick: Tick
 ) -> tuple[list[Taken], int, list[str]]:
     """(what was taken of weights that differ, how many do not, names of those that are not finite)."""
     found: list[Taken] = []

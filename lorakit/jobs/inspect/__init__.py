@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +26,13 @@ from lorakit.formats.clients import coverages
 from lorakit.formats.evidence import family_of, stranger
 from lorakit.io import pickles, safetensors
 from lorakit.io.plain import read_json
+from lorakit.talk import Note
 
 _BASE_KEYS = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "base_model_name_or_path")
 _TAGS = 10  # the commonest are told
 
 
-def run(paths: list[Path], *, verify: bool, note: Callable[[str], None]) -> dict[str, Any]:
+def run(paths: list[Path], *, verify: bool, note: Note) -> dict[str, Any]:
     """A description of each file; with `verify`, InputError where one is not the bytes its own hash is of."""
     described = faults_together(lambda path: inspect(path, verify=verify), paths)
     broken = [one["file"] for one in described if verify and one["hash_matches"] is False]

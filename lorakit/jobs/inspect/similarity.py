@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -22,8 +22,7 @@ from lorakit.io.files import check_targets, write_text
 from lorakit.jobs.inspect import block_of, in_order
 from lorakit.lowrank.overlap import Likeness, cosine, likeness, mean
 from lorakit.runtime.workers import cores, each
-
-Note = Callable[[str], None]
+from lorakit.talk import Note, silent
 
 
 def run(paths: list[Path], *, report: Path | None, force: bool, dry_run: bool, note: Note) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def run(paths: list[Path], *, report: Path | None, force: bool, dry_run: bool, n
         raise UsageError("--similarity compares adapters: name two or more")
     check_targets([(report, PAGE)], force=force)
     given = list(zip(paths, faults_together(files.read, paths), strict=True))
-    named = alike(given, check_same(given), None, lambda text: None).adapters
+    named = alike(given, check_same(given), None, silent).adapters
     adapters = faults_together(lambda one: _factors(*one, note), list(zip(paths, named, strict=True)))
     pairs = [
         _pair(*both, *names, note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,9 +31,7 @@ from lorakit.models.base_weights import check_fits, weights_of
 from lorakit.process_config import NOTHING, Overrides
 from lorakit.runtime.signals import telling, written
 from lorakit.runtime.workers import cores, each
-
-Note = Callable[[str], None]
-Tick = Callable[[int, int], None]
+from lorakit.talk import Note, Talk, Tick
 
 
 @dataclass(frozen=True)
@@ -76,14 +74,14 @@ class Into:
     cut_inputs: bool = False
 
     def write(
-        self, adapter: Adapter, output: Path, allow_unmatched: bool, force: bool, dry_run: bool, tick: Tick, note: Note
+        self, adapter: Adapter, output: Path, allow_unmatched: bool, force: bool, dry_run: bool, talk: Talk
     ) -> dict[str, Any]:
         from lorakit.fusing import fuse
 
         done = fuse(
             adapter, self.model, output, dtype=self.dtype, stochastic_rounding=self.stochastic_rounding, seed=self.seed,
             allow_unmatched=allow_unmatched, force=force, dry_run=dry_run, tokenizer=self.tokenizer, wanted=self.of_model,
-            tick=tick, note=note,
+            talk=talk,
         )  # fmt: skip
         said = ("retained", "retained_worst", "retained_by_module", "norms", "left_out", "tokens", "unmatched")
         return {"into": self.model, "written": done["outputs"], **{key: done[key] for key in said if key in done}}
@@ -110,7 +108,7 @@ class _Plan:
 
 def run(
     arguments: Sequence[str | weighted.Weighted], output: Path, *, alpha: float | None, weights: str | None, method: str,
-    rank: Rule | None, file_format: str | None, dtype: str, force: bool, dry_run: bool, tick: Tick, note: Note,
+    rank: Rule | None, file_format: str | None, dtype: str, force: bool, dry_run: bool, talk: Talk,
     choices: Choices | None = None, into: Into | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The adapters' deltas joined by `method`, into `output`, or for a sweep into a numbered series of it.
@@ -126,20 +124,20 @@ def run(
     check_targets([*((path, kind) for path in outputs), (choices.report, PAGE)], force=force)
     given = weighted.read_arguments(arguments)
     plan = _planned(
-        given, outputs, _rows(given, alpha, weights, choices.sweep), method, rank, choices, into, file_format, note
+        given, outputs, _rows(given, alpha, weights, choices.sweep), method, rank, choices, into, file_format, talk.note
     )
     series: list[dict[str, Any]] = []
     with telling(lambda: written([one["output"] for one in series])):
         if into is not None and rank is None:
             made: Iterator[dict[str, Any]] = (
-                _collapsed(plan, i, into, choices, force, dry_run, tick, note) for i in range(len(outputs))
+                _collapsed(plan, i, into, choices, force, dry_run, talk) for i in range(len(outputs))
             )
         else:
-            made = _cut(plan, rank, choices, into, dtype, force, dry_run, tick, note)
+            made = _cut(plan, rank, choices, into, dtype, force, dry_run, talk)
         series.extend(made)
     done = merge_figures.report(series, plan.unmatched, bool(choices.sweep))
     if dry_run:
-        note(f"{len(plan.names)} modules would be written to {', '.join(map(str, outputs))}")
+        talk.note(f"{len(plan.names)} modules would be written to {', '.join(map(str, outputs))}")
         return {**done, "outputs": []}
     if choices.report is not None:
         done["outputs"].append(str(choices.report))
@@ -186,28 +184,28 @@ def _planned(
 
 def _cut(
     plan: _Plan, rank: Rule | None, choices: Choices, into: Into | None, dtype: str, force: bool,
-    dry_run: bool, tick: Tick, note: Note,
+    dry_run: bool, talk: Talk,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The outputs as adapters of a rank, written as such or into a model."""
-    base = _base(choices, into, plan.how.sources, note)
+    base = _base(choices, into, plan.how.sources, talk.note)
     keep = Scratch(plan.outputs[0]).keep
     cut = Cut(plan.how, rank, base, keep, dtype == "float16", choices.report is not None)
-    table = _worked(cut, plan.names, tick)
+    table = _worked(cut, plan.names, talk.tick)
     for i, (path, row, rest) in enumerate(zip(plan.outputs, plan.how.rows, plan.rest, strict=True)):
         found = {name: made[i] for name, made in table.items()}
         if rank is not None and rank.kind == "budget":
             found = _spread(found, rank, rest, dtype, cut)
         adapter = replace(rest, modules=_deltas(found, plan.vectors))
         if plan.names and not adapter.modules:
-            note(f"{path}: the merged adapter is empty: its weights cancel or are all 0")
+            talk.note(f"{path}: the merged adapter is empty: its weights cancel or are all 0")
         figures = merge_figures.figures(path, row, found, plan.vectors)
         if into is None:
             writing.save(path, adapter, plan.file_format, dtype, plan.families or None, dry_run=dry_run)
         else:
-            done = into.write(adapter, path, choices.allow_unmatched, force, dry_run, tick, note)
+            done = into.write(adapter, path, choices.allow_unmatched, force, dry_run, talk)
             figures |= {key: value for key, value in done.items() if key != "norms"}
         for line in merge_figures.table(figures, choices.verbose):
-            note(line)
+            talk.note(line)
         yield figures
     if choices.report is not None and not dry_run:
         shapes = _shapes(plan.how.sources, base)
@@ -221,12 +219,12 @@ def _shapes(sources: Sequence[Source], base: Mapping[str, Stored]) -> dict[str, 
 
 
 def _collapsed(
-    plan: _Plan, i: int, into: Into, choices: Choices, force: bool, dry_run: bool, tick: Tick, note: Note
+    plan: _Plan, i: int, into: Into, choices: Choices, force: bool, dry_run: bool, talk: Talk
 ) -> dict[str, Any]:
     """One output that goes into a model whole: each delta is made when its weight is written."""
     path, row = plan.outputs[i], plan.how.rows[i]
     joined = {name: plan.how.joined(name, row) for name in plan.names}
-    done = into.write(replace(plan.rest[i], modules=joined), path, choices.allow_unmatched, force, dry_run, tick, note)
+    done = into.write(replace(plan.rest[i], modules=joined), path, choices.allow_unmatched, force, dry_run, talk)
     norms = done.pop("norms")
     if choices.report is not None and not dry_run:
         page = merge_figures.page_of_model(joined, norms, done["retained_by_module"], f"{path.name}: what was merged")

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lorakit.data.naming import spelled
 from lorakit.formats import triggers
+from lorakit.naming import spelled
 
 # Of one file alone, or written anew.
 _OWN = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from lorakit.formats.weighted import Weighted
 from lorakit.lowrank.ranks import Rule
 from lorakit.merging.kernel.operands import as_numpy, is_dense, is_vector
 from lorakit.registry import nearest
+from lorakit.talk import Note
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Sources:
 
 def read(
     given: Sequence[Weighted], rename: Iterable[str], allow_unmatched: bool, unmatched: list[str], file_format: str | None,
-    note: Callable[[str], None],
+    note: Note,
 ) -> Sources:  # fmt: skip
     """The adapters, their deltas read when used; what matches nothing goes to `unmatched` where that is allowed.
 

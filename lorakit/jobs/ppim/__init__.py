@@ -1,6 +1,5 @@
 """A folder of pictures to a training set; only what is new or changed is done again, and what people wrote stays."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from lorakit.jobs.ppim.reading import Source
 from lorakit.jobs.ppim.settings import Settings, native
 from lorakit.reports import training_set
 from lorakit.runtime.locks import held
+from lorakit.talk import Note, Talk
 
 __all__ = ["Settings", "known", "native", "run"]
-Note = Callable[[str], None]
-Tick = Callable[[int, int], None]
 _REPORT, _SHEET = "report.html", CONTACT_SHEET
 
 
@@ -133,7 +131,7 @@ def _tell_masks(given: list[Source], settings: Settings, found: lint.Lint, note:
 
 
 def run(
-    raw: Path, data: Path, settings: Settings, *, force: bool, strict: bool, dry_run: bool, tick: Tick, note: Note,
+    raw: Path, data: Path, settings: Settings, *, force: bool, strict: bool, dry_run: bool, talk: Talk,
 ) -> dict[str, Any]:  # fmt: skip
     """Prepare RAW into DATA; a dry run does the same without a change on the disk, and without what models would make.
 
@@ -147,7 +145,7 @@ def run(
         from lorakit.jobs.ppim.edit import editor
 
         editor()  # before any work: is there one?
-    given = reading.sources(raw, data, note, captions=settings.caption == "keep")
+    given = reading.sources(raw, data, talk.note, captions=settings.caption == "keep")
     if not given:
         raise InputError(f"{raw}: no pictures below it ({', '.join(sorted(s[1:] for s in SUFFIXES))})")
     if not any((data / name).is_file() for name in (MANIFEST, JOURNAL)):  # else all may be there already
@@ -156,42 +154,42 @@ def run(
         manifest = Manifest(data, dry_run=dry_run)
         keeper = Keeper(data, manifest, force=force, dry_run=dry_run)
         try:
-            return _fill(raw, given, settings, keeper, strict=strict, tick=tick, note=note)
+            return _fill(raw, given, settings, keeper, strict=strict, talk=talk)
         finally:
             keeper.clear()
             manifest.close()
 
 
 def _fill(
-    raw: Path, given: list[Source], settings: Settings, keeper: Keeper, *, strict: bool, tick: Tick, note: Note
+    raw: Path, given: list[Source], settings: Settings, keeper: Keeper, *, strict: bool, talk: Talk
 ) -> dict[str, Any]:
     data, manifest = keeper.data, keeper.manifest
     if manifest.resumed:
-        note("going on with a run that was cut off")
+        talk.note("going on with a run that was cut off")
     keys = [source.key for source in given]
     arranged = table.take_edits(given, keeper)
-    fresh = reading.read(given, raw, settings, keeper, tick, anew=False)
+    fresh = reading.read(given, raw, settings, keeper, talk.tick, anew=False)
     if lacking := reading.settle(given, settings, keeper):
-        fresh += reading.read(lacking, raw, settings, keeper, tick, anew=True)
-    finishing.enlarge(given, settings, keeper, tick)
+        fresh += reading.read(lacking, raw, settings, keeper, talk.tick, anew=True)
+    finishing.enlarge(given, settings, keeper, talk.tick)
     finishing.repeat(given, keeper)
-    finishing.Masking(settings, keeper).run(given, tick)
+    finishing.Masking(settings, keeper).run(given, talk.tick)
     captions = finishing.Captioning(raw, settings, keeper)
-    captions.run(given, tick)
+    captions.run(given, talk.tick)
     if settings.edit and not keeper.dry_run:
         from lorakit.jobs.ppim.edit import edit
 
-        captions.by_hand += edit(given, data, manifest, note)
-    _tell_stayed(captions, keeper, settings, note)
+        captions.by_hand += edit(given, data, manifest, talk.note)
+    _tell_stayed(captions, keeper, settings, talk.note)
     gone = sorted(manifest.sources() - set(keys))
-    _prune(data, gone, keeper, settings.prune, note)
-    rejected, duplicates = _tell(raw, given, manifest, note)
+    _prune(data, gone, keeper, settings.prune, talk.note)
+    rejected, duplicates = _tell(raw, given, manifest, talk.note)
     gone = [] if settings.prune else gone
     written = table.write(given, gone, keeper, arranged)
     found = lint.lint(table.rows(given, manifest), manifest.records(keys), settings)
     for line in () if keeper.unmade else found.lines:
-        note(line)
-    _tell_masks(given, settings, found, note)
+        talk.note(line)
+    _tell_masks(given, settings, found, talk.note)
     with keeper.whole(_REPORT) as file:
         if file is not None:
             training_set.write(file, data, manifest.records(keys), raw, found)
@@ -201,8 +199,8 @@ def _fill(
                 from lorakit.reports.contact import write as write_sheet
 
                 write_sheet(sheet, data, table.rows(given, manifest))
-    _name_others(data, given, gone, keeper, note)
-    keeper.tell(note)
+    _name_others(data, given, gone, keeper, talk.note)
+    keeper.tell(talk.note)
     keeper.finish()
     manifest.finish(sorted([*keys, *gone]) if gone else keys)
     if not written:

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from lorakit.jobs.ppim.reading import CARRIED, Source
 from lorakit.jobs.ppim.settings import Settings, marked
 from lorakit.jobs.ppim.table import forget_text
 from lorakit.registry import CAPTIONERS, MASKS
-
-Tick = Callable[[int, int], None]
+from lorakit.talk import Tick
 
 
 def need(settings: Settings) -> None:

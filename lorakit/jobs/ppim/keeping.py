@@ -17,6 +17,7 @@ from lorakit.jobs.ppim.lint import count
 from lorakit.jobs.ppim.manifest import FILE as MANIFEST
 from lorakit.jobs.ppim.manifest import JOURNAL, WHOLE, Manifest
 from lorakit.jobs.ppim.record import is_sound
+from lorakit.talk import Note
 
 STAGING = ".ppim-new"  # below DATA: prepared pictures wait there until the manifest has said that they come
 KINDS = ("captions", "masks", "pictures", "rows", "files")
@@ -226,7 +227,7 @@ class Keeper:
                 file.unlink(missing_ok=True)
             self.staging.rmdir()
 
-    def tell(self, note: Callable[[str], None]) -> None:
+    def tell(self, note: Note) -> None:
         """Say what stayed and why, a line for each kind but captions and masks."""
         for what, names, rest in (
             ("picture changed by hand", self.stayed["pictures"], "; --force makes {} anew"),

@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,20 @@ from typing import Any
 from lorakit.data.caption_files import lines_of
 from lorakit.data.dataset import loose
 from lorakit.data.faults import Faults
-from lorakit.data.folder import Picture, look
+from lorakit.data.folder import look
 from lorakit.data.looks import Index, Look
-from lorakit.data.naming import names, shown
+from lorakit.data.pictures import Picture
 from lorakit.data.repeats import AUTO, repeats_of
 from lorakit.errors import StorageError
 from lorakit.jobs.ppim.keeping import Keeper, digest, mask_file
 from lorakit.jobs.ppim.lint import count
 from lorakit.jobs.ppim.manifest import Manifest
 from lorakit.jobs.ppim.settings import Settings
+from lorakit.naming import names, shown
 from lorakit.runtime.guarded import Guarded
 from lorakit.runtime.workers import cores
+from lorakit.talk import Note, Tick
 
-Tick = Callable[[int, int], None]
-Note = Callable[[str], None]
 CARRIED = ["carried"]  # the mark of masks that were carried over from RAW
 MOST_SHOWN = 1000  # pictures of which the report has small ones, so that it opens whatever the folder's size
 

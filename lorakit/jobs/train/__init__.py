@@ -11,21 +11,21 @@ import torch
 
 from lorakit import process_config
 from lorakit.config import TrainConfig
-from lorakit.data.naming import spelled
+from lorakit.drawing.session import load_model
 from lorakit.errors import InputError, NumericError, shorten
 from lorakit.formats import files, triggers
 from lorakit.formats.layouts import marks
 from lorakit.io.endings import of_mode
 from lorakit.io.files import check_place, check_target, growing, grown, write_text
 from lorakit.io.record import Record, recorded
-from lorakit.jobs import sample
 from lorakit.jobs.train import divide, identity, planning, replaying, resume
 from lorakit.jobs.train.data import read_data
-from lorakit.jobs.train.life import Life, Talk
+from lorakit.jobs.train.life import Life
 from lorakit.jobs.train.report import write_report
 from lorakit.jobs.train.runner import Run
 from lorakit.models.base_weights import check_fits
 from lorakit.models.places import base_hash
+from lorakit.naming import spelled
 from lorakit.registry import ADAPTER_FORMATS, MODES, OPTIMIZERS, TRACKERS, TRAINABLE
 from lorakit.runtime import extras
 from lorakit.runtime.device import peak_memory, pick_device
@@ -34,9 +34,10 @@ from lorakit.runtime.scarce import MEMORY, lacking
 from lorakit.runtime.sharding import Sharding
 from lorakit.runtime.signals import telling
 from lorakit.runtime.world import World, alone_by_mistake, joined, place
+from lorakit.talk import SILENT, Talk
 from lorakit.training.loop import Diverged
 
-__all__ = ["Life", "Talk", "run"]
+__all__ = ["Life", "run"]
 
 
 def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, Any] | None:
@@ -52,7 +53,7 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
     life = replace(life, dtype=world.dtype(life.dtype))
     how = divide.asked(config, world)
     if not world.main:
-        talk = Talk.silent()
+        talk = SILENT
     if alone_by_mistake():
         talk.note(
             "accelerate has started one process: --cpu starts no others; --multi_gpu does, without a GPU too, or torchrun"
@@ -99,7 +100,7 @@ def _inside(
     tokenizer = None if config.tokenizer is None else Path(config.tokenizer)
     # Weights that are trained are kept in float32, or small steps would be lost; autocast computes in the dtype.
     dtype = "float32" if config.mode == "full" else life.dtype
-    components = sample.load_model(
+    components = load_model(
         config.model, str(_device(life, world)), dtype, talk.note, tokenizer, config.of_model, config.vae
     )
     if config.vae is not None and config.mode == "full":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lorakit.config import TrainConfig, option
@@ -12,9 +12,10 @@ from lorakit.data.dataset import Example
 from lorakit.effects import refuse_idle
 from lorakit.errors import some
 from lorakit.jobs.train.life import Life
+from lorakit.talk import Note
 
 
-def read_examples(folder: Path, config: TrainConfig, life: Life, note: Callable[[str], None]) -> list[Example]:
+def read_examples(folder: Path, config: TrainConfig, life: Life, note: Note) -> list[Example]:
     """The pictures of a folder, without what this run writes below it and its class pictures; with a template the captions
     are the tokens'."""
     templated = config.sentences != "none"
@@ -37,7 +38,7 @@ def read_examples(folder: Path, config: TrainConfig, life: Life, note: Callable[
 
 def _check_use(
     folder: Path, found: Sequence[Example], choices: Sequence[str], config: TrainConfig, life: Life,
-    note: Callable[[str], None],
+    note: Note,
 ) -> None:  # fmt: skip
     """UsageError for an option that was given and has nothing to do in this folder; one of a shared file is noted."""
     captions = [caption for one in found for caption in one.captions]

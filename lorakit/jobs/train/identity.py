@@ -11,11 +11,11 @@ from typing import Any
 from lorakit import __version__
 from lorakit.config import TrainConfig, option
 from lorakit.data.dataset import Example
-from lorakit.data.naming import shown, spelled
 from lorakit.errors import some
 from lorakit.io.inputs import sha256_of
 from lorakit.io.plain import json_object
 from lorakit.io.toml import text_of
+from lorakit.naming import shown, spelled
 
 CONFIG, SOURCES, DATA, ITEMS, BASE, PROCESS, RUN, PROCESSES = (
     f"lorakit.{key}" for key in ("config", "sources", "data", "data_items", "base", "process", "run", "processes")

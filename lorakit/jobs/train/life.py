@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,19 +85,3 @@ class Life:
             "format": self.file_format, "save_dtype": self.save_dtype, "dtype": self.dtype,
             "validate_every": self.validate_every, "early_stop": self.early_stop,
         }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Talk:
-    """What a run says while it works.
-
-    show    figures that stand beside the progress from then on, the most wanted first
-    """
-
-    tick: Callable[[int, int], None]
-    note: Callable[[str], None]
-    show: Callable[[Mapping[str, str]], None] = lambda figures: None
-
-    @classmethod
-    def silent(cls) -> Talk:
-        return cls(lambda done, total: None, lambda text: None)

@@ -4,52 +4,59 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lorakit.adapter import Adapter
+from lorakit.config import TrainConfig
 from lorakit.data.pngtext import encode
 from lorakit.drawing import composing
-from lorakit.drawing.request import shots_of
+from lorakit.drawing.request import Request, shots_of
+from lorakit.drawing.session import Session
 from lorakit.formats import writing
 from lorakit.io.files import write_bytes
-from lorakit.jobs import sample
-
-if TYPE_CHECKING:
-    from lorakit.jobs.train.runner import Run
+from lorakit.jobs.train.life import Life
+from lorakit.models.load import Components
+from lorakit.talk import silent
 
 _STEPS, _GUIDANCE, _SCHEDULER = 30, 7.5, "dpm++"  # what `sample` takes where nothing is asked for
 
 
-def draw(run: Run, step: int) -> None:
-    """RUN/previews/step-NNNNNN-K.png for each prompt, all from the run's seed. The model is as it was before training
-    meanwhile, with the adapter put on as from a file; one that is trained whole draws as it stands."""
-    life, components, adapter = run.life, run.components, run.adapter()
-    request = sample.Request(
+def draw(
+    step: int, components: Components, config: TrainConfig, life: Life, adapter: Adapter | None, family: str | None,
+    *, main: bool,
+) -> None:  # fmt: skip
+    """RUN/previews/step-NNNNNN-K.png for each prompt, all from the run's seed.
+
+    components   the model without what is trained beside it: the adapter is put on as from a file
+    adapter      what is trained, None where the model itself is
+    main         whether this process writes the pictures
+    """
+    request = Request(
         list(life.preview_prompts),
         1,
-        run.config.seed,
+        config.seed,
         "",
-        run.config.model,
+        config.model,
         None,
         _STEPS,
         _GUIDANCE,
         _SCHEDULER,
         8,
-        vae=run.config.vae,
-    ).of_model(run.config.of_model)
-    with tempfile.TemporaryDirectory() as home, run.trained.bare():
+        vae=config.vae,
+    ).of_model(config.of_model)
+    with tempfile.TemporaryDirectory() as home:
         arguments = []
         if adapter is not None:
             file = Path(home) / f"step-{step:06d}.safetensors"
-            writing.save(file, adapter, "kohya", None, run.data.family and [run.data.family])
+            writing.save(file, adapter, "kohya", None, family and [family])
             arguments = [str(file)]
         composition = composing.read(arguments)
-        session = sample.Session(components, [composition], lambda text: None)
+        session = Session(components, [composition], silent)
         try:
             shots = shots_of(request, composition)
             session.tell(shots)
             for i, one in enumerate(session.draw(shots)):
                 target = life.run_folder / "previews" / f"step-{step:06d}-{i}.png"
-                if run.world.main:
+                if main:
                     write_bytes(target, encode(one.picture, one.settings))
         finally:
             session.ensemble.remove()

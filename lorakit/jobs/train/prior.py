@@ -9,11 +9,13 @@ from pathlib import Path
 from lorakit.config import TrainConfig
 from lorakit.data import dataset
 from lorakit.data.dataset import Example
+from lorakit.drawing import class_pictures as prior_gen
+from lorakit.drawing.request import Request
 from lorakit.errors import InputError, UsageError
-from lorakit.jobs import prior_gen, sample
-from lorakit.jobs.train.life import Life, Talk
+from lorakit.jobs.train.life import Life
 from lorakit.models.load import Components
 from lorakit.runtime.world import World
+from lorakit.talk import Talk
 
 
 def class_pictures(
@@ -30,7 +32,7 @@ def class_pictures(
     with world.main_first():
         if folder is not None and config.class_prompt and prior_gen.goes_on(_request(config), components, folder):
             prior_gen.run(
-                _request(config), folder, components, force=False, dry_run=dry_run, tick=talk.tick, note=talk.note,
+                _request(config), folder, components, force=False, dry_run=dry_run, talk=talk,
                 turn=World(),
             )  # fmt: skip
             if dry_run:
@@ -46,7 +48,7 @@ def class_pictures(
                 f"{folder} holds {len(own)} class pictures; --class-prompt says what the missing {missing} are to show"
             )
         drawn = prior_gen.prior_set(
-            replace(_request(config), count=missing), components, tick=talk.tick, note=talk.note, base=base,
+            replace(_request(config), count=missing), components, talk=talk, base=base,
             dry_run=dry_run,
         )  # fmt: skip
         return own + _read(drawn, config, talk, {})[:missing]
@@ -79,8 +81,8 @@ def _tell(folder: Path | None, own: Sequence[Example], missing: int, config: Tra
         talk.note(f"--class-prompt is not used: all class pictures in {folder} have captions of their own")
 
 
-def _request(config: TrainConfig) -> sample.Request:
-    return sample.Request(
+def _request(config: TrainConfig) -> Request:
+    return Request(
         [config.class_prompt or ""],
         config.prior_count,
         config.seed,

@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorakit.data.naming import spelled
 from lorakit.errors import InputError, some
 from lorakit.io.files import write_text
 from lorakit.io.plain import read_json
 from lorakit.jobs.train.identity import RUN
+from lorakit.naming import spelled
 from lorakit.training import checkpoints
 from lorakit.training.loop import Diverged, Step
 

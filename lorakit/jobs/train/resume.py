@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,12 @@ from lorakit.io.files import write_text
 from lorakit.io.plain import json_object, read_lines
 from lorakit.jobs.train.identity import differences
 from lorakit.jobs.train.life import Life
+from lorakit.talk import Note
 from lorakit.training import checkpoints
 from lorakit.training.checkpoints import Checkpoint
 
 
-def resumed(
-    life: Life, notes: dict[str, str], note: Callable[[str], None], piece: checkpoints.Piece
-) -> Checkpoint | None:
+def resumed(life: Life, notes: dict[str, str], note: Note, piece: checkpoints.Piece) -> Checkpoint | None:
     """The checkpoint to go on from; None where the run begins.
 
     Of its tensors `piece` takes what this process holds. `auto` takes the newest whole one of the same run. An unfinished
@@ -42,7 +40,7 @@ def resumed(
     return None
 
 
-def _asked(path: Path, notes: dict[str, str], note: Callable[[str], None], piece: checkpoints.Piece) -> Checkpoint:
+def _asked(path: Path, notes: dict[str, str], note: Note, piece: checkpoints.Piece) -> Checkpoint:
     if path.is_dir():
         inner = path / "checkpoints"
         found = next(checkpoints.newest(inner if inner.is_dir() else path, note, piece), None)

@@ -22,7 +22,7 @@ from lorakit.formats import clients
 from lorakit.jobs.train import previews, write
 from lorakit.jobs.train.data import Data
 from lorakit.jobs.train.identity import BASE, ITEMS
-from lorakit.jobs.train.life import Life, Talk
+from lorakit.jobs.train.life import Life
 from lorakit.jobs.train.watch import Watch, final_loss
 from lorakit.models import encode
 from lorakit.models.load import Components, is_small
@@ -30,6 +30,7 @@ from lorakit.modes import Trained
 from lorakit.registry import TRACKERS
 from lorakit.runtime.heap import keep_freed_memory
 from lorakit.runtime.world import World
+from lorakit.talk import Talk
 from lorakit.training import checkpoints, loop, optimizers, validation
 from lorakit.training.compiled import compile_blocks
 from lorakit.training.ema import Ema
@@ -307,7 +308,11 @@ class Run:
     def preview(self, step: int) -> dict[str, Any]:
         if self.life.preview_prompts and (self.world.main or self.shards is not None):
             with self.weights():
-                previews.draw(self, step)
+                adapter = self.adapter()
+                with self.trained.bare():
+                    previews.draw(
+                        step, self.components, self.config, self.life, adapter, self.data.family, main=self.world.main
+                    )
         return {}
 
     def finish(self, rows: list[dict[str, Any]]) -> list[Path]:

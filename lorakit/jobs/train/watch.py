@@ -10,12 +10,13 @@ from typing import Any, TextIO
 
 import torch
 
-from lorakit.data.naming import spelled
 from lorakit.errors import Stopped
-from lorakit.jobs.train.life import Life, Talk
+from lorakit.jobs.train.life import Life
+from lorakit.naming import spelled
 from lorakit.runtime.device import peak_memory
 from lorakit.runtime.signals import deferred
 from lorakit.runtime.world import World
+from lorakit.talk import Talk
 from lorakit.training.loop import Diverged, Step, finite
 
 _STRATA = 4

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from lorakit.config import TrainConfig
 from lorakit.data.dataset import Example
-from lorakit.data.naming import spelled
 from lorakit.data.trigger_words import contains, shared_phrase, tags_of
 from lorakit.formats import triggers
+from lorakit.naming import spelled
 
 _MOST_TAGS = 5000  # a folder: the commonest; captions of sentences are a tag each
 _TITLES = {"ti": "embedding by lorakit", "full": "model by lorakit"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Stored, on_host
-from lorakit.data.naming import spelled
 from lorakit.delta import Delta, difference
 from lorakit.deltas.full import Full
 from lorakit.errors import LorakitError, NumericError, some
@@ -24,11 +23,14 @@ from lorakit.io.files import replacing_folder, write_text
 from lorakit.io.inputs import check_plain
 from lorakit.io.plain import read_json
 from lorakit.io.record import RECORD
-from lorakit.io.tensors import DTYPES
 from lorakit.models.described import described
-from lorakit.models.load import Components, part_with
+from lorakit.models.load import Components
+from lorakit.models.parts import part_with
 from lorakit.models.places import folder_of
+from lorakit.naming import spelled
 from lorakit.process_config import SCHEDULER
+from lorakit.runtime.device import torch_dtype
+from lorakit.talk import Note, Talk
 from lorakit.targets import canonical
 
 # What rounding to a number format may take of a delta, relative to its norm.
@@ -46,7 +48,7 @@ def write_adapter(
 ) -> list[clients.Coverage]:
     """Write, and read back; gives what each client makes of the file. LorakitError where a module that was trained is
     missing from it, differs, or is one that a client of the format would not apply."""
-    writing.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family and [family])
+    writing.save(file, adapter.with_metadata(**notes), file_format, torch_dtype(dtype), family and [family])
     wrong = wrong_in(file, adapter, _ROUNDING[dtype])
     if wrong:
         raise LorakitError(
@@ -64,12 +66,12 @@ def check_adapter(
     file: Path, adapter: Adapter, file_format: str, dtype: str, notes: Mapping[str, str], family: str | None
 ) -> None:
     """Raise what `write_adapter` would raise before it writes."""
-    writing.save(file, adapter.with_metadata(**notes), file_format, DTYPES[dtype], family and [family], dry_run=True)
+    writing.save(
+        file, adapter.with_metadata(**notes), file_format, torch_dtype(dtype), family and [family], dry_run=True
+    )
 
 
-def check_effect(
-    adapter: Adapter, idle: Sequence[str], unmoved: Sequence[str], source: str, note: Callable[[str], None]
-) -> None:
+def check_effect(adapter: Adapter, idle: Sequence[str], unmoved: Sequence[str], source: str, note: Note) -> None:
     """NumericError where no module changes anything, or a token has learned nothing; some modules that do not are noted.
 
     idle      the modules that change nothing
@@ -108,7 +110,7 @@ def wrong_in(file: Path, adapter: Adapter, tolerance: float) -> list[str]:
 
 def write_model(
     output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
-    note: Callable[[str], None], tokenizer: Path | None = None,
+    note: Note, tokenizer: Path | None = None,
 ) -> None:  # fmt: skip
     """The whole model with the trained parts in it, all else as it is: a diffusers folder, or one file. Read back:
     LorakitError where a weight is missing or another than was trained."""
@@ -130,14 +132,14 @@ def _written(x: Tensor, found: Stored | None, dtype: str) -> bool:
     """Whether it is what was found, but for a rounding, and of numbers near 0 the least that float16 can hold."""
     if found is None or found.shape != tuple(x.shape):
         return False
-    mine = x.detach().cpu().to(DTYPES[dtype]).float().numpy()
+    mine = x.detach().cpu().to(torch_dtype(dtype)).float().numpy()
     error = float(np.linalg.norm((found.float() - mine).ravel()))
     return error <= _ROUNDING[dtype] * float(np.linalg.norm(mine.ravel())) + 6e-8 * mine.size**0.5
 
 
 def _write_folder(
     output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
-    note: Callable[[str], None],
+    note: Note,
 ) -> None:  # fmt: skip
     parts = sorted({name.partition(".")[0] for name in changed})
     configs = described(str(components.folder)).configs
@@ -146,7 +148,7 @@ def _write_folder(
         shutil.copytree(check_plain(components.folder, "model"), partial, dirs_exist_ok=True, ignore=left_out)
         for part in parts:
             own = {n.removeprefix(f"{part}."): x for n, x in changed.items() if n.startswith(f"{part}.")}
-            tensors = {name: x.detach().cpu().to(DTYPES[dtype]) for name, x in own.items()}
+            tensors = {name: x.detach().cpu().to(torch_dtype(dtype)) for name, x in own.items()}
             part_with(part, configs[f"{part}/config.json"], tensors).save_pretrained(partial / part)
         if components.scheduler_config != read_json(components.folder / SCHEDULER, "config"):
             write_text(partial / SCHEDULER, json.dumps(components.scheduler_config, indent=2) + "\n")
@@ -155,7 +157,7 @@ def _write_folder(
 
 def _write_other(
     output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
-    note: Callable[[str], None], tokenizer: Path | None,
+    note: Note, tokenizer: Path | None,
 ) -> None:  # fmt: skip
     """By the way of a merge into a model: what each parameter has gained is added to it."""
     base = open_model(str(components.folder), folder_of)
@@ -178,5 +180,5 @@ def _write_other(
         metadata=notes,
         scheduler=components.scheduler_config,
         tokenizer=tokenizer,
-        note=note,
+        talk=Talk(note=note),
     )
