@@ -23,6 +23,7 @@ from lorakit.errors import InputError, RefusedError, StorageError, reason
 from lorakit.io.files import check_place, write_bytes, write_text
 from lorakit.io.paths import home_folder
 from lorakit.io.record import Record, recorded
+from lorakit.models.fingerprint import weights_hash
 from lorakit.models.load import Components
 from lorakit.models.places import base_hash
 from lorakit.models.sample import Drawing
@@ -31,7 +32,6 @@ from lorakit.runtime.signals import telling
 from lorakit.runtime.world import World, place
 from lorakit.schedulers import USUAL
 from lorakit.talk import Note, Talk, silent
-from lorakit.training.fingerprint import weights_hash
 
 _TABLE = "metadata.jsonl"
 _STRIDE = 1_000_003  # to the next seed of the same picture: far from the seeds of all others

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
-from lorakit.formats.adapters._dotted import part_of_width
-from lorakit.formats.adapters._factors import other_losses
+from lorakit.formats.dotted import part_of_width
+from lorakit.formats.factors import other_losses
 from lorakit.formats.scaling import reshaped
 
 

@@ -20,11 +20,11 @@ from lorakit.data.images import BadPicture, Cut, bucket, centre
 from lorakit.errors import InputError
 from lorakit.io.inputs import sha256_of
 from lorakit.io.pack import Pack
+from lorakit.models.fingerprint import Counts, encoder_hash
 from lorakit.models.load import Components
 from lorakit.runtime.workers import cores
 from lorakit.talk import Tick
 from lorakit.training.encoding import Bad, Encoder, Moments, View
-from lorakit.training.fingerprint import Counts, encoder_hash
 from lorakit.training.placed import Hidden, Placed
 
 _LATENTS = "latents.pack"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lorakit.io.pack import Pack
-from lorakit.training.fingerprint import Counts
+from lorakit.models.fingerprint import Counts
 
 _VERSION = "1"
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.encode import conditioning_of, encode_ids, token_ids
+from lorakit.models.fingerprint import weights_hash
 from lorakit.models.load import Components
-from lorakit.training.fingerprint import weights_hash
 from lorakit.training.text_cache import TextCache
 
 

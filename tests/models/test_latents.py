@@ -6,8 +6,8 @@ import torch
 
 from lorakit.models import latents
 from lorakit.models.encode import latent_moments, to_pictures
+from lorakit.models.fingerprint import encoder_hash
 from lorakit.models.load import load
-from lorakit.training.fingerprint import encoder_hash
 from tests.models.saying import changed
 from tests.tiny import make
 

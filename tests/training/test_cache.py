@@ -11,10 +11,10 @@ from lorakit.data.images import Cut
 from lorakit.data.masks import for_latents
 from lorakit.errors import InputError
 from lorakit.models.encode import latent_moments, to_tensor
+from lorakit.models.fingerprint import encoder_hash, weights_hash
 from lorakit.models.load import load
 from lorakit.training import cache, encoding
 from lorakit.training.cache import cache_latents, tidy
-from lorakit.training.fingerprint import encoder_hash, weights_hash
 from lorakit.training.placed import Placed
 from lorakit.training.text_cache import TextCache
 from tests.conftest import picture

@@ -13,8 +13,9 @@ from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.deltas.turned import Turned
 from lorakit.families import FAMILIES, Shape
+from lorakit.formats import dotted as _dotted
 from lorakit.formats import spellings
-from lorakit.formats.adapters import _bundle, _dotted, _marks
+from lorakit.formats.adapters import _bundle, _marks
 from lorakit.formats.codec import Context, Encoded
 from lorakit.formats.evidence import stranger
 from lorakit.formats.scaling import common_alpha, scalar, shaped, with_scale

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.families import Shape
-from lorakit.formats.adapters import _dotted, _marks
+from lorakit.formats import dotted as _dotted
+from lorakit.formats.adapters import _marks
 
 
 def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:

@@ -22,11 +22,11 @@ from lorakit.jobs.train.identity import data_hash, items
 from lorakit.jobs.train.life import Life
 from lorakit.jobs.train.prior import class_pictures
 from lorakit.jobs.train.words import notes_of_words
+from lorakit.models.fingerprint import encoder_hash
 from lorakit.models.load import Components
 from lorakit.runtime.world import World
 from lorakit.talk import Talk
 from lorakit.training.cache import Cached, cache_latents, tidy
-from lorakit.training.fingerprint import encoder_hash
 from lorakit.training.samples import Source
 from lorakit.training.teacher import Teacher
 
