@@ -11,8 +11,8 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array, floats, number
 from lorakit.deltas.turned import rotations
 from lorakit.families import FAMILIES
-from lorakit.formats.adapters._peft_config import PeftConfig
 from lorakit.formats.codec import Groups, build, is_same
+from lorakit.formats.peft_config import PeftConfig
 from lorakit.formats.scaling import reshaped, scaled
 from lorakit.formats.spellings import Spelled, module_of, parse, within
 

@@ -9,8 +9,8 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._peft_config import STALE
 from lorakit.formats.codec import Context, Encoded
+from lorakit.formats.peft_config import STALE
 from lorakit.formats.vectors import Tokens, named, one_token
 
 _A1111, _KOHYA = "string_to_param.", "emb_params"

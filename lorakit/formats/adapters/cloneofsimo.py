@@ -19,9 +19,9 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array, cast, dtype_of, is_torch
 from lorakit.families import FAMILIES, Shape, table
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._peft_config import STALE
 from lorakit.formats.codec import Context, Encoded, Groups, build, flat
 from lorakit.formats.factors import factors
+from lorakit.formats.peft_config import STALE
 from lorakit.formats.scaling import reshaped
 from lorakit.formats.vectors import Tokens
 

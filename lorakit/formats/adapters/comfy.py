@@ -15,9 +15,9 @@ from lorakit.deltas.low_rank import LowRank
 from lorakit.deltas.turned import Turned
 from lorakit.families import FAMILIES, Shape
 from lorakit.formats.adapters import _bundle, _marks
-from lorakit.formats.adapters._peft_config import STALE
 from lorakit.formats.codec import Context, Encoded
 from lorakit.formats.dotted import Reading
+from lorakit.formats.peft_config import STALE
 from lorakit.formats.scaling import shaped
 from lorakit.formats.spellings import parse
 from lorakit.targets import original_name_of, original_names

@@ -9,8 +9,8 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._peft_config import STALE
 from lorakit.formats.codec import Context, Encoded
+from lorakit.formats.peft_config import STALE
 from lorakit.formats.vectors import Tokens, named, one_token
 
 _PARTS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "clip_h": "text_encoder"}

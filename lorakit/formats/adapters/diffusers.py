@@ -10,10 +10,10 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._peft_config import STALE, PeftConfig, settings
 from lorakit.formats.codec import Context, Encoded
 from lorakit.formats.dotted import Reading
 from lorakit.formats.factors import Factors, factors
+from lorakit.formats.peft_config import STALE, PeftConfig, settings
 from lorakit.formats.scaling import reshaped
 from lorakit.formats.spellings import OPAQUE, parse
 from lorakit.targets import PARTS

@@ -8,8 +8,8 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import SIZES, Array, Stored
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._peft_config import STALE
 from lorakit.formats.codec import Context, Encoded
+from lorakit.formats.peft_config import STALE
 from lorakit.formats.vectors import Tokens, as_rows, one_token
 
 _PIVOTAL = {"text_encoders_0": "text_encoder", "text_encoders_1": "text_encoder_2"}

@@ -15,11 +15,11 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._peft_config import STALE, PeftConfig, settings
 from lorakit.formats.adapters.diffusers import as_peft
 from lorakit.formats.codec import Context, Encoded
 from lorakit.formats.dotted import Reading, part_of_width
 from lorakit.formats.factors import Factors, factors
+from lorakit.formats.peft_config import STALE, PeftConfig, settings
 from lorakit.formats.spellings import PREFIXES, Spelled, module_of, parse
 from lorakit.targets import PARTS
 
