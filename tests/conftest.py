@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import forks
+from tests.support import forks
 from tests.systems import pretend
 
 # From the one that takes longest

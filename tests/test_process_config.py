@@ -5,7 +5,7 @@ import pytest
 from lorakit import process_config
 from lorakit.errors import InputError, UsageError
 from lorakit.process_config import Overrides
-from tests.models.saying import BETAS, PROCESSES
+from tests.support.saying import BETAS, PROCESSES
 
 
 @pytest.mark.parametrize(

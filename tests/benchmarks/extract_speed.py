@@ -38,7 +38,7 @@ def arithmetic(family: str, rank: int) -> None:
     from lorakit.lowrank.dense import Dense
     from lorakit.lowrank.gram import by_gram
     from lorakit.lowrank.randomised import leading
-    from tests.lowrank.matrices import fine_tuned
+    from tests.support.matrices import fine_tuned
 
     counts: dict[tuple[int, ...], int] = {}
     for shape in shapes(family).values():

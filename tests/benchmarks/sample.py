@@ -34,7 +34,7 @@ from lorakit.models.gated import Stack
 from lorakit.models.load import load
 from lorakit.models.places import folder_of
 from lorakit.models.predict import predict
-from tests.adapters_of_tiny import lora
+from tests.support.adapters_of_tiny import lora
 from tests.tiny import reduced
 
 RANK = 32

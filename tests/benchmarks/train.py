@@ -35,7 +35,7 @@ def ours(name: str, batch: int, dtype: str = "float32") -> Step:
     from lorakit.training.precision import precision
     from lorakit.training.samples import Source
     from lorakit.training.texts import Texts
-    from tests.cached import cached
+    from tests.support.cached import cached
 
     components = load_model(name, "cpu", dtype, lambda text: None)
     side = components.size // components.vae_factor

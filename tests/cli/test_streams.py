@@ -17,8 +17,8 @@ from typer.main import get_command
 from lorakit.cli import app, streams
 from lorakit.errors import StorageError
 from lorakit.formats import writing
-from tests.adapter_files import random_adapter
 from tests.conftest import captioned
+from tests.support.adapter_files import random_adapter
 
 FULL = Path("/dev/full")
 MERGE = ("merge", "a.safetensors", "b.safetensors", "-o", "m.safetensors")

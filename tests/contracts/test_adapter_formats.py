@@ -12,7 +12,7 @@ from lorakit.errors import InputError
 from lorakit.formats.adapters import checked, decode, sniff
 from lorakit.formats.codec import Context, Encoded
 from lorakit.registry import ADAPTER_FORMATS
-from tests.adapter_files import random_adapter
+from tests.support.adapter_files import random_adapter
 
 WRITABLE = [name for name in ADAPTER_FORMATS.names() if hasattr(ADAPTER_FORMATS[name], "encode")]
 

@@ -4,8 +4,8 @@ from lorakit.captioners import BadCaption, How, Shown
 from lorakit.captioners.tagger import Tag, chosen
 from lorakit.errors import InputError, UnavailableError
 from lorakit.registry import CAPTIONERS
-from tests import small_models
 from tests.conftest import picture
+from tests.support import small_models
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,7 @@ from lorakit.formats.adapters import decode
 from lorakit.formats.clients import coverage
 from lorakit.formats.codec import Context
 from lorakit.registry import ADAPTER_FORMATS, CLIENTS
-from tests.adapter_files import attention, random_adapter, small
+from tests.support.adapter_files import attention, random_adapter, small
 
 KOHYA = ("a1111", "comfyui", "diffusers", "sd-scripts")
 N = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -8,7 +8,7 @@ from lorakit import deltas
 from lorakit.arrays import Stored, floats, raw
 from lorakit.delta import NeedsBase, inner, relative_error
 from lorakit.registry import DELTA_KINDS
-from tests.deltas.samples import SAMPLES, draw
+from tests.support.delta_samples import SAMPLES, draw
 
 every = pytest.mark.parametrize("sample", SAMPLES, ids=str)
 

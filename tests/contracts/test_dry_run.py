@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from lorakit.runtime.locks import held
-from tests.adapters_of_tiny import lora
 from tests.conftest import captioned, picture
+from tests.support.adapters_of_tiny import lora
 from tests.tiny import make
 
 FAST = ["--steps", "1", "--batch-size", "1", "--rank", "1"]

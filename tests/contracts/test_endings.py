@@ -8,7 +8,7 @@ import torch
 
 from lorakit.cli.convert import WRITTEN
 from lorakit.formats import files
-from tests.adapters_of_tiny import lora
+from tests.support.adapters_of_tiny import lora
 
 WRONG = ("x.pt", "x.pth", "x.bin", "x.ckpt", "x.txt", "x.png", "x", "x.v2")
 # What is written, as a command whose last word is the output, and which of the names above are right.

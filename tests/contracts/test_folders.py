@@ -9,8 +9,8 @@ import pytest
 
 from lorakit.io import files
 from lorakit.io.record import RECORD, recorded
-from tests.adapters_of_tiny import lora
 from tests.conftest import captioned, picture
+from tests.support.adapters_of_tiny import lora
 
 pytestmark = pytest.mark.usefixtures("small_model")
 QUICK = ["--steps", 1, "--guidance", 1, "--scheduler", "euler"]

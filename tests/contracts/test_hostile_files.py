@@ -13,9 +13,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lorakit.io import safetensors
-from tests import confined
 from tests.conftest import captioned
 from tests.hostile import MODULE, NEVER, png, zeros
+from tests.support import confined
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and limits a process's memory")
 

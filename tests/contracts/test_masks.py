@@ -5,7 +5,7 @@ from PIL import Image
 from lorakit.errors import UsageError
 from lorakit.masks import How
 from lorakit.registry import MASKS
-from tests import small_models
+from tests.support import small_models
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,7 +12,7 @@ from lorakit.training.placed import Hidden
 from lorakit.training.precision import precision
 from lorakit.training.samples import Source
 from lorakit.training.texts import Texts
-from tests.cached import cached
+from tests.support.cached import cached
 from tests.tiny import make
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from lorakit.formats import writing
 from lorakit.models.places import folder_of
-from tests.adapter_files import random_adapter
 from tests.conftest import picture
+from tests.support.adapter_files import random_adapter
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes"),

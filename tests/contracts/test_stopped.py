@@ -9,8 +9,8 @@ import pytest
 from lorakit import cli
 from lorakit.cli import output
 from lorakit.formats import writing
-from tests.adapter_files import random_adapter
 from tests.conftest import captioned
+from tests.support.adapter_files import random_adapter
 
 pytestmark = pytest.mark.usefixtures("small_model")
 KEPT = {

@@ -13,7 +13,7 @@ from lorakit import deltas
 from lorakit.delta import inner, relative_error
 from lorakit.deltas import loha
 from lorakit.deltas.low_rank import LowRank
-from tests.deltas.samples import alpha, draw
+from tests.support.delta_samples import alpha, draw
 
 
 def make(shape=None, **parts):

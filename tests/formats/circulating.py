@@ -22,7 +22,7 @@ from lorakit.formats.clients import coverage, coverages
 from lorakit.formats.codec import Context
 from lorakit.registry import CLIENTS
 from lorakit.targets import kohya_name_of
-from tests.adapter_files import random_adapter
+from tests.support.adapter_files import random_adapter
 
 Names = Callable[[str, str], str]  # of a module of ours, and of a family
 PLAIN = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}

@@ -15,9 +15,9 @@ from lorakit.formats.clients import coverage
 from lorakit.formats.spellings import PREFIXES, parse
 from lorakit.io import safetensors
 from lorakit.registry import ADAPTER_FORMATS, CLIENTS
-from tests.adapter_files import random_adapter
 from tests.formats.circulating import README, ROWS, few, written
-from tests.formats.pipelines import base_of, effect, pipeline, random_for, weights, wrong
+from tests.support.adapter_files import random_adapter
+from tests.support.pipelines import base_of, effect, pipeline, random_for, weights, wrong
 
 CASES = [(name, family) for name, row in ROWS.items() for family in row.families]
 

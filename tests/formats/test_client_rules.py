@@ -11,7 +11,7 @@ from lorakit.formats.codec import Context
 from lorakit.io import safetensors
 from lorakit.registry import ADAPTER_FORMATS
 from lorakit.targets import kohya_name_of
-from tests.formats.pipelines import base_of, effect, pipeline, random_for, wrong
+from tests.support.pipelines import base_of, effect, pipeline, random_for, wrong
 
 
 def naive(adapter, family) -> dict:

@@ -19,7 +19,7 @@ from lorakit.formats import files
 from lorakit.formats.adapters import checked, cloneofsimo, decode
 from lorakit.formats.adapters.cloneofsimo import text_order, unet_order
 from lorakit.formats.codec import Context, flat
-from tests.adapter_files import random_adapter
+from tests.support.adapter_files import random_adapter
 
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "cloneofsimo"
 with_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"no {FIXTURES}")

@@ -15,8 +15,8 @@ from lorakit.deltas.low_rank import LowRank
 from lorakit.formats import files
 from lorakit.formats.adapters import checked, decode, diffusers, diffusers_old, sniff
 from lorakit.formats.codec import Context
-from tests.adapter_files import random_adapter
-from tests.formats.pipelines import base_of, effect, pipeline, random_for, save, wrong
+from tests.support.adapter_files import random_adapter
+from tests.support.pipelines import base_of, effect, pipeline, random_for, save, wrong
 
 ATTENTION = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 QUERY = f"{ATTENTION}.to_q"

@@ -12,7 +12,7 @@ from lorakit.deltas.low_rank import LowRank
 from lorakit.formats import files
 from lorakit.formats.adapters import a1111_embedding, checked, decode, diffusers_embedding, sniff
 from lorakit.formats.codec import Context
-from tests.formats.pipelines import pipeline, save
+from tests.support.pipelines import pipeline, save
 
 PARTS = {768: "text_encoder", 1024: "text_encoder", 1280: "text_encoder_2"}
 

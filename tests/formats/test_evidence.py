@@ -13,7 +13,7 @@ from lorakit.formats.bases import check_same, families_of
 from lorakit.formats.codec import Context
 from lorakit.formats.evidence import family_of
 from lorakit.registry import ADAPTER_FORMATS
-from tests.adapter_files import random_adapter
+from tests.support.adapter_files import random_adapter
 
 
 def text(name: str) -> bool:

@@ -10,7 +10,7 @@ from lorakit.errors import InputError
 from lorakit.formats import foreign
 from lorakit.formats.layouts import open_model
 from lorakit.models.described import described
-from tests.models.saying import changed, marked, single
+from tests.support.saying import changed, marked, single
 from tests.tiny import make
 
 PIPELINES = {

@@ -19,7 +19,7 @@ from lorakit.formats.codec import Context
 from lorakit.registry import ADAPTER_FORMATS, TRAINABLE
 from lorakit.training import checkpoints, optimizers, variants
 from lorakit.training.state import State
-from tests.adapter_files import random_adapter
+from tests.support.adapter_files import random_adapter
 
 PATH = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 KEYS = {  # a key or two of every format, and of none

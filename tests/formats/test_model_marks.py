@@ -10,7 +10,7 @@ from lorakit.errors import InputError
 from lorakit.formats.layouts import marks, open_model
 from lorakit.formats.layouts.architecture import scheduler
 from lorakit.formats.layouts.describe import schedule_of
-from tests.models.saying import PROCESSES, marked, single
+from tests.support.saying import PROCESSES, marked, single
 
 PLAIN = scheduler("sdxl", "epsilon")
 

@@ -18,8 +18,8 @@ from lorakit.deltas.low_rank import LowRank
 from lorakit.formats import files
 from lorakit.formats.adapters import checked, decode, peft, sniff
 from lorakit.formats.codec import Context
-from tests.adapter_files import random_adapter
-from tests.formats.pipelines import Weights, random_for, save, weights, wrong
+from tests.support.adapter_files import random_adapter
+from tests.support.pipelines import Weights, random_for, save, weights, wrong
 from tests.tiny import make
 
 PATH = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

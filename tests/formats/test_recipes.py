@@ -6,7 +6,7 @@ import pytest
 
 from lorakit.errors import InputError
 from lorakit.formats import recipes, writing
-from tests.adapter_files import random_adapter
+from tests.support.adapter_files import random_adapter
 
 NUMBERS = ["true", '"1"', "[1]", "{ a = 1 }", "nan", "inf", "1979-05-27"]
 TEXTS = ["5", "true", '["a"]', "{ a = 1 }", "1979-05-27"]

@@ -119,7 +119,7 @@ def test_a_backslash_escapes_in_options_except_on_windows():
 
 def test_regions_and_tokens_take_paths_with_drive_letters(program, tmp_path):
     from lorakit.formats import writing
-    from tests.adapter_files import random_adapter
+    from tests.support.adapter_files import random_adapter
 
     writing.save(
         tmp_path / "a.safetensors", random_adapter("tiny", lambda name: ".attn1.to_q" in name, seed=1), "kohya"

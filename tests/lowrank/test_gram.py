@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from lorakit.lowrank.certified import Wanted, bounds
 from lorakit.lowrank.dense import Dense
 from lorakit.lowrank.gram import by_gram
-from tests.lowrank.matrices import fine_tuned, optimum, with_values
+from tests.support.matrices import fine_tuned, optimum, with_values
 
 
 def solved(delta, wanted):

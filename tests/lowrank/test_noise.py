@@ -3,7 +3,7 @@ import pytest
 
 from lorakit.arrays import cast, floats
 from lorakit.lowrank import noise
-from tests.lowrank.matrices import with_values
+from tests.support.matrices import with_values
 
 KINDS = ("F16", "BF16")
 

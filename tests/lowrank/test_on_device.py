@@ -8,7 +8,7 @@ from lorakit.arrays import Stored, cast, raw
 from lorakit.lowrank import on_device
 from lorakit.lowrank.ranks import Rule
 from lorakit.lowrank.solve import Way, solve
-from tests.lowrank.matrices import fine_tuned, with_values
+from tests.support.matrices import fine_tuned, with_values
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

@@ -9,7 +9,7 @@ from lorakit.lowrank.krylov import Space, orthonormal
 from lorakit.lowrank.outside import PROBES, least_length, outside
 from lorakit.lowrank.randomised import SHARE, leading
 from lorakit.lowrank.solve import triplets
-from tests.lowrank.matrices import fine_tuned, with_values
+from tests.support.matrices import fine_tuned, with_values
 
 
 def solved(delta, wanted, seed=0):

@@ -11,7 +11,7 @@ from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError
 from lorakit.models.gated import Stack
-from tests.deltas.samples import SAMPLES, Sample
+from tests.support.delta_samples import SAMPLES, Sample
 
 
 class Net(nn.Module):

@@ -8,7 +8,7 @@ from lorakit.models import latents
 from lorakit.models.encode import latent_moments, to_pictures
 from lorakit.models.fingerprint import encoder_hash
 from lorakit.models.load import load
-from tests.models.saying import changed
+from tests.support.saying import changed
 from tests.tiny import make
 
 CPU = torch.device("cpu")

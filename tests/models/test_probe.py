@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from lorakit.models.described import described
 from lorakit.process_config import Overrides
-from tests.models.saying import marked, single
+from tests.support.saying import marked, single
 
 SCHEDULER = "scheduler/scheduler_config.json"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lorakit.runtime.extras import broken_installation, faults_of_file
-from tests import small_models
 from tests.conftest import picture
+from tests.support import small_models
 
 OF_ANOTHER_TORCH = 'import torch\nraise RuntimeError("operator torchvision::nms does not exist")\n'
 MOVED = "from huggingface_hub import cached_download\n"

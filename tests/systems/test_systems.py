@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lorakit.formats import writing
-from tests.adapter_files import random_adapter
 from tests.conftest import picture
+from tests.support.adapter_files import random_adapter
 from tests.systems import pretend
 
 SYSTEMS = ("windows", "macos")

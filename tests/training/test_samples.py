@@ -3,7 +3,7 @@ import torch
 from lorakit.config import TrainConfig
 from lorakit.diffusion.timesteps import uniform
 from lorakit.training.samples import Ahead, Draws, Source
-from tests.cached import cached
+from tests.support.cached import cached
 
 
 def draws(**options: object) -> Draws:

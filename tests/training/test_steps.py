@@ -17,8 +17,8 @@ from lorakit.training.objective import Objective
 from lorakit.training.precision import precision
 from lorakit.training.samples import Source
 from lorakit.training.texts import Texts
-from tests.cached import cached
-from tests.models.saying import PROCESSES, says
+from tests.support.cached import cached
+from tests.support.saying import PROCESSES, says
 from tests.tiny import FAMILIES, make
 
 CPU = torch.device("cpu")

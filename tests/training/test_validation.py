@@ -15,7 +15,7 @@ from lorakit.training.precision import precision
 from lorakit.training.samples import Source
 from lorakit.training.texts import Texts
 from lorakit.training.validation import STRATA, Drift, captions, compare, losses
-from tests.cached import cached
+from tests.support.cached import cached
 from tests.tiny import make
 
 

@@ -79,7 +79,7 @@ def test_no_copy_is_enlarged_unasked():
     assert how == centre((32, 32), (32, 32)) and done == [] and "zoom left out" in notes[0]
 
 
-FACES = Path(__file__).parents[1] / "data" / "face.jpg"  # Eileen Collins, NASA, 1998: in the public domain
+FACES = Path(__file__).parent / "face.jpg"  # Eileen Collins, NASA, 1998: in the public domain
 
 
 @pytest.fixture

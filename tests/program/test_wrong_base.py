@@ -4,8 +4,8 @@ import pytest
 
 from lorakit.formats import writing
 from lorakit.formats.bases import families_of
-from tests.adapter_files import attention, random_adapter
 from tests.conftest import captioned
+from tests.support.adapter_files import attention, random_adapter
 
 
 def text_encoder(name: str) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import captioned
-from tests.models.saying import PROCESSES, config, marked, says, single
+from tests.support.saying import PROCESSES, config, marked, says, single
 from tests.tiny import make
 
 DRAW = ["sample", "a cat", "--size", 32, "--steps", 2, "-n", 1, "--guidance", 1]

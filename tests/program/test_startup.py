@@ -9,7 +9,7 @@ HEAVY = ["torch", "numpy", "PIL", "diffusers", "transformers", "safetensors", "a
 
 def loaded_after(code: str) -> set[str]:
     report = f"{code}\nimport sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
-    home = Path(__file__).parents[1]
+    home = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", report], cwd=home, capture_output=True, text=True, check=True)
     return set(done.stdout.split()) & set(HEAVY)
 
@@ -44,11 +44,11 @@ def test_merge_imports_neither_torch_nor_diffusers(tmp_path):
 import numpy as np
 from pathlib import Path
 from lorakit.cli import _run
-from tests.adapter_files import random_adapter
-from lorakit.jobs import adapters
+from tests.support.adapter_files import random_adapter
+from lorakit.formats import writing
 files = [Path({str(tmp_path)!r}) / name for name in ("a.safetensors", "b.safetensors", "m.safetensors")]
 for i, file in enumerate(files[:2]):
-    adapters.save(file, random_adapter("tiny", lambda name: ".attn1.to_" in name, seed=i), "kohya")
+    writing.save(file, random_adapter("tiny", lambda name: ".attn1.to_" in name, seed=i), "kohya")
 for more in (["--rank", "4"], ["--method", "dare"], ["--save-dtype", "bfloat16"]):
     assert _run(["merge", *map(str, files[:2]), "-o", str(files[2]), "-f", "-q", *more]) == 0
 assert _run(["merge", *map(str, files[:2]), "--into", "tiny", "-o", str(files[2].with_suffix("")), "-q"]) == 0

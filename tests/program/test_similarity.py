@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lorakit.reports.similarity import verdict
-from tests.jobs.adapter_kinds import FLAT, LOHA, stems
+from tests.support.adapter_kinds import FLAT, LOHA, stems
 
 OTHER = FLAT.replace("down_blocks_1", "up_blocks_2")
 

@@ -20,7 +20,7 @@ from lorakit.process_config import SCHEDULER, Overrides
 from lorakit.talk import SILENT, Talk
 from tests import tiny
 from tests.conftest import captioned
-from tests.models.saying import PROCESSES, changed, config, marked, says, single
+from tests.support.saying import PROCESSES, changed, config, marked, says, single
 
 
 @pytest.fixture(scope="module", params=tiny.FAMILIES)

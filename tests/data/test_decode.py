@@ -91,7 +91,7 @@ def test_avif_is_read_upright_and_its_animations_are_refused():
 
 @pytest.mark.skipif(not decoding.reads_heic(), reason="no decoder of HEIC is installed")
 def test_heic_is_read_upright():
-    data = (Path(__file__).parents[1] / "data" / "turned.heic").read_bytes()
+    data = (Path(__file__).parent / "turned.heic").read_bytes()
     assert _quarters(data) == ["white", "red", "white", "white"]
     with pytest.raises(BadPicture, match="damaged"):
         decode(data[:-40])
@@ -102,7 +102,7 @@ def test_heic_is_read_upright():
 def test_without_its_decoder_heic_says_what_to_install(monkeypatch):
     monkeypatch.setattr(decoding, "reads_heic", lambda: False)
     with pytest.raises(Unread, match=r"pip install 'lorakit\[heic\]'"):
-        decode((Path(__file__).parents[1] / "data" / "turned.heic").read_bytes())
+        decode((Path(__file__).parent / "turned.heic").read_bytes())
 
 
 def test_hidden_colours_stay_hidden_and_the_ground_can_be_chosen():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "completions"
+FOLDER = Path(__file__).parents[2] / "completions"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

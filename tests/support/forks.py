@@ -90,10 +90,10 @@ class Server:
 @contextlib.contextmanager
 def served() -> Iterator[Server]:
     ours, theirs = socket.socketpair()
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     with ours, theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forks", str(theirs.fileno())], cwd=root, pass_fds=[theirs.fileno()],
+            [sys.executable, "-m", "tests.support.forks", str(theirs.fileno())], cwd=root, pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])},
         )  # fmt: skip
         theirs.close()

@@ -11,7 +11,7 @@ from lorakit.composition import Composition, Member
 from lorakit.drawing import remarks
 from lorakit.drawing.ensemble import Ensemble
 from lorakit.models import tokens
-from tests.adapters_of_tiny import lora, pixels
+from tests.support.adapters_of_tiny import lora, pixels
 
 QUICK = ["--steps", 2, "--guidance", 3, "--scheduler", "euler"]
 VECTORS = np.random.default_rng(3).standard_normal((2, 192)).astype("f4") * 0.3

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lorakit.data import pngtext
 from lorakit.drawing import composing, session
-from tests.adapters_of_tiny import lora, pixels
+from tests.support.adapters_of_tiny import lora, pixels
 from tests.tiny import make, single
 
 QUICK = ["--steps", 2, "--guidance", 2, "--scheduler", "euler"]

@@ -10,8 +10,8 @@ from PIL import Image
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats import writing
-from tests.adapters_of_tiny import lora, pixels
 from tests.support import plain
+from tests.support.adapters_of_tiny import lora, pixels
 
 QUICK = ["--steps", 2, "--guidance", 2, "--scheduler", "euler", "-o"]
 

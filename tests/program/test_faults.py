@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lorakit.formats import writing
-from tests.adapter_files import random_adapter
 from tests.conftest import captioned, picture
+from tests.support.adapter_files import random_adapter
 
 
 @pytest.mark.parametrize(

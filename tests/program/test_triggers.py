@@ -8,9 +8,9 @@ from safetensors.numpy import save_file
 
 from lorakit.formats import writing
 from lorakit.io import safetensors
-from tests.adapter_files import attention, random_adapter
 from tests.conftest import captioned, picture
-from tests.jobs.adapter_kinds import FLAT, PLAIN, stems
+from tests.support.adapter_files import attention, random_adapter
+from tests.support.adapter_kinds import FLAT, PLAIN, stems
 
 QUICK = ["--steps", 1, "--guidance", 1, "-f"]
 LACKS = "was trained with 'sks', which the prompt lacks"

@@ -13,8 +13,8 @@ from lorakit.formats.codec import Context
 from lorakit.io import safetensors
 from lorakit.models.places import folder_of
 from lorakit.registry import ADAPTER_FORMATS
-from tests.adapter_files import attention, random_adapter
-from tests.jobs.adapter_kinds import FLAT, LOHA, PLAIN, stems
+from tests.support.adapter_files import attention, random_adapter
+from tests.support.adapter_kinds import FLAT, LOHA, PLAIN, stems
 
 
 @pytest.fixture

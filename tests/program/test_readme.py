@@ -8,7 +8,7 @@ from typer.main import get_command
 
 from lorakit.cli import app
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def lines() -> list[list[str]]:

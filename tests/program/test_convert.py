@@ -11,8 +11,8 @@ from lorakit.formats import files
 from lorakit.formats.codec import Context
 from lorakit.io import safetensors
 from lorakit.registry import ADAPTER_FORMATS
-from tests.adapter_files import attention, random_adapter, small
-from tests.jobs.adapter_kinds import DORA, FLAT, LOHA, PLAIN, stems
+from tests.support.adapter_files import attention, random_adapter, small
+from tests.support.adapter_kinds import DORA, FLAT, LOHA, PLAIN, stems
 
 WRITTEN = ("kohya", "diffusers", "peft")
 

@@ -12,7 +12,7 @@ from lorakit.models import sample
 from lorakit.models.load import load
 from lorakit.models.prompts import Reading
 from lorakit.models.sample import Drawing, Picture, denoise, steps_done
-from tests.adapters_of_tiny import lora
+from tests.support.adapters_of_tiny import lora
 
 
 @pytest.fixture(scope="module")

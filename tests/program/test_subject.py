@@ -18,7 +18,7 @@ from lorakit.models.encode import latent_moments, to_tensor
 from lorakit.models.load import load
 
 pytestmark = pytest.mark.slow
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 SOME = slice(None, None, 3)  # of each style a third
 PROMPT, CLASS = "a 3d emoji of a sks animal", "a 3d emoji of an animal"
 

@@ -22,7 +22,7 @@ from lorakit.lowrank.ranks import Rule
 from lorakit.models.places import folder_of
 from lorakit.talk import Talk
 from tests import tiny
-from tests.lowrank.matrices import with_values
+from tests.support.matrices import with_values
 
 QUERY = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 CONV = "unet.down_blocks.0.resnets.0.conv2"

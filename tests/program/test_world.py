@@ -21,7 +21,7 @@ from lorakit.runtime import sharding
 from lorakit.runtime.signals import deferred
 from lorakit.runtime.world import World, alone_by_mistake, one_of_several, place, speaks
 from tests.conftest import captioned
-from tests.forks import Child
+from tests.support.forks import Child
 from tests.tiny import make
 
 pytestmark = [pytest.mark.slow, pytest.mark.posix]
