@@ -319,27 +319,27 @@ def test_a_file_in_another_spelling_is_written_anew(json_of, tmp_path, case):
     assert spelled(own, names).keys() <= load_file(tmp_path / "b.safetensors").keys()
 
 
-def test_a_stale_hash_that_is_copied_is_said(lorakit, tmp_path):
+def test_a_stale_hash_that_is_copied_is_said(program, tmp_path):
     save_file(
         spelled(FLAT, {}), tmp_path / "a.safetensors", {"sshs_model_hash": "e3b0c442", "modelspec.hash_sha256": "0x0"}
     )
-    said = lorakit("convert", "a.safetensors", "b.safetensors").stderr
+    said = program("convert", "a.safetensors", "b.safetensors").stderr
     assert "modelspec.hash_sha256 and sshs_model_hash in its metadata" in said and "--universal" in said
-    lorakit("convert", "a.safetensors", "c.safetensors", "--universal")
-    assert "in its metadata" not in lorakit("convert", "c.safetensors", "d.safetensors").stderr
+    program("convert", "a.safetensors", "c.safetensors", "--universal")
+    assert "in its metadata" not in program("convert", "c.safetensors", "d.safetensors").stderr
 
 
 @pytest.mark.parametrize(
     ("meant", "called"), [("a1111", "kohya"), ("ComfyUI", "comfy"), ("embedding", "a1111-embedding")]
 )
-def test_what_people_call_a_format_is_a_hint(lorakit, tmp_path, meant, called):
+def test_what_people_call_a_format_is_a_hint(program, tmp_path, meant, called):
     save_file(spelled(FLAT, {}), tmp_path / "a.safetensors")
-    assert f"--to {called}" in lorakit("convert", "a.safetensors", "b.safetensors", "--to", meant, status=2).stderr
+    assert f"--to {called}" in program("convert", "a.safetensors", "b.safetensors", "--to", meant, status=2).stderr
 
 
-def test_one_wrong_key_is_one(lorakit, tmp_path):
+def test_one_wrong_key_is_one(program, tmp_path):
     save_file(spelled(FLAT, {}) | {"lora_unet_nowhere.diff": np.ones((2, 2), "f4")}, tmp_path / "a.safetensors")
-    assert "1 key is wrong: " in lorakit("convert", "a.safetensors", "b.safetensors", status=3).stderr
+    assert "1 key is wrong: " in program("convert", "a.safetensors", "b.safetensors", status=3).stderr
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sdxl-refiner", "tiny"])
