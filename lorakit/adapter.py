@@ -9,7 +9,7 @@ from lorakit.arrays import Array, Stored
 from lorakit.delta import Delta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Adapter:
     """Deltas and learned tokens by the names of the base model's modules.
 

@@ -74,7 +74,7 @@ class Size:
     blocks: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """What tells the adapters of one transformer.
 
@@ -426,46 +426,116 @@ def _said(pattern: str) -> re.Pattern[str]:
 # Of equally fitting ones the first is the likeliest.
 ARCHITECTURES = {
     "flux1": Architecture(
-        "Flux.1", _said(r"flux(?!.?[23])"), _rows(_FLUX + _FLUX_MODULATION), (Size(3072, (19, 38)),),
-        {"double_blocks.*.img_mlp.0": 4, "double_blocks.*.txt_mlp.0": 4, "single_blocks.*.linear1": 7, "single_blocks.*.linear2": 1 / 5},
+        title="Flux.1",
+        said=_said(r"flux(?!.?[23])"),
+        rules=_rows(_FLUX + _FLUX_MODULATION),
+        sizes=(Size(3072, (19, 38)),),
+        ratios={
+            "double_blocks.*.img_mlp.0": 4,
+            "double_blocks.*.txt_mlp.0": 4,
+            "single_blocks.*.linear1": 7,
+            "single_blocks.*.linear2": 1 / 5,
+        },
         clips=1,
     ),
     "flux2": Architecture(
-        "Flux.2", _said(r"flux.?2|klein"), _rows(_FLUX2), (Size(6144, (8, 48)), Size(4096, (8, 24)), Size(3072, (5, 20))),
-        {"double_blocks.*.img_mlp.0": 6, "double_blocks.*.txt_mlp.0": 6, "single_blocks.*.linear1": 9, "single_blocks.*.linear2": 1 / 4},
+        title="Flux.2",
+        said=_said(r"flux.?2|klein"),
+        rules=_rows(_FLUX2),
+        sizes=(Size(6144, (8, 48)), Size(4096, (8, 24)), Size(3072, (5, 20))),
+        ratios={
+            "double_blocks.*.img_mlp.0": 6,
+            "double_blocks.*.txt_mlp.0": 6,
+            "single_blocks.*.linear1": 9,
+            "single_blocks.*.linear2": 1 / 4,
+        },
     ),
     "chroma": Architecture(
-        "Chroma", _said(r"chroma"), _rows(_FLUX + _CHROMA), (Size(3072, (19, 38)),),
-        {"double_blocks.*.img_mlp.0": 4, "double_blocks.*.txt_mlp.0": 4, "single_blocks.*.linear1": 7, "single_blocks.*.linear2": 1 / 5},
+        title="Chroma",
+        said=_said(r"chroma"),
+        rules=_rows(_FLUX + _CHROMA),
+        sizes=(Size(3072, (19, 38)),),
+        ratios={
+            "double_blocks.*.img_mlp.0": 4,
+            "double_blocks.*.txt_mlp.0": 4,
+            "single_blocks.*.linear1": 7,
+            "single_blocks.*.linear2": 1 / 5,
+        },
     ),
     "sd3": Architecture(
-        "Stable Diffusion 3", _said(r"^sd_?3|stable-diffusion-v?3"), _rows(_SD3), (Size(1536, (24,)), Size(2432, (38,))), clips=2
+        title="Stable Diffusion 3",
+        said=_said(r"^sd_?3|stable-diffusion-v?3"),
+        rules=_rows(_SD3),
+        sizes=(Size(1536, (24,)), Size(2432, (38,))),
+        clips=2,
     ),
-    "qwen-image": Architecture("Qwen-Image", _said(r"qwen"), _rows(_QWEN), (Size(3072, (60,)),)),
-    "z-image": Architecture("Z-Image", _said(r"z.?image"), _rows(_Z_IMAGE), (Size(3840, (30,)),), {"layers.*.attention.qkv": 3}),
-    "lumina2": Architecture("Lumina Image 2", _said(r"lumina"), _rows(_LUMINA2), (Size(2304, (26,)),), {"layers.*.attention.qkv": 5 / 3}),
+    "qwen-image": Architecture(title="Qwen-Image", said=_said(r"qwen"), rules=_rows(_QWEN), sizes=(Size(3072, (60,)),)),
+    "z-image": Architecture(
+        title="Z-Image",
+        said=_said(r"z.?image"),
+        rules=_rows(_Z_IMAGE),
+        sizes=(Size(3840, (30,)),),
+        ratios={"layers.*.attention.qkv": 3},
+    ),
+    "lumina2": Architecture(
+        title="Lumina Image 2",
+        said=_said(r"lumina"),
+        rules=_rows(_LUMINA2),
+        sizes=(Size(2304, (26,)),),
+        ratios={"layers.*.attention.qkv": 5 / 3},
+    ),
     "ltx": Architecture(
-        "LTX-Video", _said(r"ltx(?!.?(v|video)?.?2)"), _rows(_BASIC), (Size(2048, (28,)), Size(4096, (48,))),
-        {"transformer_blocks.*.attn2.to_k": 1, "transformer_blocks.*.attn2.to_v": 1},
+        title="LTX-Video",
+        said=_said(r"ltx(?!.?(v|video)?.?2)"),
+        rules=_rows(_BASIC),
+        sizes=(Size(2048, (28,)), Size(4096, (48,))),
+        ratios={"transformer_blocks.*.attn2.to_k": 1, "transformer_blocks.*.attn2.to_v": 1},
     ),
-    "ltx2": Architecture("LTX-2", _said(r"ltx.?(?:v|video)?.?2"), _rows(_BASIC + _LTX2), (Size(4096, (48,)),)),
-    "anima": Architecture("Anima", _said(r"anima(?!te|gine)"), _rows(_COSMOS + _ANIMA), (Size(2048, (28,)),)),
-    "cosmos": Architecture("Cosmos", _said(r"cosmos"), _rows(_COSMOS), (Size(2048, (28,)), Size(5120, (36,)))),
+    "ltx2": Architecture(
+        title="LTX-2", said=_said(r"ltx.?(?:v|video)?.?2"), rules=_rows(_BASIC + _LTX2), sizes=(Size(4096, (48,)),)
+    ),
+    "anima": Architecture(
+        title="Anima", said=_said(r"anima(?!te|gine)"), rules=_rows(_COSMOS + _ANIMA), sizes=(Size(2048, (28,)),)
+    ),
+    "cosmos": Architecture(
+        title="Cosmos", said=_said(r"cosmos"), rules=_rows(_COSMOS), sizes=(Size(2048, (28,)), Size(5120, (36,)))
+    ),
     "wan": Architecture(
-        "Wan", _said(r"wan"), _rows(_WAN), (Size(5120, (40,)), Size(1536, (30,)), Size(3072, (30,)))
+        title="Wan",
+        said=_said(r"wan"),
+        rules=_rows(_WAN),
+        sizes=(Size(5120, (40,)), Size(1536, (30,)), Size(3072, (30,))),
     ),
     "hunyuan-video": Architecture(
-        "HunyuanVideo", _said(r"hunyuan.?video|framepack"), _rows(_HUNYUAN_VIDEO), (Size(3072, (20, 40)),), {"single_blocks.*.linear1": 7}, clips=1
+        title="HunyuanVideo",
+        said=_said(r"hunyuan.?video|framepack"),
+        rules=_rows(_HUNYUAN_VIDEO),
+        sizes=(Size(3072, (20, 40)),),
+        ratios={"single_blocks.*.linear1": 7},
+        clips=1,
     ),
-    "hidream": Architecture("HiDream", _said(r"hidream"), _rows(_HIDREAM), (Size(2560, (16, 32)),)),
-    "aura-flow": Architecture("AuraFlow", _said(r"aura.?flow"), _rows(_AURA_FLOW), (Size(3072, (4, 32)),)),
-    "pixart": Architecture("PixArt", _said(r"pixart"), _rows(_BASIC + _PIXART), (Size(1152, (28,)),)),
-    "sana": Architecture("Sana", _said(r"sana"), _rows(_SANA), (Size(2240, (20,)),)),
-    "cogvideox": Architecture("CogVideoX", _said(r"cogvideo"), _rows(_COGVIDEOX), (Size(1920, (30,)), Size(3072, (42,)))),
-    "mochi": Architecture("Mochi", _said(r"mochi"), _rows(_MOCHI), (Size(3072, (48,)),)),
-    "krea2": Architecture("Krea 2", _said(r"krea.?2"), _rows(_KREA2), (Size(6144, (28,)),)),
-    "ideogram4": Architecture("Ideogram 4", _said(r"ideogram"), _rows(_IDEOGRAM4), (Size(4608, (34,)),)),
-}  # fmt: skip
+    "hidream": Architecture(
+        title="HiDream", said=_said(r"hidream"), rules=_rows(_HIDREAM), sizes=(Size(2560, (16, 32)),)
+    ),
+    "aura-flow": Architecture(
+        title="AuraFlow", said=_said(r"aura.?flow"), rules=_rows(_AURA_FLOW), sizes=(Size(3072, (4, 32)),)
+    ),
+    "pixart": Architecture(
+        title="PixArt", said=_said(r"pixart"), rules=_rows(_BASIC + _PIXART), sizes=(Size(1152, (28,)),)
+    ),
+    "sana": Architecture(title="Sana", said=_said(r"sana"), rules=_rows(_SANA), sizes=(Size(2240, (20,)),)),
+    "cogvideox": Architecture(
+        title="CogVideoX",
+        said=_said(r"cogvideo"),
+        rules=_rows(_COGVIDEOX),
+        sizes=(Size(1920, (30,)), Size(3072, (42,))),
+    ),
+    "mochi": Architecture(title="Mochi", said=_said(r"mochi"), rules=_rows(_MOCHI), sizes=(Size(3072, (48,)),)),
+    "krea2": Architecture(title="Krea 2", said=_said(r"krea.?2"), rules=_rows(_KREA2), sizes=(Size(6144, (28,)),)),
+    "ideogram4": Architecture(
+        title="Ideogram 4", said=_said(r"ideogram"), rules=_rows(_IDEOGRAM4), sizes=(Size(4608, (34,)),)
+    ),
+}
 
 
 @dataclass(frozen=True)

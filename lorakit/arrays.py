@@ -19,18 +19,53 @@ if TYPE_CHECKING:
 _CACHED = 1 << 17  # numbers worked on while they are in the cache
 Array = Any  # Stored | np.ndarray | torch.Tensor: what has shape and ndim
 SIZES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4,
-    "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
-}  # fmt: skip
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "I64": 8,
+    "U64": 8,
+    "F64": 8,
+}
 _NUMPY = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "F16": "<f2", "I32": "<i4", "U32": "<u4",
-    "F32": "<f4", "I64": "<i8", "U64": "<u8", "F64": "<f8",
-}  # fmt: skip
+    "BOOL": "?",
+    "U8": "u1",
+    "I8": "i1",
+    "I16": "<i2",
+    "U16": "<u2",
+    "F16": "<f2",
+    "I32": "<i4",
+    "U32": "<u4",
+    "F32": "<f4",
+    "I64": "<i8",
+    "U64": "<u8",
+    "F64": "<f8",
+}
 _TORCH = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I16": "int16",
-    "U16": "uint16", "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32",
-    "I64": "int64", "U64": "uint64", "F64": "float64",
-}  # fmt: skip
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "I64": "int64",
+    "U64": "uint64",
+    "F64": "float64",
+}
 _COMPARED = 1 << 15  # words at a time
 _OURS = {theirs: ours for ours, theirs in _TORCH.items()}
 
@@ -41,9 +76,8 @@ class Stored:
     __slots__ = ("_read", "dtype", "part", "shape")
 
     def __init__(
-        self, dtype: str, shape: tuple[int, ...], read: Callable[[], Any],
-        part: Callable[[int, int], Any] | None = None,
-    ) -> None:  # fmt: skip
+        self, dtype: str, shape: tuple[int, ...], read: Callable[[], Any], part: Callable[[int, int], Any] | None = None
+    ) -> None:
         """`read` gives prod(shape) * SIZES[dtype] bytes; it is called at each use, and nothing is kept.
 
         part  gives the bytes from one to another of them, where that is less work than all

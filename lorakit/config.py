@@ -95,12 +95,7 @@ class TrainConfig:
     shuffle_tags: Annotated[bool, "Show the tags in another order each time.", effects.MOVED_TAGS] = False
     keep_tokens: Annotated[int, "So many tags at the front stay in place.", effects.TAGS] = 0
     keep_separator: Annotated[str, "Tags before this mark stay in place.", Recorded.ANY, effects.TAGS] = ""
-    caption_separator: Annotated[
-        str,
-        "What stands between tags.",
-        Recorded.ANY,
-        effects.SEPARATOR,
-    ] = ","
+    caption_separator: Annotated[str, "What stands between tags.", Recorded.ANY, effects.SEPARATOR] = ","
     wildcards: Annotated[bool, "Take one of the choices of {red|blue} in captions."] = False
     tag_warmup: Annotated[int, "Epochs over which the tags come in one after another.", effects.MOVED_TAGS] = 0
     caption_prefix: Annotated[str, "Put before every caption.", Recorded.ANY] = ""
@@ -117,11 +112,7 @@ class TrainConfig:
         str, "attention, attention+ff, all, or a regular expression of module names.", Recorded.ANY, effects.ADAPTERS
     ] = "attention"
     text_encoder: Annotated[bool, "Train the text encoder too.", effects.BUT_TI] = False
-    text_steps: Annotated[
-        int | None,
-        "Steps after which the text encoder rests; default, never.",
-        effects.TEXT,
-    ] = None
+    text_steps: Annotated[int | None, "Steps after which the text encoder rests; default, never.", effects.TEXT] = None
     dropout: Annotated[float, "Share of the adapter's inner numbers left out, 0 to 1.", effects.ADAPTERS] = 0.0
     variant: Annotated[str, "lora, rslora, dora, loha or lokr.", Recorded.ANY, effects.ADAPTERS] = "lora"
     dora_axis: Annotated[
@@ -146,23 +137,11 @@ class TrainConfig:
     joint: Annotated[
         str, "alternate, together or off: how pivotal refines token and adapter.", Recorded.ANY, effects.PIVOTAL
     ] = "alternate"
-    joint_token_weight: Annotated[
-        float,
-        "Weight of the loss at the token's turns.",
-        effects.JOINT,
-    ] = 1.0
+    joint_token_weight: Annotated[float, "Weight of the loss at the token's turns.", effects.JOINT] = 1.0
     batch_size: Annotated[int | None, "Pictures a step and process; default, what suits the model."] = None
     accumulate: Annotated[int, "Batches a step."] = 1
-    lr: Annotated[
-        float | None,
-        "Learning rate; default, what suits the model and the optimizer.",
-        effects.RATE,
-    ] = None
-    lr_text: Annotated[
-        float | None,
-        "Rate of the text encoder's adapter.",
-        effects.TEXT,
-    ] = None
+    lr: Annotated[float | None, "Learning rate; default, what suits the model and the optimizer.", effects.RATE] = None
+    lr_text: Annotated[float | None, "Rate of the text encoder's adapter.", effects.TEXT] = None
     lr_token: Annotated[float | None, "Rate of learned tokens.", effects.TOKENS] = None
     optimizer: Annotated[
         str, "adamw, adamw8bit, adafactor, prodigy, lion, schedulefree, or module:Class.", Recorded.NAME
@@ -181,16 +160,8 @@ class TrainConfig:
         "How often cosine-restarts begins at the peak; default 3, or less in a run of few steps.",
         effects.RESTARTS,
     ] = None
-    power: Annotated[
-        float,
-        "Power of the polynomial schedule: 1 falls in a line.",
-        effects.POLYNOMIAL,
-    ] = 2.0
-    floor: Annotated[
-        float,
-        "Share of the peak that rates have fallen to at the end, 0 to 1.",
-        effects.FALLING,
-    ] = 0.2
+    power: Annotated[float, "Power of the polynomial schedule: 1 falls in a line.", effects.POLYNOMIAL] = 2.0
+    floor: Annotated[float, "Share of the peak that rates have fallen to at the end, 0 to 1.", effects.FALLING] = 0.2
     max_grad_norm: Annotated[float, "Gradients are scaled down to this norm; 0 turns it off."] = 1.0
     ema: Annotated[float, "Decay of averaged weights, such as 0.999; 0 turns it off."] = 0.0
 
@@ -222,9 +193,21 @@ class TrainConfig:
 
     def _ranges(self) -> list[str]:
         at_least = {
-            "rank": 1, "steps": 1, "batch_size": 1, "accumulate": 1, "size": 1, "prior_count": 1, "vectors": 1,
-            "warmup": 0, "cycles": 1, "seed": 0, "ti_steps": 1, "text_steps": 0, "keep_tokens": 0, "tag_warmup": 0,
-        }  # fmt: skip
+            "rank": 1,
+            "steps": 1,
+            "batch_size": 1,
+            "accumulate": 1,
+            "size": 1,
+            "prior_count": 1,
+            "vectors": 1,
+            "warmup": 0,
+            "cycles": 1,
+            "seed": 0,
+            "ti_steps": 1,
+            "text_steps": 0,
+            "keep_tokens": 0,
+            "tag_warmup": 0,
+        }
         wrong = [
             f"{option(name)} must be at least {least}, got {value}"
             for name, least in at_least.items()
@@ -237,9 +220,15 @@ class TrainConfig:
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf
         ]
         shares = {
-            "caption_dropout": 1, "tag_dropout": 1, "dropout": 1, "mask_weight": 1, "multires_noise": 1, "ema": 1,
-            "validation_split": 0.5, "floor": 1,
-        }  # fmt: skip
+            "caption_dropout": 1,
+            "tag_dropout": 1,
+            "dropout": 1,
+            "mask_weight": 1,
+            "multires_noise": 1,
+            "ema": 1,
+            "validation_split": 0.5,
+            "floor": 1,
+        }
         wrong += [
             f"{option(name)} must be 0 to {most:g}, got {value:g}"
             for name, most in shares.items()
@@ -255,12 +244,15 @@ class TrainConfig:
 
     def _choices(self) -> list[str]:
         known = {
-            "template": ("object", "style", "none"), "joint": ("alternate", "together", "off"),
-            "prior_target": ("noise", "teacher"), "loss": ("l2", "huber", "smooth-l1"), "init": ("gaussian", "kaiming", "pissa"),
+            "template": ("object", "style", "none"),
+            "joint": ("alternate", "together", "off"),
+            "prior_target": ("noise", "teacher"),
+            "loss": ("l2", "huber", "smooth-l1"),
+            "init": ("gaussian", "kaiming", "pissa"),
             "dora_axis": ("auto", "output", "input"),
             "timesteps": ("uniform", "logit-normal", "importance"),
             "lr_schedule": ("constant", "linear", "cosine", "cosine-restarts", "polynomial"),
-        }  # fmt: skip
+        }
         wrong = [
             f"{option(name)} {value}: there are {', '.join(values)}"
             for name, values in known.items()

@@ -15,7 +15,7 @@ CONV_IN = "unet.conv_in"
 INPUTS, INPAINTING = 4, 9  # channels that it takes: noisy latents; for inpainting those, a mask, and the masked picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Unet:
     """A UNet2DConditionModel. `depths` are the transformer layers of each down block, 0 without attention."""
 
@@ -111,9 +111,13 @@ class Unet:
 
 
 _ORIGINAL_RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
 
 
 def _resnet(base: str, given: int, width: int, time: int) -> Iterator[tuple[str, Shape]]:
@@ -148,7 +152,7 @@ class Text:
             yield "text_projection", (self.projection, self.width)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """A base-model family: one set of module names and shapes, and how files name it.
 
@@ -177,28 +181,63 @@ _CLIP_L = Text(768, 12, 3072)
 _CLIP_G = Text(1280, 32, 5120, 1280)
 FAMILIES: dict[str, Family] = {
     "sd1": Family(
-        "Stable Diffusion 1.x", "SD1", "sd15", Unet((320, 640, 1280, 1280), (1, 1, 1, 0), 768, mid_depth=1),
-        {"text_encoder": _CLIP_L}, "sd_v1", "stable-diffusion-v1",
+        title="Stable Diffusion 1.x",
+        short="SD1",
+        model="sd15",
+        unet=Unet(channels=(320, 640, 1280, 1280), depths=(1, 1, 1, 0), cross=768, mid_depth=1),
+        texts={"text_encoder": _CLIP_L},
+        version="sd_v1",
+        architecture="stable-diffusion-v1",
     ),
     "sd2": Family(
-        "Stable Diffusion 2.x", "SD2", "sd21", Unet((320, 640, 1280, 1280), (1, 1, 1, 0), 1024, True, mid_depth=1),
-        {"text_encoder": Text(1024, 23, 4096)}, "sd_v2", "stable-diffusion-v2-768-v", extra={"ss_v2": "True"},
+        title="Stable Diffusion 2.x",
+        short="SD2",
+        model="sd21",
+        unet=Unet(
+            channels=(320, 640, 1280, 1280), depths=(1, 1, 1, 0), cross=1024, linear_projection=True, mid_depth=1
+        ),
+        texts={"text_encoder": Text(1024, 23, 4096)},
+        version="sd_v2",
+        architecture="stable-diffusion-v2-768-v",
+        extra={"ss_v2": "True"},
     ),
     "sdxl": Family(
-        "Stable Diffusion XL", "SDXL", "sdxl", Unet((320, 640, 1280), (0, 2, 10), 2048, True, added=2816),
-        {"text_encoder": _CLIP_L, "text_encoder_2": _CLIP_G}, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base", True,
+        title="Stable Diffusion XL",
+        short="SDXL",
+        model="sdxl",
+        unet=Unet(channels=(320, 640, 1280), depths=(0, 2, 10), cross=2048, linear_projection=True, added=2816),
+        texts={"text_encoder": _CLIP_L, "text_encoder_2": _CLIP_G},
+        version="sdxl_base_v1-0",
+        architecture="stable-diffusion-xl-v1-base",
+        original=True,
     ),
     "sdxl-refiner": Family(
-        "Stable Diffusion XL refiner", "the SDXL refiner", "stabilityai/stable-diffusion-xl-refiner-1.0",
-        Unet((384, 768, 1536, 1536), (0, 4, 4, 0), 1280, True, mid_depth=4, added=2560),
-        {"text_encoder_2": _CLIP_G}, "sdxl_refiner_v1-0", "stable-diffusion-xl-v1-refiner", True,
+        title="Stable Diffusion XL refiner",
+        short="the SDXL refiner",
+        model="stabilityai/stable-diffusion-xl-refiner-1.0",
+        unet=Unet(
+            channels=(384, 768, 1536, 1536),
+            depths=(0, 4, 4, 0),
+            cross=1280,
+            linear_projection=True,
+            mid_depth=4,
+            added=2560,
+        ),
+        texts={"text_encoder_2": _CLIP_G},
+        version="sdxl_refiner_v1-0",
+        architecture="stable-diffusion-xl-v1-refiner",
+        original=True,
     ),
     "tiny": Family(
-        "lorakit's built-in model", "tiny", "tiny", Unet((64, 128, 192), (1, 1, 0), 192, mid_depth=1, layers=1),
-        {"text_encoder": Text(192, 4, 768)},
-        "lorakit_tiny", "lorakit-tiny",
+        title="lorakit's built-in model",
+        short="tiny",
+        model="tiny",
+        unet=Unet(channels=(64, 128, 192), depths=(1, 1, 0), cross=192, mid_depth=1, layers=1),
+        texts={"text_encoder": Text(192, 4, 768)},
+        version="lorakit_tiny",
+        architecture="lorakit-tiny",
     ),
-}  # fmt: skip
+}
 
 
 @cache

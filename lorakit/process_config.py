@@ -25,11 +25,26 @@ KINDS = (*PREDICTIONS, FLOW)
 STABLE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
 _BETAS = (
-    "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDPMScheduler", "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler", "DPMSolverSDEScheduler", "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LCMScheduler",
-    "LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "TCDScheduler", "UniPCMultistepScheduler",
-)  # fmt: skip
+    "DDIMParallelScheduler",
+    "DDIMScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
 _GROWTH = {"base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096, "max_shift": 1.15}
 _WHOLE = ("num_train_timesteps", "base_image_seq_len", "max_image_seq_len")
 _FLOWING = ("flow_prediction", "flow_matching", FLOW)
@@ -180,9 +195,14 @@ def of_kind(prediction: str, steps: Any = 1000) -> dict[str, Any]:
     if prediction == FLOW:
         return {"_class_name": _FLOW[0], "num_train_timesteps": steps, "shift": 1.0}
     return {
-        "_class_name": "DDIMScheduler", **STABLE, "num_train_timesteps": steps, "steps_offset": 1,
-        "prediction_type": prediction, "clip_sample": False, "set_alpha_to_one": False,
-    }  # fmt: skip
+        "_class_name": "DDIMScheduler",
+        **STABLE,
+        "num_train_timesteps": steps,
+        "steps_offset": 1,
+        "prediction_type": prediction,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+    }
 
 
 def ending_in_noise(config: Config, zero: bool = True) -> dict[str, Any]:

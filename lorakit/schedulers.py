@@ -68,13 +68,14 @@ SCHEDULERS: dict[str, Kind] = {
     ),
     "pndm": Kind(
         Form(
-            "PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}, _LEADING, ("epsilon", "v_prediction"),
+            "PNDMScheduler",
+            {"skip_prk_steps": True, "set_alpha_to_one": False},
+            _LEADING,
+            ("epsilon", "v_prediction"),
             zero_snr=False,
         ),
         None,
     ),
-    "lcm": Kind(
-        Form("LCMScheduler", {}), Form("FlowMatchLCMScheduler", {}, ("linspace", *_SIGMAS)), draws=True
-    ),
+    "lcm": Kind(Form("LCMScheduler", {}), Form("FlowMatchLCMScheduler", {}, ("linspace", *_SIGMAS)), draws=True),
     "tcd": Kind(Form("TCDScheduler", {}), None, draws=True),
-}  # fmt: skip
+}

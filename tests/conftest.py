@@ -17,10 +17,22 @@ from tests.systems import pretend
 
 # From the one that takes longest
 _LONGEST = (
-    "test_train.py", "test_dry_run.py", "test_subject.py", "test_sample.py", "test_ppim_keeps.py", "test_world.py",
-    "test_fuse.py", "test_triggers.py", "test_systems.py", "test_hostile_files.py", "test_streams.py", "test_said_written.py",
-    "test_folders.py", "test_kills.py", "test_compose.py",
-)  # fmt: skip
+    "test_train.py",
+    "test_dry_run.py",
+    "test_subject.py",
+    "test_sample.py",
+    "test_ppim_keeps.py",
+    "test_world.py",
+    "test_fuse.py",
+    "test_triggers.py",
+    "test_systems.py",
+    "test_hostile_files.py",
+    "test_streams.py",
+    "test_said_written.py",
+    "test_folders.py",
+    "test_kills.py",
+    "test_compose.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -101,8 +113,13 @@ def process(tmp_path: Path) -> Callable[..., Done]:
     def run(*arguments: object, status: int = 0, env: dict[str, str] | None = None) -> Done:
         done = subprocess.run(
             [sys.executable, "-m", "lorakit", *map(str, arguments)],
-            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=900, check=False,
-        )  # fmt: skip
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **(env or {})},
+            timeout=900,
+            check=False,
+        )
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr
         return Done(done.stdout, done.stderr)

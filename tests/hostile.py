@@ -149,9 +149,13 @@ def places(folder: Path) -> dict[str, str]:
     (folder / "again").symlink_to(".")
     (folder / "device.png").symlink_to("/dev/zero")
     return {
-        "pipe.png": "pipe", "socket.png": "socket", "loop.png": "link", "nowhere.png": "link", "folder.png": "folder",
+        "pipe.png": "pipe",
+        "socket.png": "socket",
+        "loop.png": "link",
+        "nowhere.png": "link",
+        "folder.png": "folder",
         "device.png": "device",
-    }  # fmt: skip
+    }
 
 
 def make(folder: Path) -> dict[str, str]:

@@ -18,13 +18,16 @@ MODELS = {
     "cosmos": ("CosmosTransformer3DModel", {"num_layers": 1}),
     "wan": ("WanTransformer3DModel", {"num_layers": 1, "added_kv_proj_dim": 64, "image_dim": 64}),
     "hunyuan-video": ("HunyuanVideoTransformer3DModel", {"num_layers": 1, "num_single_layers": 1}),
-    "ltx": ("LTXVideoTransformer3DModel", {"num_layers": 1}), "ltx2": ("LTX2VideoTransformer3DModel", {"num_layers": 1}),
+    "ltx": ("LTXVideoTransformer3DModel", {"num_layers": 1}),
+    "ltx2": ("LTX2VideoTransformer3DModel", {"num_layers": 1}),
     "aura-flow": ("AuraFlowTransformer2DModel", {"num_mmdit_layers": 1, "num_single_dit_layers": 1}),
     "pixart": ("PixArtTransformer2DModel", {"num_layers": 1, "caption_channels": 64}),
-    "sana": ("SanaTransformer2DModel", {"num_layers": 1}), "cogvideox": ("CogVideoXTransformer3DModel", {"num_layers": 1}),
-    "mochi": ("MochiTransformer3DModel", {"num_layers": 2}), "krea2": ("Krea2Transformer2DModel", {"num_layers": 1}),
+    "sana": ("SanaTransformer2DModel", {"num_layers": 1}),
+    "cogvideox": ("CogVideoXTransformer3DModel", {"num_layers": 1}),
+    "mochi": ("MochiTransformer3DModel", {"num_layers": 2}),
+    "krea2": ("Krea2Transformer2DModel", {"num_layers": 1}),
     "ideogram4": ("Ideogram4Transformer2DModel", {"num_layers": 1}),
-}  # fmt: skip
+}
 UNCHECKED = {"anima", "hidream"}  # Cosmos with an adapter of its own; a class that is not made without its experts
 
 
@@ -55,23 +58,31 @@ W = 3072
 # What files in circulation hold: path and shape of the weight.
 TOLD = {
     "flux1": {"double_blocks_0_img_attn_qkv": (3 * W, W), "single_blocks_37_linear2": (W, 5 * W)},
-    "flux1 of diffusers": {"transformer_blocks.18.attn.to_q": (W, W), "single_transformer_blocks.37.norm.linear": (3 * W, W)},
+    "flux1 of diffusers": {
+        "transformer_blocks.18.attn.to_q": (W, W),
+        "single_transformer_blocks.37.norm.linear": (3 * W, W),
+    },
     "flux2": {"double_blocks.0.img_attn.qkv": (3 * W, W), "single_blocks.3.linear1": (9 * W, W)},
     "chroma": {"double_blocks.0.img_attn.qkv": (3 * W, W), "distilled_guidance_layer.layers.0.in_layer": (5120, 5120)},
     "sd3": {"transformer_blocks.23.attn.to_q": (1536, 1536), "transformer_blocks.0.attn.to_out.0": (1536, 1536)},
     "sd3 of kohya": {"joint_blocks_0_x_block_attn_qkv": (4608, 1536)},
     "qwen-image": {f"transformer_blocks.{i}.attn.to_q": (W, W) for i in range(60)},
-    "z-image": {"layers.3.attention.qkv": (3 * 3840, 3840)}, "z-image split": {"layers.3.attention.to_q": (3840, 3840)},
+    "z-image": {"layers.3.attention.qkv": (3 * 3840, 3840)},
+    "z-image split": {"layers.3.attention.to_q": (3840, 3840)},
     "lumina2": {"layers.3.attention.qkv": (3840, 2304)},
     "anima": {"blocks.0.self_attn.q_proj": (2048, 2048), "llm_adapter.blocks.0.mlp.0": (4096, 1024)},
     "wan": {"blocks_0_self_attn_q": (5120, 5120), "blocks_0_ffn_0": (13824, 5120)},
     "wan of diffusers": {"blocks.0.attn1.to_q": (1536, 1536)},
     "hunyuan-video": {"double_blocks.0.img_mod.linear": (6 * W, W), "double_blocks.0.img_attn_qkv": (3 * W, W)},
-    "ltx": {"transformer_blocks.0.attn1.to_q": (2048, 2048)}, "ltx2": {"transformer_blocks.0.audio_attn1.to_q": (2048, 2048)},
-    "pixart": {"transformer_blocks.27.attn1.to_q": (1152, 1152)}, "sana": {"transformer_blocks.19.attn1.to_q": (2240, 2240)},
-    "hidream": {"double_stream_blocks.0.block.attn1.to_q": (2560, 2560)}, "krea2": {"blocks.0.attn.wq": (6144, 6144)},
-    "ideogram4": {"layers.0.attention.o": (4608, 4608)}, "aura-flow": {"joint_transformer_blocks.0.attn.to_q": (W, W)},
-}  # fmt: skip
+    "ltx": {"transformer_blocks.0.attn1.to_q": (2048, 2048)},
+    "ltx2": {"transformer_blocks.0.audio_attn1.to_q": (2048, 2048)},
+    "pixart": {"transformer_blocks.27.attn1.to_q": (1152, 1152)},
+    "sana": {"transformer_blocks.19.attn1.to_q": (2240, 2240)},
+    "hidream": {"double_stream_blocks.0.block.attn1.to_q": (2560, 2560)},
+    "krea2": {"blocks.0.attn.wq": (6144, 6144)},
+    "ideogram4": {"layers.0.attention.o": (4608, 4608)},
+    "aura-flow": {"joint_transformer_blocks.0.attn.to_q": (W, W)},
+}
 
 
 @pytest.mark.parametrize("case", TOLD)
@@ -94,10 +105,25 @@ def test_half_of_the_modules_must_be_known():
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("flux1", "flux1"), ("flux-1-dev/lora", "flux1"), ("flux2", "flux2"), ("flux.2-klein-4B", "flux2"), ("chroma", "chroma"),
-     ("sd3", "sd3"), ("stable-diffusion-3-medium/lora", "sd3"), ("stable-diffusion-v1/lora", None), ("sdxl_base_v1-0", None),
-     ("lumina-2/lora", "lumina2"), ("hunyuan-video", "hunyuan-video"), ("wan2.1", "wan"), ("qwen-image/lora", "qwen-image"),
-     ("Z-Image-Turbo", "z-image"), ("anima-preview", "anima"), ("animagine-xl", None), ("animatediff", None)],
-)  # fmt: skip
+    [
+        ("flux1", "flux1"),
+        ("flux-1-dev/lora", "flux1"),
+        ("flux2", "flux2"),
+        ("flux.2-klein-4B", "flux2"),
+        ("chroma", "chroma"),
+        ("sd3", "sd3"),
+        ("stable-diffusion-3-medium/lora", "sd3"),
+        ("stable-diffusion-v1/lora", None),
+        ("sdxl_base_v1-0", None),
+        ("lumina-2/lora", "lumina2"),
+        ("hunyuan-video", "hunyuan-video"),
+        ("wan2.1", "wan"),
+        ("qwen-image/lora", "qwen-image"),
+        ("Z-Image-Turbo", "z-image"),
+        ("anima-preview", "anima"),
+        ("animagine-xl", None),
+        ("animatediff", None),
+    ],
+)
 def test_what_metadata_call_it(text, name):
     assert named(text) == name

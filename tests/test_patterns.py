@@ -11,15 +11,55 @@ from lorakit.patterns import Pattern, Time
 from tests.hostile import MODULE, NEVER
 
 NAMES = [
-    MODULE, "unet.conv_in", "unet.mid_block.attentions.0.proj_in", "unet.up_blocks.1.resnets.2.conv1", "a", "", "a\n", "A.B",
-    "text_encoder.text_model.encoder.layers.11.mlp.fc1", "text_model.encoder.layers.0.self_attn.q_proj",
-]  # fmt: skip
+    MODULE,
+    "unet.conv_in",
+    "unet.mid_block.attentions.0.proj_in",
+    "unet.up_blocks.1.resnets.2.conv1",
+    "a",
+    "",
+    "a\n",
+    "A.B",
+    "text_encoder.text_model.encoder.layers.11.mlp.fc1",
+    "text_model.encoder.layers.0.self_attn.q_proj",
+]
 USUAL = [
-    r"attentions\..*\.attn[12]\.to_(q|k|v|out\.0)$", r"^unet\.(down|up)_blocks\.[0-2]\.", r"attn2\.to_v$", r"^(?!.*attn2).*to_q",
-    r"\.\d{1,2}\.", r"(?i)ATTN", "", "^$", r"\bconv", r"^a$", r"^unet\.conv_in$", r"[^.]+\.[^.]+$", r"(?<=attn1\.)to_", r"a*?b|c+",
-]  # fmt: skip
-PIECES = ("a", "b", r"\.", ".", r"\w", r"\d", "[a-c]", "[^.]", "conv", "attn", "to_", "(a|b)", "(?:conv|attn)", "^", "$", r"\b", "_",
-          "1", "(?=t)", "(?!a)")  # fmt: skip
+    r"attentions\..*\.attn[12]\.to_(q|k|v|out\.0)$",
+    r"^unet\.(down|up)_blocks\.[0-2]\.",
+    r"attn2\.to_v$",
+    r"^(?!.*attn2).*to_q",
+    r"\.\d{1,2}\.",
+    r"(?i)ATTN",
+    "",
+    "^$",
+    r"\bconv",
+    r"^a$",
+    r"^unet\.conv_in$",
+    r"[^.]+\.[^.]+$",
+    r"(?<=attn1\.)to_",
+    r"a*?b|c+",
+]
+PIECES = (
+    "a",
+    "b",
+    r"\.",
+    ".",
+    r"\w",
+    r"\d",
+    "[a-c]",
+    "[^.]",
+    "conv",
+    "attn",
+    "to_",
+    "(a|b)",
+    "(?:conv|attn)",
+    "^",
+    "$",
+    r"\b",
+    "_",
+    "1",
+    "(?=t)",
+    "(?!a)",
+)
 REPEATS = ("", "", "", "*", "+", "?", "{2}", "{0,3}", "*?", "+?")
 
 
@@ -65,8 +105,15 @@ def test_patterns_of_one_file_share_their_time_and_usual_ones_never_use_it_up():
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("(", "missing"), ("(" * 2500, "nested"), ("a{99999999999}", "repeats"), ("(?:a{1000}){1000}", "multiply"), ("a" * 5000, "characters"), ("(?:a){e<=1}", "braces")],
-)  # fmt: skip
+    [
+        ("(", "missing"),
+        ("(" * 2500, "nested"),
+        ("a{99999999999}", "repeats"),
+        ("(?:a{1000}){1000}", "multiply"),
+        ("a" * 5000, "characters"),
+        ("(?:a){e<=1}", "braces"),
+    ],
+)
 def test_what_is_no_pattern_or_too_large_is_told(text, says):
     with pytest.raises(ValueError, match=says):
         Pattern(text)

@@ -62,7 +62,7 @@ def test_a_model_is_taken_for_a_flow_and_a_flow_for_another():
         ("flow", {"shift": -1.0}, "above 0, got -1"),
         ("flow", {"shift": float("nan")}, "above 0, got nan"),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_meaning_is_refused(model, wanted, says):
     with pytest.raises(UsageError, match=says):
         process_config.overridden(PROCESSES[model], Overrides(**wanted), "m")

@@ -17,20 +17,29 @@ UP, CROSS_UP = "UpBlock2D", "CrossAttnUpBlock2D"
 SETTINGS = {
     "sd1": {"down_block_types": (CROSS, CROSS, CROSS, DOWN), "up_block_types": (UP, CROSS_UP, CROSS_UP, CROSS_UP)},
     "sd2": {
-        "down_block_types": (CROSS, CROSS, CROSS, DOWN), "up_block_types": (UP, CROSS_UP, CROSS_UP, CROSS_UP),
+        "down_block_types": (CROSS, CROSS, CROSS, DOWN),
+        "up_block_types": (UP, CROSS_UP, CROSS_UP, CROSS_UP),
         "use_linear_projection": True,
     },
     "sdxl": {
-        "down_block_types": (DOWN, CROSS, CROSS), "up_block_types": (CROSS_UP, CROSS_UP, UP),
-        "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True, "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+        "down_block_types": (DOWN, CROSS, CROSS),
+        "up_block_types": (CROSS_UP, CROSS_UP, UP),
+        "transformer_layers_per_block": (1, 2, 10),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
     },
     "sdxl-refiner": {
-        "down_block_types": (DOWN, CROSS, CROSS, DOWN), "up_block_types": (UP, CROSS_UP, CROSS_UP, UP),
-        "transformer_layers_per_block": 4, "use_linear_projection": True, "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2560,
+        "down_block_types": (DOWN, CROSS, CROSS, DOWN),
+        "up_block_types": (UP, CROSS_UP, CROSS_UP, UP),
+        "transformer_layers_per_block": 4,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2560,
     },
-}  # fmt: skip
+}
 
 
 def unet(family: str) -> torch.nn.Module:
@@ -40,9 +49,11 @@ def unet(family: str) -> torch.nn.Module:
             return UNet2DConditionModel.from_config(config)
         described = FAMILIES[family].unet
         return UNet2DConditionModel(
-            block_out_channels=described.channels, cross_attention_dim=described.cross, attention_head_dim=8,
+            block_out_channels=described.channels,
+            cross_attention_dim=described.cross,
+            attention_head_dim=8,
             **SETTINGS[family],
-        )  # fmt: skip
+        )
 
 
 def weights(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -96,12 +107,16 @@ def test_no_two_modules_share_a_spelling():
 def test_original_names_are_the_checkpoints():
     known = {
         "input_blocks.4.1.transformer_blocks.1.attn2.to_k": "down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k",
-        "middle_block.1.proj_in": "mid_block.attentions.0.proj_in", "input_blocks.3.0.op": "down_blocks.0.downsamplers.0.conv",
-        "output_blocks.2.2.conv": "up_blocks.0.upsamplers.0.conv", "output_blocks.2.1.conv": "up_blocks.0.upsamplers.0.conv",
-        "label_emb.0.2": "add_embedding.linear_2", "time_embed.0": "time_embedding.linear_1", "out.2": "conv_out",
+        "middle_block.1.proj_in": "mid_block.attentions.0.proj_in",
+        "input_blocks.3.0.op": "down_blocks.0.downsamplers.0.conv",
+        "output_blocks.2.2.conv": "up_blocks.0.upsamplers.0.conv",
+        "output_blocks.2.1.conv": "up_blocks.0.upsamplers.0.conv",
+        "label_emb.0.2": "add_embedding.linear_2",
+        "time_embed.0": "time_embedding.linear_1",
+        "out.2": "conv_out",
         "input_blocks.4.0.emb_layers.1": "down_blocks.1.resnets.0.time_emb_proj",
         "output_blocks.8.0.skip_connection": "up_blocks.2.resnets.2.conv_shortcut",
-    }  # fmt: skip
+    }
     assert {theirs: original_names()[theirs] for theirs in known} == known
 
 

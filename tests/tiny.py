@@ -16,13 +16,26 @@ FAMILIES = ("sd1", "sd2", "sdxl")
 
 
 def _text(
-    width: int, heads: int = 2, activation: str = "quick_gelu", projected: bool = False, layers: int = 2, length: int = 32
-) -> torch.nn.Module:  # fmt: skip
+    width: int,
+    heads: int = 2,
+    activation: str = "quick_gelu",
+    projected: bool = False,
+    layers: int = 2,
+    length: int = 32,
+) -> torch.nn.Module:
     config = CLIPTextConfig(
-        vocab_size=2048, hidden_size=width, intermediate_size=(2 if layers == 2 else 4) * width, num_hidden_layers=layers, num_attention_heads=heads,
-        max_position_embeddings=length, bos_token_id=2046, eos_token_id=2047, pad_token_id=2047, projection_dim=width,
+        vocab_size=2048,
+        hidden_size=width,
+        intermediate_size=(2 if layers == 2 else 4) * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=length,
+        bos_token_id=2046,
+        eos_token_id=2047,
+        pad_token_id=2047,
+        projection_dim=width,
         hidden_act=activation,
-    )  # fmt: skip
+    )
     return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
 
 
@@ -59,25 +72,41 @@ def _make(folder: Path, family: str, seed: int, layers: int, usual: bool, inputs
         extra = {"use_linear_projection": True}
     if family == "sdxl":
         extra = {
-            "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-            "projection_class_embeddings_input_dim": 8 * 6 + 32, "transformer_layers_per_block": (1, 2),
-        }  # fmt: skip
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 8 * 6 + 32,
+            "transformer_layers_per_block": (1, 2),
+        }
     heads: int | tuple[int, ...] = 4
     if usual:
         heads = 8 if family == "sd1" else (1, 1)
     if usual and family == "sd2":
         extra["upcast_attention"] = True
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=inputs, out_channels=4, layers_per_block=layers, block_out_channels=(32, 64),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D") if family != "sdxl" else ("DownBlock2D", "CrossAttnDownBlock2D"),
+        sample_size=16,
+        in_channels=inputs,
+        out_channels=4,
+        layers_per_block=layers,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")
+        if family != "sdxl"
+        else ("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D") if family != "sdxl" else ("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=32 if family != "sdxl" else 64, attention_head_dim=heads, norm_num_groups=8 if layers == 1 else 32, **extra,
-    )  # fmt: skip
+        cross_attention_dim=32 if family != "sdxl" else 64,
+        attention_head_dim=heads,
+        norm_num_groups=8 if layers == 1 else 32,
+        **extra,
+    )
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 16, 16) if layers == 1 else (32, 64, 64), latent_channels=4, layers_per_block=layers,
-        norm_num_groups=8 if layers == 1 else 32, sample_size=64,
-    )  # fmt: skip
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 16, 16) if layers == 1 else (32, 64, 64),
+        latent_channels=4,
+        layers_per_block=layers,
+        norm_num_groups=8 if layers == 1 else 32,
+        sample_size=64,
+    )
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
     heads_of_text, activation = (1 if usual else 2), "gelu" if usual and family == "sd2" else "quick_gelu"
@@ -96,9 +125,14 @@ def _make(folder: Path, family: str, seed: int, layers: int, usual: bool, inputs
             (place / file).write_bytes((folder_of("tiny") / "tokenizer" / file).read_bytes())
     kind = "v_prediction" if family == "sd2" else "epsilon"
     DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1, prediction_type=kind,
-    ).save_pretrained(folder / "scheduler")  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=kind,
+    ).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
@@ -110,12 +144,16 @@ def reduced(folder: Path) -> Path:
     make(folder)
     torch.manual_seed(0)
     UNet2DConditionModel(
-        sample_size=32, block_out_channels=(160, 320, 640, 640), cross_attention_dim=384, attention_head_dim=8,
-    ).save_pretrained(folder / "unet")  # fmt: skip
+        sample_size=32, block_out_channels=(160, 320, 640, 640), cross_attention_dim=384, attention_head_dim=8
+    ).save_pretrained(folder / "unet")
     AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(64, 128, 256, 256), latent_channels=4, layers_per_block=2, sample_size=256,
-    ).save_pretrained(folder / "vae")  # fmt: skip
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(64, 128, 256, 256),
+        latent_channels=4,
+        layers_per_block=2,
+        sample_size=256,
+    ).save_pretrained(folder / "vae")
     _text(384, heads=6, layers=12, length=77).save_pretrained(folder / "text_encoder")
     settings = folder / "tokenizer/tokenizer_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 77}))
@@ -169,21 +207,34 @@ def _sgm(name: str, family: str) -> str:
         place = f"{side}.{start + 3 * int(part[1]) + int(part[3])}.{0 if kind == 'resnets' else 1}"
     if kind == "resnets":
         inner = {
-            "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-            "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-        }  # fmt: skip
+            "norm1": "in_layers.0",
+            "conv1": "in_layers.2",
+            "time_emb_proj": "emb_layers.1",
+            "norm2": "out_layers.0",
+            "conv2": "out_layers.3",
+            "conv_shortcut": "skip_connection",
+        }
         return f"{place}.{inner[rest[0]]}.{rest[1]}"
     return ".".join([place, *rest])
 
 
 def _ldm(name: str) -> str:
     for ours, theirs in (
-        ("conv_norm_out", "norm_out"), ("mid_block.resnets.0", "mid.block_1"), ("mid_block.resnets.1", "mid.block_2"),
-        ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"), ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
-        ("mid_block.attentions.0.to_", "mid.attn_1."), ("conv_shortcut", "nin_shortcut"), ("downsamplers.0", "downsample"),
-        ("upsamplers.0", "upsample"), ("resnets", "block"), ("down_blocks", "down"), ("up_blocks.0", "up.2"),
-        ("up_blocks.1", "up.1"), ("up_blocks.2", "up.0"),
-    ):  # fmt: skip
+        ("conv_norm_out", "norm_out"),
+        ("mid_block.resnets.0", "mid.block_1"),
+        ("mid_block.resnets.1", "mid.block_2"),
+        ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
+        ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
+        ("mid_block.attentions.0.to_", "mid.attn_1."),
+        ("conv_shortcut", "nin_shortcut"),
+        ("downsamplers.0", "downsample"),
+        ("upsamplers.0", "upsample"),
+        ("resnets", "block"),
+        ("down_blocks", "down"),
+        ("up_blocks.0", "up.2"),
+        ("up_blocks.1", "up.1"),
+        ("up_blocks.2", "up.0"),
+    ):
         name = name.replace(ours, theirs)
     return name
 
@@ -203,8 +254,11 @@ def _open_clip(text: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             q, k, v = (text[f"{layer}self_attn.{n}_proj.{kind}"] for n in "qkv")
             out[f"{block}attn.in_proj_{kind}"] = torch.cat([q, k, v])
             for theirs, ours in (
-                ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"), ("attn.out_proj", "self_attn.out_proj"),
-                ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
-            ):  # fmt: skip
+                ("ln_1", "layer_norm1"),
+                ("ln_2", "layer_norm2"),
+                ("attn.out_proj", "self_attn.out_proj"),
+                ("mlp.c_fc", "mlp.fc1"),
+                ("mlp.c_proj", "mlp.fc2"),
+            ):
                 out[f"{block}{theirs}.{kind}"] = text[f"{layer}{ours}.{kind}"]
     return out

@@ -39,7 +39,7 @@ class Shown:
         return as_written(self.picture)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class How:
     """What captioners may be told. `model` is "" where none is named; `base` is the base model that is trained for."""
 

@@ -98,29 +98,42 @@ def compose(
         from lorakit.drawing.learn import Learning
 
         existing_folder(learn, "pictures to learn from")
-        how = Learning(learn_per, learn_steps, learn_rate, learn_draws, seed, instance_prompt)
+        how = Learning(
+            per=learn_per, steps=learn_steps, rate=learn_rate, draws=learn_draws, seed=seed, prompt=instance_prompt
+        )
     changes = Changes(
-        schedule or (), block_weights or (), layer_weights or (), part_weights or (), region or (), words or (),
-        switch, composite,
-    )  # fmt: skip
+        schedules=schedule or (),
+        blocks=block_weights or (),
+        layers=layer_weights or (),
+        parts=part_weights or (),
+        regions=region or (),
+        prompts=words or (),
+        switch=switch,
+        composite=composite,
+    )
     wanted = Wanted(
-        bake,
-        format,
-        Path(plot) if plot else None,
-        plot_steps,
-        Path(learn) if learn else None,
-        how,
-        model,
-        device,
-        dtype,
-        of_model,
-        vae,
+        bake=bake,
+        file_format=format,
+        plot=Path(plot) if plot else None,
+        steps=plot_steps,
+        learn=Path(learn) if learn else None,
+        how=how,
+        model=model,
+        device=device,
+        dtype=dtype,
+        of_model=of_model,
+        vae=vae,
     )
     with progress("learning") as talk:
         result = run(
-            adapters, Path(output), force=manner.force, dry_run=manner.dry_run, talk=talk, changes=changes,
+            adapters,
+            Path(output),
+            force=manner.force,
+            dry_run=manner.dry_run,
+            talk=talk,
+            changes=changes,
             wanted=wanted,
-        )  # fmt: skip
+        )
     emit(result)
 
 

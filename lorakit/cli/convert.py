@@ -14,16 +14,27 @@ from lorakit.errors import UsageError
 from lorakit.registry import ADAPTER_FORMATS
 
 WRITTEN = (
-    "kohya", "comfy", "diffusers", "peft", "cloneofsimo", "lorakit", "a1111-embedding", "diffusers-embedding",
+    "kohya",
+    "comfy",
+    "diffusers",
+    "peft",
+    "cloneofsimo",
+    "lorakit",
+    "a1111-embedding",
+    "diffusers-embedding",
     "comfy-embedding",
-)  # fmt: skip
+)
 # What people call a format, to what it is called here.
 _MEANT = {
     **dict.fromkeys(("a1111", "webui", "forge", "sd-scripts", "kohya-ss", "kohya_ss", "civitai"), "kohya"),
     **dict.fromkeys(("comfyui", "diffusion_model", "original", "bfl", "sgm"), "comfy"),
-    "huggingface": "diffusers", "hf": "diffusers", "lora": "kohya", "safetensors": "kohya", "safeloras": "cloneofsimo",
+    "huggingface": "diffusers",
+    "hf": "diffusers",
+    "lora": "kohya",
+    "safetensors": "kohya",
+    "safeloras": "cloneofsimo",
     **dict.fromkeys(("embedding", "ti", "textual-inversion", "a1111_embedding"), "a1111-embedding"),
-}  # fmt: skip
+}
 _DTYPES = {"keep": None, **FLOATS}
 
 
@@ -91,12 +102,21 @@ def convert(
     from lorakit.jobs.convert import Changes, run
 
     rank = int(approximate) if approximate is not None and approximate.isdigit() else approximate
-    changes = Changes(_DTYPES[save_dtype], rank, universal, token, allow_loss)
+    changes = Changes(
+        dtype=_DTYPES[save_dtype], approximate=rank, universal=universal, token=token, allow_loss=allow_loss
+    )
     with progress("checking") as talk:
         result = run(
-            Path(source), Path(output), to, changes=changes, base=base, model=model, force=manner.force,
-            dry_run=manner.dry_run, talk=talk,
-        )  # fmt: skip
+            Path(source),
+            Path(output),
+            to,
+            changes=changes,
+            base=base,
+            model=model,
+            force=manner.force,
+            dry_run=manner.dry_run,
+            talk=talk,
+        )
     emit(result)
 
 

@@ -28,9 +28,15 @@ def demo(
 
     with progress("demo") as talk:
         result = run(
-            Path(out), photos=Path(photos) if photos else None, word=word, steps=steps, seed=seed, force=manner.force,
-            dry_run=manner.dry_run, talk=talk,
-        )  # fmt: skip
+            Path(out),
+            photos=Path(photos) if photos else None,
+            word=word,
+            steps=steps,
+            seed=seed,
+            force=manner.force,
+            dry_run=manner.dry_run,
+            talk=talk,
+        )
     emit(result)
 
 

@@ -40,10 +40,12 @@ def extract(
         str | None, typer.Option(metavar="PART,...", help="unet, text_encoder, text_encoder_2, tokens.")
     ] = None,
     clamp_quantile: Annotated[
-        float | None, typer.Option(metavar="Q", help="Cut the factors' largest values, as sd-scripts does; costs accuracy.")
+        float | None,
+        typer.Option(metavar="Q", help="Cut the factors' largest values, as sd-scripts does; costs accuracy."),
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast/--exact", help="Random subspaces, proven to hold 99.9 % of the optimum, where they pay.")
+        bool,
+        typer.Option("--fast/--exact", help="Random subspaces, proven to hold 99.9 % of the optimum, where they pay."),
     ] = True,
     keep_bias: Annotated[bool, typer.Option("--keep-bias", help="Changed biases and norms too.")] = False,
     report: Annotated[
@@ -53,7 +55,7 @@ def extract(
     format: OwnFormat = None,
     save_dtype: Annotated[str, typer.Option(metavar="|".join(FLOATS), help="Of the file.")] = "float32",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="auto: a GPU where there is one.")] = "auto",
-) -> None:  # fmt: skip
+) -> None:
     """Extract a low-rank adapter: TUNED minus BASE, or the adapter inside a checkpoint."""
     if format is not None:
         one_of("--format", format, ADAPTER_FILES)
@@ -91,13 +93,31 @@ def extract(
 
     chosen = tuple(part.strip() for part in (parts or "").split(",") if part.strip())
     where = cpu_or_cuda(device)
-    choices = Choices(rule, conv_rank, conv_tucker, target, chosen, clamp_quantile, not fast, keep_bias)
+    choices = Choices(
+        rule=rule,
+        conv_rank=conv_rank,
+        conv_tucker=conv_tucker,
+        target=target,
+        parts=chosen,
+        clamp_quantile=clamp_quantile,
+        exact=not fast,
+        keep_bias=keep_bias,
+    )
     with progress("extracting") as talk:
         result = run(
-            tuned, Path(output), base=base, choices=choices, file_format=format, dtype=save_dtype, device=where,
-            report=Path(report) if report else None, force=manner.force, dry_run=manner.dry_run, talk=talk,
+            tuned,
+            Path(output),
+            base=base,
+            choices=choices,
+            file_format=format,
+            dtype=save_dtype,
+            device=where,
+            report=Path(report) if report else None,
+            force=manner.force,
+            dry_run=manner.dry_run,
+            talk=talk,
             verbose=manner.verbose,
-        )  # fmt: skip
+        )
     emit(result)
 
 

@@ -66,8 +66,7 @@ def merge(
     output: Output = "./merged.safetensors",
     format: OwnFormat = None,
     save_dtype: Annotated[
-        str | None,
-        typer.Option(metavar="|".join(FLOATS), help="Default float32; with --into each weight's own."),
+        str | None, typer.Option(metavar="|".join(FLOATS), help="Default float32; with --into each weight's own.")
     ] = None,
     into: Annotated[
         str | None,
@@ -133,19 +132,44 @@ def merge(
     target = None
     if into is not None:
         folder = Path(tokenizer) if tokenizer is not None else None
-        target = Into(into, save_dtype, stochastic_rounding, seed or 0, folder, of_model, cut_inputs)
+        target = Into(
+            model=into,
+            dtype=save_dtype,
+            stochastic_rounding=stochastic_rounding,
+            seed=seed or 0,
+            tokenizer=folder,
+            of_model=of_model,
+            cut_inputs=cut_inputs,
+        )
 
     settings = {"density": density, "spread": spread, "conflict": conflict, "seed": seed}
     choices = Choices(
-        {name: value for name, value in settings.items() if value is not None}, part_weights or (),
-        block_weights or (), alphas, rename_token or (), allow_unmatched, base, Path(report) if report else None, manner.verbose,
-    )  # fmt: skip
+        settings={name: value for name, value in settings.items() if value is not None},
+        parts=part_weights or (),
+        blocks=block_weights or (),
+        sweep=alphas,
+        rename=rename_token or (),
+        allow_unmatched=allow_unmatched,
+        base=base,
+        report=Path(report) if report else None,
+        verbose=manner.verbose,
+    )
     with progress("merging") as talk:
         result = run(
-            adapters, Path(output), alpha=alpha, weights=weights, method=method, rank=rule, file_format=format,
-            dtype=save_dtype or "float32", force=manner.force, dry_run=manner.dry_run, talk=talk,
-            choices=choices, into=target,
-        )  # fmt: skip
+            adapters,
+            Path(output),
+            alpha=alpha,
+            weights=weights,
+            method=method,
+            rank=rule,
+            file_format=format,
+            dtype=save_dtype or "float32",
+            force=manner.force,
+            dry_run=manner.dry_run,
+            talk=talk,
+            choices=choices,
+            into=target,
+        )
     emit(result)
 
 

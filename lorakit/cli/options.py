@@ -29,8 +29,7 @@ ZeroSnr = Annotated[
 Shift = Annotated[float | None, typer.Option(help="Of a rectified flow, whatever the model says.")]
 Tokenizer = Annotated[str | None, typer.Option(metavar="FOLDER", help="Tokenizer of a single-file model.")]
 Vae = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Another autoencoder than the model's: a hub id, a folder or a file."),
+    str | None, typer.Option(metavar="NAME", help="Another autoencoder than the model's: a hub id, a folder or a file.")
 ]
 Output = Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="Where to write.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
@@ -65,8 +64,7 @@ Composite = Annotated[bool, typer.Option("--composite", help="A forward for each
 Region = Annotated[list[str] | None, typer.Option(metavar="NAME=MASK[:FEATHER]", help="Where an adapter acts: white.")]
 Scheduler = Annotated[str, typer.Option(metavar="|".join(SCHEDULERS), help="Sampling scheduler.")]
 Spacing = Annotated[
-    str | None,
-    typer.Option(metavar="|".join(SPACINGS), help="How the steps are spaced; default, as the model says."),
+    str | None, typer.Option(metavar="|".join(SPACINGS), help="How the steps are spaced; default, as the model says.")
 ]
 ADAPTER_FILES = ("kohya", "comfy", "diffusers", "lorakit")
 

@@ -150,9 +150,13 @@ class _Bar(Progress):
         bar = max(8, min(40, console.width // 4))
         self._label, self._room = label, console.width - len(label) - bar - len("  /   0:00:00  ")
         self._rich = Rich(
-            TextColumn("{task.description}"), BarColumn(bar), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[beside]}", markup=False), console=console,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(bar),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[beside]}", markup=False),
+            console=console,
+        )
         self._task = self._rich.add_task(label, total=None, beside="")
         self._figures: Mapping[str, str] = {}
 

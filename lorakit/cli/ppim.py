@@ -114,16 +114,40 @@ def ppim(
     if "{token}" in template and not token:
         raise UsageError(f"--caption-template {template!r} needs --token")
     options: dict[str, Any] = {
-        "crop": crop, "caption": caption, "template": template, "token": token, "image_format": image_format,
-        "min_size": min_size, "dedup": dedup == "on", "augments": changes, "copies": copies, "seed": seed,
-        "min_sharpness": min_sharpness, "upscale": upscale, "background": colour, "max_pixels": max_pixels,
-        "first_frame": first_frame, "base_model": model, "caption_model": caption_model, "caption_clean": caption_clean,
+        "crop": crop,
+        "caption": caption,
+        "template": template,
+        "token": token,
+        "image_format": image_format,
+        "min_size": min_size,
+        "dedup": dedup == "on",
+        "augments": changes,
+        "copies": copies,
+        "seed": seed,
+        "min_sharpness": min_sharpness,
+        "upscale": upscale,
+        "background": colour,
+        "max_pixels": max_pixels,
+        "first_frame": first_frame,
+        "base_model": model,
+        "caption_model": caption_model,
+        "caption_clean": caption_clean,
         "caption_replace": tuple((old, new.replace("{token}", token)) for old, new in pairs),
-        "caption_vocabulary": caption_vocabulary, "caption_threshold": caption_threshold,
-        "caption_encoding": caption_encoding, "mask": mask, "mask_prompt": mask_prompt, "mask_model": mask_model,
-        "upscale_model": upscale_model, "device": device, "dtype": dtype, "batch_size": batch_size, "workers": workers,
-        "prune": prune, "contact_sheet": contact_sheet, "edit": edit,
-    }  # fmt: skip
+        "caption_vocabulary": caption_vocabulary,
+        "caption_threshold": caption_threshold,
+        "caption_encoding": caption_encoding,
+        "mask": mask,
+        "mask_prompt": mask_prompt,
+        "mask_model": mask_model,
+        "upscale_model": upscale_model,
+        "device": device,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "workers": workers,
+        "prune": prune,
+        "contact_sheet": contact_sheet,
+        "edit": edit,
+    }
     from lorakit.io.endings import FOLDER
     from lorakit.io.inputs import existing_file, existing_folder
 
@@ -141,13 +165,7 @@ def ppim(
 
     with progress("preparing") as talk, telling(kept):
         result = run(
-            Path(raw),
-            Path(data),
-            settings,
-            force=manner.force,
-            strict=strict,
-            dry_run=manner.dry_run,
-            talk=talk,
+            Path(raw), Path(data), settings, force=manner.force, strict=strict, dry_run=manner.dry_run, talk=talk
         )
     emit(result)
 

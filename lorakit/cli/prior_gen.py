@@ -88,15 +88,33 @@ def prior_gen(
     from lorakit.runtime.world import place
 
     request = Request(
-        wanted, count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, dtype=dtype, spacing=spacing,
+        prompts=wanted,
+        count=count,
+        seed=seed,
+        negative=negative,
+        model=model,
+        size=asked,
+        steps=steps,
+        guidance=guidance,
+        scheduler=scheduler,
+        batch_size=batch_size,
+        dtype=dtype,
+        spacing=spacing,
         vae=vae,
-    ).of_model(of_model)  # fmt: skip
+    ).of_model(of_model)
     with progress("drawing" if place().main else "") as talk:
         result = run(
-            request, Path(out), captions=None if from_ is None else Path(from_), token=token, class_word=class_word,
-            device=device, tokenizer=None if tokenizer is None else Path(tokenizer), force=manner.force,
-            dry_run=manner.dry_run, talk=talk,
-        )  # fmt: skip
+            request,
+            Path(out),
+            captions=None if from_ is None else Path(from_),
+            token=token,
+            class_word=class_word,
+            device=device,
+            tokenizer=None if tokenizer is None else Path(tokenizer),
+            force=manner.force,
+            dry_run=manner.dry_run,
+            talk=talk,
+        )
     if result is not None:
         emit(result)
 

@@ -127,11 +127,20 @@ def sample(
     """Draw pictures, with adapters. Picture i depends on seed+i alone."""
     given, axes = _split([word for word in (prompt, *(more or ())) if word is not None], grid or [])
     check_sampling(scheduler, spacing)
-    check_drawing({
-        "count": count, "seed": seed, "steps": steps, "guidance": guidance, "guidance_until": guidance_until,
-        "rescale": guidance_rescale, "clip_skip": clip_skip, "strength": _strength(strength, image, mask),
-        "hires": hires, "hires_strength": hires_strength,
-    })  # fmt: skip
+    check_drawing(
+        {
+            "count": count,
+            "seed": seed,
+            "steps": steps,
+            "guidance": guidance,
+            "guidance_until": guidance_until,
+            "rescale": guidance_rescale,
+            "clip_skip": clip_skip,
+            "strength": _strength(strength, image, mask),
+            "hires": hires,
+            "hires_strength": hires_strength,
+        }
+    )
     asked = size_of(size)
     sources = sum(x is not None for x in (given, prompts, source))
     if sources != 1:
@@ -151,37 +160,94 @@ def sample(
     check_vae(vae)
     lines = read_prompts(prompts) if prompts not in (None, "-") else []
     request = Request(
-        [given or ""], count, seed, negative, model, asked, steps, guidance, scheduler, batch_size, guidance_schedule,
-        guidance_until, guidance_rescale, plain_prompts, cut_prompts, clip_skip, _path(image),
-        _strength(strength, image, mask), _path(mask), hires, hires_strength, dtype, vae_tiling, prediction_type, zero_snr, shift,
-        spacing, vae, cut_inputs,
-    )  # fmt: skip
+        prompts=[given or ""],
+        count=count,
+        seed=seed,
+        negative=negative,
+        model=model,
+        size=asked,
+        steps=steps,
+        guidance=guidance,
+        scheduler=scheduler,
+        batch_size=batch_size,
+        guidance_schedule=guidance_schedule,
+        guidance_until=guidance_until,
+        rescale=guidance_rescale,
+        plain=plain_prompts,
+        cut=cut_prompts,
+        clip_skip=clip_skip,
+        image=_path(image),
+        strength=_strength(strength, image, mask),
+        mask=_path(mask),
+        hires=hires,
+        hires_strength=hires_strength,
+        dtype=dtype,
+        tiling=vae_tiling,
+        prediction_type=prediction_type,
+        zero_snr=zero_snr,
+        shift=shift,
+        spacing=spacing,
+        vae=vae,
+        cut_inputs=cut_inputs,
+    )
     found = read_axes(axes)
     from lorakit.drawing.composing import Changes
     from lorakit.jobs.sample import Extras, run, serve
 
-    changes = Changes(schedule or (), block_weights or (), (), part_weights or (), region or (), (), switch, composite)
+    changes = Changes(
+        schedules=schedule or (),
+        blocks=block_weights or (),
+        layers=(),
+        parts=part_weights or (),
+        regions=region or (),
+        prompts=(),
+        switch=switch,
+        composite=composite,
+    )
     composition = None
     if source is not None:
         request, composition = _again(ctx, request, source, loras, changes, lora_dir)
     extras = Extras(
-        found, [kind for kind, on in (("gif", gif), ("webp", webp), ("mp4", mp4)) if on], frame_ms, save_steps,
-        None if keep_mb is None else keep_mb << 20, _path(tokenizer), shower() if show else None, lora_dir,
-    )  # fmt: skip
+        axes=found,
+        moving=[kind for kind, on in (("gif", gif), ("webp", webp), ("mp4", mp4)) if on],
+        frame=frame_ms,
+        stages=save_steps,
+        limit=None if keep_mb is None else keep_mb << 20,
+        tokenizer=_path(tokenizer),
+        show=shower() if show else None,
+        lora_dir=lora_dir,
+    )
     if prompts == "-":
         if found or Path(output).suffix.lower() == ".png":
             raise UsageError("--prompts - draws into a folder, without --grid")
         status = serve(
-            request, Path(output), sys.stdin, loras=loras, device=device, force=manner.force,
-            dry_run=manner.dry_run, note=note, each=line, changes=changes, extras=extras,
-        )  # fmt: skip
+            request,
+            Path(output),
+            sys.stdin,
+            loras=loras,
+            device=device,
+            force=manner.force,
+            dry_run=manner.dry_run,
+            note=note,
+            each=line,
+            changes=changes,
+            extras=extras,
+        )
         raise typer.Exit(status)
     with progress("drawing") as talk:
         result = run(
-            request, Path(output), loras=loras, device=device, force=manner.force,
-            dry_run=manner.dry_run, talk=talk, changes=changes, extras=extras, lines=lines,
+            request,
+            Path(output),
+            loras=loras,
+            device=device,
+            force=manner.force,
+            dry_run=manner.dry_run,
+            talk=talk,
+            changes=changes,
+            extras=extras,
+            lines=lines,
             composition=composition,
-        )  # fmt: skip
+        )
     emit(result)
 
 
@@ -212,7 +278,7 @@ def _split(words: list[str], grid: list[str]) -> tuple[str | None, list[str]]:
 
 def _again(
     ctx: typer.Context, request: Any, source: str, loras: list[str], changes: Any, lora_dir: str | None
-) -> tuple[Any, Any]:  # fmt: skip
+) -> tuple[Any, Any]:
     """The request and the composition of a picture; what was given on the command line counts more.
 
     Of models only the built-in one is taken over: a picture from elsewhere must not have anything fetched or opened.

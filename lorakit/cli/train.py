@@ -121,11 +121,28 @@ def train(
 
     folder = Path(run_dir) if run_dir else target.with_suffix(".run")
     life = Life(
-        target, folder, format, save_dtype, device, dtype, checkpoint_every, keep, resume, manner.force, manner.dry_run,
-        plan, show_targets, Path(replay) if replay else None, validate_every, early_stop, preview_prompt or (),
-        preview_every or (max(1, config.suited().total // 4) if preview_prompt else 0),
-        [name for name in tracked if name != "none"], _sources(ctx), given,
-    )  # fmt: skip
+        output=target,
+        run_folder=folder,
+        file_format=format,
+        save_dtype=save_dtype,
+        device=device,
+        dtype=dtype,
+        checkpoint_every=checkpoint_every,
+        keep=keep,
+        resume=resume,
+        force=manner.force,
+        dry_run=manner.dry_run,
+        plan=plan,
+        show_targets=show_targets,
+        replay=Path(replay) if replay else None,
+        validate_every=validate_every,
+        early_stop=early_stop,
+        preview_prompts=preview_prompt or (),
+        preview_every=preview_every or (max(1, config.suited().total // 4) if preview_prompt else 0),
+        track=[name for name in tracked if name != "none"],
+        sources=_sources(ctx),
+        given=given,
+    )
     with progress("training") as talk:
         result = run(Path(data), config, life, talk)
     if result is None:

@@ -16,7 +16,7 @@ from lorakit.patterns import Pattern
 from lorakit.registry import COMPOSINGS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Member:
     """One adapter of a composition.
 

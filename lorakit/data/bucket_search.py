@@ -87,7 +87,7 @@ def _prices(room: int, places: int) -> list[tuple[float, float]]:
     return [(a, b) for a in _SHORT for b in empty]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Losses:
     """What each picture loses in each shape, [n, k]."""
 
@@ -141,11 +141,13 @@ def _topped_up(found: np.ndarray, cost: np.ndarray, losses: _Losses, keep: float
     return found
 
 
-def assign(sizes: np.ndarray, times: np.ndarray, shapes: np.ndarray, area: float, batch: int, keep: float, upscale: bool) -> np.ndarray:  # fmt: skip
+def assign(
+    sizes: np.ndarray, times: np.ndarray, shapes: np.ndarray, area: float, batch: int, keep: float, upscale: bool
+) -> np.ndarray:
     """The index of the shape of each picture."""
     every, rows = sizes[:, None], np.arange(len(sizes))
     cut, short = cut_off(every, shapes[None], upscale), shortfall(every, shapes[None], area)
-    losses = _Losses(cut, short, kept(every, shapes[None]), times, batch)
+    losses = _Losses(cut=cut, short=short, kept=kept(every, shapes[None]), times=times, batch=batch)
     best = (cut + short).argmin(1)
     cut = cut + np.where(losses.kept < losses.kept[rows, best][:, None] - _MOST_LOST, 3.0, 0.0)
     places = min(batch, _MOST_PLACES)

@@ -23,7 +23,7 @@ class Bucket:
     members: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Buckets:
     """Buckets that together hold every picture once.
 
@@ -120,7 +120,7 @@ def choose(
     if len(times) != len(sizes) or (times < 1).any():
         raise ValueError(f"{len(sizes)} pictures need as many repeats, each at least 1")
     if not len(sizes):
-        return Buckets((), (), (), (), (), batch_size, area)
+        return Buckets(buckets=(), kept=(), pixels=(), enlarged=(), repeats=(), batch_size=batch_size, area=area)
     own_sizes = table = np.array(sizes, np.float64)
     if upscale:  # then every picture can show as many pixels as a shape has
         table = table * np.maximum(1, np.sqrt(area / table.prod(1, keepdims=True)))
@@ -133,4 +133,12 @@ def choose(
     ]
     grown = np.flatnonzero(enlarged(own_sizes, own) > 1).tolist()
     share, pixels = kept(table, own).tolist(), (1 - shortfall(table, own, area)).tolist()
-    return Buckets(tuple(buckets), tuple(share), tuple(pixels), tuple(grown), tuple(times.tolist()), batch_size, area)
+    return Buckets(
+        buckets=tuple(buckets),
+        kept=tuple(share),
+        pixels=tuple(pixels),
+        enlarged=tuple(grown),
+        repeats=tuple(times.tolist()),
+        batch_size=batch_size,
+        area=area,
+    )

@@ -24,22 +24,47 @@ def fill(template: str, caption: str, token: str) -> str:
 # Textual inversion's own (Gal et al., 2022), without those that say the same twice.
 TEMPLATES = {
     "object": (
-        "a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}",
-        "a photo of a clean {}", "a photo of a dirty {}", "a dark photo of the {}", "a photo of my {}",
-        "a photo of the cool {}", "a close-up photo of a {}", "a bright photo of the {}", "a photo of the {}",
-        "a good photo of the {}", "a photo of one {}", "a rendition of a {}", "a photo of a nice {}",
-        "a photo of a small {}", "a photo of a large {}", "a photo of a weird {}", "a photo of a cool {}",
+        "a photo of a {}",
+        "a rendering of a {}",
+        "a cropped photo of the {}",
+        "the photo of a {}",
+        "a photo of a clean {}",
+        "a photo of a dirty {}",
+        "a dark photo of the {}",
+        "a photo of my {}",
+        "a photo of the cool {}",
+        "a close-up photo of a {}",
+        "a bright photo of the {}",
+        "a photo of the {}",
+        "a good photo of the {}",
+        "a photo of one {}",
+        "a rendition of a {}",
+        "a photo of a nice {}",
+        "a photo of a small {}",
+        "a photo of a large {}",
+        "a photo of a weird {}",
+        "a photo of a cool {}",
     ),
     "style": (
-        "a painting in the style of {}", "a rendering in the style of {}", "a cropped painting in the style of {}",
-        "the painting in the style of {}", "a clean painting in the style of {}", "a dirty painting in the style of {}",
-        "a dark painting in the style of {}", "a picture in the style of {}", "a cool painting in the style of {}",
-        "a close-up painting in the style of {}", "a bright painting in the style of {}",
-        "a good painting in the style of {}", "a painting of one thing in the style of {}",
-        "a nice painting in the style of {}", "a small painting in the style of {}",
-        "a weird painting in the style of {}", "a large painting in the style of {}",
+        "a painting in the style of {}",
+        "a rendering in the style of {}",
+        "a cropped painting in the style of {}",
+        "the painting in the style of {}",
+        "a clean painting in the style of {}",
+        "a dirty painting in the style of {}",
+        "a dark painting in the style of {}",
+        "a picture in the style of {}",
+        "a cool painting in the style of {}",
+        "a close-up painting in the style of {}",
+        "a bright painting in the style of {}",
+        "a good painting in the style of {}",
+        "a painting of one thing in the style of {}",
+        "a nice painting in the style of {}",
+        "a small painting in the style of {}",
+        "a weird painting in the style of {}",
+        "a large painting in the style of {}",
     ),
-}  # fmt: skip
+}
 
 _CHOICE = re.compile(r"\{([^{}|]*+\|[^{}]*+)\}")
 
@@ -175,7 +200,9 @@ def caption_at(captions: Sequence[str], rules: CaptionRules, seed: int, epoch: i
     return f"{rules.separator.strip()} ".join(part for part in ends if part)
 
 
-def captions_of(captions: Sequence[str], rules: CaptionRules, seed: int, epochs: int, picture: str, most: int = 256) -> list[str] | None:  # fmt: skip
+def captions_of(
+    captions: Sequence[str], rules: CaptionRules, seed: int, epochs: int, picture: str, most: int = 256
+) -> list[str] | None:
     """The different captions a picture has in the first `epochs`, in order; None where they are more than `most`.
 
     What a run will say is known before it starts, so text states can be made beforehand though captions change.

@@ -25,7 +25,7 @@ from lorakit.talk import Note, silent
 __all__ = ["Example", "find", "measured", "read", "size_of", "unreadable", "why_not"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """One training picture.
 
@@ -55,9 +55,16 @@ DATED = "; --repeats kohya repeats their pictures so often"
 
 
 def read(
-    folder: Path, instance_prompt: str | None, note: Note = silent, otherwise: str = "",
-    *, places: Mapping[Path, str] | None = None, drawings: bool = False, repeats: str = AUTO, prompt: str = "--instance-prompt",
-) -> list[Example]:  # fmt: skip
+    folder: Path,
+    instance_prompt: str | None,
+    note: Note = silent,
+    otherwise: str = "",
+    *,
+    places: Mapping[Path, str] | None = None,
+    drawings: bool = False,
+    repeats: str = AUTO,
+    prompt: str = "--instance-prompt",
+) -> list[Example]:
     """The examples of a ppim folder or imagefolder (metadata.jsonl, metadata.csv), kohya folders, or pictures with
     sidecars; nested as they may be, and mixed. See data/folder.py for what is a picture and what belongs to it.
 
@@ -93,7 +100,9 @@ def read(
             captions = (instance_prompt,)
             replaced += bool(one.captions or row.captions or named)
         mask = _mask(folder, one, faults)
-        examples.append(Example(file, captions, times, mask, written=row.written, token=row.token))
+        examples.append(
+            Example(file=file, captions=captions, repeats=times, mask=mask, written=row.written, token=row.token)
+        )
     faults.raise_any(folder)
     if not examples:
         raise _none_found(folder, found)

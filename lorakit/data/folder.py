@@ -75,7 +75,15 @@ def look(
         if row is not None and row.mask:
             of = _mask_of_row(folder, row.mask, path, of, faults)
         contents.pictures.append(
-            Picture(path, entry.problem, entry.outside, beside.get(path, ()), tuple(of), row, number_of(path))
+            Picture(
+                path=path,
+                problem=entry.problem,
+                outside=entry.outside,
+                captions=beside.get(path, ()),
+                masks=tuple(of),
+                row=row,
+                number=number_of(path),
+            )
         )
     contents.loose = _loose(folder, listed, found, beside)
     _tell(contents, folder, masks.get("", ()), unnamed, again)

@@ -13,9 +13,7 @@ from lorakit.data.decode import FORMATS, HEIC_SUFFIXES, BadPicture, as_stored, d
 from lorakit.errors import InputError
 from lorakit.io.inputs import open_to_read
 
-SUFFIXES = frozenset({
-    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", *HEIC_SUFFIXES,
-})  # fmt: skip
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", *HEIC_SUFFIXES})
 _MOST_BYTES = 1 << 30
 MOST_PIXELS = 200_000_000
 
@@ -54,7 +52,7 @@ def load(file: Path, background: tuple[int, int, int] = WHITE) -> Image.Image:
     return decode(read_file(file), background=background, most_pixels=MOST_PIXELS).image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cut:
     """A part of a picture and how it is drawn.
 
@@ -82,7 +80,7 @@ def centre(source: tuple[int, int], size: tuple[int, int]) -> Cut:
     """The largest middle part of `source` that has the shape of `size`; both (width, height)."""
     w, h = largest(source, size)
     left, top = (source[0] - w) // 2, (source[1] - h) // 2
-    return Cut((left, top, left + w, top + h), size)
+    return Cut(box=(left, top, left + w, top + h), size=size)
 
 
 def largest(source: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:

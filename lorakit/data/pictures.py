@@ -25,7 +25,7 @@ def number_of(path: str) -> Number | None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Picture:
     """A picture file and what belongs to it, as paths below the folder.
 

@@ -25,13 +25,25 @@ from lorakit.schedulers import SCHEDULERS, SPACINGS, USUAL
 
 # Our schedulers and spacings as the webuis call them; of the names that are read, more than one is ours.
 _SAMPLERS = {
-    "ddim": "DDIM", "dpm++": "DPM++ 2M", "dpm++-sde": "DPM++ 2M SDE", "euler": "Euler", "euler-a": "Euler a",
-    "unipc": "UniPC", "pndm": "PLMS", "lcm": "LCM", "tcd": "TCD",
-}  # fmt: skip
+    "ddim": "DDIM",
+    "dpm++": "DPM++ 2M",
+    "dpm++-sde": "DPM++ 2M SDE",
+    "euler": "Euler",
+    "euler-a": "Euler a",
+    "unipc": "UniPC",
+    "pndm": "PLMS",
+    "lcm": "LCM",
+    "tcd": "TCD",
+}
 _SCHEDULES = {
-    "leading": "DDIM", "trailing": "Simple", "linspace": "Uniform", "karras": "Karras", "exponential": "Exponential",
-    "beta": "Beta", "sgm-uniform": "SGM Uniform",
-}  # fmt: skip
+    "leading": "DDIM",
+    "trailing": "Simple",
+    "linspace": "Uniform",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "beta": "Beta",
+    "sgm-uniform": "SGM Uniform",
+}
 _READ = {name.lower(): ours for ours, name in _SAMPLERS.items()} | {name: name for name in _SAMPLERS}
 _READ |= {"dpm++ sde": "dpm++-sde"}
 _READ_SCHEDULES = {name.lower(): ours for ours, name in _SCHEDULES.items()} | {name: name for name in _SCHEDULES}
@@ -151,7 +163,7 @@ def read(file: Path) -> dict[str, Any] | None:
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Told:
     """What a PNG says of how it was drawn.
 
@@ -180,10 +192,19 @@ def told(file: Path) -> Told | None:
         if isinstance(ours, str):
             found = json_object(_bounded(ours))
             settings = {"spacing": USUAL, **_checked(found, file)}
-            return Told({key: value for key, value in settings.items() if key != "recipe"}, settings.get("recipe"))
+            return Told(
+                settings={key: value for key, value in settings.items() if key != "recipe"},
+                recipe=settings.get("recipe"),
+            )
         if isinstance(theirs, str):
             found = from_parameters(_bounded(theirs))
-            return Told(_checked(found, file), None, found["loras"], found["unread"], found["tagged"])
+            return Told(
+                settings=_checked(found, file),
+                recipe=None,
+                loras=found["loras"],
+                unread=found["unread"],
+                tagged=found["tagged"],
+            )
     except ValueError as error:
         raise InputError(f"{file}: the text in it cannot be read: {error}") from error
     return None
@@ -247,8 +268,23 @@ _BESIDE = {"loras", "tagged", "unread", "version"}
 # What is taken over from a picture's text, by the field of a request, and how it is checked.
 _SETTINGS: dict[str, Callable[[Any], Any]] = {
     **{name: bound.check for name, bound in DRAWING.items() if name != "count"},
-    "prompt": check_prompt, "negative": check_prompt, "model": _text, "vae": _text, "recipe": _text, "size": check_size,
-    "scheduler": _one_of(*SCHEDULERS), "spacing": _one_of(*SPACINGS), "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
-    "guidance_schedule": _curve, "plain": _yes_or_no, "cut": _yes_or_no, "cut_inputs": _yes_or_no, "tiling": _yes_or_no,
-    "image": _path, "mask": _path, "prediction_type": _one_of(*KINDS), "zero_snr": _yes_or_no, "shift": Bound(float, 1e-6, 1e6).check,
-}  # fmt: skip
+    "prompt": check_prompt,
+    "negative": check_prompt,
+    "model": _text,
+    "vae": _text,
+    "recipe": _text,
+    "size": check_size,
+    "scheduler": _one_of(*SCHEDULERS),
+    "spacing": _one_of(*SPACINGS),
+    "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
+    "guidance_schedule": _curve,
+    "plain": _yes_or_no,
+    "cut": _yes_or_no,
+    "cut_inputs": _yes_or_no,
+    "tiling": _yes_or_no,
+    "image": _path,
+    "mask": _path,
+    "prediction_type": _one_of(*KINDS),
+    "zero_snr": _yes_or_no,
+    "shift": Bound(float, 1e-6, 1e6).check,
+}

@@ -23,7 +23,7 @@ from lorakit.registry import AUGMENTS, CROPS
 _SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff"), "HEIF": HEIC_SUFFIXES}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Wanted:
     """What a written picture depends on besides its source's bytes."""
 
@@ -125,15 +125,22 @@ def mask_share(mask: Image.Image) -> float:
 
 
 def _row(
-    found: Decoded, placed: Placed, wanted: Wanted, name: str, digest: str, copy: int, into: Path | None, thumb: bool,
+    found: Decoded,
+    placed: Placed,
+    wanted: Wanted,
+    name: str,
+    digest: str,
+    copy: int,
+    into: Path | None,
+    thumb: bool,
     mask: Image.Image | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     how, augmentations, remarks = varied(placed.cut, wanted, digest, copy)
     enlarged = how.scale < 1
     late = enlarged and wanted.upscale not in ("none", "lanczos")
     if late:  # a model enlarges it afterwards: keep its own pixels till then
         box = how.box
-        how = Cut(box, (box[2] - box[0], box[3] - box[1]), False, how.angle, how.mirrored)
+        how = Cut(box=box, size=(box[2] - box[0], box[3] - box[1]), pad=False, angle=how.angle, mirrored=how.mirrored)
     picture = draw(found, how, augmentations, wanted.background)
     file = f"{name}{f'+{copy}' if copy else ''}.{wanted.image_format}"
     judged = quality.figures(picture)
@@ -146,11 +153,19 @@ def _row(
     if into is not None and covered is not None:
         write_bytes(into / mask_name(file), covered)
     row: dict[str, Any] = {
-        "file_name": file, "text": "", "source_size": list(found.size), "crop_box": list(how.box),
-        "size": list(placed.cut.size), "crop": wanted.crop, "cut_off": _cut_off(placed.cut, found.size),
-        "augmentations": augmentations, "quality": judged, "upscaled": enlarged,
-        "file_sha256": hashlib.sha256(encoded).hexdigest(), "notes": [*remarks, *quality.remarks(judged)],
-    }  # fmt: skip
+        "file_name": file,
+        "text": "",
+        "source_size": list(found.size),
+        "crop_box": list(how.box),
+        "size": list(placed.cut.size),
+        "crop": wanted.crop,
+        "cut_off": _cut_off(placed.cut, found.size),
+        "augmentations": augmentations,
+        "quality": judged,
+        "upscaled": enlarged,
+        "file_sha256": hashlib.sha256(encoded).hexdigest(),
+        "notes": [*remarks, *quality.remarks(judged)],
+    }
     if thumb:
         row["thumb"] = thumbs.data_uri(picture)
     if placed.why:
@@ -171,9 +186,16 @@ def _cut_off(how: Cut, source: tuple[int, int]) -> float:
 
 
 def prepare(
-    file: Path, into: Path | None, name: str, wanted: Wanted, known: str | None, intact: Callable[[], bool], thumb: bool,
-    masks: Sequence[Path] = (), known_mask: str = "",
-) -> dict[str, Any]:  # fmt: skip
+    file: Path,
+    into: Path | None,
+    name: str,
+    wanted: Wanted,
+    known: str | None,
+    intact: Callable[[], bool],
+    thumb: bool,
+    masks: Sequence[Path] = (),
+    known_mask: str = "",
+) -> dict[str, Any]:
     """Read one source and write its pictures into the folder `into`; nothing is written where that is None.
 
     known   sha256 of the source when it was last prepared in the same way; where it has not changed and `intact()`
@@ -194,9 +216,12 @@ def prepare(
     spare = 0.7 if {"zoom", "rotate"} & set(wanted.augments) else 1.0
     try:
         found = decode(
-            content, scale_of=lambda size: scale(size, wanted) * spare, background=wanted.background,
-            most_pixels=wanted.max_pixels, first_frame=wanted.first_frame,
-        )  # fmt: skip
+            content,
+            scale_of=lambda size: scale(size, wanted) * spare,
+            background=wanted.background,
+            most_pixels=wanted.max_pixels,
+            first_frame=wanted.first_frame,
+        )
         record |= {"format": found.format, "source_size": list(found.size), "notes": list(found.notes)}
         small = found.image.reduce(max(1, min(found.image.size) // thumbs.SIDE))  # for all that needs no detail
         if thumb:

@@ -17,7 +17,7 @@ _FOREIGN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tag:
     """One tag for a file.
 
@@ -48,7 +48,9 @@ def _tag(found: re.Match[str]) -> Tag:
     text = _number(named.pop("te", numbers[0] if numbers else "1"), found[0])
     weight = _number(named.pop("unet", numbers[1] if len(numbers) > 1 else f"{text}"), found[0])
     unread = [*numbers[2:], *(f"{key}={value}" for key, value in named.items() if key != "lbw")]
-    return Tag(found[0], name.strip(), weight, text, named.get("lbw", ""), tuple(unread))
+    return Tag(
+        spelled=found[0], name=name.strip(), weight=weight, text=text, blocks=named.get("lbw", ""), unread=tuple(unread)
+    )
 
 
 def _number(text: str, tag: str) -> float:
@@ -69,14 +71,14 @@ def without_adapters(prompt: str) -> str:
 
 def embeddings(prompt: str) -> list[Tag]:
     """The tags for embeddings, in order."""
-    return [Tag(found[0], _embedding(found)) for found in _each_embedding(prompt)]
+    return [Tag(spelled=found[0], name=_embedding(found)) for found in _each_embedding(prompt)]
 
 
 def with_embeddings(prompt: str, word: Callable[[Tag], str | None]) -> str:
     """The prompt with each tag for an embedding replaced by a word; by None it is left as it is."""
 
     def change(found: re.Match[str]) -> str:
-        new = word(Tag(found[0], _embedding(found)))
+        new = word(Tag(spelled=found[0], name=_embedding(found)))
         return found[0] if new is None else new
 
     prompt = _EMBEDDING.sub(change, prompt)

@@ -24,9 +24,8 @@ def times_of(asked: str) -> int | None:
 
 
 def repeats_of(
-    pictures: Sequence[Picture], asked: str, faults: Faults, note: Note, unequal: str = "",
-    dated: str = "",
-) -> list[int]:  # fmt: skip
+    pictures: Sequence[Picture], asked: str, faults: Faults, note: Note, unequal: str = "", dated: str = ""
+) -> list[int]:
     """How often an epoch shows each picture, 0 for those that are left out.
 
     asked       auto, kohya, none or a number: see the option --repeats

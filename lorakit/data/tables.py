@@ -21,7 +21,7 @@ TOO_OFTEN = (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Row:
     """What a table says of a picture, where it says anything: captions, repeats, mask (a path below the folder).
 

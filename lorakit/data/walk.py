@@ -12,11 +12,26 @@ from lorakit.data.images import SUFFIXES
 
 # Pictures that are not read: each is named, so that nobody wonders where it went.
 OTHERS = {
-    ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".svg": "SVG",
-    ".psd": "Photoshop", ".eps": "EPS", ".ps": "PostScript", ".pdf": "PDF", ".dng": "DNG", ".cr2": "CR2", ".cr3": "CR3",
-    ".nef": "NEF", ".arw": "ARW", ".orf": "ORF", ".rw2": "RW2", ".raf": "RAF", ".tga": "TGA", ".exr": "EXR",
-    ".ppm": "PPM", ".ico": "ICO",
-}  # fmt: skip
+    ".jxl": "JPEG XL",
+    ".jp2": "JPEG 2000",
+    ".svg": "SVG",
+    ".psd": "Photoshop",
+    ".eps": "EPS",
+    ".ps": "PostScript",
+    ".pdf": "PDF",
+    ".dng": "DNG",
+    ".cr2": "CR2",
+    ".cr3": "CR3",
+    ".nef": "NEF",
+    ".arw": "ARW",
+    ".orf": "ORF",
+    ".rw2": "RW2",
+    ".raf": "RAF",
+    ".tga": "TGA",
+    ".exr": "EXR",
+    ".ppm": "PPM",
+    ".ico": "ICO",
+}
 
 
 class Found(NamedTuple):
@@ -27,7 +42,7 @@ class Found(NamedTuple):
     outside: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Listed:
     """What stands in one folder.
 
@@ -99,10 +114,10 @@ def folders(folder: Path, places: Mapping[Path, str] | None = None) -> Iterator[
                 seen.add(identity)
                 found = sorted(entries, key=lambda e: e.name)
         except OSError as error:
-            yield Listed(below, problem=f"the folder cannot be read: {error.strerror}", place=place)
+            yield Listed(path=below, problem=f"the folder cannot be read: {error.strerror}", place=place)
             continue
         hidden = frozenset(entry.name for entry in found if entry.name.startswith("."))
-        listed = Listed(below, hidden=hidden, place=known.get(identity, place) if below else "")
+        listed = Listed(path=below, hidden=hidden, place=known.get(identity, place) if below else "")
         for entry in found:
             if entry.name in hidden:
                 continue

@@ -12,9 +12,7 @@ from lorakit.arrays import Array, floats, number
 from lorakit.delta import Delta
 from lorakit.deltas._parts import alpha_of, scalar, take, together, whole
 
-SUFFIXES = frozenset({
-    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "alpha",
-})  # fmt: skip
+SUFFIXES = frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "alpha"})
 
 
 @dataclass(frozen=True)

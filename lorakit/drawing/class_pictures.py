@@ -207,16 +207,27 @@ def _row(slots: Slots, i: int) -> dict[str, Any]:
     encoded = file.read_bytes()
     picture = as_written(file)
     return {
-        "file_name": file.name, "text": slots.prompt(i), "seed": slots.settings(i, slots.attempt(i) or 0)["seed"],
-        "source": "prior-gen", "sha256": hashlib.sha256(encoded).hexdigest(), "size": list(picture.size),
-        "quality": quality.figures(picture), "verdict": "taken",
-    }  # fmt: skip
+        "file_name": file.name,
+        "text": slots.prompt(i),
+        "seed": slots.settings(i, slots.attempt(i) or 0)["seed"],
+        "source": "prior-gen",
+        "sha256": hashlib.sha256(encoded).hexdigest(),
+        "size": list(picture.size),
+        "quality": quality.figures(picture),
+        "verdict": "taken",
+    }
 
 
 def run(
-    request: Request, output: Path, components: Components,
-    *, force: bool, dry_run: bool, talk: Talk, turn: World | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    request: Request,
+    output: Path,
+    components: Components,
+    *,
+    force: bool,
+    dry_run: bool,
+    talk: Talk,
+    turn: World | None = None,
+) -> dict[str, Any]:
     """`count` pictures of the prompts into a folder. Pictures of other settings are refused, or with force drawn anew.
 
     turn   of several processes over one folder, each draws its own and the first finishes the set; by default as the
@@ -234,9 +245,10 @@ def run(
             "choose another folder or draw them anew with --force"
         )
     with (
-        held(output, ".lock" if turn.main else f".lock.{turn.rank}", dry_run=dry_run), recorded(output, slots.known),
+        held(output, ".lock" if turn.main else f".lock.{turn.rank}", dry_run=dry_run),
+        recorded(output, slots.known),
         telling(lambda: _kept(slots)),
-    ):  # fmt: skip
+    ):
         if dry_run:
             talk.note(f"{len(todo)} pictures would be drawn into {output}")
             return {"outputs": [], "made": len(todo), "kept": request.count - len(todo), "redrawn": None}
@@ -267,9 +279,11 @@ def _finish(components: Components, slots: Slots, todo: list[int], turn: World, 
     rows = [_row(slots, i) for i in range(count)]
     write_text(output / _TABLE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return {
-        "outputs": [str(slots.file(i)) for i in range(count)], "made": len(todo), "kept": count - len(todo),
+        "outputs": [str(slots.file(i)) for i in range(count)],
+        "made": len(todo),
+        "kept": count - len(todo),
         "redrawn": redrawn,
-    }  # fmt: skip
+    }
 
 
 _ELSEWHERE = "name a folder with --prior-dir, or set XDG_CACHE_HOME"
@@ -293,9 +307,14 @@ def cache_folder(*, dry_run: bool = False) -> Path:
 
 
 def prior_set(
-    request: Request, components: Components, *, talk: Talk, cache: Path | None = None,
-    base: str | None = None, dry_run: bool = False,
-) -> Path:  # fmt: skip
+    request: Request,
+    components: Components,
+    *,
+    talk: Talk,
+    cache: Path | None = None,
+    base: str | None = None,
+    dry_run: bool = False,
+) -> Path:
     """The folder of these class pictures in the cache, filled where it lacks some; for `train --mode dreambooth`.
 
     Its name is made of all that a picture depends on but its number: model weights and scheduler, the prompts and the negative prompt
@@ -306,11 +325,16 @@ def prior_set(
     """
     how = drawing(components, request)
     key: dict[str, Any] = {
-        "weights": base or base_hash(components.folder), "prompts": list(request.prompts), "how": dataclasses.asdict(how),
-        "negative": request.negative, "seed": request.seed, "dtype": str(components.dtype),
-        "device": components.device.type, "process": components.scheduler_config,
+        "weights": base or base_hash(components.folder),
+        "prompts": list(request.prompts),
+        "how": dataclasses.asdict(how),
+        "negative": request.negative,
+        "seed": request.seed,
+        "dtype": str(components.dtype),
+        "device": components.device.type,
+        "process": components.scheduler_config,
         "ids": [one([*request.prompts, request.negative]).input_ids for one in components.tokenizers.values()],
-    }  # fmt: skip
+    }
     del key["how"]["batch_size"]
     if how.spacing == USUAL:
         del key["how"]["spacing"]  # as of the sets that were drawn before there were others

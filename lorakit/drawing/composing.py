@@ -20,7 +20,7 @@ from lorakit.registry import nearest
 Note = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Changes:
     """What options say of a composition's adapters, each `NAME=...`; NAME is the adapter's name, file or number. Schedules
     and blocks without a name are every adapter's."""
@@ -45,7 +45,7 @@ def read(arguments: Sequence[str], changes: Changes | None = None) -> Compositio
     read = faults_together(lambda one: recipes.read(Path(one[0])) if is_recipe(one[0]) else None, given)
     for (path, weight), recipe in zip(given, read, strict=True):
         if recipe is None:
-            members.append(Member(Path(path), weight, Path(path).stem, free=True))
+            members.append(Member(path=Path(path), weight=weight, name=Path(path).stem, free=True))
             continue
         recipe = recipe.scaled(weight)
         free = recipe.way == "sum"

@@ -44,9 +44,13 @@ class Ensemble:
     """
 
     def __init__(
-        self, components: Components, compositions: Sequence[Composition], note: Note, limit: int | None = None,
+        self,
+        components: Components,
+        compositions: Sequence[Composition],
+        note: Note,
+        limit: int | None = None,
         cut_inputs: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """cut_inputs    an inpainting adapter's first layer is cut for a model that takes noisy latents alone"""
         self.components, self.compositions = components, compositions
         self.stack = Stack(components.parts, limit)
@@ -187,8 +191,12 @@ class Ensemble:
         return replace(reading, words=self.words, acting=self.acting_words(chosen))
 
     def _variant(
-        self, composition: Composition, own: Sequence[float], weights: tuple[float, ...], learned: tuple[tuple[str, float], ...]
-    ) -> Variant:  # fmt: skip
+        self,
+        composition: Composition,
+        own: Sequence[float],
+        weights: tuple[float, ...],
+        learned: tuple[tuple[str, float], ...],
+    ) -> Variant:
         """What the prompt's states depend on: words of the adapters that act, the weights in the text encoders, and those
         of learned words."""
         said = [m.prompt for m, weight in zip(composition.members, own, strict=True) if m.prompt and weight]
@@ -269,9 +277,7 @@ def _span(weights: Sequence[float]) -> str:
 
 def _key(member: Member) -> Hashable:
     """Adapters of one key share their place in the stack: what differs between them is the weight."""
-    return (
-        member.path.resolve(), tuple(member.blocks.items()), member.layers, tuple(member.parts.items()),
-    )  # fmt: skip
+    return (member.path.resolve(), tuple(member.blocks.items()), member.layers, tuple(member.parts.items()))
 
 
 def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:

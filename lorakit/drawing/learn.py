@@ -35,7 +35,7 @@ _HARM = 2  # so many times the loss without it: an adapter does harm alone
 _PATIENCE = 5  # looks at the held-out pictures without a better one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Learning:
     """per           what has a weight of its own: each adapter, block, layer, or adapter in each quarter of the denoising
     draws            noise levels of each picture, the same in every step
@@ -49,7 +49,7 @@ class Learning:
     prompt: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Learnt:
     """The composition with the weights found; the loss on held-out pictures before and after, and as it went."""
 
@@ -61,7 +61,7 @@ class Learnt:
     held_out: list[tuple[int, float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Set:
     """Noisy latents and what should be said of them; of each the caption and the fraction of the denoising."""
 
@@ -72,9 +72,7 @@ class _Set:
     fractions: Tensor
 
 
-def learn(
-    components: Components, composition: Composition, data: Path, how: Learning, talk: Talk,
-) -> Learnt:  # fmt: skip
+def learn(components: Components, composition: Composition, data: Path, how: Learning, talk: Talk) -> Learnt:
     """Minimise the denoising loss on `data` over the adapters' weights, which start from what they are and are drawn back
     there a little. The best on held-out pictures is what is taken, and learning ends where they gain no more.
 
@@ -116,7 +114,7 @@ def learn(
     found = gates.written(kept)
     numbers = gates.values.numel()
     ensemble.remove()
-    return Learnt(found, before, best, numbers, losses, seen)
+    return Learnt(composition=found, before=before, after=best, numbers=numbers, losses=losses, held_out=seen)
 
 
 def _check_finite(loss: float) -> None:
@@ -256,9 +254,12 @@ def _noised(
     t, clean, noise = torch.tensor(times), torch.stack(x), torch.stack(eps)
     process = process.at((clean.shape[2], clean.shape[3]))
     return _Set(
-        process.noisy(clean, noise, t), process.target(clean, noise, t), process.told(t),
-        [caption for caption in captions for _ in range(how.draws)], 1 - torch.tensor(times) / count,
-    )  # fmt: skip
+        noisy=process.noisy(clean, noise, t),
+        wanted=process.target(clean, noise, t),
+        times=process.told(t),
+        captions=[caption for caption in captions for _ in range(how.draws)],
+        fractions=1 - torch.tensor(times) / count,
+    )
 
 
 def _pieces(held: _Set, per: str, count: int = 8) -> list[tuple[int, Tensor]]:
@@ -284,9 +285,12 @@ class _Errors:
         told = told[[distinct.index(held.captions[i]) for i in piece.tolist()]]
         with self.ensemble.stack.gates.at((), learned=self.gates.at(band)):
             said = predict(
-                components, held.noisy[piece], held.times[piece].to(components.device),
-                told.sized((components.size, components.size)), self._inpaint(len(piece)),
-            )  # fmt: skip
+                components,
+                held.noisy[piece],
+                held.times[piece].to(components.device),
+                told.sized((components.size, components.size)),
+                self._inpaint(len(piece)),
+            )
         return (said.float() - held.wanted[piece].to(components.device)).square().mean((1, 2, 3)).sum()
 
     def through_text(self) -> None:

@@ -24,7 +24,7 @@ from lorakit.runtime import platform
 from lorakit.schedulers import SCHEDULERS, SPACINGS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What to draw: picture i of each prompt from seed + i alone.
 
@@ -123,13 +123,23 @@ def _one_of(what: str, known: Iterable[str]) -> Callable[[str], str]:
 
 # What a line of prompts and an axis of a grid may set, by the option's name: (field of Request, how it is read).
 SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "seed": ("seed", int), "steps": ("steps", int), "guidance": ("guidance", float), "negative": ("negative", str),
-    "scheduler": ("scheduler", _one_of("scheduler", SCHEDULERS)), "spacing": ("spacing", _one_of("spacing", SPACINGS)),
-    "size": ("size", size_of), "count": ("count", int),
-    "clip-skip": ("clip_skip", int), "strength": ("strength", float), "guidance-rescale": ("rescale", float),
-    "guidance-until": ("guidance_until", float), "guidance-schedule": ("guidance_schedule", str),
-    "hires": ("hires", float), "hires-strength": ("hires_strength", float), "image": ("image", lambda text: Path(check_local(text))),
-}  # fmt: skip
+    "seed": ("seed", int),
+    "steps": ("steps", int),
+    "guidance": ("guidance", float),
+    "negative": ("negative", str),
+    "scheduler": ("scheduler", _one_of("scheduler", SCHEDULERS)),
+    "spacing": ("spacing", _one_of("spacing", SPACINGS)),
+    "size": ("size", size_of),
+    "count": ("count", int),
+    "clip-skip": ("clip_skip", int),
+    "strength": ("strength", float),
+    "guidance-rescale": ("rescale", float),
+    "guidance-until": ("guidance_until", float),
+    "guidance-schedule": ("guidance_schedule", str),
+    "hires": ("hires", float),
+    "hires-strength": ("hires_strength", float),
+    "image": ("image", lambda text: Path(check_local(text))),
+}
 # sd-scripts' letters for some of them; width and height are two of theirs.
 _LETTERS = {"n": "negative", "d": "seed", "l": "guidance", "s": "steps", "ds": "scheduler", "am": "weight"}
 

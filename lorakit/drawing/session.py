@@ -80,10 +80,17 @@ def drawing(components: Components, request: Request) -> Drawing:
             f"--hires {request.hires:g} of {size[0]}x{size[1]}: at most {MOST_SIDE} pixels a side are drawn"
         )
     how = Drawing(
-        size, request.steps, request.guidance, request.scheduler, request.batch_size, request.rescale, request.curve(),
-        request.guidance_until, request.strength if request.image else 1.0,
+        size=size,
+        steps=request.steps,
+        guidance=request.guidance,
+        scheduler=request.scheduler,
+        batch_size=request.batch_size,
+        rescale=request.rescale,
+        guidance_curve=request.curve(),
+        guidance_until=request.guidance_until,
+        strength=request.strength if request.image else 1.0,
         spacing=named_spacing(components, request.scheduler, request.spacing),
-    )  # fmt: skip
+    )
     solver = solver_of(components, how)
     if (done := len(solver.times) - solver.first(how.strength)) <= 1 and how.strength * request.steps < 1:
         components.say(
@@ -96,10 +103,17 @@ def drawing(components: Components, request: Request) -> Drawing:
 def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: list[dict[str, Any]]) -> dict[str, Any]:
     """What a drawn picture was made from, for its PNG text; what stands at its default is left out."""
     found = {
-        "prompt": prompt, "negative": request.negative, "seed": seed, "steps": how.steps, "guidance": how.guidance,
-        "scheduler": how.scheduler, "size": list(how.size), "model": request.model, "loras": loras,
+        "prompt": prompt,
+        "negative": request.negative,
+        "seed": seed,
+        "steps": how.steps,
+        "guidance": how.guidance,
+        "scheduler": how.scheduler,
+        "size": list(how.size),
+        "model": request.model,
+        "loras": loras,
         "version": __version__,
-    }  # fmt: skip
+    }
     if how.spacing not in (None, USUAL):
         found["spacing"] = how.spacing
     for name in _OPTIONAL:
@@ -110,10 +124,28 @@ def settings_of(request: Request, how: Drawing, prompt: str, seed: int, loras: l
 
 
 _OPTIONAL = (
-    "guidance_schedule", "guidance_until", "rescale", "plain", "cut", "clip_skip", "image", "strength", "mask", "hires",
-    "hires_strength", "dtype", "tiling", "prediction_type", "zero_snr", "shift", "vae", "cut_inputs",
-)  # fmt: skip
-_PLAIN = Request([], 1, 0, "", "", None, 1, 1.0, "", 1)
+    "guidance_schedule",
+    "guidance_until",
+    "rescale",
+    "plain",
+    "cut",
+    "clip_skip",
+    "image",
+    "strength",
+    "mask",
+    "hires",
+    "hires_strength",
+    "dtype",
+    "tiling",
+    "prediction_type",
+    "zero_snr",
+    "shift",
+    "vae",
+    "cut_inputs",
+)
+_PLAIN = Request(
+    prompts=[], count=1, seed=0, negative="", model="", size=None, steps=1, guidance=1.0, scheduler="", batch_size=1
+)
 
 
 def pictures(
@@ -140,9 +172,13 @@ class Session:
     """A model with the adapters of some compositions, which draws shots."""
 
     def __init__(
-        self, components: Components, compositions: Sequence[Composition], note: Note, limit: int | None = None,
+        self,
+        components: Components,
+        compositions: Sequence[Composition],
+        note: Note,
+        limit: int | None = None,
         cut_inputs: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.components, self.note = components, note
         self.ensemble = Ensemble(components, compositions, note, limit, cut_inputs)
         self._acting: dict[Any, tuple[Composition, Acting | None]] = {}
@@ -256,7 +292,7 @@ class Session:
 
     def _asked(self, shot: Shot, how: Drawing, acting: Acting | None) -> Picture:
         request = shot.request
-        reading = Reading(request.plain, request.cut, request.clip_skip)
+        reading = Reading(plain=request.plain, cut=request.cut, clip_skip=request.clip_skip)
         prompt, without = (self._drawn_words(text, shot) for text in (shot.prompt, request.negative))
         told, negative = self.ensemble.told(acting, prompt, without, reading, self._numbered(how))
         if request.cut and shot.prompt not in self._said:
@@ -265,9 +301,11 @@ class Session:
                 self.note(f"the prompt is longer than the model reads; left out: {left!r}")
         shares = tuple(weight for _, weight in self._prompts(shot))
         if request.image is None:
-            return Picture(shot.seed, told, negative, shares=shares)
+            return Picture(seed=shot.seed, told=told, negative=negative, shares=shares)
         start, mask, masked = self._start(request, how.size)
-        return Picture(shot.seed, told, negative, start, mask, masked, shares)
+        return Picture(
+            seed=shot.seed, told=told, negative=negative, start=start, mask=mask, masked=masked, shares=shares
+        )
 
     def _drawn_words(self, text: str, shot: Shot) -> str:
         """A prompt without what stands in it for files."""

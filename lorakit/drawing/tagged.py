@@ -124,7 +124,7 @@ class Tagged:
             for name in embeddings:
                 if name.casefold() not in known and not _has(composition, name):
                     path = self.library.find(name, f"embedding:{name}", embedding=True)
-                    members.append(Member(path, 1.0, path.stem, free=True))
+                    members.append(Member(path=path, weight=1.0, name=path.stem, free=True))
         if not members:
             return composition
         self.used = True
@@ -138,13 +138,15 @@ class Tagged:
         except ValueError as error:
             raise UsageError(f"{tag.spelled}: {error}") from None
         if tag.text == tag.weight:
-            return Member(path, tag.weight, path.stem, blocks=blocks, free=True)
+            return Member(path=path, weight=tag.weight, name=path.stem, blocks=blocks, free=True)
         texts = [part for part in ("text_encoder", "text_encoder_2") if _reaches(path, part)]
         if tag.weight == 0:  # a weight is the whole adapter's, and a part's is a factor to it
             parts = {"unet": 0.0} if _reaches(path, "unet") else {}
-            return Member(path, tag.text if texts else 0.0, path.stem, blocks=blocks, parts=parts, free=True)
+            return Member(
+                path=path, weight=tag.text if texts else 0.0, name=path.stem, blocks=blocks, parts=parts, free=True
+            )
         parts = dict.fromkeys(texts, tag.text / tag.weight)
-        return Member(path, tag.weight, path.stem, blocks=blocks, parts=parts, free=True)
+        return Member(path=path, weight=tag.weight, name=path.stem, blocks=blocks, parts=parts, free=True)
 
     def _say(self, text: str) -> None:
         if text not in self._told:

@@ -16,15 +16,18 @@ from lorakit.process_config import SCHEDULER
 
 _SINGLE = "model.diffusion_model."
 _TEXTS = {
-    "cond_stage_model.transformer.": "CLIP-L text encoder", "cond_stage_model.model.": "OpenCLIP-H text encoder",
-    "conditioner.embedders.0.transformer.": "CLIP-L text encoder", "conditioner.embedders.0.model.": "OpenCLIP-G text encoder",
-    "conditioner.embedders.1.model.": "OpenCLIP-G text encoder", "first_stage_model.": "VAE",
-}  # fmt: skip
+    "cond_stage_model.transformer.": "CLIP-L text encoder",
+    "cond_stage_model.model.": "OpenCLIP-H text encoder",
+    "conditioner.embedders.0.transformer.": "CLIP-L text encoder",
+    "conditioner.embedders.0.model.": "OpenCLIP-G text encoder",
+    "conditioner.embedders.1.model.": "OpenCLIP-G text encoder",
+    "first_stage_model.": "VAE",
+}
 # A key of attn2.to_k in either layout: a block that every Stable Diffusion of that layout has.
 _CROSS = ("transformer_blocks.0.attn2.to_k.weight", "transformer_blocks.0.attn2.to_v.weight")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """What a base model is.
 
@@ -54,10 +57,14 @@ def describe(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Descr
     fitting = [n for n, f in FAMILIES.items() if f.unet.cross == cross and f.unet.channels[0] == width]
     parts = ["UNet", *sorted({what for begin, what in _TEXTS.items() if any(k.startswith(begin) for k in tensors)})]
     return Description(
-        "single file" if single else "diffusers UNet", fitting[0] if fitting else None,
-        f"cross-attention takes {cross} inputs, the first block has {width} channels", tuple(parts),
-        _scheduler(tensors, metadata), channels == 9, dict(Counter(dtype_of(x) for x in tensors.values())),
-    )  # fmt: skip
+        layout="single file" if single else "diffusers UNet",
+        family=fitting[0] if fitting else None,
+        evidence=f"cross-attention takes {cross} inputs, the first block has {width} channels",
+        parts=tuple(parts),
+        scheduler=_scheduler(tensors, metadata),
+        inpainting=channels == 9,
+        dtypes=dict(Counter(dtype_of(x) for x in tensors.values())),
+    )
 
 
 def _scheduler(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> dict[str, Any] | None:

@@ -8,13 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from lorakit import deltas
 from lorakit.adapter import Adapter
-from lorakit.arrays import (
-    Array,
-    dtype_of,
-    number,
-    raw,
-    same_bytes,
-)  # fmt: skip
+from lorakit.arrays import Array, dtype_of, number, raw, same_bytes
 from lorakit.delta import Delta
 from lorakit.errors import some
 from lorakit.families import FAMILIES, Shape, table_of
@@ -74,10 +68,16 @@ def build(groups: Groups, resolve: Callable[[str], str | None], metadata: Mappin
         if delta is not None:
             modules[module], parts_by_name[module] = delta, parts
     adapter = Adapter(
-        modules, metadata, biases, unknown=groups.unknown, faults=tuple(faults), notes=tuple(notes), format=name,
+        modules=modules,
+        metadata=metadata,
+        biases=biases,
+        unknown=groups.unknown,
+        faults=tuple(faults),
+        notes=tuple(notes),
+        format=name,
         keys={module: one.keys[0] for module, one in found.items()},
         spelled={module: tuple(one.keys) for module, one in found.items()},
-    )  # fmt: skip
+    )
     return _fitted(adapter, parts_by_name)
 
 

@@ -28,7 +28,9 @@ class Factors:
         return int(self.down.shape[0])
 
 
-def factors(adapter: Adapter, context: Context, parts: Iterable[str], title: str, dora: bool = True) -> tuple[dict[str, dict[str, Factors]], list[str]]:  # fmt: skip
+def factors(
+    adapter: Adapter, context: Context, parts: Iterable[str], title: str, dora: bool = True
+) -> tuple[dict[str, dict[str, Factors]], list[str]]:
     """(part to path to factors, losses). `parts` are those that the format has, `title` names it in the losses.
 
     PEFT has DoRA for all modules of a part or for none, by output only; a part where that does not fit loses its DoRAs.

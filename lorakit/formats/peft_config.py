@@ -18,10 +18,17 @@ STALE = ("lora_adapter_metadata", "adapter_config")
 _ALTERS_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")  # what they take from the base, the factors give back
 _READ = ("LORA", "LOHA", "LOKR", "OFT")
 _UNREAD = (
-    "use_qalora", "use_bdlora", "kasa_config", "arrow_config", "alora_invocation_tokens", "monteclora_config",
-    "layer_replication", "target_parameters", "trainable_token_indices",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "arrow_config",
+    "alora_invocation_tokens",
+    "monteclora_config",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
     "coft",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,12 @@ def settings(ranks: Mapping[str, int], dora: bool = False) -> dict[str, Any]:
     ranks = {path.removeprefix("text_model."): rank for path, rank in ranks.items()}
     other = {path: rank for path, rank in sorted(ranks.items()) if rank != r}
     return {
-        "r": r, "lora_alpha": r, "rank_pattern": other, "alpha_pattern": other, "target_modules": sorted(ranks),
-        "use_rslora": False, "use_dora": dora, "lora_bias": False,
-    }  # fmt: skip
+        "r": r,
+        "lora_alpha": r,
+        "rank_pattern": other,
+        "alpha_pattern": other,
+        "target_modules": sorted(ranks),
+        "use_rslora": False,
+        "use_dora": dora,
+        "lora_bias": False,
+    }

@@ -124,7 +124,7 @@ def _member(document: Document, number: int, keys: set[str], faults: list[str], 
     here = _Here(document.file.parent, f"{document.file}: adapter {number + 1}", time)
     if not isinstance(entry, dict) or "path" not in entry:
         faults.append(f"{place}: adapter {number + 1}: expected a table with a path")
-        return Member(Path())
+        return Member(path=Path())
     for key, value in entry.items():
         try:
             if key not in keys:

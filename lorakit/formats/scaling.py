@@ -8,16 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lorakit.arrays import (
-    Array,
-    Stored,
-    cast,
-    changed,
-    dtype_of,
-    floats,
-    is_torch,
-    times_power_of_two,
-)  # fmt: skip
+from lorakit.arrays import Array, Stored, cast, changed, dtype_of, floats, is_torch, times_power_of_two
 from lorakit.deltas.low_rank import LowRank
 from lorakit.families import Shape
 from lorakit.formats.codec import LOSS

@@ -77,29 +77,45 @@ _INSIDE = re.compile(r"(?<![^.])_orig_mod\.|(?<=\.)processor\.(?=to_)|(?:^|(?<=_
 # Names of factors. PEFT's may have the adapter's name behind them and `weight` or `bias` last.
 _MAGNITUDE = "lora_magnitude_vector"
 _PEFT = {
-    "lora_A": "lora_down", "lora_B": "lora_up", "lora_down": "lora_down", "lora_up": "lora_up", _MAGNITUDE: _MAGNITUDE,
+    "lora_A": "lora_down",
+    "lora_B": "lora_up",
+    "lora_down": "lora_down",
+    "lora_up": "lora_up",
+    _MAGNITUDE: _MAGNITUDE,
     "oft_R": "oft_R",
-}  # fmt: skip
+}
 _OLDER = {
-    "lora.down.weight": "lora_down.weight", "lora.up.weight": "lora_up.weight",
-    "lora.down": "lora_down.weight", "lora.up": "lora_up.weight",
-    "lora_linear_layer.down.weight": "lora_down.weight", "lora_linear_layer.up.weight": "lora_up.weight",
-}  # fmt: skip
+    "lora.down.weight": "lora_down.weight",
+    "lora.up.weight": "lora_up.weight",
+    "lora.down": "lora_down.weight",
+    "lora.up": "lora_up.weight",
+    "lora_linear_layer.down.weight": "lora_down.weight",
+    "lora_linear_layer.up.weight": "lora_up.weight",
+}
 # What is known by name and not read: the factor to why.
 UNREAD = {
     "lambda_layer": "a T-LoRA of LyCORIS, whose file lacks the matrices that it began with and its change is counted from",
     "lora_embedding_A": "a LoRA of an embedding, which lorakit does not read",
-    "ia3_l": "PEFT's IA3, which lorakit does not read", "boft_R": "PEFT's BOFT, which lorakit does not read",
-    "vera_lambda_b": "PEFT's VeRA, which lorakit does not read", "miss_block": "PEFT's MiSS, which lorakit does not read",
-    "hra_u": "PEFT's HRA, which lorakit does not read", "shira_weight": "PEFT's SHiRA, which lorakit does not read",
+    "ia3_l": "PEFT's IA3, which lorakit does not read",
+    "boft_R": "PEFT's BOFT, which lorakit does not read",
+    "vera_lambda_b": "PEFT's VeRA, which lorakit does not read",
+    "miss_block": "PEFT's MiSS, which lorakit does not read",
+    "hra_u": "PEFT's HRA, which lorakit does not read",
+    "shira_weight": "PEFT's SHiRA, which lorakit does not read",
     "c3a_kernel": "PEFT's C3A, which lorakit does not read",
     "set_weight": "a whole weight and no change, which lorakit does not read",
     "reshape_weight": "a weight of another shape than the base model's, which lorakit does not read",
     "bias_values": "a sparse bias of LyCORIS, which lorakit does not read",
-}  # fmt: skip
+}
 _BESIDE = {
-    "q_layer.weight", "p_layer.weight", "lora_embedding_B", "boft_s", "vera_lambda_d", "bias_indices", "bias_size",
-}  # fmt: skip
+    "q_layer.weight",
+    "p_layer.weight",
+    "lora_embedding_B",
+    "boft_s",
+    "vera_lambda_d",
+    "bias_indices",
+    "bias_size",
+}
 _WORDS = 4  # the most that a factor's name has
 
 
@@ -134,7 +150,7 @@ def factor_of(ending: str) -> tuple[str, str] | None:
     return _PEFT[head] + (".weight" if _PEFT[head].startswith(("lora_down", "lora_up")) else ""), name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Spelled:
     """One key, taken apart.
 
@@ -175,7 +191,15 @@ def parse(key: str) -> Spelled:
     short = _INSIDE.sub("", path) if "_orig_mod" in path or "processor" in path else path
     # A processor is no wrapper: diffusers' oldest files are spelled so.
     wrapped = bool(before or after) or "_orig_mod" in path
-    return Spelled(key, prefix, short.replace(".", "_") if prefix.flat else short, factor, ending, adapter, wrapped)
+    return Spelled(
+        key=key,
+        prefix=prefix,
+        path=short.replace(".", "_") if prefix.flat else short,
+        factor=factor,
+        ending=ending,
+        adapter=adapter,
+        wrapped=wrapped,
+    )
 
 
 def _split(rest: str) -> tuple[str, str, str, str]:

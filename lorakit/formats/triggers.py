@@ -24,9 +24,16 @@ PHRASE, TITLE, HINT = "modelspec.trigger_phrase", "modelspec.title", "modelspec.
 TAGS, FOLDERS, _CLASS_FOLDERS = "ss_tag_frequency", "ss_dataset_dirs", "ss_reg_dataset_dirs"
 # Where others name the words: modelspec (OneTrainer, SwarmUI and more), SimpleTuner, Civitai, the webuis and their tools.
 _KEYS = (
-    PHRASE, "trained_words", "trainedWords", "ss_trigger_words", "trigger_words", "trigger_word", "trigger_phrase",
-    "activation text", "instance_prompt",
-)  # fmt: skip
+    PHRASE,
+    "trained_words",
+    "trainedWords",
+    "ss_trigger_words",
+    "trigger_words",
+    "trigger_word",
+    "trigger_phrase",
+    "activation text",
+    "instance_prompt",
+)
 CARRIED = (PHRASE, HINT, TAGS, FOLDERS)  # from a tuned model to the adapter that is extracted from it
 _OURS = frozenset({"lorakit.config", "lorakit.merge"})  # files whose words are all needed: others list alternatives
 _LONGEST, _MOST = 4096, 32  # letters of a list of words, and words of it, that are read; no person writes more
@@ -34,9 +41,27 @@ _SIDECARS = (".civitai.info", ".metadata.json", ".json")
 _SIDECAR_BYTES = 1 << 20
 # Words of a phrase that say nothing of the subject: prompts need not repeat them.
 _FILLERS = frozenset(
-    ["a", "an", "the", "of", "in", "on", "at", "by", "and", "with", "to", "my", "photo", "photograph", "picture", "image",
-     "painting", "style"]
-)  # fmt: skip
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "at",
+        "by",
+        "and",
+        "with",
+        "to",
+        "my",
+        "photo",
+        "photograph",
+        "picture",
+        "image",
+        "painting",
+        "style",
+    ]
+)
 
 
 @dataclass(frozen=True)

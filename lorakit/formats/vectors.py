@@ -34,9 +34,14 @@ class Tokens:
 
     def adapter(self, metadata: Mapping[str, str], name: str) -> Adapter:
         return Adapter(
-            {}, metadata, embeddings=self.found, unknown=self.unknown, faults=tuple(self.faults),
-            notes=tuple(self.notes), format=name,
-        )  # fmt: skip
+            modules={},
+            metadata=metadata,
+            embeddings=self.found,
+            unknown=self.unknown,
+            faults=tuple(self.faults),
+            notes=tuple(self.notes),
+            format=name,
+        )
 
 
 def as_rows(array: Array) -> Array:

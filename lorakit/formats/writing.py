@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def save(
-    file: Path, adapter: Adapter, file_format: str, dtype: "torch.dtype | str | None" = None,
-    families: Sequence[str] | None = None, *, dry_run: bool = False,
-) -> None:  # fmt: skip
+    file: Path,
+    adapter: Adapter,
+    file_format: str,
+    dtype: "torch.dtype | str | None" = None,
+    families: Sequence[str] | None = None,
+    *,
+    dry_run: bool = False,
+) -> None:
     """Write the adapter whole, with what clients look for in the metadata.
 
     dtype     torch's, or its name, "float16"; the scales that a format asks for are applied before the rounding to it

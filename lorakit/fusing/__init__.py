@@ -42,11 +42,22 @@ NOTES = "lorakit.json"  # what a model folder says of how it was made
 
 
 def fuse(
-    adapter: Adapter, model: str, output: Path, *, dtype: str | None = None, stochastic_rounding: bool = False,
-    seed: int = 0, allow_unmatched: bool = False, force: bool = False, dry_run: bool = False,
-    metadata: Mapping[str, str] | None = None, tokenizer: Path | None = None, wanted: Overrides = NOTHING,
-    scheduler: Mapping[str, Any] | None = None, talk: Talk = SILENT,
-) -> dict[str, Any]:  # fmt: skip
+    adapter: Adapter,
+    model: str,
+    output: Path,
+    *,
+    dtype: str | None = None,
+    stochastic_rounding: bool = False,
+    seed: int = 0,
+    allow_unmatched: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    tokenizer: Path | None = None,
+    wanted: Overrides = NOTHING,
+    scheduler: Mapping[str, Any] | None = None,
+    talk: Talk = SILENT,
+) -> dict[str, Any]:
     """Write `model` with the adapter's deltas in its weights and the learned tokens in its text encoders.
 
     output     out.safetensors, out.ckpt, or a diffusers folder; the model may be of either layout
@@ -77,9 +88,13 @@ def fuse(
     for part, added in vocabulary.items():
         arrays[f"{part}.{TOKENS}"] = added.embedded(arrays[f"{part}.{TOKENS}"])
     result: dict[str, Any] = {
-        "outputs": [], "layers": len({_module(name) for name in changes}), "unmatched": unmatched,
-        "tokens": sorted(adapter.embeddings), "layout": FOLDER if to_folder else SINGLE, "left_out": [],
-    }  # fmt: skip
+        "outputs": [],
+        "layers": len({_module(name) for name in changes}),
+        "unmatched": unmatched,
+        "tokens": sorted(adapter.embeddings),
+        "layout": FOLDER if to_folder else SINGLE,
+        "left_out": [],
+    }
     same = base.layout == FOLDER if to_folder else base.layout in (SINGLE, UNET_FILE)
     plan = same_layout(base, arrays) if same else other_layout(base, arrays, to_folder, result, talk.note)
     process = said(base, to_folder, wanted, scheduler, talk.note)
@@ -174,9 +189,16 @@ def _counted(plan: Mapping[str, Mapping[str, Stored]], rounding: Rounding, tick:
 
 
 def _write_folder(
-    base: Model, output: Path, plan: Plan, untouched: set[str], same: bool, vocabulary: Mapping[str, Vocabulary],
-    configs: Mapping[str, Any], tokenizers: Mapping[str, Path], note: Note,
-) -> None:  # fmt: skip
+    base: Model,
+    output: Path,
+    plan: Plan,
+    untouched: set[str],
+    same: bool,
+    vocabulary: Mapping[str, Vocabulary],
+    configs: Mapping[str, Any],
+    tokenizers: Mapping[str, Path],
+    note: Note,
+) -> None:
     """Weights, configs and tokenizers; `untouched` are files of the source whose bytes are right as they are."""
     with replacing_folder(output, note) as partial:
         if same:

@@ -120,7 +120,7 @@ def files_beside(adapter: Adapter, output: Path, force: bool) -> dict[Path, Enco
         if any(path.name.casefold() == other.name.casefold() for other in (*found, output)):
             raise InputError(f"two outputs would be {path}; rename the learned token {token}")
         check_target(path, A1111_EMBEDDING, force=force)
-        found[path] = ADAPTER_FORMATS["a1111-embedding"].encode(Adapter({}, embeddings={token: by}), Context())
+        found[path] = ADAPTER_FORMATS["a1111-embedding"].encode(Adapter(modules={}, embeddings={token: by}), Context())
     return found
 
 

@@ -24,10 +24,12 @@ _MOST_DIGITS = 300  # a float has no more
 
 # tomllib's time grows with the square of the parts of a dotted key. Strings and comments are passed over.
 _KEYS = re.compile(
-    r'"""(?:[^"\\]|\\.|"(?!""))*+"""|' r"'''(?:[^']|'(?!''))*+'''|"
-    r'"(?:[^"\\\n]|\\.)*+"|' r"'[^'\n]*+'|#[^\n]*+|(?P<dot>\.)|(?P<end>[^\w\"'#.+ \t-]++)|[\w+ \t-]++",
+    r'"""(?:[^"\\]|\\.|"(?!""))*+"""|'
+    r"'''(?:[^']|'(?!''))*+'''|"
+    r'"(?:[^"\\\n]|\\.)*+"|'
+    r"'[^'\n]*+'|#[^\n]*+|(?P<dot>\.)|(?P<end>[^\w\"'#.+ \t-]++)|[\w+ \t-]++",
     re.DOTALL,
-)  # fmt: skip
+)
 _MOST_PARTS = 16
 
 

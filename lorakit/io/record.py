@@ -135,9 +135,11 @@ class Record:
         self._lines, self._growing, self._at = {}, set(), 0
 
     def _refusal(self, name: str) -> RefusedError:
-        what = "is a link, which this command did not make" if os.path.islink(self.folder / name) else (
-            "was not written by this command, or was changed since"
-        )  # fmt: skip
+        what = (
+            "is a link, which this command did not make"
+            if os.path.islink(self.folder / name)
+            else ("was not written by this command, or was changed since")
+        )
         return RefusedError(f"{self.shown / name} {what}; it stays as it is: move it away or choose another output")
 
     def _foreign(self) -> bool:

@@ -22,7 +22,7 @@ from lorakit.runtime.signals import written as told
 from lorakit.talk import SILENT, Note, Talk
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Wanted:
     """bake       write one adapter, not a recipe, in this file format
     plot          a picture of the weights over so many steps
@@ -44,9 +44,15 @@ class Wanted:
 
 
 def run(
-    arguments: Sequence[str], output: Path, *, force: bool, dry_run: bool, talk: Talk = SILENT,
-    changes: composing.Changes | None = None, wanted: Wanted | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    arguments: Sequence[str],
+    output: Path,
+    *,
+    force: bool,
+    dry_run: bool,
+    talk: Talk = SILENT,
+    changes: composing.Changes | None = None,
+    wanted: Wanted | None = None,
+) -> dict[str, Any]:
     """Every adapter is read, so that a recipe never names a broken one."""
     wanted = wanted or Wanted()
     curve_file = output.with_suffix(".learn.png") if wanted.learn else None
@@ -121,16 +127,24 @@ def _baked(
             note(f"an adapter has no place for {member.name}'s words: {member.prompt!r}")
     given = [weighted.Weighted(member.path, member.weight, member) for member in composition.members]
     done = merge.run(
-        given, output, alpha=None, weights=None, method="linear", rank=None, file_format=wanted.file_format,
-        dtype="float32", force=force, dry_run=dry_run, talk=Talk(note=note),
-    )  # fmt: skip
+        given,
+        output,
+        alpha=None,
+        weights=None,
+        method="linear",
+        rank=None,
+        file_format=wanted.file_format,
+        dtype="float32",
+        force=force,
+        dry_run=dry_run,
+        talk=Talk(note=note),
+    )
     return {key: done[key] for key in ("layers", "ranks", "error")}
 
 
 def _learnt(
-    composition: Composition, wanted: Wanted, result: dict[str, Any], dry_run: bool,
-    talk: Talk,
-) -> tuple[Composition, dict[str, str]]:  # fmt: skip
+    composition: Composition, wanted: Wanted, result: dict[str, Any], dry_run: bool, talk: Talk
+) -> tuple[Composition, dict[str, str]]:
     from lorakit.drawing.learn import learn
     from lorakit.drawing.session import load_model
 

@@ -39,7 +39,7 @@ from lorakit.talk import Note, Talk, Tick
 PLAIN = ("diffusers", "peft", "cloneofsimo")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Changes:
     """What a conversion is asked to change besides the format.
 
@@ -60,9 +60,17 @@ class Changes:
 
 
 def run(
-    source: Path, output: Path, to: str, *, changes: Changes, base: str | None, model: str | None, force: bool,
-    dry_run: bool, talk: Talk,
-) -> dict[str, Any]:  # fmt: skip
+    source: Path,
+    output: Path,
+    to: str,
+    *,
+    changes: Changes,
+    base: str | None,
+    model: str | None,
+    force: bool,
+    dry_run: bool,
+    talk: Talk,
+) -> dict[str, Any]:
     """Convert `source` to the format `to` at `output`, and state what was written."""
     codec = ADAPTER_FORMATS[to]
     check_target(output, of_format(to), force=force)
@@ -83,10 +91,17 @@ def run(
         encoded = codec.encode(_ready(wanted, changes.dtype), _context(wanted, shapes))
         losses = _accepted(encoded.losses, to, changes.allow_loss, talk.note)
     result: dict[str, Any] = {
-        "outputs": [], "from": adapter.format, "to": to, "unchanged": same, "losses": list(losses),
-        "modules": len(wanted.modules), "tokens": sorted(wanted.embeddings), "error": None, "approximated": errors,
+        "outputs": [],
+        "from": adapter.format,
+        "to": to,
+        "unchanged": same,
+        "losses": list(losses),
+        "modules": len(wanted.modules),
+        "tokens": sorted(wanted.embeddings),
+        "error": None,
+        "approximated": errors,
         "coverage": None,
-    }  # fmt: skip
+    }
     if dry_run:
         if not same:
             _check_writable(output, encoded, changes.dtype)
@@ -103,10 +118,12 @@ def run(
         compared = dict.fromkeys(adapter.modules, 0.0) if same else _compare(wanted, written, losses, talk.tick)
     found = clients.coverages(written)
     result |= {
-        "outputs": [str(output)], "modules": len(compared), "tokens": sorted(written.embeddings),
+        "outputs": [str(output)],
+        "modules": len(compared),
+        "tokens": sorted(written.embeddings),
         "error": max([*compared.values(), *errors.values()], default=0.0),
         "coverage": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in found},
-    }  # fmt: skip
+    }
     _say(result, found, talk.note)
     return result
 

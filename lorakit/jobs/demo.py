@@ -60,11 +60,17 @@ def draw_raw(subject: str, folder: Path, size: int = 256) -> None:
 def _prepare(raw: Path, data: Path, template: str, *, dry_run: bool, note: Note) -> None:
     side, multiple = native_size("tiny")
     settings = ppim.Settings(
-        (side, side), multiple, "center", "none" if template else "filename", template, _TOKEN, "png", 1, True
+        size=(side, side),
+        multiple=multiple,
+        crop="center",
+        caption="none" if template else "filename",
+        template=template,
+        token=_TOKEN,
+        image_format="png",
+        min_size=1,
+        dedup=True,
     )
-    ppim.run(
-        raw, data, settings, force=False, strict=False, dry_run=dry_run, talk=Talk(note=note)
-    )  # fmt: skip
+    ppim.run(raw, data, settings, force=False, strict=False, dry_run=dry_run, talk=Talk(note=note))
 
 
 def _template(word: str) -> str:
@@ -98,16 +104,26 @@ class _Tour:
             mode="dreambooth", class_prompt=class_prompt, prior_count=_CLASS, steps=self.steps, seed=self.seed
         )
         # All in the folder is the tour's: a run that was cut off goes on, a finished one of the same options stays.
-        life = train.Life(target, self.out / name / "run", keep=1, force=True)
+        life = train.Life(output=target, run_folder=self.out / name / "run", keep=1, force=True)
         train.run(data, config, life, Talk(tick=self.tick))
         return target
 
     def draw(self, folder: str, prompts: list[str], loras: list[str]) -> None:
-        request = Request(prompts, 1, self.seed, "", "tiny", None, _STEPS, 4.0, "dpm++", 8)
+        request = Request(
+            prompts=prompts,
+            count=1,
+            seed=self.seed,
+            negative="",
+            model="tiny",
+            size=None,
+            steps=_STEPS,
+            guidance=4.0,
+            scheduler="dpm++",
+            batch_size=8,
+        )
         made = sample.run(
-            request, self.out / folder, loras=loras, device="auto", force=True, dry_run=False,
-            talk=SILENT,
-        )  # fmt: skip
+            request, self.out / folder, loras=loras, device="auto", force=True, dry_run=False, talk=SILENT
+        )
         for file, prompt in zip(made["outputs"], prompts, strict=True):
             self.figure(Path(file), prompt)
 
@@ -149,8 +165,8 @@ def _photos(tour: _Tour, photos: Path, word: str) -> tuple[Path, str]:
 
 
 def run(
-    out: Path, *, photos: Path | None, word: str, steps: int, seed: int, force: bool, dry_run: bool, talk: Talk,
-) -> dict[str, Any]:  # fmt: skip
+    out: Path, *, photos: Path | None, word: str, steps: int, seed: int, force: bool, dry_run: bool, talk: Talk
+) -> dict[str, Any]:
     """The tour into `out`; the page is `out`/index.html. The last step writes it, so that a page is a whole tour.
 
     A tour that was cut off goes on. A whole one is refused, or with `force` made anew: what lorakit wrote there goes
@@ -184,18 +200,24 @@ def run(
             return _toured(out, photos, word, steps, seed, talk)
 
 
-def _toured(
-    out: Path, photos: Path | None, word: str, steps: int, seed: int,
-    talk: Talk,
-) -> dict[str, Any]:  # fmt: skip
+def _toured(out: Path, photos: Path | None, word: str, steps: int, seed: int, talk: Talk) -> dict[str, Any]:
     tour = _Tour(out, seed, steps, talk)
     learnt = [_photos(tour, photos, word)] if photos else [_subject(tour, "fox")]
     learnt.append(_subject(tour, "strawberry"))
     merged = out / "merged.safetensors"
     merge.run(
-        [str(path) for path, _ in learnt], merged, alpha=None, weights="0.8,0.8", method="linear", rank=None,
-        file_format="kohya", dtype="float32", force=True, dry_run=False, talk=Talk(note=talk.note),
-    )  # fmt: skip
+        [str(path) for path, _ in learnt],
+        merged,
+        alpha=None,
+        weights="0.8,0.8",
+        method="linear",
+        rank=None,
+        file_format="kohya",
+        dtype="float32",
+        force=True,
+        dry_run=False,
+        talk=Talk(note=talk.note),
+    )
     tour.page.heading("both adapters merged into one, each at 0.8")
     tour.draw("merged", [prompt for _, prompt in learnt], [str(merged)])
     write_text(out / _PAGE, tour.page.render())

@@ -16,9 +16,18 @@ from lorakit.talk import SILENT, Talk
 
 
 def run(
-    request: Request, out: Path, *, captions: Path | None, token: str, class_word: str, device: str,
-    tokenizer: Path | None, force: bool, dry_run: bool, talk: Talk,
-) -> dict[str, Any] | None:  # fmt: skip
+    request: Request,
+    out: Path,
+    *,
+    captions: Path | None,
+    token: str,
+    class_word: str,
+    device: str,
+    tokenizer: Path | None,
+    force: bool,
+    dry_run: bool,
+    talk: Talk,
+) -> dict[str, Any] | None:
     """Draw the request's pictures into `out`; what was done, or None in a process beside the main one.
 
     captions     a folder whose captions are prompts too, with `class_word` in the place of `token`

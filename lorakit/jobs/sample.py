@@ -37,7 +37,7 @@ from lorakit.talk import Note, Talk
 _STRIP, _FILM = 8, 24  # stages at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Extras:
     """What is written beside the pictures.
 
@@ -61,9 +61,19 @@ class Extras:
 
 
 def run(
-    request: Request, output: Path, *, loras: Sequence[str], device: str, force: bool, dry_run: bool, talk: Talk, changes: composing.Changes | None = None, extras: Extras | None = None,
-    lines: Sequence[str] = (), composition: Composition | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    request: Request,
+    output: Path,
+    *,
+    loras: Sequence[str],
+    device: str,
+    force: bool,
+    dry_run: bool,
+    talk: Talk,
+    changes: composing.Changes | None = None,
+    extras: Extras | None = None,
+    lines: Sequence[str] = (),
+    composition: Composition | None = None,
+) -> dict[str, Any]:
     """Draw into a folder, or into one PNG where `output` ends in .png and one picture is asked for; a grid's sheet goes
     there too.
 
@@ -94,9 +104,15 @@ def run(
 
 
 def _drawn(
-    plan: _Outputs, request: Request, shots: list[Shot], grid: list[list[Shot]], asked: Composition, device: str,
-    dry_run: bool, talk: Talk,
-) -> dict[str, Any]:  # fmt: skip
+    plan: _Outputs,
+    request: Request,
+    shots: list[Shot],
+    grid: list[list[Shot]],
+    asked: Composition,
+    device: str,
+    dry_run: bool,
+    talk: Talk,
+) -> dict[str, Any]:
     extras = plan.extras
     components = load_model(
         request.model, device, request.dtype, talk.note, extras.tokenizer, request.wanted, request.vae
@@ -269,10 +285,19 @@ def _bytes(image: Image.Image) -> bytes:
 
 
 def serve(
-    request: Request, output: Path, lines: TextIO, *, loras: Sequence[str], device: str, force: bool,
-    dry_run: bool, note: Note, each: Callable[[dict[str, Any]], None], changes: composing.Changes | None = None,
+    request: Request,
+    output: Path,
+    lines: TextIO,
+    *,
+    loras: Sequence[str],
+    device: str,
+    force: bool,
+    dry_run: bool,
+    note: Note,
+    each: Callable[[dict[str, Any]], None],
+    changes: composing.Changes | None = None,
     extras: Extras | None = None,
-) -> int:  # fmt: skip
+) -> int:
     """Draw each line's pictures as it comes, into a folder; `each` gets one object a picture, or what was wrong with the
     line. Gives the exit status of the last line that failed, 0 without one. In a dry run the objects have no output."""
     extras = extras or Extras()

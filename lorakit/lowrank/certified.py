@@ -43,7 +43,7 @@ class Wanted:
         return self.most if self.most <= len(s) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Certified(Decomposed):
     """Triplets in numpy, and at each rank 1 to k an upper bound of the squared norm that any matrix of that rank holds."""
 
@@ -84,9 +84,14 @@ def bounds(theta: np.ndarray, residual: np.ndarray, outside: float, k: int) -> n
 
 
 def finished(
-    x: Dense, left: np.ndarray, right: np.ndarray, inside: float, shape: tuple[int, ...], wanted: Wanted,
+    x: Dense,
+    left: np.ndarray,
+    right: np.ndarray,
+    inside: float,
+    shape: tuple[int, ...],
+    wanted: Wanted,
     best: np.ndarray | None,
-) -> Certified:  # fmt: skip
+) -> Certified:
     """The triplets whose left vectors [p, k] and rows right = left' x [k, q] were found, as many as are wanted.
 
     inside  the squared norm of x in all of the basis that `left` was found in
@@ -108,7 +113,7 @@ def finished(
         limit = np.minimum(total, sums + max(0.0, total - inside))
         limit = np.maximum(np.minimum(limit, best[: len(sums)] + _ROUNDING * total), sums)
     u, vh = x.upright(left, right)
-    found = Certified(u, s, vh, shape, total, wanted.floor, best=tuple(limit.tolist()))
+    found = Certified(u=u, s=s, vh=vh, shape=shape, total=total, floor=wanted.floor, best=tuple(limit.tolist()))
     errors = np.sqrt(np.maximum(0, 1 - np.minimum(sums / total, 1))) - np.sqrt(np.maximum(0, 1 - limit / total))
     return replace(found, slack=max(0.0, float(errors.max(initial=0.0))))
 
@@ -116,4 +121,4 @@ def finished(
 def nothing(x: Dense, shape: tuple[int, ...], wanted: Wanted) -> Certified:
     """Of a delta that is 0."""
     u, vh = x.upright(np.zeros((x.p, 0), np.float32), np.zeros((0, x.q), np.float32))
-    return Certified(u, np.zeros(0, np.float32), vh, shape, 0.0, wanted.floor)
+    return Certified(u=u, s=np.zeros(0, np.float32), vh=vh, shape=shape, total=0.0, floor=wanted.floor)

@@ -10,7 +10,7 @@ from lorakit.deltas.low_rank import LowRank
 from lorakit.lowrank.compress import single, spectrum
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decomposed:
     """delta = u * s @ vh + what was not taken.
 
@@ -55,6 +55,6 @@ class Decomposed:
 def of_factors(up: Any, down: Any, shape: tuple[int, ...], floor: float = 0.0) -> Decomposed:
     """All triplets of up [out, r] @ down [r, in*kh*kw], exactly: QR of both factors and one small SVD, in float64."""
     if up.shape[1] == 0:
-        return Decomposed(single(up), single(up[0]), single(down), shape, 0.0, floor)
+        return Decomposed(u=single(up), s=single(up[0]), vh=single(down), shape=shape, total=0.0, floor=floor)
     u, s, vh = spectrum(up, down)
-    return Decomposed(u, s, vh, shape, float((doubles(s) ** 2).sum()), floor)
+    return Decomposed(u=u, s=s, vh=vh, shape=shape, total=float((doubles(s) ** 2).sum()), floor=floor)

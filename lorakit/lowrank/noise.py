@@ -33,7 +33,14 @@ def edge(rows: np.ndarray, columns: np.ndarray) -> float:
     return float(rows.max()) ** 0.5 + float(columns.max()) ** 0.5
 
 
-def floor(tuned: np.ndarray, tuned_dtype: str, base: np.ndarray, base_dtype: str, s: np.ndarray | None = None, total: float = 0.0) -> float:  # fmt: skip
+def floor(
+    tuned: np.ndarray,
+    tuned_dtype: str,
+    base: np.ndarray,
+    base_dtype: str,
+    s: np.ndarray | None = None,
+    total: float = 0.0,
+) -> float:
     """Singular values of tuned - base up to this are rounding noise; 0 where neither is in half precision.
 
     tuned, base   [m, n], the values as float32

@@ -10,7 +10,7 @@ from lorakit.lowrank.decomposed import Decomposed, of_factors
 from lorakit.lowrank.ranks import numerical_rank
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Likeness:
     """Two deltas of one weight.
 
@@ -44,8 +44,13 @@ def likeness(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray])
     product = float(((first.u.T @ second.u) * np.outer(first.s, second.s) * (first.vh @ second.vh.T)).sum(dtype="f8"))
     most = max(len(first.s), len(second.s))
     chance = (min(1.0, most / first.u.shape[0]), min(1.0, most / first.vh.shape[1]))
-    sides = _shared(first.u.T @ second.u), _shared(first.vh @ second.vh.T)
-    return Likeness(product, (first.total**0.5, second.total**0.5), *sides, chance)
+    return Likeness(
+        product=product,
+        norms=(first.total**0.5, second.total**0.5),
+        outputs=_shared(first.u.T @ second.u),
+        inputs=_shared(first.vh @ second.vh.T),
+        by_chance=chance,
+    )
 
 
 def cosine(modules: list[Likeness]) -> float:
@@ -68,7 +73,7 @@ def _bases(up: np.ndarray, down: np.ndarray) -> Decomposed:
     """Triplets without those that are zero but for rounding."""
     found = of_factors(up, down, (up.shape[0], down.shape[1]))
     rank = numerical_rank(found.s, sides=max(up.shape[0], down.shape[1]), single=True)
-    return Decomposed(found.u[:, :rank], found.s[:rank], found.vh[:rank], found.shape, found.total)
+    return Decomposed(u=found.u[:, :rank], s=found.s[:rank], vh=found.vh[:rank], shape=found.shape, total=found.total)
 
 
 def _shared(product: np.ndarray) -> float:

@@ -95,9 +95,13 @@ def _limit(one: Decomposed, s: Any, rule: Rule) -> int:
 
 
 def _spread(
-    found: Mapping[str, Decomposed], values: Mapping[str, Any], limits: Mapping[str, int], budget: float,
-    bytes_a_number: int, bytes_a_module: int,
-) -> dict[str, int]:  # fmt: skip
+    found: Mapping[str, Decomposed],
+    values: Mapping[str, Any],
+    limits: Mapping[str, int],
+    budget: float,
+    bytes_a_number: int,
+    bytes_a_module: int,
+) -> dict[str, int]:
     """Triplets by what they gain a byte, the best first. A module's own fall and cost the same, so they come in order."""
     import numpy as np
 

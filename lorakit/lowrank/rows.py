@@ -95,9 +95,12 @@ def _share(low: Sequence[LowRank | None]) -> bool:
     """Whether all bands have the very same down factor."""
     first, *rest = low
     return first is not None and all(
-        one is not None and dtype_of(one.down) == dtype_of(first.down) and tuple(one.down.shape) == tuple(first.down.shape)
-        and same_bytes(raw(one.down), raw(first.down)) for one in rest
-    )  # fmt: skip
+        one is not None
+        and dtype_of(one.down) == dtype_of(first.down)
+        and tuple(one.down.shape) == tuple(first.down.shape)
+        and same_bytes(raw(one.down), raw(first.down))
+        for one in rest
+    )
 
 
 def _below(low: Sequence[LowRank | None], sizes: Sequence[int]) -> LowRank:

@@ -49,7 +49,7 @@ def decompose(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...], most: in
     if not real:
         return _empty(up, down, shape)
     k = min(real, most or real)
-    return Decomposed(u[:, :k], s[:k], vh[:k], shape, total)
+    return Decomposed(u=u[:, :k], s=s[:k], vh=vh[:k], shape=shape, total=total)
 
 
 def independent(up: np.ndarray, down: np.ndarray) -> bool:
@@ -60,7 +60,7 @@ def independent(up: np.ndarray, down: np.ndarray) -> bool:
 
 
 def _empty(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...]) -> Decomposed:
-    return Decomposed(up[:, :0].astype("f4"), np.zeros(0, "f4"), down[:0].astype("f4"), shape, 0.0)
+    return Decomposed(u=up[:, :0].astype("f4"), s=np.zeros(0, "f4"), vh=down[:0].astype("f4"), shape=shape, total=0.0)
 
 
 def of_dense(delta: np.ndarray, shape: tuple[int, ...], most: int | None = None) -> Decomposed:
@@ -88,7 +88,7 @@ def of_dense(delta: np.ndarray, shape: tuple[int, ...], most: int | None = None)
 
 def _single(u: Any, s: Any, vh: Any, shape: tuple[int, ...], total: float) -> Decomposed:
     u, s, vh = (x.astype("f4", copy=False) for x in (u, s, vh))
-    return Decomposed(u, s, vh, shape, total)
+    return Decomposed(u=u, s=s, vh=vh, shape=shape, total=total)
 
 
 def _cholesky(gram: np.ndarray) -> np.ndarray | None:

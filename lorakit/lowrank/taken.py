@@ -19,7 +19,7 @@ from lorakit.lowrank.tucker import Core
 _HEADER = 2500  # bytes of a file that belong to no module
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Taken:
     """One module's result. delta is None where nothing is above the rounding noise, or a budget left it out.
 
@@ -50,9 +50,18 @@ def of_triplets(name: str, triplets: Decomposed, rank: int, found: Decomposed | 
     if isinstance(triplets, Certified):
         share, excess = triplets.of_optimum(rank), triplets.excess(rank)
     return Taken(
-        name, triplets.shape, triplets.cut(rank) if rank else None, rank, triplets.kept(rank), share, excess,
-        max(0.0, triplets.total) ** 0.5, triplets.floor, tuple(triplets.s.tolist()), found,
-    )  # fmt: skip
+        name=name,
+        shape=triplets.shape,
+        delta=triplets.cut(rank) if rank else None,
+        rank=rank,
+        kept=triplets.kept(rank),
+        of_optimum=share,
+        excess=excess,
+        norm=max(0.0, triplets.total) ** 0.5,
+        floor=triplets.floor,
+        values=tuple(triplets.s.tolist()),
+        found=found,
+    )
 
 
 def undecided(name: str, triplets: Decomposed, most: int | None) -> Taken:
@@ -68,15 +77,34 @@ def of_core(name: str, core: Core, rank: int, shape: tuple[int, ...], floor: flo
     kept, excess = core.kept(rank), core.excess(rank)
     best = 1 - max(0.0, max(0.0, 1 - kept) ** 0.5 - excess) ** 2
     return Taken(
-        name, shape, core.cut(rank) if rank else None, rank, kept, min(1.0, kept / best) if best else 1.0, excess,
-        core.outer.total**0.5, floor, tuple(core.outer.s.tolist()),
-    )  # fmt: skip
+        name=name,
+        shape=shape,
+        delta=core.cut(rank) if rank else None,
+        rank=rank,
+        kept=kept,
+        of_optimum=min(1.0, kept / best) if best else 1.0,
+        excess=excess,
+        norm=core.outer.total**0.5,
+        floor=floor,
+        values=tuple(core.outer.s.tolist()),
+    )
 
 
 def whole(name: str, delta: Delta) -> Taken:
     """A module that stays as it is."""
     norm = 0.0 if delta.needs_base else delta.norm()
-    return Taken(name, delta.shape or (), delta, delta.rank or 0, 1.0, 1.0, 0.0, norm, 0.0, ())
+    return Taken(
+        name=name,
+        shape=delta.shape or (),
+        delta=delta,
+        rank=delta.rank or 0,
+        kept=1.0,
+        of_optimum=1.0,
+        excess=0.0,
+        norm=norm,
+        floor=0.0,
+        values=(),
+    )
 
 
 def clamp(one: Taken, x: Dense, quantile: float) -> Taken:

@@ -51,7 +51,15 @@ def grabcut(picture: Image.Image) -> Image.Image:
     if not (labels == cv2.GC_BGD).any() or not np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).any():
         return Image.new("L", picture.size, 255)
     cv2.setRNGSeed(0)  # its mixtures start from a random draw
-    cv2.grabCut(np.ascontiguousarray(np.asarray(small)[..., ::-1]), labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)  # fmt: skip
+    cv2.grabCut(
+        np.ascontiguousarray(np.asarray(small)[..., ::-1]),
+        labels,
+        None,
+        np.zeros((1, 65)),
+        np.zeros((1, 65)),
+        5,
+        cv2.GC_INIT_WITH_MASK,
+    )
     mask = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     size = max(3, max(mask.shape) // 48) | 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))

@@ -11,9 +11,12 @@ from lorakit.merging.kernel.terms import check_share, dense, nothing
 
 
 def merge(
-    deltas: Sequence[LowRank | None], weights: Sequence[float], *, density: float = 0.5,
+    deltas: Sequence[LowRank | None],
+    weights: Sequence[float],
+    *,
+    density: float = 0.5,
     generators: Sequence[np.random.Generator],
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """density: the chance of an entry to stay; it is divided by it, so that the expected delta is the whole one."""
     check_share(density)
     result = nothing(deltas)

@@ -13,9 +13,12 @@ from lorakit.merging.ties import elected
 
 
 def merge(
-    deltas: Sequence[LowRank | None], weights: Sequence[float], *, density: float = 0.5,
+    deltas: Sequence[LowRank | None],
+    weights: Sequence[float],
+    *,
+    density: float = 0.5,
     generators: Sequence[np.random.Generator],
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """density: the chance of an entry to stay, as in `dare`; the mean is taken as in `ties`."""
     check_share(density)
     kept = [weight * dropped(delta, density, generators[i]) for i, delta, weight in dense(deltas, weights)]

@@ -13,9 +13,13 @@ from lorakit.merging.ties import elected
 
 
 def merge(
-    deltas: Sequence[LowRank | None], weights: Sequence[float], *, density: float = 0.5, spread: float = 0.2,
+    deltas: Sequence[LowRank | None],
+    weights: Sequence[float],
+    *,
+    density: float = 0.5,
+    spread: float = 0.2,
     generators: Sequence[np.random.Generator],
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """The larger an entry within its row, the likelier it stays; each is divided by its own chance.
 
     density     the mean chance to stay

@@ -16,9 +16,11 @@ _USUAL_SIDE = 65536  # sizes up to here need no tensor that is so large
 _MOST_TIMESTEPS = 100_000
 _MOST_BLOCKS = 16
 _SCHEDULE = {
-    "num_train_timesteps": Bound(int, 1, _MOST_TIMESTEPS), "steps_offset": Bound(int, 0, 1000),
-    "beta_start": Bound(float, 0, 1), "beta_end": Bound(float, 0, 1),
-}  # fmt: skip
+    "num_train_timesteps": Bound(int, 1, _MOST_TIMESTEPS),
+    "steps_offset": Bound(int, 0, 1000),
+    "beta_start": Bound(float, 0, 1),
+    "beta_end": Bound(float, 0, 1),
+}
 _CHOICES = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "timestep_spacing": ("leading", "trailing", "linspace"),

@@ -44,9 +44,13 @@ class Described:
 
 
 _CONFIGS = (
-    "model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
-    "text_encoder_2/config.json", SCHEDULER,
-)  # fmt: skip
+    "model_index.json",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "text_encoder_2/config.json",
+    SCHEDULER,
+)
 
 
 _NEEDED = (_CONFIGS[1], _CONFIGS[2], _CONFIGS[3], _CONFIGS[5])

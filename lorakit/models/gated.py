@@ -35,7 +35,7 @@ _PARTS = 32  # parts of a stack remembered
 _ADDED = 8  # what a number of a kept delta costs to add
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Term:
     """One adapter's part in a module: its factor there, and the delta unless it is in the stack."""
 
@@ -77,7 +77,12 @@ class Module(nn.Module):
     def add(self, adapter: int, factor: float, delta: Delta | None, bias: Tensor | None) -> None:
         """ValueError where it does not fit."""
         weight = self.base.weight
-        term = _Term(adapter, factor, None, None if bias is None else bias.to(weight.device, torch.float32))
+        term = _Term(
+            adapter=adapter,
+            factor=factor,
+            delta=None,
+            bias=None if bias is None else bias.to(weight.device, torch.float32),
+        )
         if bias is not None and bias.numel() != weight.shape[0]:
             raise ValueError(f"a bias of {bias.numel()} for {weight.shape[0]} outputs")
         if delta is not None and delta.exact:

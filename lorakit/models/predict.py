@@ -11,9 +11,13 @@ from lorakit.models.load import Components
 
 
 def predict(
-    components: Components, latents: Tensor, timesteps: Tensor, conditioning: Conditioning,
-    inpaint: Tensor | None = None, guidance: float = 1.0,
-) -> Tensor:  # fmt: skip
+    components: Components,
+    latents: Tensor,
+    timesteps: Tensor,
+    conditioning: Conditioning,
+    inpaint: Tensor | None = None,
+    guidance: float = 1.0,
+) -> Tensor:
     """What the UNet says of noisy latents: noise, v or the picture, as its process has it.
 
     latents        [b, c, h, w], scaled as the solver wants it; cast to the model's dtype

@@ -70,7 +70,7 @@ def _joined(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """How prompts are read. plain: brackets are text. cut: what is longer than the model reads is left out. clip_skip
     counts as the webuis do, 1 is the model's own layer. words: the learned words of adapter files; acting: those of them

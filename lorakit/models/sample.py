@@ -25,7 +25,7 @@ from lorakit.models.solvers import Solver
 from lorakit.runtime.workers import cores, each
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drawing:
     """How pictures are drawn, the same for all of a call.
 
@@ -74,7 +74,7 @@ class Spoken:
         return self.wordings[0].states.shape[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Picture:
     """What one picture depends on, beside how it is drawn.
 
@@ -96,7 +96,7 @@ class Picture:
     @staticmethod
     def of(seed: int, told: Conditioning, negative: Conditioning, **more: Any) -> Picture:
         """A picture of one prompt that says the same in every step, without variants."""
-        return Picture(seed, {None: (Spoken((told,)),)}, {None: Spoken((negative,))}, **more)
+        return Picture(seed=seed, told={None: (Spoken((told,)),)}, negative={None: Spoken((negative,))}, **more)
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,12 @@ def solver_of(components: Components, how: Drawing) -> Solver:
 
 @torch.inference_mode()
 def denoise(
-    components: Components, pictures: Sequence[Picture], how: Drawing, acting: Acting | None = None,
+    components: Components,
+    pictures: Sequence[Picture],
+    how: Drawing,
+    acting: Acting | None = None,
     watch: Watch | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Latents [b, c, h, w] in float32 of one batch, on the device.
 
     Picture i depends on pictures[i] and `how` alone. Where there is guidance both halves go through the UNet in one
@@ -159,7 +162,9 @@ def denoise(
     x = solver.begin(noise, None if anew else start, first)
     inpaint = _inpaint(components, pictures, mask, how) if components.inpaints else None
     gates, together = acting.gates if acting else None, _together(components, pictures, how, acting)
-    answers = _Answers(components, pictures, how, gates, inpaint, together)
+    answers = _Answers(
+        components=components, pictures=pictures, how=how, gates=gates, inpaint=inpaint, together=together
+    )
     fine: list[Tensor] = []
     for i in range(first, total):
         scaled, t = solver.scaled(x, i), solver.times[i]
@@ -221,7 +226,7 @@ class _Question:
     share: float | Tensor
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Answers:
     """Asks the UNet in step `step`, counted from the first that is done; conditionings of a batch are joined once for each
     variant and wording."""
@@ -300,9 +305,12 @@ def draw(
 
 
 def draw_pictures(
-    components: Components, pictures: Sequence[Picture], how: Drawing, acting: Acting | None = None,
+    components: Components,
+    pictures: Sequence[Picture],
+    how: Drawing,
+    acting: Acting | None = None,
     watch: Watch | None = None,
-) -> Iterator[np.ndarray]:  # fmt: skip
+) -> Iterator[np.ndarray]:
     """One uint8 picture [h, w, 3] for each, in order.
 
     On the CPU the bytes of a picture depend on nothing but itself. A sum's last bits depend on the shape of its operands

@@ -19,9 +19,15 @@ from lorakit.schedulers import SCHEDULERS, SPACINGS, USUAL, Form
 # What of a model's scheduler config says how its noise goes; and, where nothing else is asked for, how its steps are
 # spaced and where the last one ends. The rest of it is how its authors liked to draw.
 _NOISE = (
-    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type", "steps_offset",
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "steps_offset",
     "rescale_betas_zero_snr",
-)  # fmt: skip
+)
 _TIMES = ("timestep_spacing", "set_alpha_to_one", "final_sigmas_type", "sigma_min", "sigma_max")
 
 

@@ -144,9 +144,12 @@ def _alone(name: str) -> str:
 
 
 def add(
-    tokenizers: Mapping[str, Any], encoders: Mapping[str, Any], tokens: Mapping[str, Mapping[str, Tensor]], source: str,
+    tokenizers: Mapping[str, Any],
+    encoders: Mapping[str, Any],
+    tokens: Mapping[str, Mapping[str, Tensor]],
+    source: str,
     hidden: Mapping[str, Sequence[str]] | None = None,
-) -> dict[str, Rows]:  # fmt: skip
+) -> dict[str, Rows]:
     """Give each text encoder its learned tokens, all in one `Rows`; part to that.
 
     tokenizers, encoders    by part: text_encoder, text_encoder_2

@@ -24,7 +24,7 @@ def rest(step: int, rates: Mapping[str, float]) -> None:
     """Nothing to do after a step."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """What a run trains.
 

@@ -15,7 +15,7 @@ ADAPTERS = False
 def begin(components: Components, config: TrainConfig) -> Trained:
     components.unet.requires_grad_(True)
     parameters = {f"unet.{name}": p for name, p in components.unet.named_parameters()}
-    groups = [Group("unet", parameters, curve(config, config.lr or 0.0, 0, config.total))]
+    groups = [Group(name="unet", parameters=parameters, rate=curve(config, config.lr or 0.0, 0, config.total))]
     until = 0
     if config.text_encoder:
         until = min(config.total, config.total if config.text_steps is None else config.text_steps)
@@ -23,7 +23,16 @@ def begin(components: Components, config: TrainConfig) -> Trained:
         for part, encoder in components.text_encoders.items():
             encoder.requires_grad_(True)
             text |= {f"{part}.{name}": p for name, p in encoder.named_parameters()}
-        groups.append(Group("text", text, curve(config, config.lr_text or 0.0, 0, until), lambda step: step < until))
+        groups.append(
+            Group(
+                name="text",
+                parameters=text,
+                rate=curve(config, config.lr_text or 0.0, 0, until),
+                learns=lambda step: step < until,
+            )
+        )
     return Trained(
-        groups, lambda: {name: p.detach() for group in groups for name, p in group.parameters.items()}, until
+        groups=groups,
+        result=lambda: {name: p.detach() for group in groups for name, p in group.parameters.items()},
+        text_until=until,
     )

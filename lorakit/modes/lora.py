@@ -11,5 +11,9 @@ ADAPTERS = True
 def begin(components: Components, config: TrainConfig) -> Trained:
     adapters = attach(components, config, 0, lambda step: True)
     return Trained(
-        adapters.groups, adapters.adapter, adapters.text_until, attached=adapters.attached, notes=adapters.notes
+        groups=adapters.groups,
+        result=adapters.adapter,
+        text_until=adapters.text_until,
+        attached=adapters.attached,
+        notes=adapters.notes,
     )

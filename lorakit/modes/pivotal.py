@@ -32,11 +32,11 @@ def begin(components: Components, config: TrainConfig) -> Trained:
     adapters = attach(components, config, pivot, adapters_learn)
     until = max(adapters.text_until, pivot if config.joint == "off" else config.total)
     return Trained(
-        [tokens, *adapters.groups],
-        lambda: replace(adapters.adapter(), embeddings=learned.embeddings()),
-        until,
-        learned.after,
-        adapters.attached,
-        learned,
-        adapters.notes,
+        groups=[tokens, *adapters.groups],
+        result=lambda: replace(adapters.adapter(), embeddings=learned.embeddings()),
+        text_until=until,
+        after=learned.after,
+        attached=adapters.attached,
+        learned=learned,
+        notes=adapters.notes,
     )

@@ -14,5 +14,9 @@ def begin(components: Components, config: TrainConfig) -> Trained:
     learned = Learned(components, config)
     group = learned.group(curve(config, config.lr_token or 0.0, 0, config.total), lambda step: True)
     return Trained(
-        [group], lambda: Adapter({}, embeddings=learned.embeddings()), config.total, learned.after, learned=learned
+        groups=[group],
+        result=lambda: Adapter(modules={}, embeddings=learned.embeddings()),
+        text_until=config.total,
+        after=learned.after,
+        learned=learned,
     )

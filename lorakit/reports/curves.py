@@ -15,9 +15,14 @@ _FINE = 3  # drawn so many times larger, and scaled down: lines without steps
 
 
 def plot(
-    curves: Mapping[str, Sequence[float]], title: str, label: str, *, stairs: bool = False,
-    size: tuple[int, int] = (900, 420), ticks: Sequence[str] = (),
-) -> Image.Image:  # fmt: skip
+    curves: Mapping[str, Sequence[float]],
+    title: str,
+    label: str,
+    *,
+    stairs: bool = False,
+    size: tuple[int, int] = (900, 420),
+    ticks: Sequence[str] = (),
+) -> Image.Image:
     """Values by name over their index, with a legend.
 
     stairs    each value holds until the next: what steps see
@@ -66,9 +71,13 @@ def _round_step(span: float) -> float:
 
 
 def _draw(
-    pen: ImageDraw.ImageDraw, curve: Sequence[float], box: tuple[int, ...], y_of: Callable[[float], float],
-    colour: tuple[int, int, int], stairs: bool,
-) -> None:  # fmt: skip
+    pen: ImageDraw.ImageDraw,
+    curve: Sequence[float],
+    box: tuple[int, ...],
+    y_of: Callable[[float], float],
+    colour: tuple[int, int, int],
+    stairs: bool,
+) -> None:
     n = len(curve)
     if stairs:
         edges = [box[0] + (box[2] - box[0]) * i / n for i in range(n + 1)]

@@ -78,10 +78,14 @@ def _blocks(pair: Mapping[str, Any]) -> str:
     for block in (*pair["blocks"], {"block": "all", **pair}):
         tip = f"{block['modules']} modules, norms {block['norms'][0]:.4g} and {block['norms'][1]:.4g}"
         cells = (
-            f"<td>{html.escape(block['block'])}</td>", _cell(block["cosine"], tip),
-            _share(block["overlap_out"]), f"<td>{block['chance_out']:.1%}</td>",
-            _share(block["overlap_in"]), f"<td>{block['chance_in']:.1%}</td>", f"<td>{block['modules']}</td>",
-        )  # fmt: skip
+            f"<td>{html.escape(block['block'])}</td>",
+            _cell(block["cosine"], tip),
+            _share(block["overlap_out"]),
+            f"<td>{block['chance_out']:.1%}</td>",
+            _share(block["overlap_in"]),
+            f"<td>{block['chance_in']:.1%}</td>",
+            f"<td>{block['modules']}</td>",
+        )
         rows.append(f"<tr>{''.join(cells)}</tr>")
     names = ("block", "cosine", "writes", "chance", "reads", "chance", "modules")
     head = "".join(f"<th>{name}</th>" for name in names)

@@ -18,32 +18,67 @@ font-variant-numeric:tabular-nums;white-space:nowrap}td.m{font-size:.85em}rect.c
 currentColor}tr:hover td{background:#8881}</style>"""
 _COLUMNS = {
     "unet": (
-        "conv", "conv1", "conv2", "shortcut", "time", "proj in", "self q", "self k", "self v", "self out", "cross q",
-        "cross k", "cross v", "cross out", "ff in", "ff out", "proj out",
+        "conv",
+        "conv1",
+        "conv2",
+        "shortcut",
+        "time",
+        "proj in",
+        "self q",
+        "self k",
+        "self v",
+        "self out",
+        "cross q",
+        "cross k",
+        "cross v",
+        "cross out",
+        "ff in",
+        "ff out",
+        "proj out",
     ),
     "text": ("q", "k", "v", "out", "fc1", "fc2", "projection"),
-}  # fmt: skip
+}
 _KINDS = (
-    ("self-attention", "#2a6fdb"), ("cross-attention", "#d9480f"), ("feed-forward", "#2b8a3e"),
-    ("convolution", "#9c36b5"), ("other", "#868e96"),
-)  # fmt: skip
+    ("self-attention", "#2a6fdb"),
+    ("cross-attention", "#d9480f"),
+    ("feed-forward", "#2b8a3e"),
+    ("convolution", "#9c36b5"),
+    ("other", "#868e96"),
+)
 _BLOCK = re.compile(r"unet\.(down_blocks|up_blocks)\.(\d+)\.(\w+)\.(\d+)\.(.+)")
 _MIDDLE = re.compile(r"unet\.(mid_block)()\.(\w+)\.(\d+)\.(.+)")
 _LAYER = re.compile(r"(text_encoder(?:_2)?)\.text_model\.encoder\.layers\.(\d+)\.(.+)")
 _INNER = re.compile(r"transformer_blocks\.(\d+)\.(.+)")
 _NAMES = {
-    "attn1.to_q": "self q", "attn1.to_k": "self k", "attn1.to_v": "self v", "attn1.to_out.0": "self out",
-    "attn2.to_q": "cross q", "attn2.to_k": "cross k", "attn2.to_v": "cross v", "attn2.to_out.0": "cross out",
-    "ff.net.0.proj": "ff in", "ff.net.2": "ff out", "proj_in": "proj in", "proj_out": "proj out", "conv1": "conv1",
-    "conv2": "conv2", "conv_shortcut": "shortcut", "time_emb_proj": "time", "self_attn.q_proj": "q",
-    "self_attn.k_proj": "k", "self_attn.v_proj": "v", "self_attn.out_proj": "out", "mlp.fc1": "fc1", "mlp.fc2": "fc2",
-}  # fmt: skip
+    "attn1.to_q": "self q",
+    "attn1.to_k": "self k",
+    "attn1.to_v": "self v",
+    "attn1.to_out.0": "self out",
+    "attn2.to_q": "cross q",
+    "attn2.to_k": "cross k",
+    "attn2.to_v": "cross v",
+    "attn2.to_out.0": "cross out",
+    "ff.net.0.proj": "ff in",
+    "ff.net.2": "ff out",
+    "proj_in": "proj in",
+    "proj_out": "proj out",
+    "conv1": "conv1",
+    "conv2": "conv2",
+    "conv_shortcut": "shortcut",
+    "time_emb_proj": "time",
+    "self_attn.q_proj": "q",
+    "self_attn.k_proj": "k",
+    "self_attn.v_proj": "v",
+    "self_attn.out_proj": "out",
+    "mlp.fc1": "fc1",
+    "mlp.fc2": "fc2",
+}
 _ORDER = {"in": 0, "down": 1, "mid": 2, "up": 3, "out": 4}
 _POINTS = 96  # of a curve
 _SCALE = 160  # the width of a legend
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Spectrum:
     """One module: what of it was kept.
 

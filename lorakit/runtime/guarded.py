@@ -22,7 +22,7 @@ _LONGEST_WAIT = 0.5  # seconds, after which a wait begins anew: Windows hears no
 _SHORTEST_WAIT = 0.05  # seconds in which the threads can hand on what a late process has said after all
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Worker:
     """A process, what it was asked last (`tag`), and when it must have answered (`deadline`, 0 while it is idle).
 
@@ -84,10 +84,13 @@ class Guarded:
         env["OPENCV_FOR_THREADS_NUM"] = "1"
         env = KEEPS_FREED_MEMORY | env
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", self._module], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env=env,
-        )  # fmt: skip
-        worker = _Worker(process, Thread(target=lambda: self._listen(worker), daemon=True))
+            [sys.executable, "-P", "-m", self._module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=env,
+        )
+        worker = _Worker(process=process, listener=Thread(target=lambda: self._listen(worker), daemon=True))
         worker.send(self._setup)
         worker.listener.start()
         self._workers.append(worker)

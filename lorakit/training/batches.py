@@ -8,7 +8,7 @@ import torch
 from lorakit.diffusion.noise import generator
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Batches:
     """Batches of indices, all of them full: the epochs one after another, cut into pieces of `size`.
 

@@ -25,9 +25,15 @@ def curve(config: TrainConfig, peak: float, first: int, last: int) -> Callable[[
 
     def at(step: int) -> float:
         return rate(
-            step - first, last - first, peak, config.lr_schedule, config.warmup, cycles=config.cycles, power=config.power,
+            step - first,
+            last - first,
+            peak,
+            config.lr_schedule,
+            config.warmup,
+            cycles=config.cycles,
+            power=config.power,
             floor=config.floor,
-        )  # fmt: skip
+        )
 
     return at
 
@@ -45,7 +51,7 @@ class Adapters:
     notes: tuple[str, ...] = ()
 
     def adapter(self) -> Adapter:
-        return Adapter(self.attached.deltas())
+        return Adapter(modules=self.attached.deltas())
 
 
 def axis_of(config: TrainConfig) -> int:
@@ -72,9 +78,14 @@ def attach(components: Components, config: TrainConfig, first: int, learns: Call
 
     try:
         attached = variants.attach(
-            targets_of(components, config), TRAINABLE[config.variant], draw, init=config.init, plus=config.lora_plus,
-            dropout=config.dropout, axis=axis_of(config),
-        )  # fmt: skip
+            targets_of(components, config),
+            TRAINABLE[config.variant],
+            draw,
+            init=config.init,
+            plus=config.lora_plus,
+            dropout=config.dropout,
+            axis=axis_of(config),
+        )
     except ValueError as error:
         raise UsageError(f"--variant {config.variant} --init {config.init}: {error}") from error
     notes = _loaded(attached, config.init_from) if config.init_from else ()
@@ -83,7 +94,9 @@ def attach(components: Components, config: TrainConfig, first: int, learns: Call
     def group(name: str, mine: Callable[[str], bool], peak: float, end: int, when: Callable[[int], bool]) -> Group:
         parameters = {key: p for key, p in attached.parameters.items() if mine(key)}
         factors = {key: attached.rates[key] for key in parameters}
-        return Group(name, parameters, curve(config, peak, first, end), when, factors)
+        return Group(
+            name=name, parameters=parameters, rate=curve(config, peak, first, end), learns=when, factors=factors
+        )
 
     unet: Callable[[str], bool] = lambda key: key.startswith("unet.")  # noqa: E731
     groups = [

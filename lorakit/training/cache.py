@@ -31,7 +31,7 @@ _LATENTS = "latents.pack"
 _IN_MEMORY = 2 << 30  # bytes of latents; more are read from the disk when they are asked for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cached:
     """A set of encoded pictures.
 
@@ -159,16 +159,24 @@ def _mask(example: Example, alpha: bool) -> Image.Image | None:
 
 
 def _cuts(
-    components: Components, examples: Sequence[Example], size: int, shapes: Sequence[tuple[int, int]] | None, flip: bool,
-    mask_weight: float | None, alpha: bool, bad: Bad,
-) -> tuple[list[tuple[Cut, ...]], dict[tuple[int, bool], Tensor | None]]:  # fmt: skip
+    components: Components,
+    examples: Sequence[Example],
+    size: int,
+    shapes: Sequence[tuple[int, int]] | None,
+    flip: bool,
+    mask_weight: float | None,
+    alpha: bool,
+    bad: Bad,
+) -> tuple[list[tuple[Cut, ...]], dict[tuple[int, bool], Tensor | None]]:
     """The cut of each picture, as it is and with `flip` mirrored, and the loss weights by (picture, whether mirrored) of
     those that have a mask; pictures and masks that cannot be used go to `bad`."""
     cuts: list[tuple[Cut, ...]] = []
     weights: dict[tuple[int, bool], Tensor | None] = {}
     for i, example in enumerate(examples):
         how = _cut_of(example, size, shapes[i] if shapes is not None else None, components.multiple)
-        cuts.append((how, replace(how, mirrored=True)) if how and flip else (how or Cut((0, 0, 1, 1), (size, size)),))
+        cuts.append(
+            (how, replace(how, mirrored=True)) if how and flip else (how or Cut(box=(0, 0, 1, 1), size=(size, size)),)
+        )
         try:
             if how is None:
                 raise BadPicture(why_not(example.file))
@@ -218,7 +226,12 @@ def cache_latents(
     if not encode:
         both = [[_bare(components, one, weights.get((i, one.mirrored))) for one in row] for i, row in enumerate(cuts)]
         turned = [row[1] for row in both if flip]
-        return Cached([row[0] for row in both], turned, [example.repeats for example in examples], digests)
+        return Cached(
+            placed=[row[0] for row in both],
+            mirrored=turned,
+            repeats=[example.repeats for example in examples],
+            keys=digests,
+        )
 
     def views(i: int, one: Cut) -> list[View]:
         """What is encoded of a picture in one orientation: all of it, then what each drawn mask leaves of it."""
@@ -242,12 +255,12 @@ def cache_latents(
         return Placed(mean=mean, spread=spread, cut=one, mask=weights.get((i, one.mirrored)), hidden=hidden)
 
     return Cached(
-        _Lazy(len(cuts), lambda i: placed(i, 0)),
-        _Lazy(len(cuts) if flip else 0, lambda i: placed(i, 1)),
-        [example.repeats for example in examples],
-        digests,
-        latents.counts,
-        frozenset(view.key(latents.encoder) for view in every),
+        placed=_Lazy(len(cuts), lambda i: placed(i, 0)),
+        mirrored=_Lazy(len(cuts) if flip else 0, lambda i: placed(i, 1)),
+        repeats=[example.repeats for example in examples],
+        keys=digests,
+        counts=latents.counts,
+        entries=frozenset(view.key(latents.encoder) for view in every),
     )
 
 

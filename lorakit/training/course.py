@@ -37,9 +37,12 @@ class Course:
         )
         step, rate = self.peak
         return {
-            "peak": rate, "peak_step": step, "last": self.last, "factors": list(self.factors),
+            "peak": rate,
+            "peak_step": step,
+            "last": self.last,
+            "factors": list(self.factors),
             "points": [list(point) for i, point in enumerate(self.points) if i in wanted or point[0] == step],
-        }  # fmt: skip
+        }
 
     def told(self) -> str:
         """ "highest 0.00198 in step 12, last 0.0004", and what single parameters learn at."""

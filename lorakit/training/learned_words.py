@@ -46,7 +46,7 @@ class Learned:
 
     def group(self, rate: Callable[[int], float], learns: Callable[[int], bool], weight: float = 1.0) -> Group:
         parameters = {f"tokens.{part}": rows.rows for part, rows in self.rows.items()}
-        return Group("tokens", parameters, rate, learns, weight=weight)
+        return Group(name="tokens", parameters=parameters, rate=rate, learns=learns, weight=weight)
 
     def after(self, step: int, rates: Mapping[str, float]) -> None:
         """Draw each vector's norm to `norm`, by a share that grows with the rate (Ryu, cloneofsimo/lora, 2022)."""

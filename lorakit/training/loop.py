@@ -13,7 +13,7 @@ from lorakit.training import optimizers
 from lorakit.training.gradients import Scaler, Total, clip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Group:
     """Parameters that share a rate and learn at the same steps.
 
@@ -31,7 +31,7 @@ class Group:
     weight: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Descent:
     """What a step's forward and backward gave: the loss, a gradient by parameter in the order asked for, and of each
     sample its place in the data, its timestep and its own unweighted loss.
@@ -47,7 +47,7 @@ class Descent:
     waited: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """What one optimizer step did; `number` counts from 1. Tensors stay where they are until someone reads them.
 
@@ -113,9 +113,16 @@ def train(
         gradients = [g if w == 1 else g * w for g, w in zip(done.gradients, weights, strict=True)]
         norm = clip(gradients, max_norm, total)
         result = Step(
-            step + 1, done.loss, norm, rates, done.samples, done.timesteps, done.errors, done.waited,
-            optimizers.found(optimizer),
-        )  # fmt: skip
+            number=step + 1,
+            loss=done.loss,
+            norm=norm,
+            rates=rates,
+            samples=done.samples,
+            timesteps=done.timesteps,
+            errors=done.errors,
+            waited=done.waited,
+            found=optimizers.found(optimizer),
+        )
         if norm.device.type == "cpu" and fits and not finite(result):
             raise Diverged(result)
         if fits:

@@ -76,9 +76,18 @@ class Objective:
     """
 
     def __init__(
-        self, components: Components, sources: Sequence[Source], texts: Texts, config: TrainConfig, world: World,
-        precision: Precision, *, attached: Attached | None = None, scaler: Scaler | None = None, shards: Shards | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        components: Components,
+        sources: Sequence[Source],
+        texts: Texts,
+        config: TrainConfig,
+        world: World,
+        precision: Precision,
+        *,
+        attached: Attached | None = None,
+        scaler: Scaler | None = None,
+        shards: Shards | None = None,
+    ) -> None:
         self.components, self.texts, self.config, self.world = components, texts, config, world
         self.precision, self.attached, self.scaler, self.shards = precision, attached, scaler, shards
         self.process = components.process
@@ -106,7 +115,14 @@ class Objective:
             self.world.sum_([*(gradients if self.shards is None else ()), total, errors])
             errors, total = errors.cpu(), total[0]
         timesteps = torch.tensor([sample.timestep for sample in samples])
-        return Descent(total, gradients, [sample.name for sample in samples], timesteps, errors, waited)
+        return Descent(
+            loss=total,
+            gradients=gradients,
+            samples=[sample.name for sample in samples],
+            timesteps=timesteps,
+            errors=errors,
+            waited=waited,
+        )
 
     def _share(self, samples: Sequence[Sample], rank: int | None = None) -> list[_Part]:
         return _parts([samples[i] for i in self.world.share(samples, rank)], self.micro, self.pieces)

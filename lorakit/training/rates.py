@@ -19,9 +19,16 @@ _WARMUP, _CYCLES = 10, 3
 
 
 def rate(
-    step: int, steps: int, peak: float, schedule: str, warmup: int | None, *, cycles: int | None = None, power: float = 2.0,
+    step: int,
+    steps: int,
+    peak: float,
+    schedule: str,
+    warmup: int | None,
+    *,
+    cycles: int | None = None,
+    power: float = 2.0,
     floor: float = 0.2,
-) -> float:  # fmt: skip
+) -> float:
     """The rate of step 0 .. steps-1: up in a line over `warmup` steps, and by the schedule from peak to floor * peak.
 
     warmup   None for 10 steps, or half of a run of fewer than 20

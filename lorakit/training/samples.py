@@ -20,7 +20,7 @@ from lorakit.training.placed import Placed
 from lorakit.training.teacher import DRAWS, Teacher
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One picture as a step shows it. Latents, noise and what is seen of it are [c, h, w].
 
@@ -48,7 +48,7 @@ class Sample:
     sizes: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Source:
     """A set of encoded pictures, how many of them a step shows, their weight in the loss, and what becomes of captions.
 
@@ -70,7 +70,7 @@ class Source:
         self.shown = self.cached.indices()
         shapes = self.shapes()
         self.groups = [shapes[i] for i in self.shown]
-        self.batches = Batches(self.groups, self.batch, self.seed, self.name, pictures=self.shown)
+        self.batches = Batches(groups=self.groups, size=self.batch, seed=self.seed, name=self.name, pictures=self.shown)
         counts: dict[int, int] = {}
         self._keys = []
         for i in self.shown:
@@ -157,9 +157,16 @@ class Draws:
         return keys, self.distribution.at(u).tolist()
 
     def _one(
-        self, source: Source, i: int, caption: str, key: tuple[int | str, ...], t: int, place: int, share: float,
+        self,
+        source: Source,
+        i: int,
+        caption: str,
+        key: tuple[int | str, ...],
+        t: int,
+        place: int,
+        share: float,
         dropout: tuple[int | str, ...],
-    ) -> Sample:  # fmt: skip
+    ) -> Sample:
         config, cached = self.config, source.cached
 
         def draw(purpose: str) -> torch.Generator:
@@ -175,11 +182,20 @@ class Draws:
             noise = noises.offset(noise, config.noise_offset, draw("offset"))
         seen = noises.perturbed(noise, config.perturbation, draw("perturbation")) if config.perturbation else noise
         return Sample(
-            f"{source.name}/{i}", caption, latents, noise, seen, t, share * float(self.distribution.weights[t]), place,
-            dropout, placed.mask, _inpaint(placed, draw("inpaint")) if placed.hidden else None,
-            None if source.teacher is None else source.teacher.said.get((i, int(key[-1]))),
-            (source.originals[i], placed.corner(source.originals[i])) if source.originals else ((0, 0), (0, 0)),
-        )  # fmt: skip
+            name=f"{source.name}/{i}",
+            caption=caption,
+            latents=latents,
+            noise=noise,
+            seen=seen,
+            timestep=t,
+            weight=share * float(self.distribution.weights[t]),
+            place=place,
+            key=dropout,
+            mask=placed.mask,
+            inpaint=_inpaint(placed, draw("inpaint")) if placed.hidden else None,
+            taught=None if source.teacher is None else source.teacher.said.get((i, int(key[-1]))),
+            sizes=(source.originals[i], placed.corner(source.originals[i])) if source.originals else ((0, 0), (0, 0)),
+        )
 
 
 class Ahead:

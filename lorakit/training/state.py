@@ -24,9 +24,13 @@ class State:
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema | None = None,
-        scaler: Scaler | None = None, fixed: Mapping[str, Tensor] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        ema: Ema | None = None,
+        scaler: Scaler | None = None,
+        fixed: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.parameters, self.optimizer, self.fixed = dict(parameters), optimizer, dict(fixed or {})
         self.ema, self.scaler = ema, scaler
         self.best: dict[str, Tensor] = {}

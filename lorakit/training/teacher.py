@@ -26,9 +26,13 @@ class Teacher:
         self.said: dict[tuple[int, int], Tensor] = {}
 
     def fill(
-        self, asked: Mapping[tuple[int, int], Any], say: Callable[[Any], Tensor], inputs: Callable[[Any], list[Any]],
-        folder: Path | None, count: int,
-    ) -> int:  # fmt: skip
+        self,
+        asked: Mapping[tuple[int, int], Any],
+        say: Callable[[Any], Tensor],
+        inputs: Callable[[Any], list[Any]],
+        folder: Path | None,
+        count: int,
+    ) -> int:
         """Have all of `asked` said, `count` at once; how many were not in the folder's pack.
 
         inputs  all that a prediction depends on, tensors and what JSON takes

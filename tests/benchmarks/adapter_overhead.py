@@ -24,10 +24,14 @@ from lorakit.training.variants import attach, targets
 def network(dtype: torch.dtype) -> UNet2DConditionModel:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=32, layers_per_block=1, block_out_channels=(320, 640), cross_attention_dim=768,
-        attention_head_dim=8, down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        sample_size=32,
+        layers_per_block=1,
+        block_out_channels=(320, 640),
+        cross_attention_dim=768,
+        attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
+    )
     return unet.requires_grad_(False).to(dtype)
 
 
@@ -64,7 +68,9 @@ def peft(unet: UNet2DConditionModel, paths: list[str], rank: int) -> Way:
 
 
 def ours(unet: UNet2DConditionModel, target: str, rank: int, variant: str) -> Way:
-    found = attach(targets({"unet": unet}, target, [], rank, None), TRAINABLE[variant], lambda shape, name: normal(shape, name))  # fmt: skip
+    found = attach(
+        targets({"unet": unet}, target, [], rank, None), TRAINABLE[variant], lambda shape, name: normal(shape, name)
+    )
     return Way(unet, list(found.parameters.values()))
 
 
@@ -87,10 +93,14 @@ def main() -> None:
     x = normal((given.batch, 4, given.size, given.size), "x").to(dtype)
     states = normal((given.batch, 77, 768), "states").to(dtype)
     rounds = [{name: way(x, states) for name, way in ways.items()} for _ in range(given.rounds + 1)][1:]
-    print(f"{len(paths)} modules, rank {given.rank}, latents {given.size}x{given.size}, batch {given.batch}, {given.dtype}, {given.rounds} rounds")  # fmt: skip
+    print(
+        f"{len(paths)} modules, rank {given.rank}, latents {given.size}x{given.size}, batch {given.batch}, {given.dtype}, {given.rounds} rounds"
+    )
     for name in ways:
         ratios = [r[name] / r["frozen"] for r in rounds]
-        print(f"{name:14} {statistics.median(r[name] for r in rounds):7.3f} s  {statistics.median(ratios):5.3f} of frozen ({min(ratios):.3f} to {max(ratios):.3f})")  # fmt: skip
+        print(
+            f"{name:14} {statistics.median(r[name] for r in rounds):7.3f} s  {statistics.median(ratios):5.3f} of frozen ({min(ratios):.3f} to {max(ratios):.3f})"
+        )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def usual(sizes: list[tuple[int, int]], side: int, step: int, batch: int) -> tup
 def filled(found: Buckets, batch: int) -> float:
     """How full the batches of a training are; an error where a picture comes more or less often than once an epoch."""
     shapes = found.shapes()
-    batches = Batches(shapes, batch, seed=0)
+    batches = Batches(groups=shapes, size=batch, seed=0)
     shown = [i for step in range(len(shapes)) for i in batches[step]]
     if set(Counter(shown).values()) != {batch} or len(set(shown)) != len(shapes):
         raise AssertionError(f"{len(shapes)} pictures, batch {batch}: not each once an epoch")

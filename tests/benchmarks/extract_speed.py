@@ -27,7 +27,7 @@ def shapes(family: str) -> dict[str, tuple[int, ...]]:
         name: shape
         for name, shape in table(family).items()
         if len(shape) > 1 and any(word in name for word in ("attention", "attn", "mlp", "resnets", "samplers"))
-    }  # fmt: skip
+    }
 
 
 def arithmetic(family: str, rank: int) -> None:
@@ -74,8 +74,9 @@ def arithmetic(family: str, rank: int) -> None:
             totals["3x3" if kernel else "linear"][i] += seconds * count
         print(
             f"{out:>6} x {into:<6}{count:>5} {1e3 * took[0]:8.1f} {1e3 * took[1]:8.1f} {1e3 * took[2]:8.1f}   "
-            f"{found.of_optimum(k):.6f}", flush=True,
-        )  # fmt: skip
+            f"{found.of_optimum(k):.6f}",
+            flush=True,
+        )
     for kind, (fast, exact_seconds, svd) in totals.items():
         print(
             f"{family}, rank {rank}, {kind}: fast {fast:.1f} s, exact {exact_seconds:.1f} s, economy SVD {svd:.0f} s of CPU, one thread "
@@ -151,8 +152,10 @@ def timed(folder: Path, family: str, rank: int) -> None:
         best = min((measured(command) for _ in range(4)), key=lambda x: x[0])
         print(f"  {label:26} {best[0]:6.2f} s CPU {best[1]:6.2f} s wall {best[2]:6.0f} MB", flush=True)
     found = json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
-    print(f"  proven of the best adapter's energy, in every of {found['layers']} modules: at least "
-          f"{found['certificate']['share_of_optimum']:.5f}")  # fmt: skip
+    print(
+        f"  proven of the best adapter's energy, in every of {found['layers']} modules: at least "
+        f"{found['certificate']['share_of_optimum']:.5f}"
+    )
 
 
 if __name__ == "__main__":

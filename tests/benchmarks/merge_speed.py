@@ -29,7 +29,7 @@ def linear_modules(family: str) -> dict[str, tuple[int, ...]]:
         for name, shape in table(family).items()
         if (name.startswith("unet.") and "transformer_blocks" in name and len(shape) == 2)
         or name.endswith(("proj_in", "proj_out"))
-    }  # fmt: skip
+    }
 
 
 def adapter(path: Path, family: str, seed: int) -> None:
@@ -125,9 +125,10 @@ def quality(family: str, files: Sequence[str], merged: str) -> None:
 def child(*arguments: str) -> None:
     """A step in a process of its own: a child's peak begins at its parent's, so the parent stays small."""
     subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.merge_speed", *arguments], check=True,
+        [sys.executable, "-m", "tests.benchmarks.merge_speed", *arguments],
+        check=True,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
 
 def adapters(folder: Path, family: str) -> list[str]:
@@ -151,10 +152,12 @@ def merges(family: str) -> None:
                 "cat of both": ["sh", "-c", f"cat {files[0]} {files[1]} > {name}/c"],
                 "python -c 'import numpy'": [sys.executable, "-c", "import numpy"],
                 "merge --rank 32": command(files, "--rank", "32", "-o", out),
-                "merge --rank 32, float16": command(files, "--rank", "32", "--save-dtype", "float16", "-o", f"{name}/h.safetensors"),
+                "merge --rank 32, float16": command(
+                    files, "--rank", "32", "--save-dtype", "float16", "-o", f"{name}/h.safetensors"
+                ),
                 "merge --rank full": command(files, "-o", f"{name}/f.safetensors"),
             }
-        )  # fmt: skip
+        )
         child("quality", family, *files, out)
         child("dense", family)
 

@@ -103,7 +103,7 @@ def main() -> None:
             f"{len(files)} JPEGs of 4000x3000, {megabytes:.1f} MB, to {options.size}x{options.size}; Pillow {Image.__version__}"
         )
         for image_format in ("png", "jpg"):
-            wanted = Wanted((options.size, options.size), 64, image_format=image_format)
+            wanted = Wanted(size=(options.size, options.size), multiple=64, image_format=image_format)
             times: dict[str, list[float]] = {"plain": [], "ours": []}
             for _ in range(options.repeats):  # in turns, so that both see the same machine
                 start = cpu()
@@ -114,7 +114,7 @@ def main() -> None:
             print(f"to {image_format}: plain Pillow {a:.0f} ms, lorakit {b:.0f} ms CPU a picture: {a / b:.2f}x")
         values = [psnr(file, wanted) for file in files]
         print(f"PSNR against full decoding and Lanczos: least {min(values):.1f} dB, mean {np.mean(values):.1f} dB")
-        wanted = Wanted((options.size, options.size), 64)
+        wanted = Wanted(size=(options.size, options.size), multiple=64)
         many = files * 12  # so many that starting is no part of the figure, as in any folder that is worth the cores
         counts = [count for count in (1, 2, 4, 8) if count <= len(os.sched_getaffinity(0))]
         walls: dict[int, list[tuple[float, float]]] = {count: [] for count in counts}

@@ -56,7 +56,7 @@ def random_adapter(unet: UNet2DConditionModel, seed: int) -> Adapter:
             out, width = module.weight.shape
             down, up = torch.randn(RANK, width, generator=draw), torch.randn(out, RANK, generator=draw) * 0.01
             modules[f"unet.{name}"] = LowRank(down, up, float(RANK))
-    return Adapter(modules)
+    return Adapter(modules=modules)
 
 
 Before = Callable[[int], AbstractContextManager]
@@ -100,9 +100,12 @@ def memory(which: list[str]) -> None:
     found = {}
     for one in ("none", "three", "one"):
         done = subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.sample", "memory", one], check=True, capture_output=True, text=True,
+            [sys.executable, "-m", "tests.benchmarks.sample", "memory", one],
+            check=True,
+            capture_output=True,
+            text=True,
             env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed is given back
-        )  # fmt: skip
+        )
         found[one] = [int(x) for x in done.stdout.split()[-3:]]
     for one, name in (("three", "three that change"), ("one", "one constant")):
         peak, adapters, copy = found[one]
@@ -219,9 +222,13 @@ def speed(kind: str) -> None:
     stack.ready()
     gates = stack.gates
     ours = ratios(
-        unet, x, states, steps, rounds,
+        unet,
+        x,
+        states,
+        steps,
+        rounds,
         (lambda i: gates.at((0.0,) * 3), lambda i: gates.at(changing[i]), lambda i: gates.at((1.0, 0.0, 0.0), 30)),
-    )  # fmt: skip
+    )
     stack.remove()
 
     names = ["a0", "a1", "a2"]

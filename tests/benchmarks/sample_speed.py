@@ -27,7 +27,15 @@ def main() -> None:
     for _ in range(ROUNDS):
         torch.set_num_threads(1)
         started = time.monotonic()
-        list(draw(components, [told[0]] * COUNT, told[1], list(range(COUNT)), Drawing((64, 64), STEPS, 4.0, "dpm++")))
+        list(
+            draw(
+                components,
+                [told[0]] * COUNT,
+                told[1],
+                list(range(COUNT)),
+                Drawing(size=(64, 64), steps=STEPS, guidance=4.0, scheduler="dpm++"),
+            )
+        )
         between = time.monotonic()
         torch.set_num_threads(threads)
         with torch.no_grad():

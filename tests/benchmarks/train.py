@@ -44,7 +44,9 @@ def ours(name: str, batch: int, dtype: str = "float32") -> Step:
     captions = [CAPTION.format(i) for i in range(count)]
     config = TrainConfig(batch_size=batch, steps=100_000, lr=1e-4, lr_schedule="constant").suited()
     trained = lora.begin(components, config)
-    source = Source("data", cached(means, spread=0.1), [(caption,) for caption in captions], batch)
+    source = Source(
+        name="data", cached=cached(means, spread=0.1), captions=[(caption,) for caption in captions], batch=batch
+    )
     texts = Texts(components)
     texts.fill(captions)
     how = precision(dtype, components.device, whole=False)

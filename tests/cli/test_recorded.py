@@ -33,10 +33,24 @@ FORBIDDEN = {
 }
 # Options of how and where a run writes and talks.
 OF_THE_USER = {
-    "output": "thesis.txt", "run_dir": "elsewhere", "force": True, "quiet": True, "json": True, "verbose": True,
-    "data": "/etc", "device": "cuda:7", "resume": "other.run", "track": ["wandb"], "checkpoint_every": 1, "keep": 9,
-    "preview_prompt": ["x"], "preview_every": 1, "plan": True, "show_targets": True, "replay": "bundle.json",
-}  # fmt: skip
+    "output": "thesis.txt",
+    "run_dir": "elsewhere",
+    "force": True,
+    "quiet": True,
+    "json": True,
+    "verbose": True,
+    "data": "/etc",
+    "device": "cuda:7",
+    "resume": "other.run",
+    "track": ["wandb"],
+    "checkpoint_every": 1,
+    "keep": 9,
+    "preview_prompt": ["x"],
+    "preview_every": 1,
+    "plan": True,
+    "show_targets": True,
+    "replay": "bundle.json",
+}
 
 
 def record(file: Path, config: Any, options: Any = None, sources: Any = None) -> Path:
@@ -80,9 +94,21 @@ def _default(name: str) -> Any:
 def test_text_is_taken_over_where_it_is_marked_and_else_asked_for(name, printed):
     marked = Recorded.ANY in FIELDS[name]
     several = isinstance(_default(name), list)
-    value = {"mode": "full", "prior_target": "teacher", "template": "object", "init": "pissa", "joint": "off",
-             "loss": "huber", "timesteps": "importance", "lr_schedule": "linear", "variant": "loha",
-             "timestep_range": "0:500", "dora_axis": "input", "prediction_type": "v_prediction", "repeats": "none"}.get(name, "<it>")  # fmt: skip
+    value = {
+        "mode": "full",
+        "prior_target": "teacher",
+        "template": "object",
+        "init": "pissa",
+        "joint": "off",
+        "loss": "huber",
+        "timesteps": "importance",
+        "lr_schedule": "linear",
+        "variant": "loha",
+        "timestep_range": "0:500",
+        "dora_axis": "input",
+        "prediction_type": "v_prediction",
+        "repeats": "none",
+    }.get(name, "<it>")
     with_tokens = {"mode": "ti", "token": ["<it>"]} if name in ("token", "init_token") else {}
     config = {**with_tokens, name: [value] if several else value}
     taken, said = printed(config, status=0 if marked else 2)
@@ -133,7 +159,16 @@ def test_what_a_run_records_beside_its_config_is_what_is_marked():
         for name, parameter in inspect.signature(train).parameters.items()
         if name not in FIELDS and Recorded.ANY in getattr(parameter.annotation, "__metadata__", ())
     }
-    life = Life(Path("x"), Path("y"), "diffusers", "float16", "cpu", "bfloat16", validate_every=2, early_stop=3)
+    life = Life(
+        output=Path("x"),
+        run_folder=Path("y"),
+        file_format="diffusers",
+        save_dtype="float16",
+        device="cpu",
+        dtype="bfloat16",
+        validate_every=2,
+        early_stop=3,
+    )
     assert life.recorded().keys() == marked | {"dtype"}
 
 

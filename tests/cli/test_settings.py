@@ -204,9 +204,18 @@ def test_what_belongs_to_one_call_is_no_setting(key, printed, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "on"),
-    [("true", True), ("1", True), ("YES", True), ("on", True), ("false", False), ("0", False), ("no", False),
-     ("Off", False), ("", False)],
-)  # fmt: skip
+    [
+        ("true", True),
+        ("1", True),
+        ("YES", True),
+        ("on", True),
+        ("false", False),
+        ("0", False),
+        ("no", False),
+        ("Off", False),
+        ("", False),
+    ],
+)
 def test_a_flag_is_a_word_in_the_environment_and_an_empty_variable_sets_nothing(text, on, printed, monkeypatch):
     monkeypatch.setenv("LORAKIT_TRAIN_FLIP", text)
     monkeypatch.setenv("LORAKIT_TRAIN_RANK", "")

@@ -39,8 +39,8 @@ def shell(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
     def run(*arguments: str, tail: str = "", env: dict[str, str] | None = None) -> Any:
         line = f"{shlex.join([sys.executable, '-m', 'lorakit', *arguments])} {tail}"
         return subprocess.run(
-            ["sh", "-c", line], cwd=tmp_path, capture_output=True, env={**os.environ, **(env or {})}, timeout=300,
-        )  # fmt: skip
+            ["sh", "-c", line], cwd=tmp_path, capture_output=True, env={**os.environ, **(env or {})}, timeout=300
+        )
 
     return run
 
@@ -138,9 +138,12 @@ def test_windows_calls_a_pipe_that_nobody_reads_an_invalid_argument(tmp_path):
 
 NAMES = {"umlaut": "ä☃.safetensors".encode(), "latin-1": b"\xe4.safetensors"}
 LOCALES = {
-    "C": {"LC_ALL": "C"}, "POSIX": {"LC_ALL": "POSIX", "LANG": ""}, "LANG": {"LC_ALL": "", "LANG": "C"},
-    "no UTF-8": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "ASCII": {"PYTHONIOENCODING": "ascii"},
-}  # fmt: skip
+    "C": {"LC_ALL": "C"},
+    "POSIX": {"LC_ALL": "POSIX", "LANG": ""},
+    "LANG": {"LC_ALL": "", "LANG": "C"},
+    "no UTF-8": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "ASCII": {"PYTHONIOENCODING": "ascii"},
+}
 
 
 def test_prompts_that_are_no_text_are_told_with_their_line(program, tmp_path, monkeypatch):

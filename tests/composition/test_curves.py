@@ -9,13 +9,23 @@ from lorakit.composition.expression import parse
 @pytest.mark.parametrize(
     ("text", "at", "value"),
     [
-        ("0@0,1@0.4,0.2@1", 0.0, 0.0), ("0@0,1@0.4,0.2@1", 0.2, 0.5), ("0@0,1@0.4,0.2@1", 0.7, 0.6),
-        ("0@0,1@0.4,0.2@1", 1.0, 0.2), ("1@0.5", 0.1, 1.0), ("0@0.2,1@0.6:step", 0.59, 0.0), ("0@0.2,1@0.6:step", 0.6, 1.0),
-        ("0@0,1@1:cosine", 0.25, 0.1464466), ("0@0,1@1:cosine", 0.5, 0.5), ("-1@0, 2@1 : linear", 0.5, 0.5),
-        ("0.5+0.5*cos(pi*t)", 0.0, 1.0), ("0.5+0.5*cos(pi*t)", 0.5, 0.5), ("max(0, 1 - 2*t)^2", 0.25, 0.25), ("0.7", 0.3, 0.7),
+        ("0@0,1@0.4,0.2@1", 0.0, 0.0),
+        ("0@0,1@0.4,0.2@1", 0.2, 0.5),
+        ("0@0,1@0.4,0.2@1", 0.7, 0.6),
+        ("0@0,1@0.4,0.2@1", 1.0, 0.2),
+        ("1@0.5", 0.1, 1.0),
+        ("0@0.2,1@0.6:step", 0.59, 0.0),
+        ("0@0.2,1@0.6:step", 0.6, 1.0),
+        ("0@0,1@1:cosine", 0.25, 0.1464466),
+        ("0@0,1@1:cosine", 0.5, 0.5),
+        ("-1@0, 2@1 : linear", 0.5, 0.5),
+        ("0.5+0.5*cos(pi*t)", 0.0, 1.0),
+        ("0.5+0.5*cos(pi*t)", 0.5, 0.5),
+        ("max(0, 1 - 2*t)^2", 0.25, 0.25),
+        ("0.7", 0.3, 0.7),
         ("-t", 0.5, -0.5),
     ],
-)  # fmt: skip
+)
 def test_a_curve_has_the_value_written(text, at, value):
     assert curve.read(text).at(at) == pytest.approx(value, abs=1e-6)
 
@@ -23,12 +33,23 @@ def test_a_curve_has_the_value_written(text, at, value):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("1@0.5,0@0.2", "out of order"), ("1@0.5,0@0.5", "out of order"), ("1@2", "from 0 to 1"), ("x@0", "WEIGHT@FRACTION"),
-        ("0@0,1@1:cosin", "did you mean 'cosine'"), ("1/t", "no value at t = 0"), ("__import__('os')", "no function"),
-        ("t.real", "not understood"), ("sni(t)", "did you mean 'sin'"), ("x+1", "there are t and pi"), ("(t", "neither"),
-        ("10^10^10", "no value"), ("[t for t in (1,)]", "not understood"), ("nan@0", "a number"), ("t" * 300, "characters"),
+        ("1@0.5,0@0.2", "out of order"),
+        ("1@0.5,0@0.5", "out of order"),
+        ("1@2", "from 0 to 1"),
+        ("x@0", "WEIGHT@FRACTION"),
+        ("0@0,1@1:cosin", "did you mean 'cosine'"),
+        ("1/t", "no value at t = 0"),
+        ("__import__('os')", "no function"),
+        ("t.real", "not understood"),
+        ("sni(t)", "did you mean 'sin'"),
+        ("x+1", "there are t and pi"),
+        ("(t", "neither"),
+        ("10^10^10", "no value"),
+        ("[t for t in (1,)]", "not understood"),
+        ("nan@0", "a number"),
+        ("t" * 300, "characters"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_curve_says_why(text, says):
     with pytest.raises(ValueError, match=says):
         curve.read(text)

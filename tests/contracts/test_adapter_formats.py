@@ -51,16 +51,19 @@ def written(adapter: Adapter, name: str) -> tuple[dict, dict]:
 
 def example(name: str) -> Adapter:
     if name in EMBEDDINGS:
-        return Adapter({}, embeddings={"<s1>": {"text_encoder": np.arange(2 * 768, dtype="f4").reshape(2, 768)}})
+        return Adapter(
+            modules={}, embeddings={"<s1>": {"text_encoder": np.arange(2 * 768, dtype="f4").reshape(2, 768)}}
+        )
     return random_adapter("sd1", NAMES, ranks=(4, 3), alphas=(2.0, 3.0))
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    ranks=st.lists(st.integers(1, 5), min_size=1, max_size=3), seed=st.integers(0, 9),
+    ranks=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    seed=st.integers(0, 9),
     alphas=st.lists(st.floats(0.01, 64, allow_nan=False), min_size=1, max_size=3),
     dtype=st.sampled_from(["f4", "f2"]),
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", DELTAS)
 def test_what_is_written_reads_back_to_the_same_deltas(name, ranks, alphas, seed, dtype):
     before = random_adapter("sd1", NAMES, ranks=tuple(ranks), alphas=tuple(alphas), seed=seed, dtype=dtype)

@@ -87,10 +87,13 @@ def test_tags_are_chosen_by_threshold_and_ratings_are_none():
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"\xef\xbb\xbfa dog\r\n", "a dog"), ("a dög".encode("utf-16"), "a dög"), (b"one,\ntwo  x\n\nthree\none,", "one,\ntwo x\nthree"),
-        (b"a\x1b[31m \xe2\x80\xaedog\x00", "a [31m dog"), (b"", ""),
+        (b"\xef\xbb\xbfa dog\r\n", "a dog"),
+        ("a dög".encode("utf-16"), "a dög"),
+        (b"one,\ntwo  x\n\nthree\none,", "one,\ntwo x\nthree"),
+        (b"a\x1b[31m \xe2\x80\xaedog\x00", "a [31m dog"),
+        (b"", ""),
     ],
-)  # fmt: skip
+)
 def test_sidecars_are_read_strictly(data, expected, tmp_path):
     (tmp_path / "x.txt").write_bytes(data)
     file = tmp_path / "x.png"

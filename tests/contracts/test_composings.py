@@ -44,12 +44,16 @@ def test_composite_asks_once_for_each():
 
 
 def test_free_adapters_act_whoever_has_the_turn(tmp_path):
-    members = (Member(tmp_path / "a"), Member(tmp_path / "b"), Member(tmp_path / "c", 0.3, free=True))
+    members = (
+        Member(path=tmp_path / "a"),
+        Member(path=tmp_path / "b"),
+        Member(path=tmp_path / "c", weight=0.3, free=True),
+    )
     found = [passes(Composition(members, "switch"), step, 0.0)[0].weights for step in (0, 1)]
     assert found == [(1.0, 0.0, 0.3), (0.0, 1.0, 0.3)]
 
 
 def test_a_region_is_a_pass_of_its_own(tmp_path):
-    members = (Member(tmp_path / "a", region=tmp_path / "m"), Member(tmp_path / "b", 0.5))
+    members = (Member(path=tmp_path / "a", region=tmp_path / "m"), Member(path=tmp_path / "b", weight=0.5))
     found = passes(Composition(members), 0, 0.0)
     assert [(one.weights, one.region) for one in found] == [((0.0, 0.5), None), ((1.0, 0.5), 0)]

@@ -24,20 +24,46 @@ TELLING = ("config.py", "effects.py", "jobs/train/identity.py", "jobs/train/plan
 NAMES = {field.name for field in fields(TrainConfig)}
 PROPERTIES = {name for name, value in vars(TrainConfig).items() if isinstance(value, property)}
 # Read in every run, and handed on to what makes use of them or not.
-HANDED_ON = {
-    "cycles", "power", "template", "dora_axis", "init_from", "variant", "prior_dir", "prior_target",
-}  # fmt: skip
+HANDED_ON = {"cycles", "power", "template", "dora_axis", "init_from", "variant", "prior_dir", "prior_target"}
 # Another value of each option that not every run makes use of.
 OTHER: dict[str, Any] = {
-     "instance_prompt": "x", "class_prompt": "x", "prior_dir": "nowhere", "prior_count": 7,
-    "prior_weight": 0.3, "prior_target": "teacher", "init_token": ["thing"], "vectors": 2, "template": "style",
-    "token_norm": 0.5, "shuffle_tags": True, "tag_warmup": 3, "keep_tokens": 1, "keep_separator": "|||",
-    "caption_separator": ";", "rank": 3, "alpha": 2.0, "target": "all", "text_encoder": True, "text_steps": 1,
-    "dropout": 0.5, "variant": "loha", "dora_axis": "input", "init": "kaiming", "block_rank": ["mid=2"],
+    "instance_prompt": "x",
+    "class_prompt": "x",
+    "prior_dir": "nowhere",
+    "prior_count": 7,
+    "prior_weight": 0.3,
+    "prior_target": "teacher",
+    "init_token": ["thing"],
+    "vectors": 2,
+    "template": "style",
+    "token_norm": 0.5,
+    "shuffle_tags": True,
+    "tag_warmup": 3,
+    "keep_tokens": 1,
+    "keep_separator": "|||",
+    "caption_separator": ";",
+    "rank": 3,
+    "alpha": 2.0,
+    "target": "all",
+    "text_encoder": True,
+    "text_steps": 1,
+    "dropout": 0.5,
+    "variant": "loha",
+    "dora_axis": "input",
+    "init": "kaiming",
+    "block_rank": ["mid=2"],
     "lora_plus": 4.0,
-    "ti_steps": 5, "joint": "off", "joint_token_weight": 0.3, "lr": 0.7, "lr_text": 0.7,
-    "lr_token": 0.7, "cycles": 2, "power": 3.0, "floor": 0.7, "huber": 0.7,
-}  # fmt: skip
+    "ti_steps": 5,
+    "joint": "off",
+    "joint_token_weight": 0.3,
+    "lr": 0.7,
+    "lr_text": 0.7,
+    "lr_token": 0.7,
+    "cycles": 2,
+    "power": 3.0,
+    "floor": 0.7,
+    "huber": 0.7,
+}
 
 READ: set[str] = set()
 
@@ -66,7 +92,7 @@ def config(mode: str, small: Path, own: Path, kind: type[TrainConfig] = TrainCon
 def trained(data: Path, asked: TrainConfig, folder: Path) -> dict[str, torch.Tensor]:
     """The tensors that a run writes, by file and name."""
     output = folder / ("model" if asked.mode == "full" else "x.safetensors")
-    run(data, asked, Life(output, folder / "run", "lorakit"), SILENT)
+    run(data, asked, Life(output=output, run_folder=folder / "run", file_format="lorakit"), SILENT)
     if asked.mode != "full":
         return tensors.read(output)[0]
     return {name: x.tensor() for name, x in open_model(output).weights().items()}

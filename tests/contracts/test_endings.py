@@ -32,12 +32,16 @@ FILES = {
         for name in WRITTEN
         if name not in ("peft", "a1111-embedding")
     },
-    "convert --to a1111-embedding": (["convert", "a.safetensors", "--to", "a1111-embedding"], ".safetensors", ("x.pt",)),
+    "convert --to a1111-embedding": (
+        ["convert", "a.safetensors", "--to", "a1111-embedding"],
+        ".safetensors",
+        ("x.pt",),
+    ),
     "convert --to peft": (["convert", "a.safetensors", "--to", "peft"], "", ("x", "x.v2")),
     "ppim": (["ppim", "data"], "", ("x", "x.v2")),
     "prior-gen": (["prior-gen", "a dog"], "", ("x", "x.v2")),
     "demo": (["demo"], "", ("x", "x.v2")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FILES)

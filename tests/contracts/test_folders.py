@@ -50,20 +50,31 @@ TRAIN = ["train", "data", "--steps", 1, "--batch-size", 1, "--rank", 1]
 WRITERS = {
     "convert --to peft": Writer(
         ["convert", "a.safetensors", "out", "--to", "peft"],
-        ["adapter_config.json", "adapter_model.safetensors"], True, False, _adapter,
+        ["adapter_config.json", "adapter_model.safetensors"],
+        True,
+        False,
+        _adapter,
     ),
     "merge --into": Writer(
         ["merge", "a.safetensors", "--into", "tiny", "-o", "out"],
-        ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"], True, False, _adapter,
+        ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"],
+        True,
+        False,
+        _adapter,
     ),
     "train --mode full": Writer(
         [*TRAIN[:-2], "--mode", "full", "-o", "out"],
-        ["lorakit.json", "unet/diffusion_pytorch_model.safetensors"], True, False, _set,
+        ["lorakit.json", "unet/diffusion_pytorch_model.safetensors"],
+        True,
+        False,
+        _set,
     ),
     "train's run folder": Writer(
         [*TRAIN, "-o", "out.safetensors", "--run-dir", "out", "--checkpoint-every", 1],
         ["config.toml", "log.jsonl", "report.html", "cache/latents.pack", "checkpoints/step-000001.safetensors"],
-        False, False, _set,
+        False,
+        False,
+        _set,
     ),
     "prior-gen": Writer(["prior-gen", "a photo of a dog", "out", "-n", 2, *QUICK], ["metadata.jsonl"]),
     "sample": Writer(["sample", "a cat", "-o", "out", "-n", 2, *QUICK], ["00000.png", "00001.png"]),
@@ -71,7 +82,7 @@ WRITERS = {
         ["sample", "a cat", "-o", "out", *QUICK, "--grid", "x:seed=1,2", "--gif"], ["00001.png", "grid.png", "grid.gif"]
     ),
     "sample --save-steps": Writer(["sample", "a cat", "-o", "out", *QUICK, "--save-steps"], ["00000.steps.png"]),
-}  # fmt: skip
+}
 WHOLE = [name for name, writer in WRITERS.items() if writer.whole]
 BESIDE = [name for name, writer in WRITERS.items() if not writer.whole]
 FORCE = pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "--force"])
@@ -81,10 +92,14 @@ def tree(folder: Path) -> dict[str, object]:
     """All that is below a folder: content and time of files, where links lead, folders."""
     return {
         path.relative_to(folder).as_posix(): (
-            path.readlink() if path.is_symlink() else None if path.is_dir() else (path.read_bytes(), path.stat().st_mtime_ns)
+            path.readlink()
+            if path.is_symlink()
+            else None
+            if path.is_dir()
+            else (path.read_bytes(), path.stat().st_mtime_ns)
         )
         for path in folder.rglob("*")
-    }  # fmt: skip
+    }
 
 
 def strange(out: Path) -> Iterator[tuple[str, Path]]:

@@ -206,8 +206,18 @@ def a_configuration_that_is_a_device(folder):
 # Texts in pictures
 
 
-BASE = {"prompt": "a cat", "negative": "", "seed": 0, "steps": 1, "guidance": 7.5, "scheduler": "ddim", "size": [64, 64],
-        "model": "tiny", "loras": [], "version": "0.1.0"}  # fmt: skip
+BASE = {
+    "prompt": "a cat",
+    "negative": "",
+    "seed": 0,
+    "steps": 1,
+    "guidance": 7.5,
+    "scheduler": "ddim",
+    "size": [64, 64],
+    "model": "tiny",
+    "loras": [],
+    "version": "0.1.0",
+}
 
 
 def told(folder: Path, **texts: str) -> list[str]:
@@ -219,10 +229,27 @@ def told(folder: Path, **texts: str) -> list[str]:
 
 
 ODD = {
-    "steps": "many", "size": "x", "scheduler": "nope", "negative": 5, "prompt": 5, "model": 5, "recipe": 5, "acting": "xx",
-    "guidance_schedule": 5, "seed": -1, "guidance": float("nan"), "strength": float("inf"), "hires": 1e9, "clip_skip": 10**9,
-    "plain": "yes", "image": 5, "mask": "//there/share/m.png", "dtype": "int8", "count": 2_000_000_000, "rescale": True,
-}  # fmt: skip
+    "steps": "many",
+    "size": "x",
+    "scheduler": "nope",
+    "negative": 5,
+    "prompt": 5,
+    "model": 5,
+    "recipe": 5,
+    "acting": "xx",
+    "guidance_schedule": 5,
+    "seed": -1,
+    "guidance": float("nan"),
+    "strength": float("inf"),
+    "hires": 1e9,
+    "clip_skip": 10**9,
+    "plain": "yes",
+    "image": 5,
+    "mask": "//there/share/m.png",
+    "dtype": "int8",
+    "count": 2_000_000_000,
+    "rescale": True,
+}
 for _key, _value in ODD.items():
 
     def _odd(folder: Path, key: str = _key, value: object = _value) -> list[str]:
@@ -426,19 +453,27 @@ def model(folder: Path, part: str, **changes: object) -> list[str]:
 
 
 CLAIMS = [
-    ("text_encoder/config.json", "num_hidden_layers", 10**7), ("text_encoder/config.json", "vocab_size", 10**12),
-    ("text_encoder/config.json", "max_position_embeddings", 10**9), ("text_encoder/config.json", "hidden_size", 10**9),
-    ("text_encoder/config.json", "intermediate_size", "many"), ("unet/config.json", "block_out_channels", [10**9]),
-    ("unet/config.json", "block_out_channels", [64] * 10**5), ("unet/config.json", "layers_per_block", 10**7),
-    ("unet/config.json", "layers_per_block", 200), ("unet/config.json", "sample_size", 10**9),
-    ("unet/config.json", "sample_size", "x"), ("unet/config.json", "transformer_layers_per_block", 10**6),
-    ("unet/config.json", "cross_attention_dim", 10**12), ("vae/config.json", "layers_per_block", 10**7),
-    ("vae/config.json", "latent_channels", 10**9), ("vae/config.json", "block_out_channels", 5),
+    ("text_encoder/config.json", "num_hidden_layers", 10**7),
+    ("text_encoder/config.json", "vocab_size", 10**12),
+    ("text_encoder/config.json", "max_position_embeddings", 10**9),
+    ("text_encoder/config.json", "hidden_size", 10**9),
+    ("text_encoder/config.json", "intermediate_size", "many"),
+    ("unet/config.json", "block_out_channels", [10**9]),
+    ("unet/config.json", "block_out_channels", [64] * 10**5),
+    ("unet/config.json", "layers_per_block", 10**7),
+    ("unet/config.json", "layers_per_block", 200),
+    ("unet/config.json", "sample_size", 10**9),
+    ("unet/config.json", "sample_size", "x"),
+    ("unet/config.json", "transformer_layers_per_block", 10**6),
+    ("unet/config.json", "cross_attention_dim", 10**12),
+    ("vae/config.json", "layers_per_block", 10**7),
+    ("vae/config.json", "latent_channels", 10**9),
+    ("vae/config.json", "block_out_channels", 5),
     ("scheduler/scheduler_config.json", "num_train_timesteps", 10**9),
     ("scheduler/scheduler_config.json", "beta_start", "x"),
     ("scheduler/scheduler_config.json", "beta_schedule", ["x"]),
     ("scheduler/scheduler_config.json", "steps_offset", 10**9),
-]  # fmt: skip
+]
 for _i, (_part, _key, _value) in enumerate(CLAIMS):
 
     def _claim(folder: Path, part: str = _part, key: str = _key, value: object = _value) -> list[str]:

@@ -39,9 +39,7 @@ def resplit(delta, seed):
     turn = np.random.default_rng(seed).standard_normal((delta.rank, delta.rank))
     up, down = delta.flat()
     return LowRank(
-        (np.linalg.inv(turn) @ down).reshape(delta.down.shape),
-        (up @ turn * 3).reshape(delta.up.shape),
-        delta.alpha / 3,
+        (np.linalg.inv(turn) @ down).reshape(delta.down.shape), (up @ turn * 3).reshape(delta.up.shape), delta.alpha / 3
     )
 
 

@@ -27,11 +27,16 @@ def test_one_step_changes_what_the_mode_trains_and_nothing_else(name, family, tm
     trained = MODES[name].begin(components, config)
     start = {key: p.detach().clone() for key, p in trained.parameters.items()}
     means = [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    source = Source("data", cached(means), [("a <s1>",), ("b <s1>",)], 2)
+    source = Source(name="data", cached=cached(means), captions=[("a <s1>",), ("b <s1>",)], batch=2)
     objective = Objective(
-        components, [source], Texts(components, trained.text_until), config, World(),
-        precision("float32", components.device, whole=name == "full"), attached=trained.attached,
-    )  # fmt: skip
+        components,
+        [source],
+        Texts(components, trained.text_until),
+        config,
+        World(),
+        precision("float32", components.device, whole=name == "full"),
+        attached=trained.attached,
+    )
     optimizer = loop.optimizer_of(trained.groups, lambda inner: optimizers.make("adamw", inner, 0.0))
     steps = list(loop.train(optimizer, trained.groups, objective, 2, after=trained.after))
     assert [step.number for step in steps] == [1, 2] and all(step.loss > 0 for step in steps)
@@ -62,9 +67,14 @@ def test_an_inpainting_model_learns_to_fill_in(tmp_path):
     def loss(mask: torch.Tensor) -> float:
         hidden = [Hidden(mask, picture * (1 - mask), torch.zeros_like(picture))]
         objective = Objective(
-            components, [Source("data", cached([picture] * 2, hidden=hidden), [("a",), ("b",)], 2)], Texts(components), config, World(),
-            precision("float32", components.device, whole=False), attached=trained.attached,
-        )  # fmt: skip
+            components,
+            [Source(name="data", cached=cached([picture] * 2, hidden=hidden), captions=[("a",), ("b",)], batch=2)],
+            Texts(components),
+            config,
+            World(),
+            precision("float32", components.device, whole=False),
+            attached=trained.attached,
+        )
         return float(objective(0, list(trained.parameters.values())).loss)
 
     assert loss(torch.ones(1, 16, 16)) == loss(torch.ones(1, 16, 16)) != loss(torch.zeros(1, 16, 16))

@@ -29,7 +29,7 @@ def picture(seed: int, **more) -> Picture:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_draws_the_same_finite_picture_twice(components, name):
-    how = Drawing((32, 32), 4, 2.0, name)
+    how = Drawing(size=(32, 32), steps=4, guidance=2.0, scheduler=name)
     first, second = (denoise(components, [picture(7)], how) for _ in range(2))
     assert torch.equal(first, second) and first.isfinite().all()
     assert not torch.equal(first, denoise(components, [picture(8)], how))
@@ -41,13 +41,22 @@ def test_little_strength_stays_near_the_picture_and_a_mask_keeps_it(components, 
     mask = torch.zeros(1, 8, 8)
     mask[:, :, :4] = 1
     far, near = (
-        (denoise(components, [picture(1, start=start)], Drawing((32, 32), 10, 1.0, name, strength=s))[0] - start)
+        (
+            denoise(
+                components,
+                [picture(1, start=start)],
+                Drawing(size=(32, 32), steps=10, guidance=1.0, scheduler=name, strength=s),
+            )[0]
+            - start
+        )
         .abs()
         .mean()
         for s in (1.0, 0.2)
     )
     assert near < far
-    kept = denoise(components, [picture(1, start=start, mask=mask)], Drawing((32, 32), 4, 2.0, name))[0]
+    kept = denoise(
+        components, [picture(1, start=start, mask=mask)], Drawing(size=(32, 32), steps=4, guidance=2.0, scheduler=name)
+    )[0]
     assert torch.equal(kept[:, :, 4:], start[:, :, 4:]) and not torch.equal(kept[:, :, :4], start[:, :, :4])
 
 
@@ -58,19 +67,21 @@ def members(components, tmp_path_factory):
         draw = torch.Generator().manual_seed(seed)
         path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
         low = LowRank(torch.randn(2, 32, generator=draw), torch.randn(32, 2, generator=draw), 2.0)
-        writing.save(folder / f"{seed}.safetensors", Adapter({f"unet.{path}": low}), "kohya")
-        found.append(Member(folder / f"{seed}.safetensors", 0.5, str(seed), curve.read("2@0,0@1")))
+        writing.save(folder / f"{seed}.safetensors", Adapter(modules={f"unet.{path}": low}), "kohya")
+        found.append(
+            Member(path=folder / f"{seed}.safetensors", weight=0.5, name=str(seed), curve=curve.read("2@0,0@1"))
+        )
     return tuple(found)
 
 
 @pytest.mark.parametrize("way", COMPOSINGS.names())
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_composition_draws_the_same_finite_picture_twice(components, members, name, way):
-    how, composition = Drawing((32, 32), 2, 2.0, name), Composition(members, way)
+    how, composition = Drawing(size=(32, 32), steps=2, guidance=2.0, scheduler=name), Composition(members, way)
     ensemble = Ensemble(components, [composition], lambda text: None)
     acting = ensemble.acting(composition, steps_done(components, how), how.size)
     told, negative = ensemble.told(acting, "a cat", "", Reading())
-    asked = Picture(7, told, negative)
+    asked = Picture(seed=7, told=told, negative=negative)
     first, second = (denoise(components, [asked], how, acting) for _ in range(2))
     assert torch.equal(first, second) and first.isfinite().all()
     nothing = ensemble.acting(composition.scaled(0.0), steps_done(components, how), how.size)
@@ -81,9 +92,15 @@ def test_every_composition_draws_the_same_finite_picture_twice(components, membe
 def test_guidance_one_equals_no_guidance_in_half_the_work(components):
     seen = []
     hook = components.unet.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    denoise(components, [picture(0)], Drawing((32, 32), 2, 1.0, "ddim"))
-    denoise(components, [picture(0)], Drawing((32, 32), 2, 3.0, "ddim"))
-    denoise(components, [picture(0)], Drawing((32, 32), 4, 3.0, "ddim", guidance_until=0.5))
-    denoise(components, [picture(0)], Drawing((32, 32), 3, 3.0, "ddim", guidance_curve=curve.read("1@0,1@0.5,2@1")))
+    denoise(components, [picture(0)], Drawing(size=(32, 32), steps=2, guidance=1.0, scheduler="ddim"))
+    denoise(components, [picture(0)], Drawing(size=(32, 32), steps=2, guidance=3.0, scheduler="ddim"))
+    denoise(
+        components, [picture(0)], Drawing(size=(32, 32), steps=4, guidance=3.0, scheduler="ddim", guidance_until=0.5)
+    )
+    denoise(
+        components,
+        [picture(0)],
+        Drawing(size=(32, 32), steps=3, guidance=3.0, scheduler="ddim", guidance_curve=curve.read("1@0,1@0.5,2@1")),
+    )
     hook.remove()
     assert seen == [1, 1, 2, 2, 2, 2, 1, 1, 1, 1, 2]

@@ -15,19 +15,48 @@ from tests.support.adapter_files import random_adapter
 pytestmark = pytest.mark.usefixtures("small_model")
 KEPT = {
     ("ppim", "data", "set", "--size", "64"): "stopped; 1 of 4 pictures are done in set; the same command goes on",
-    ("prior-gen", "a cat", "prior", "-n", "3", "--steps", "1", "--batch-size", "1"):
-        "stopped; 1 of 3 pictures are in prior; the same command goes on",
+    (
+        "prior-gen",
+        "a cat",
+        "prior",
+        "-n",
+        "3",
+        "--steps",
+        "1",
+        "--batch-size",
+        "1",
+    ): "stopped; 1 of 3 pictures are in prior; the same command goes on",
     ("sample", "a cat", "-n", "3", "--steps", "1", "--batch-size", "1", "-o", "drawn"): "in drawn",
     ("train", "data", "--steps", "4", "--batch-size", "1"): ", which is saved; the same command goes on",
-    ("train", "data", "--steps", "4", "--batch-size", "1", "--mode", "dreambooth", "--class-prompt", "a cat",
-     "--prior-count", "9"): "of 9 pictures are in",
+    (
+        "train",
+        "data",
+        "--steps",
+        "4",
+        "--batch-size",
+        "1",
+        "--mode",
+        "dreambooth",
+        "--class-prompt",
+        "a cat",
+        "--prior-count",
+        "9",
+    ): "of 9 pictures are in",
     ("merge", "a.safetensors", "a.safetensors", "--weights", "1,1"): "stopped; nothing was written",
     ("extract", "a.safetensors", "--rank", "1"): "stopped; nothing was written",
-    ("compose", "a.safetensors", "--learn", "data", "--learn-steps", "1", "--learn-draws", "1"):
-        "stopped; nothing was written",
+    (
+        "compose",
+        "a.safetensors",
+        "--learn",
+        "data",
+        "--learn-steps",
+        "1",
+        "--learn-draws",
+        "1",
+    ): "stopped; nothing was written",
     ("convert", "a.safetensors", "b.safetensors", "--to", "diffusers"): "stopped; written and whole: b.safetensors",
     ("demo", "tour", "--steps", "2"): "the same command goes on",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("arguments", KEPT, ids=" ".join)

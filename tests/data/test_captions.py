@@ -20,9 +20,14 @@ def test_without_rules_a_caption_stays_as_it_is():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.text("ab{}|, x<>.", max_size=30), min_size=1, max_size=3), st.booleans(), st.integers(0, 3),
-    st.floats(0, 1), st.floats(0, 1), st.integers(0, 5), st.integers(0, 9),
-)  # fmt: skip
+    st.lists(st.text("ab{}|, x<>.", max_size=30), min_size=1, max_size=3),
+    st.booleans(),
+    st.integers(0, 3),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.integers(0, 5),
+    st.integers(0, 9),
+)
 def test_it_is_a_function_of_its_arguments_alone(captions, shuffle, keep, dropout, tags, warmup, epoch):
     rules = CaptionRules(shuffle=shuffle, keep_tokens=keep, dropout=dropout, tag_dropout=tags, warmup_epochs=warmup)
     first = caption_at(captions, rules, 1, epoch, "p")
@@ -58,8 +63,12 @@ def test_tag_dropout_leaves_out_its_share():
 
 def test_tags_come_in_over_the_warmup():
     assert shown(["t, 1, 2, 3, 4"], 5, warmup_epochs=3, keep_tokens=1) == [
-        "t, 1", "t, 1, 2", "t, 1, 2, 3", "t, 1, 2, 3, 4", "t, 1, 2, 3, 4",
-    ]  # fmt: skip
+        "t, 1",
+        "t, 1, 2",
+        "t, 1, 2, 3",
+        "t, 1, 2, 3, 4",
+        "t, 1, 2, 3, 4",
+    ]
 
 
 def test_caption_dropout_leaves_out_its_share_whole():

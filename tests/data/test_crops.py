@@ -21,7 +21,7 @@ sides = st.integers(8, 400)
 @given(sides, sides, st.sampled_from([(32, 32), (48, 32), (32, 64)]))
 def test_every_crop_lies_in_the_picture_and_has_the_right_shape(name, width, height, size):
     size = size if name != "bucket" else (size[0], size[0])
-    wanted = Wanted(size, 16, name)
+    wanted = Wanted(size=size, multiple=16, crop=name)
     noise = np.random.default_rng(width * 512 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     view = View(Image.fromarray(noise), (width, height), target((width, height), wanted), "00")
     placed = CROPS[name].place(view)
@@ -44,7 +44,7 @@ def test_smart_keeps_the_subject_and_says_how_much():
 
 def test_buckets_keep_the_shape():
     for source in ((300, 200), (200, 300), (256, 256)):
-        width, height = target(source, Wanted((64, 64), 16, "bucket"))
+        width, height = target(source, Wanted(size=(64, 64), multiple=16, crop="bucket"))
         assert width % 16 == height % 16 == 0
         assert abs(np.log(width / height * source[1] / source[0])) < 0.12
 
@@ -67,7 +67,7 @@ def test_an_augmentation_is_told_by_its_parameters(name):
 
 def test_a_turned_part_shows_no_corner_that_is_not_of_the_picture():
     white = Decoded(Image.new("RGB", (300, 240), "white"), (300, 240), "PNG")
-    wanted = Wanted((32, 32), 8, augments=("flip", "rotate", "zoom"), copies=30)
+    wanted = Wanted(size=(32, 32), multiple=8, augments=("flip", "rotate", "zoom"), copies=30)
     for copy in range(30):
         how, done, _ = varied(centre((300, 240), (32, 32)), wanted, "seed", copy)
         assert np.asarray(draw(white, how, done, (255, 255, 255))).min() == 255
@@ -75,7 +75,7 @@ def test_a_turned_part_shows_no_corner_that_is_not_of_the_picture():
 
 
 def test_no_copy_is_enlarged_unasked():
-    how, done, notes = varied(centre((32, 32), (32, 32)), Wanted((32, 32), 8, augments=("zoom",)), "s", 0)
+    how, done, notes = varied(centre((32, 32), (32, 32)), Wanted(size=(32, 32), multiple=8, augments=("zoom",)), "s", 0)
     assert how == centre((32, 32), (32, 32)) and done == [] and "zoom left out" in notes[0]
 
 

@@ -31,8 +31,10 @@ def test_sidecars_of_both_names_and_several_lines(tmp_path):
     put(tmp_path, "sub/b.png", "b", ".caption")
     put(tmp_path, "c.png", "tab\there\x1b[0m \u202eturned\u202c")
     assert captions(read(tmp_path, None)) == {
-        "a.png": ("a dog", "a dog sitting"), "b.png": ("b",), "c.png": ("tab here[0m turned",),
-    }  # fmt: skip
+        "a.png": ("a dog", "a dog sitting"),
+        "b.png": ("b",),
+        "c.png": ("tab here[0m turned",),
+    }
 
 
 def test_metadata_with_several_captions_repeats_and_a_sidecar_that_rules(tmp_path):
@@ -108,8 +110,10 @@ def test_bad_rows_are_all_listed(tmp_path):
     put(tmp_path, "a.png")
     (tmp_path / "metadata.jsonl").write_text(
         '{"file_name": "a.png", "text": "a"}\nno json\n{"text": "x"}\n[1]\n{"file_name": "a.png", "repeats": 0}\n'
-        + '{"file_name": "gone.png", "text": "x"}\n' + "[" * 100000 + "\n"
-    )  # fmt: skip
+        + '{"file_name": "gone.png", "text": "x"}\n'
+        + "[" * 100000
+        + "\n"
+    )
     with pytest.raises(InputError) as told:
         read(tmp_path, None)
     text = str(told.value)

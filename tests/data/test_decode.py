@@ -33,9 +33,15 @@ def test_all_orientations_come_out_upright_at_full_and_at_reduced_size(orientati
     upright = Image.new("RGB", (640, 320), "white")
     upright.paste("red", (0, 0, 320, 160))  # the upper left quarter
     undo = {
-        1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
-    }[orientation]  # fmt: skip
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(upright if undo is None else upright.transpose(undo), "JPEG", exif=exif, quality=95)
@@ -132,7 +138,7 @@ def test_reduced_decoding_keeps_45_db_against_full_decoding_and_lanczos(subject)
     data = (PHOTOS / subject).read_bytes()
     whole = decode(data)
     for target in (120, 220, 320, 512, 600):
-        how = Cut((0, 0, *whole.size), (target, target))
+        how = Cut(box=(0, 0, *whole.size), size=(target, target))
         small = decode(data, scale_of=lambda size, target=target: size[0] / target)
         assert small.size == whole.size
         if small.image.size != whole.size:

@@ -35,9 +35,15 @@ def put(folder, name, text=None):
 def drawn(file):
     """A picture that lorakit drew."""
     settings = {
-        "prompt": "a dog", "steps": 2, "scheduler": "ddim", "guidance": 1, "seed": 0, "size": [16, 12], "model": "tiny",
+        "prompt": "a dog",
+        "steps": 2,
+        "scheduler": "ddim",
+        "guidance": 1,
+        "seed": 0,
+        "size": [16, 12],
+        "model": "tiny",
         "version": "1",
-    }  # fmt: skip
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(pngtext.encode(np.asarray(picture((16, 12), seed=len(file.name))), settings))
     return file
@@ -113,9 +119,11 @@ def same(folder, **pictures):
 
 
 @row(
-    "`a.png`, `b.JPG`, `below/c.webp` …", "a picture: PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC",
-    "trained on", "prepared",
-)  # fmt: skip
+    "`a.png`, `b.JPG`, `below/c.webp` …",
+    "a picture: PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC",
+    "trained on",
+    "prepared",
+)
 def pictures(folder):
     (
         put(folder, "a.png", "a"),
@@ -123,14 +131,21 @@ def pictures(folder):
         put(folder, "below/c.webp", "c"),
         put(folder, "below/a.png", "d"),
     )
-    same(folder, a_png=(("a",), 1, None), b_JPG=(("b",), 1, None), below__c_webp=(("c",), 1, None),
-         below__a_png=(("d",), 1, None))  # fmt: skip
+    same(
+        folder,
+        a_png=(("a",), 1, None),
+        b_JPG=(("b",), 1, None),
+        below__c_webp=(("c",), 1, None),
+        below__a_png=(("d",), 1, None),
+    )
 
 
 @row(
-    "links to files and folders", "what they lead to, each folder once; what lies outside is said",
-    "trained on", "prepared",
-)  # fmt: skip
+    "links to files and folders",
+    "what they lead to, each folder once; what lies outside is said",
+    "trained on",
+    "prepared",
+)
 def links(folder):
     put(folder.parent, "disk/a.png", "a"), put(folder, "b.png", "b")
     (folder / "in").symlink_to(folder.parent / "disk", target_is_directory=True)
@@ -151,9 +166,11 @@ def hidden(folder):
 
 
 @row(
-    "`a.psd`, `a.cr2`, `a.jxl`, `a.svg` …", "a picture of a kind that is not read",
-    "left out, said", "left out, in the report",
-)  # fmt: skip
+    "`a.psd`, `a.cr2`, `a.jxl`, `a.svg` …",
+    "a picture of a kind that is not read",
+    "left out, said",
+    "left out, in the report",
+)
 def others(folder):
     put(folder, "a.png", "a"), put(folder, "b.psd"), put(folder, "c.CR2")
     train, ppim = by_train(folder), by_ppim(folder)
@@ -162,18 +179,25 @@ def others(folder):
 
 
 @row(
-    "`a.txt`, `a.TXT`, `a.caption`, `a.png.txt`", "captions of `a.png`, one a line; UTF-8, or UTF-16 with its mark",
-    "an epoch shows one of them", "`--caption keep` carries each line over; else they are counted",
-)  # fmt: skip
+    "`a.txt`, `a.TXT`, `a.caption`, `a.png.txt`",
+    "captions of `a.png`, one a line; UTF-8, or UTF-16 with its mark",
+    "an epoch shows one of them",
+    "`--caption keep` carries each line over; else they are counted",
+)
 def caption_files(folder):
     for name in ("a.txt", "b.TXT", "c.caption", "d.png.txt", "E.Txt"):
         put(folder, name, f"{name}\nsecond\n\n")
     for name in ("a.png", "b.png", "c.png", "d.png", "e.PNG"):
         put(folder, name)
     (folder / "a.txt").write_bytes("größer\r\nsecond".encode("utf-16"))
-    same(folder, a_png=(("größer", "second"), 1, None), b_png=(("b.TXT", "second"), 1, None),
-         c_png=(("c.caption", "second"), 1, None), d_png=(("d.png.txt", "second"), 1, None),
-         e_PNG=(("E.Txt", "second"), 1, None))  # fmt: skip
+    same(
+        folder,
+        a_png=(("größer", "second"), 1, None),
+        b_png=(("b.TXT", "second"), 1, None),
+        c_png=(("c.caption", "second"), 1, None),
+        d_png=(("d.png.txt", "second"), 1, None),
+        e_PNG=(("E.Txt", "second"), 1, None),
+    )
     assert "5 pictures with captions that are not read; --caption keep" in by_ppim(folder, captions=False).said
 
 
@@ -203,8 +227,9 @@ def loose_captions(folder):
     "`metadata.jsonl`, `metadata.csv`",
     "a row a picture: `file_name` (with `/` or `\\`), `text`, `repeats`, `mask`; a caption file rules over it, and what is in "
     "no row is left out",
-    "read", "read; its captions with `--caption keep`",
-)  # fmt: skip
+    "read",
+    "read; its captions with `--caption keep`",
+)
 def tables(folder):
     for name in ("x/a.png", "b.png", "c.png", "own.png"):
         put(folder, name)
@@ -218,8 +243,13 @@ def tables(folder):
     (folder / "csv/metadata.csv").write_bytes(
         b'\xef\xbb\xbffile_name;text;repeats\r\nd.png;"red; green";2\r\n.\\e.png;e;\r\n'
     )
-    for said in same(folder, x__a_png=(("one", "two"), 3, None), b_png=(("beside",), 1, "m.png"),
-                     csv__d_png=(("red; green",), 2, None), csv__e_png=(("e",), 1, None)):  # fmt: skip
+    for said in same(
+        folder,
+        x__a_png=(("one", "two"), 3, None),
+        b_png=(("beside",), 1, "m.png"),
+        csv__d_png=(("red; green",), 2, None),
+        csv__e_png=(("e",), 1, None),
+    ):
         assert re.search(r"3 pictures are in no row .*c.png, csv/f.png, own.png", said)
     put(folder, "metadata.jsonl", '{"file_name": "gone.png"}\nnonsense\n')
     for read in (by_train, by_ppim):
@@ -229,15 +259,23 @@ def tables(folder):
 
 
 @row(
-    "`10_sks dog/a.png`", "10 repeats, and “sks dog” where there is no other caption",
-    "shown 10 times an epoch", "`\"repeats\": 10`; its caption with `--caption keep`",
-)  # fmt: skip
+    "`10_sks dog/a.png`",
+    "10 repeats, and “sks dog” where there is no other caption",
+    "shown 10 times an epoch",
+    '`"repeats": 10`; its caption with `--caption keep`',
+)
 def kohya(folder):
     put(folder, "10_sks dog/a.png"), put(folder, "1_x/2_sks cat/b.png", "own"), put(folder, "c.png", "c")
     train, ppim = by_train(folder), by_ppim(folder)
-    assert train.pictures == ppim.pictures == {
-        "10_sks dog/a.png": (("sks dog",), 10, None), "1_x/2_sks cat/b.png": (("own",), 2, None), "c.png": (("c",), 1, None),
-    }  # fmt: skip
+    assert (
+        train.pictures
+        == ppim.pictures
+        == {
+            "10_sks dog/a.png": (("sks dog",), 10, None),
+            "1_x/2_sks cat/b.png": (("own",), 2, None),
+            "c.png": (("c",), 1, None),
+        }
+    )
 
 
 @row("`0_later/a.png`", "0 repeats", "left out, said", "left out, said")
@@ -248,9 +286,11 @@ def zero(folder):
 
 
 @row(
-    "`2023_summer/a.png`", "a date: a number above 200 is none of repeats",
-    "shown once an epoch, said; `--repeats kohya` takes it so", "no repeats, said",
-)  # fmt: skip
+    "`2023_summer/a.png`",
+    "a date: a number above 200 is none of repeats",
+    "shown once an epoch, said; `--repeats kohya` takes it so",
+    "no repeats, said",
+)
 def dates(folder):
     put(folder, "2023_summer/a.png", "a"), put(folder, "b.png", "b")
     for said in (train := by_train(folder)).said, (ppim := by_ppim(folder)).said:
@@ -260,9 +300,11 @@ def dates(folder):
 
 
 @row(
-    "`100_dog/`, `4_cat/`", "repeats that are more than 20 times as many as others",
-    "exit 3; `--repeats kohya` or `none` says what is meant", "taken, said",
-)  # fmt: skip
+    "`100_dog/`, `4_cat/`",
+    "repeats that are more than 20 times as many as others",
+    "exit 3; `--repeats kohya` or `none` says what is meant",
+    "taken, said",
+)
 def unequal(folder):
     put(folder, "100_dog/a.png"), put(folder, "4_cat/b.png")
     with pytest.raises(InputError, match="20 times as often") as told:
@@ -277,8 +319,9 @@ def unequal(folder):
 @row(
     "`a.mask.png`, `a.mask.jpg`, `a.mask.PNG`, `a-masklabel.png`, `masks/a.png`",
     "the mask of `a.png`: white is learnt; two must be the same",
-    "weighs the loss, `--mask-weight`", "cut, turned and scaled with its picture to `a.mask.png`, unless `--mask` makes others",
-)  # fmt: skip
+    "weighs the loss, `--mask-weight`",
+    "cut, turned and scaled with its picture to `a.mask.png`, unless `--mask` makes others",
+)
 def mask_files(folder):
     for name in ("a", "b", "c", "d"):
         put(folder, f"x/{name}.png", name)
@@ -288,9 +331,13 @@ def mask_files(folder):
     put(folder, "z/mask/1_f/f.png")
     train, ppim = by_train(folder), by_ppim(folder)
     assert {name: mask for name, (_, _, mask) in train.pictures.items()} == {
-        "x/a.png": "x/a.mask.png", "x/b.png": "x/b.mask.jpg", "x/c.png": "x/c.mask.PNG", "x/d.png": "x/d-masklabel.png",
-        "y/e.jpg": "y/masks/e.png", "z/images/1_f/f.png": "z/mask/1_f/f.png",
-    }  # fmt: skip
+        "x/a.png": "x/a.mask.png",
+        "x/b.png": "x/b.mask.jpg",
+        "x/c.png": "x/c.mask.PNG",
+        "x/d.png": "x/d-masklabel.png",
+        "y/e.jpg": "y/masks/e.png",
+        "z/images/1_f/f.png": "z/mask/1_f/f.png",
+    }
     assert train.pictures == ppim.pictures and train.said == ppim.said == ""
     picture((16, 12), seed=99).save(folder / "x/a-masklabel.png")
     with pytest.raises(InputError, match="masks of one picture and differ"):
@@ -314,9 +361,11 @@ def perhaps_masks(folder):
 
 
 @row(
-    "what lorakit drew: samples, previews, class pictures", "its own, unless there is nothing else, or a person has captioned it",
-    "left out, named once", "left out, named once",
-)  # fmt: skip
+    "what lorakit drew: samples, previews, class pictures",
+    "its own, unless there is nothing else, or a person has captioned it",
+    "left out, named once",
+    "left out, named once",
+)
 def drawings(folder):
     put(folder, "a.png", "a")
     for name in ("00000.png", "dog.run/previews/step-000010-0.png", "mine.png"):
@@ -339,9 +388,11 @@ def drawings(folder):
 
 
 @row(
-    "contact sheets, grids, plots, films of lorakit's", "its own, to be looked at", "left out, named once",
+    "contact sheets, grids, plots, films of lorakit's",
+    "its own, to be looked at",
     "left out, named once",
-)  # fmt: skip
+    "left out, named once",
+)
 def sheets(folder):
     put(folder, "a.png", "a")
     picture().save(folder / "plot.png", pnginfo=pngtext.drafted())
@@ -353,10 +404,7 @@ def sheets(folder):
         assert "3 that lorakit wrote itself (contact-sheet.png, grid.gif, plot.png)" in said
 
 
-@row(
-    "the run folder, the output, `--prior-dir`", "no part of the set, wherever they lie", "left out, named once",
-    "—",
-)  # fmt: skip
+@row("the run folder, the output, `--prior-dir`", "no part of the set, wherever they lie", "left out, named once", "—")
 def places(folder):
     put(folder, "a.png", "a"), put(folder, "reg/b.png", "b"), put(folder, "x.run/c.png", "c")
     seen = by_train(

@@ -18,8 +18,12 @@ def outcome(tmp_path_factory):
     before = sorted((e.name, e.lstat().st_mtime_ns) for e in (folder / "raw").iterdir())
     done = subprocess.run(
         [sys.executable, "-m", "lorakit", "ppim", "raw", "data", "--json", "--caption", "filename"],
-        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     return folder, reasons, before, done
 
 

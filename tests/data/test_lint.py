@@ -20,7 +20,7 @@ def _opened(file):
 
 
 def example(file, caption="a sks dog", mask=None):
-    return Example(file, (caption,), mask=mask)
+    return Example(file=file, captions=(caption,), mask=mask)
 
 
 def test_everything_is_told_at_once_errors_first(tmp_path):
@@ -34,12 +34,19 @@ def test_everything_is_told_at_once_errors_first(tmp_path):
     Image.new("L", (10, 30)).save(tmp_path / "2.mask.png")
     found = lint(
         [
-            example(tmp_path / "0.png"), example(tmp_path / "1.png", "a dog"), example(tmp_path / "2.png", mask=tmp_path / "2.mask.png"),
-            example(tmp_path / "3.png", " "), example(tmp_path / "again.jpg"), example(tmp_path / "copy.png"),
-            example(tmp_path / "red.png"), example(tmp_path / "text.png"), example(tmp_path / "tiny.png"),
+            example(tmp_path / "0.png"),
+            example(tmp_path / "1.png", "a dog"),
+            example(tmp_path / "2.png", mask=tmp_path / "2.mask.png"),
+            example(tmp_path / "3.png", " "),
+            example(tmp_path / "again.jpg"),
+            example(tmp_path / "copy.png"),
+            example(tmp_path / "red.png"),
+            example(tmp_path / "text.png"),
+            example(tmp_path / "tiny.png"),
         ],
-        96, tokens=("sks", "<new>"),
-    )  # fmt: skip
+        96,
+        tokens=("sks", "<new>"),
+    )
     lines = [str(finding) for finding in found.findings]
     assert lines == [
         "2 pictures not usable: 2.png (2.mask.png is 10x30, but the picture 128x96), text.png (not a picture that can be read)",
@@ -61,7 +68,7 @@ def test_a_picture_that_is_not_as_ppim_wrote_it_is_named(tmp_path):
         picture().save(file)
     digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
     picture(seed=1).save(files[1])
-    found = lint([Example(file, ("x",), written=digest) for file in files], 64)
+    found = lint([Example(file=file, captions=("x",), written=digest) for file in files], 64)
     assert [str(finding) for finding in found.findings if "ppim" in finding.text] == [
         "1 picture changed since ppim wrote it, which ppim leaves as it is: b.png"
     ]

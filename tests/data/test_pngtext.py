@@ -11,9 +11,17 @@ from lorakit.data import pngtext
 from lorakit.schedulers import SCHEDULERS, SPACINGS, USUAL
 
 SETTINGS = {
-    "prompt": "a cat", "negative": "", "steps": 20, "scheduler": "dpm++", "guidance": 7.5, "seed": 1, "size": [64, 64],
-    "model": "tiny", "version": "0.1.0", "loras": [],
-}  # fmt: skip
+    "prompt": "a cat",
+    "negative": "",
+    "steps": 20,
+    "scheduler": "dpm++",
+    "guidance": 7.5,
+    "seed": 1,
+    "size": [64, 64],
+    "model": "tiny",
+    "version": "0.1.0",
+    "loras": [],
+}
 PAIRS = [(name, spacing) for name, kind in SCHEDULERS.items() for spacing in ("", *kind.betas.spacings)]
 
 
@@ -51,12 +59,17 @@ def test_the_names_are_the_webuis(tmp_path):
         ("Sampler: DDIM", "ddim", None, []),
         ("Sampler: TCD", "tcd", None, []),
         ("Sampler: Euler a, Schedule type: Karras", "euler-a", None, ["Schedule type: Karras (not with euler-a)"]),
-        ("Sampler: Euler, Schedule type: Align Your Steps", "euler", None, ["Schedule type: Align Your Steps (not with euler)"]),
+        (
+            "Sampler: Euler, Schedule type: Align Your Steps",
+            "euler",
+            None,
+            ["Schedule type: Align Your Steps (not with euler)"],
+        ),
         ("Sampler: DPM fast Karras", None, None, ["Sampler: DPM fast Karras"]),
         ("Sampler: Heun, Schedule type: Karras", None, None, ["Sampler: Heun", "Schedule type: Karras"]),
         ("Seed: 3", None, None, []),
     ],
-)  # fmt: skip
+)
 def test_samplers_of_old_and_new_webuis_are_read(text, scheduler, spacing, unread):
     found = pngtext.from_parameters(f"a cat\nSteps: 20, {text}, CFG scale: 7")
     assert (found.get("scheduler"), found.get("spacing"), found["unread"]) == (scheduler, spacing, unread)

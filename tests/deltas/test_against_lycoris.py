@@ -197,9 +197,14 @@ def test_oft(kind, weight, constraint, rescaled):
 )
 def test_dora(kind, options, on_output, weight, dtype):
     delta = check(
-        getattr(modules, kind), layer(weight, dtype), lora_dim=2, alpha=3, weight_decompose=True, wd_on_out=on_output,
+        getattr(modules, kind),
+        layer(weight, dtype),
+        lora_dim=2,
+        alpha=3,
+        weight_decompose=True,
+        wd_on_out=on_output,
         **options,
-    )  # fmt: skip
+    )
     assert delta.kind == "dora" and delta.axis == (0 if on_output else 1)
 
 

@@ -63,9 +63,13 @@ def test_loha_multiplies_two_products_entry_by_entry():
 
 def test_loha_cores_take_the_matrices_with_the_rank_first():
     delta = make(
-        hada_w1_a=[[1, 2]], hada_w1_b=[[3, 4, 5]], hada_t1=[[[[1, 10]]]], hada_w2_a=[[1, 1]], hada_w2_b=[[1, 1, 2]],
+        hada_w1_a=[[1, 2]],
+        hada_w1_b=[[3, 4, 5]],
+        hada_t1=[[[[1, 10]]]],
+        hada_w2_a=[[1, 1]],
+        hada_w2_b=[[1, 1, 2]],
         hada_t2=[[[[1, 2]]]],
-    )  # fmt: skip
+    )
     same(delta.delta(), [[[[3, 60]], [[4, 80]], [[10, 200]]], [[[6, 120]], [[8, 160]], [[20, 400]]]])
     assert delta.shape == (2, 3, 1, 2)
 
@@ -74,9 +78,13 @@ def test_a_loha_core_goes_from_inputs_to_outputs():
     half = {"a": np.eye(2), "b": np.eye(2), "t": np.array([[1.0, 2], [3, 4]]).reshape(2, 2, 1, 1)}
     ones = {"a": np.eye(2), "b": np.eye(2), "t": np.ones((2, 2, 1, 1))}
     delta = make(
-        hada_w1_a=half["a"], hada_w1_b=half["b"], hada_t1=half["t"], hada_w2_a=ones["a"], hada_w2_b=ones["b"],
+        hada_w1_a=half["a"],
+        hada_w1_b=half["b"],
+        hada_t1=half["t"],
+        hada_w2_a=ones["a"],
+        hada_w2_b=ones["b"],
         hada_t2=ones["t"],
-    )  # fmt: skip
+    )
     same(delta.delta()[:, :, 0, 0], [[1, 2], [3, 4]])  # t[m, n]: m of the outputs, n of the inputs
 
 
@@ -329,15 +337,22 @@ def test_factors_are_exact_for_any_shapes(data):
     n = st.integers(1, 5)
     a, b, c, d, r, k = (data.draw(n) for _ in range(6))
     parts = data.draw(
-        st.sampled_from([
-            {"hada_w1_a": draw(a, r), "hada_w1_b": draw(r, b), "hada_w2_a": draw(a, k), "hada_w2_b": draw(k, b)},
-            {"lokr_w1": draw(a, b), "lokr_w2": draw(c, d)},
-            {"lokr_w1": draw(a, b), "lokr_w2_a": draw(c, r), "lokr_w2_b": draw(r, d)},
-            {"lokr_w1_a": draw(a, r), "lokr_w1_b": draw(r, b), "lokr_w2": draw(c, d, k, 2)},
-            {"lora_down.weight": draw(r, b), "lora_mid.weight": draw(k, r, c, d), "lora_up.weight": draw(a, k)},
-            {"a1.weight": draw(b, r), "a2.weight": draw(r, b), "b1.weight": draw(a, r), "b2.weight": draw(r, b, c, d)},
-        ])
-    )  # fmt: skip
+        st.sampled_from(
+            [
+                {"hada_w1_a": draw(a, r), "hada_w1_b": draw(r, b), "hada_w2_a": draw(a, k), "hada_w2_b": draw(k, b)},
+                {"lokr_w1": draw(a, b), "lokr_w2": draw(c, d)},
+                {"lokr_w1": draw(a, b), "lokr_w2_a": draw(c, r), "lokr_w2_b": draw(r, d)},
+                {"lokr_w1_a": draw(a, r), "lokr_w1_b": draw(r, b), "lokr_w2": draw(c, d, k, 2)},
+                {"lora_down.weight": draw(r, b), "lora_mid.weight": draw(k, r, c, d), "lora_up.weight": draw(a, k)},
+                {
+                    "a1.weight": draw(b, r),
+                    "a2.weight": draw(r, b),
+                    "b1.weight": draw(a, r),
+                    "b2.weight": draw(r, b, c, d),
+                },
+            ]
+        )
+    )
     delta = deltas.read({**parts, "alpha": alpha(1.5)})
     base = draw(*delta.shape, seed=3)
     up, down = delta.factors(base)
@@ -406,23 +421,31 @@ REFUSED = {
     "infinite alpha": ({**LORA, "alpha": np.array(inf)}, "alpha is inf"),
     "core of another rank": ({**CONV, "lora_mid.weight": draw(2, 3, 3, 3)}, r"mid \(2, 3, 3, 3\)"),
     "down of Tucker with a kernel": (
-        {**CONV, "lora_down.weight": draw(2, 3, 3, 3), "lora_mid.weight": draw(2, 2, 3, 3)}, r"down \(2, 3, 3, 3\)"),
+        {**CONV, "lora_down.weight": draw(2, 3, 3, 3), "lora_mid.weight": draw(2, 2, 3, 3)},
+        r"down \(2, 3, 3, 3\)",
+    ),
     "halves of other widths": ({**LOHA, "hada_w2_b": draw(2, 4)}, r"w2_b \(2, 4\) do not belong together"),
     "halves of other heights": ({**LOHA, "hada_w2_a": draw(5, 2)}, r"w2_a \(5, 2\)"),
     "ranks apart": ({**LOHA, "hada_w1_a": draw(4, 3)}, r"w1_a \(4, 3\)"),
     "a half with a kernel": ({**LOHA, "hada_w1_b": draw(2, 3, 1, 1)}, "do not belong together"),
     "one core of two": ({**LOHA, "hada_t1": draw(4, 2, 3, 3)}, "hada_t2 is missing"),
     "a core of other ranks": (
-        {**LOHA, "hada_t1": draw(3, 2, 3, 3), "hada_t2": draw(4, 2, 3, 3)}, r"t \(3, 2, 3, 3\) do not belong"),
+        {**LOHA, "hada_t1": draw(3, 2, 3, 3), "hada_t2": draw(4, 2, 3, 3)},
+        r"t \(3, 2, 3, 3\) do not belong",
+    ),
     "cores of other kernels": (
-        {**LOHA, "hada_t1": draw(4, 2, 3, 3), "hada_t2": draw(4, 2, 3, 1)}, r"t2 \(4, 2, 3, 1\) do not belong"),
+        {**LOHA, "hada_t1": draw(4, 2, 3, 3), "hada_t2": draw(4, 2, 3, 1)},
+        r"t2 \(4, 2, 3, 1\) do not belong",
+    ),
     "w1 twice": ({**LOKR, "lokr_w1_a": draw(2, 1)}, "lokr_w1 is there twice, whole and as lokr_w1_a"),
     "w2_b alone": ({"lokr_w1": draw(2, 3), "lokr_w2_b": draw(2, 5)}, "lokr_w2_a is missing"),
     "w2 of another rank": ({**LOKR, "lokr_w2_b": draw(3, 5)}, r"lokr_w2_a \(4, 2\) and lokr_w2_b \(3, 5\)"),
     "w1 with a kernel": ({**LOKR, "lokr_w1": draw(2, 3, 3, 3)}, "lokr_w1 .* is not a matrix"),
     "w2 of three dimensions": ({"lokr_w1": draw(2, 3), "lokr_w2": draw(2, 3, 3)}, "lokr_w2 .* is not a matrix"),
     "a core without its sides": (
-        {"lokr_w1": draw(2, 3), "lokr_w2": draw(2, 3), "lokr_t2": draw(2, 2, 3, 3)}, "lokr_w2_a is missing"),
+        {"lokr_w1": draw(2, 3), "lokr_w2": draw(2, 3), "lokr_t2": draw(2, 2, 3, 3)},
+        "lokr_w2_a is missing",
+    ),
     "a core of another rank": ({**LOKR, "lokr_t2": draw(2, 2, 3, 3)}, r"lokr_t2 \(2, 2, 3, 3\) do not belong"),
     "a diff of one number": ({"diff": np.array(1.0)}, "single number"),
     "w_norm of a matrix": ({"w_norm": draw(2, 2)}, "expected one, the channels"),
@@ -440,10 +463,13 @@ REFUSED = {
     "a magnitude of the other side": ({**LORA, "dora_scale": draw(1, 4)}, r"dora_scale \(1, 4\) does not fit"),
     "PEFT's magnitude of a convolution": ({**CONV, "dora_scale": draw(1, 4, 1, 1)}, "does not fit"),
     "a magnitude a weight": ({**LORA, "dora_scale": draw(4, 3)}, "does not fit"),
-    "a magnitude of a dense delta": ({"diff": draw(4, 3), "dora_scale": draw(4)}, "no kind of delta has just the tensors diff, dora_scale"),
+    "a magnitude of a dense delta": (
+        {"diff": draw(4, 3), "dora_scale": draw(4)},
+        "no kind of delta has just the tensors diff, dora_scale",
+    ),
     "two kinds at once": ({**LORA, **LOHA}, "no kind of delta"),
     "nothing": ({"alpha": alpha(1)}, "no kind of delta has just the tensors alpha"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("parts, words", REFUSED.values(), ids=REFUSED.keys())

@@ -26,7 +26,12 @@ def test_prompts_are_encoded_once_for_each_set_of_weights_in_the_text_encoder(co
     unet, both = lora(tmp_path / "a.safetensors", 1), lora(tmp_path / "b.safetensors", 2, text=True)
     steps = [(i, i / 3) for i in range(4)]
     for text, expected in (("0@0,1@1", 8), ("1@0,0@0.5:step", 4)):
-        composition = Composition((Member(unet, 1.0, "a", curve.read("t")), Member(both, 1.0, "b", curve.read(text))))
+        composition = Composition(
+            (
+                Member(path=unet, weight=1.0, name="a", curve=curve.read("t")),
+                Member(path=both, weight=1.0, name="b", curve=curve.read(text)),
+            )
+        )
         ensemble = Ensemble(components, [composition], lambda text: None)
         acting = ensemble.acting(composition, steps, (64, 64))
         for _ in range(2):
@@ -38,7 +43,13 @@ def test_prompts_are_encoded_once_for_each_set_of_weights_in_the_text_encoder(co
 
 
 def test_words_follow_the_prompt_where_the_adapter_acts(components, tmp_path):
-    member = Member(lora(tmp_path / "a.safetensors", 1), 1.0, "a", curve.read("0@0,1@0.5:step"), prompt="in the snow")
+    member = Member(
+        path=lora(tmp_path / "a.safetensors", 1),
+        weight=1.0,
+        name="a",
+        curve=curve.read("0@0,1@0.5:step"),
+        prompt="in the snow",
+    )
     ensemble = Ensemble(components, [Composition((member,))], lambda text: None)
     acting = ensemble.acting(Composition((member,)), [(0, 0.0), (1, 1.0)], (64, 64))
     assert [step[0].variant[0] for step in acting.steps] == ["", "in the snow"]
@@ -70,13 +81,16 @@ def test_forwards_of_a_step_go_through_side_by_side_and_say_what_each_alone_says
     mask.save(tmp_path / "half.png")
     a, b = lora(tmp_path / "a.safetensors", 1), lora(tmp_path / "b.safetensors", 2, text=True)
     region = tmp_path / "half.png" if way == "region" else None
-    one, other = Member(a, 1.0, "a", curve.read("t"), region=region), Member(b, 0.7, "b", prompt="in the snow")
+    one, other = (
+        Member(path=a, weight=1.0, name="a", curve=curve.read("t"), region=region),
+        Member(path=b, weight=0.7, name="b", prompt="in the snow"),
+    )
     composition = Composition((one, other), "sum" if region else "composite")
-    how = Drawing((64, 64), 2, 2.0, "euler")
+    how = Drawing(size=(64, 64), steps=2, guidance=2.0, scheduler="euler")
     ensemble = Ensemble(components, [composition], lambda text: None)
     acting = ensemble.acting(composition, steps_done(components, how), how.size)
     told, negative = ensemble.told(acting, "a cat", "", Reading())
-    asked, rows, found = [Picture(seed, told, negative) for seed in (1, 2)], [], []
+    asked, rows, found = [Picture(seed=seed, told=told, negative=negative) for seed in (1, 2)], [], []
     hook = components.unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     for together in (sample._together, lambda *of: 1):
         monkeypatch.setattr(sample, "_together", together)
@@ -90,7 +104,7 @@ def test_forwards_of_a_step_go_through_side_by_side_and_say_what_each_alone_says
 
 def test_forwards_that_are_alike_are_asked_once(components, tmp_path):
     a, b = lora(tmp_path / "a.safetensors", 1), lora(tmp_path / "b.safetensors", 2)
-    composition = Composition((Member(a, 0.0, "a"), Member(b, 0.0, "b")), "composite")
+    composition = Composition((Member(path=a, weight=0.0, name="a"), Member(path=b, weight=0.0, name="b")), "composite")
     ensemble = Ensemble(components, [composition], lambda text: None)
     acting = ensemble.acting(composition, [(0, 0.0)], (64, 64))
     assert [one.share for one in acting.steps[0]] == [1.0]

@@ -117,11 +117,18 @@ def lycoris(names: Names) -> Names:
 def few(module: str) -> bool:
     """A module of every kind and part: quick to write, and enough for every rule of a name."""
     parts = (
-        "unet.mid_block.attentions.0.proj_in", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.",
-        "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k", "unet.mid_block.attentions.0.transformer_blocks.0.ff.net.2",
-        "unet.down_blocks.1.resnets.0.", "unet.up_blocks.0.upsamplers.0.conv", "unet.conv_in", "unet.time_embedding.linear_1",
-        "unet.add_embedding.linear_1", "encoder.layers.1.self_attn.", "encoder.layers.1.mlp.fc1",
-    )  # fmt: skip
+        "unet.mid_block.attentions.0.proj_in",
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn1.",
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
+        "unet.mid_block.attentions.0.transformer_blocks.0.ff.net.2",
+        "unet.down_blocks.1.resnets.0.",
+        "unet.up_blocks.0.upsamplers.0.conv",
+        "unet.conv_in",
+        "unet.time_embedding.linear_1",
+        "unet.add_embedding.linear_1",
+        "encoder.layers.1.self_attn.",
+        "encoder.layers.1.mlp.fc1",
+    )
     return any(part in module for part in parts)
 
 
@@ -167,7 +174,7 @@ class Row:
         chosen = {name: delta for name, delta in adapter.modules.items() if self.holds(name)}
         if "alpha" not in self.factors and not self.settings:
             chosen = {name: LowRank(d.down, d.up, float(d.rank)) for name, d in chosen.items()}  # type: ignore[attr-defined]
-        return Adapter(chosen)
+        return Adapter(modules=chosen)
 
     def file(self, adapter: Adapter, family: str) -> tuple[dict, dict[str, str]]:
         tensors: dict = {}
@@ -188,10 +195,12 @@ class Row:
                 if n.startswith(f"{part}.")
             }
             fields |= {
-                f"{part}.r": 4, f"{part}.lora_alpha": 4, f"{part}.target_modules": sorted(mine),
+                f"{part}.r": 4,
+                f"{part}.lora_alpha": 4,
+                f"{part}.target_modules": sorted(mine),
                 f"{part}.rank_pattern": {n: d.rank for n, d in mine.items()},
                 f"{part}.alpha_pattern": {n: d.alpha for n, d in mine.items()},
-            }  # fmt: skip
+            }
         return {"lora_adapter_metadata": json.dumps(fields)}
 
 
@@ -217,11 +226,17 @@ UP_DOWN = {"down": "lora_down.weight", "up": "lora_up.weight"}
 
 ROWS = {
     "kohya": Row("sd-scripts, LyCORIS, OneTrainer (KOHYA), lorakit", kohya),
-    "kohya, diffusers' names": Row("OneTrainer (LEGACY), diffusers' convert_state_dict_to_kohya", flat, families=("sdxl",)),
-    "kohya, te1": Row("diffusers' convert_state_dict_to_kohya, for SD 1 too", lambda m, f: flat(m, "sdxl"), families=("sd1",)),
+    "kohya, diffusers' names": Row(
+        "OneTrainer (LEGACY), diffusers' convert_state_dict_to_kohya", flat, families=("sdxl",)
+    ),
+    "kohya, te1": Row(
+        "diffusers' convert_state_dict_to_kohya, for SD 1 too", lambda m, f: flat(m, "sdxl"), families=("sd1",)
+    ),
     "kohya, sgm names": Row("tools for the original model", sgm, families=("sd1",)),
     "kohya, no alpha": Row("extractors", kohya, UP_DOWN),
-    "kohya, short text": Row("trainers with transformers 5.6 and newer", lambda m, f: flat(m, f).replace("_text_model_", "_")),
+    "kohya, short text": Row(
+        "trainers with transformers 5.6 and newer", lambda m, f: flat(m, f).replace("_text_model_", "_")
+    ),
     "kohya, PEFT's factors": Row("trainers on PEFT", flat, AB | {"alpha": "alpha"}),
     "kohya, diffusers' factors": Row("trainers on diffusers", flat, DOWN),
     "kohya, half dotted": Row("converters that turn only some dots", halved, holds=attention),
@@ -249,12 +264,18 @@ ROWS = {
     "diffusers, compiled part": Row("torch.compile", inside("_orig_mod."), AB),
     "diffusers, distributed": Row("DistributedDataParallel", behind("module."), AB),
     "diffusers-old": Row("diffusers to 0.20: attention processors", processors, DOWN, holds=attention, other=_former),
-    "diffusers-old, no part": Row("attn_procs of diffusers to 0.16", lambda m, f: path(processors(m, f), f), DOWN, holds=unet_attention, other=_former),
+    "diffusers-old, no part": Row(
+        "attn_procs of diffusers to 0.16",
+        lambda m, f: path(processors(m, f), f),
+        DOWN,
+        holds=unet_attention,
+        other=_former,
+    ),
     "diffusers-old, interim": Row("diffusers 0.21 to 0.25", dotted, DOWN, other=_interim),
     "diffusers-old, mixture": Row("diffusers' convert_state_dict_to_diffusers", dotted, AB, other=_mixture),
     "peft, in a part": Row("scripts on PEFT", inside("base_model.model."), AB),
     "peft, around": Row("PEFT around a whole pipeline", behind("base_model.model."), AB),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -347,52 +368,103 @@ def _dotted_names(prefix: str, names: Mapping[str, tuple[int, int]]) -> dict[str
 
 
 WHOLE = {
-    "LoHa": _kind("LyCORIS, OneTrainer", "hada_w1_a", hada_w1_a=_A, hada_w1_b=_B, hada_w2_a=_A, hada_w2_b=_B, alpha=_TWO),
+    "LoHa": _kind(
+        "LyCORIS, OneTrainer", "hada_w1_a", hada_w1_a=_A, hada_w1_b=_B, hada_w2_a=_A, hada_w2_b=_B, alpha=_TWO
+    ),
     "LoKr": _kind("LyCORIS, ai-toolkit", "lokr_w1", lokr_w1=_ones(4, 4), lokr_w2=_ones(320, 320), alpha=_TWO),
     "LoCon, Tucker": Whole(
-        "LyCORIS", lambda: (
-            {"lora_unet_mid_block_resnets_0_conv1.lora_down.weight": _ones(2, 1280, 1, 1), "lora_unet_mid_block_resnets_0_conv1.lora_mid.weight": _ones(2, 2, 3, 3),
-             "lora_unet_mid_block_resnets_0_conv1.lora_up.weight": _ones(1280, 2, 1, 1), "lora_unet_mid_block_resnets_0_conv1.alpha": _TWO}, {},
-        ), "lora_mid.weight",
+        "LyCORIS",
+        lambda: (
+            {
+                "lora_unet_mid_block_resnets_0_conv1.lora_down.weight": _ones(2, 1280, 1, 1),
+                "lora_unet_mid_block_resnets_0_conv1.lora_mid.weight": _ones(2, 2, 3, 3),
+                "lora_unet_mid_block_resnets_0_conv1.lora_up.weight": _ones(1280, 2, 1, 1),
+                "lora_unet_mid_block_resnets_0_conv1.alpha": _TWO,
+            },
+            {},
+        ),
+        "lora_mid.weight",
     ),
     "full": _kind("LyCORIS, ComfyUI", "diff", diff=_ones(1280, 1280)),
     "bias": _kind("LyCORIS, ComfyUI", "diff_b", **_LOW, diff_b=_ones(1280)),
-    "norm": Whole("LyCORIS", lambda: ({"lora_unet_mid_block_resnets_0_norm1.w_norm": _ones(1280), "lora_unet_mid_block_resnets_0_norm1.b_norm": _ones(1280)}, {}), "w_norm"),
+    "norm": Whole(
+        "LyCORIS",
+        lambda: (
+            {
+                "lora_unet_mid_block_resnets_0_norm1.w_norm": _ones(1280),
+                "lora_unet_mid_block_resnets_0_norm1.b_norm": _ones(1280),
+            },
+            {},
+        ),
+        "w_norm",
+    ),
     "IA3": _kind("LyCORIS", "weight, on_input", weight=_ones(1280, 1), on_input=np.array(0)),
     "GLoRA": _kind("LyCORIS", "a1.weight", a1__weight=_A, a2__weight=_B, b1__weight=_A, b2__weight=_B, alpha=_TWO),
     "OFT": _kind("LyCORIS (diag-oft), sd-scripts", "oft_blocks", oft_blocks=_ones(4, 320, 320), alpha=np.float32(0)),
     "BOFT": _kind("LyCORIS", "oft_blocks", oft_blocks=_ones(3, 4, 320, 320), alpha=np.float32(0)),
     "DyLoRA": _kind("sd-scripts, LyCORIS", "lora_down.weight", **_LOW),
     "DoRA, by row": _kind("LyCORIS", "dora_scale [out, 1]", **_LOW, dora_scale=_ones(1280, 1)),
-    "DoRA, by column": _kind("OneTrainer, older LyCORIS, lorakit", "dora_scale [1, in]", **_LOW, dora_scale=_ones(1, 1280)),
+    "DoRA, by column": _kind(
+        "OneTrainer, older LyCORIS, lorakit", "dora_scale [1, in]", **_LOW, dora_scale=_ones(1, 1280)
+    ),
     "DoRA, PEFT's": _kind("trainers on PEFT", "lora_magnitude_vector", **_LOW, lora_magnitude_vector=_ones(1280)),
     "DoRA of diffusers": Whole(
         "diffusers, PEFT, lorakit",
-        lambda: (_named({"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (1280, 768)}, True)()[0]
-                 | {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_magnitude_vector.weight": _ones(1280)}, {}),
+        lambda: (
+            _named({"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (1280, 768)}, True)()[0]
+            | {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_magnitude_vector.weight": _ones(1280)},
+            {},
+        ),
         "unet.….lora_magnitude_vector.weight",
     ),
-    "T-LoRA": _kind("LyCORIS 4", "q_layer.weight, lambda_layer", q_layer__weight=_B, p_layer__weight=_A, lambda_layer=_ones(1, 2), alpha=_TWO),
-    "bundle": Whole("OneTrainer, A1111, lorakit", lambda: (_kind("", **_LOW).file()[0] | _BUNDLE, {}), "bundle_emb.<token>.…"),
+    "T-LoRA": _kind(
+        "LyCORIS 4",
+        "q_layer.weight, lambda_layer",
+        q_layer__weight=_B,
+        p_layer__weight=_A,
+        lambda_layer=_ones(1, 2),
+        alpha=_TWO,
+    ),
+    "bundle": Whole(
+        "OneTrainer, A1111, lorakit", lambda: (_kind("", **_LOW).file()[0] | _BUNDLE, {}), "bundle_emb.<token>.…"
+    ),
     "PEFT folder": Whole("PEFT, lorakit", _peft_folder, "base_model.model.….lora_A.weight, adapter_config.json"),
     "PEFT folder, LoHa and LoKr": Whole("PEFT", _peft_loha, "base_model.model.….hada_w1_a, adapter_config.json"),
     "PEFT folder, OFT": Whole("PEFT", _peft_oft, "base_model.model.….oft_R.weight, adapter_config.json"),
     "cloneofsimo, safeloras": Whole("cloneofsimo/lora, lorakit", lambda: _cloneofsimo(True), "text_encoder:0:up"),
     "cloneofsimo, lists": Whole("cloneofsimo/lora", lambda: _cloneofsimo(False), "[up0, down0, …] in .pt and .json"),
-    "A1111's embedding": Whole("A1111, lorakit", lambda: ({"string_to_param.*": _ones(2, 768)}, {"name": "fox"}), "string_to_param.* in .pt, .safetensors, .png"),
+    "A1111's embedding": Whole(
+        "A1111, lorakit",
+        lambda: ({"string_to_param.*": _ones(2, 768)}, {"name": "fox"}),
+        "string_to_param.* in .pt, .safetensors, .png",
+    ),
     "kohya's embedding": Whole("sd-scripts", lambda: ({"emb_params": _ones(2, 768)}, {}), "emb_params"),
-    "SDXL's embedding": Whole("ComfyUI, OneTrainer", lambda: ({"clip_l": _ones(2, 768), "clip_g": _ones(2, 1280)}, {}), "clip_l, clip_g"),
+    "SDXL's embedding": Whole(
+        "ComfyUI, OneTrainer", lambda: ({"clip_l": _ones(2, 768), "clip_g": _ones(2, 1280)}, {}), "clip_l, clip_g"
+    ),
     "diffusers' embedding": Whole("diffusers, lorakit", lambda: ({"<fox>": _ones(2, 768)}, {}), "<token>"),
-    "pivotal tuning": Whole("diffusers", lambda: ({"text_encoders_0": _ones(2, 768), "text_encoders_1": _ones(2, 1280)}, {}), "text_encoders_0, text_encoders_1"),
+    "pivotal tuning": Whole(
+        "diffusers",
+        lambda: ({"text_encoders_0": _ones(2, 768), "text_encoders_1": _ones(2, 1280)}, {}),
+        "text_encoders_0, text_encoders_1",
+    ),
     "Flux, kohya": Whole("sd-scripts, for Flux", _named(_flat_names("lora_unet_", _FLUX), False, True)),
-    "Flux, OneTrainer": Whole("OneTrainer, for Flux", _named(_flat_names("lora_transformer_", _FLUX_DIFFUSERS), False, True)),
-    "Flux, diffusers": Whole("diffusers, ai-toolkit, SimpleTuner, for Flux", _named(_dotted_names("transformer.", _FLUX_DIFFUSERS), True)),
+    "Flux, OneTrainer": Whole(
+        "OneTrainer, for Flux", _named(_flat_names("lora_transformer_", _FLUX_DIFFUSERS), False, True)
+    ),
+    "Flux, diffusers": Whole(
+        "diffusers, ai-toolkit, SimpleTuner, for Flux", _named(_dotted_names("transformer.", _FLUX_DIFFUSERS), True)
+    ),
     "Flux, comfy": Whole("ComfyUI, fal, for Flux", _named(_dotted_names("diffusion_model.", _FLUX), True)),
     "SD3, kohya": Whole("sd-scripts, for SD 3", _named(_flat_names("lora_unet_", _SD3), False, True)),
     "SD3, diffusers": Whole("diffusers, for SD 3", _named(_dotted_names("transformer.", _FLUX_DIFFUSERS), True)),
-    "Z-Image and Lumina, comfy": Whole("ai-toolkit, diffusion-pipe, for Z-Image", _named(_dotted_names("diffusion_model.", _LAYERS), True)),
-    "transformers, lycoris": Whole("SimpleTuner, for transformers", _named(_flat_names("lycoris_", _FLUX_DIFFUSERS), False, True)),
-}  # fmt: skip
+    "Z-Image and Lumina, comfy": Whole(
+        "ai-toolkit, diffusion-pipe, for Z-Image", _named(_dotted_names("diffusion_model.", _LAYERS), True)
+    ),
+    "transformers, lycoris": Whole(
+        "SimpleTuner, for transformers", _named(_flat_names("lycoris_", _FLUX_DIFFUSERS), False, True)
+    ),
+}
 
 
 # The table in the README

@@ -37,12 +37,20 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     pipes = {family: pipeline(folder / family, family) for family in ("sd1", "sdxl")}
     pipes["sdxl"].unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(32, 32, 64), layers_per_block=2, cross_attention_dim=64, attention_head_dim=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), norm_num_groups=8,
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=1,
-        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+        sample_size=8,
+        block_out_channels=(32, 32, 64),
+        layers_per_block=2,
+        cross_attention_dim=64,
+        attention_head_dim=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        norm_num_groups=8,
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=1,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=80,
-    )  # fmt: skip
+    )
     return pipes  # a UNet of as many layers a block as the original code's, whose names count them
 
 
@@ -80,7 +88,7 @@ PARTIAL = {
     "text, mlp": lambda n: n.startswith("text_encoder.") and ".mlp." in n,
     "unet, convolutions": lambda n: n.startswith("unet.") and ".resnets." in n,
     "unet and one mlp": lambda n: n.startswith("unet.mid_block") or n.endswith("layers.0.mlp.fc1"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("part", PARTIAL)
@@ -109,11 +117,14 @@ def test_every_prefix_is_in_a_spelling_that_is_run():
 
 
 PEFT = {  # keys in a folder of a part, made of the part and of the module's path in the model
-    "as PEFT has them": "base_model.model.{}.lora_A.weight", "named": "base_model.model.{}.lora_A.dog.weight",
-    "bare": "base_model.model.{}.lora_A", "compiled": "base_model.model._orig_mod.{}.lora_A.weight",
-    "kohya's factors": "base_model.model.{}.lora_down.weight", "text_model": "base_model.model.text_model.{}.lora_A.weight",
+    "as PEFT has them": "base_model.model.{}.lora_A.weight",
+    "named": "base_model.model.{}.lora_A.dog.weight",
+    "bare": "base_model.model.{}.lora_A",
+    "compiled": "base_model.model._orig_mod.{}.lora_A.weight",
+    "kohya's factors": "base_model.model.{}.lora_down.weight",
+    "text_model": "base_model.model.text_model.{}.lora_A.weight",
     "former": "base_model.model.{}.lora.down.weight",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder", "text_encoder_2"])
@@ -153,25 +164,56 @@ def _attention(module):
 
 COMFYUI = {
     **dict.fromkeys(
-        ("kohya", "kohya, diffusers' names", "kohya, te1", "kohya, sgm names", "kohya, no alpha", "kohya, PEFT's factors",
-         "kohya, diffusers' factors", "comfy", "comfy, alpha", "comfy, PEFT's factors", "comfy, PEFT's factors, alpha", "lycoris",
-         "diffusers-old, no part"),
+        (
+            "kohya",
+            "kohya, diffusers' names",
+            "kohya, te1",
+            "kohya, sgm names",
+            "kohya, no alpha",
+            "kohya, PEFT's factors",
+            "kohya, diffusers' factors",
+            "comfy",
+            "comfy, alpha",
+            "comfy, PEFT's factors",
+            "comfy, PEFT's factors, alpha",
+            "lycoris",
+            "diffusers-old, no part",
+        ),
         lambda module: True,
     ),
     **dict.fromkeys(
-        ("diffusers", "diffusers, alpha", "diffusers, no part", "diffusers, kohya's factors", "diffusers, adapter named",
-         "diffusers, bare", "diffusers-old, interim", "diffusers-old, mixture"),
+        (
+            "diffusers",
+            "diffusers, alpha",
+            "diffusers, no part",
+            "diffusers, kohya's factors",
+            "diffusers, adapter named",
+            "diffusers, bare",
+            "diffusers-old, interim",
+            "diffusers-old, mixture",
+        ),
         lambda module: not _attention(module),
     ),
     "diffusers, no text_model": lambda module: module.startswith("unet.") and not _attention(module),
     "kohya, short text": lambda module: module.startswith("unet."),
     "diffusers-old": _attention,
     **dict.fromkeys(
-        ("omi", "omi, PEFT's factors", "kohya, dotted", "lycoris, original names", "comfy, checkpoint", "diffusers, other adapter",
-         "diffusers, compiled", "diffusers, compiled part", "diffusers, distributed", "peft, in a part", "peft, around"),
+        (
+            "omi",
+            "omi, PEFT's factors",
+            "kohya, dotted",
+            "lycoris, original names",
+            "comfy, checkpoint",
+            "diffusers, other adapter",
+            "diffusers, compiled",
+            "diffusers, compiled part",
+            "diffusers, distributed",
+            "peft, in a part",
+            "peft, around",
+        ),
         lambda module: False,
     ),
-}  # fmt: skip
+}
 
 
 def _outside(module):
@@ -185,10 +227,19 @@ SD_SCRIPTS = {
     "kohya, short text": lambda module: module.startswith("unet.") and not _outside(module),
     "kohya, to_out": lambda module: not module.endswith("to_out.0"),
     **dict.fromkeys(
-        ("kohya, PEFT's factors", "kohya, diffusers' factors", "kohya, dotted", "omi", "comfy", "lycoris", "diffusers", "diffusers-old"),
+        (
+            "kohya, PEFT's factors",
+            "kohya, diffusers' factors",
+            "kohya, dotted",
+            "omi",
+            "comfy",
+            "lycoris",
+            "diffusers",
+            "diffusers-old",
+        ),
         lambda module: False,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ CASES = {
     "mixed alphas": {"ranks": (4,), "alphas": (4.0, 4.0, 1.0)},
     "mixed ranks and alphas": {"ranks": (4, 4, 6, 2), "alphas": (4.0, 4.0, 6.0, 2.0)},
     "dora": {"ranks": (4,), "alphas": (4.0,), "dora": True},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])

@@ -136,29 +136,43 @@ def test_every_number_is_written_and_the_rest_named():
         "sd1", [f"{BLOCK}.attn2.to_k", "unet.conv_in", f"{BLOCK}.ff.net.2"], ranks=(3,), alphas=(6.0,)
     )
     adapter = Adapter(
-        adapter.modules, {"b": "2", "a": "1", "lora_adapter_metadata": "{}"}, biases={"unet.conv_in": np.ones(320)},
+        modules=adapter.modules,
+        metadata={"b": "2", "a": "1", "lora_adapter_metadata": "{}"},
+        biases={"unet.conv_in": np.ones(320)},
         embeddings={
-            "<s1>": {"text_encoder": np.ones((1, 768), "f4")}, "<two>": {"text_encoder": np.ones((2, 768), "f4")},
+            "<s1>": {"text_encoder": np.ones((1, 768), "f4")},
+            "<two>": {"text_encoder": np.ones((2, 768), "f4")},
             "<xl>": {"text_encoder": np.ones((1, 768), "f4"), "text_encoder_2": np.ones((1, 1280), "f4")},
         },
         unknown={"x": np.ones(1)},
-    )  # fmt: skip
+    )
     written = cloneofsimo.encode(adapter, Context.of(adapter))
     assert [line.partition(":")[0] for line in written.losses] == [
-        "unet.conv_in", "x", "unet.conv_in", f"{BLOCK}.ff.net.2", "<two>", "<xl>",
-    ]  # fmt: skip
+        "unet.conv_in",
+        "x",
+        "unet.conv_in",
+        f"{BLOCK}.ff.net.2",
+        "<two>",
+        "<xl>",
+    ]
     assert {key: x.shape for key, x in written.tensors.items() if not key.startswith("unet")} == {"<s1>": (768,)}
     assert len(written.tensors) == 2 * 144 + 1
     np.testing.assert_allclose(  # number 6 in the order of diffusers 0.14; the scale, 6 / 3, is in the factors
-        written.tensors["unet:6:up"] @ written.tensors["unet:6:down"], adapter.modules[f"{BLOCK}.attn2.to_k"].delta(), rtol=1e-6
-    )  # fmt: skip
+        written.tensors["unet:6:up"] @ written.tensors["unet:6:down"],
+        adapter.modules[f"{BLOCK}.attn2.to_k"].delta(),
+        rtol=1e-6,
+    )
     assert written.tensors["unet:5:up"].shape == (320, 1) and not written.tensors["unet:5:up"].any()
     assert written.tensors["unet:7:down"].shape == (1, 768) and written.tensors["unet:7:down"].dtype == np.float32
     assert list(written.metadata) == sorted(written.metadata)
     assert {key: written.metadata[key] for key in ("a", "b", "<s1>", "unet", "unet:5:rank", "unet:6:rank")} == {
-        "a": "1", "b": "2", "<s1>": "<embed>", "unet": '["Attention", "CrossAttention", "GEGLU"]', "unet:5:rank": "1",
+        "a": "1",
+        "b": "2",
+        "<s1>": "<embed>",
+        "unet": '["Attention", "CrossAttention", "GEGLU"]',
+        "unet:5:rank": "1",
         "unet:6:rank": "3",
-    }  # fmt: skip
+    }
     assert len(written.metadata) == 2 + 1 + 1 + 144
 
 
@@ -173,7 +187,7 @@ def test_cloneofsimos_own_reader_finds_everything():
     """Its parse_safeloras in a few lines: groups by the first word of the key, each with its entry in the metadata."""
     names = [f"{BLOCK}.attn1.to_q", "text_encoder.text_model.encoder.layers.3.self_attn.v_proj"]
     adapter = random_adapter("sd1", names, ranks=(2, 5))
-    adapter = Adapter(adapter.modules, embeddings={"<s1>": {"text_encoder": np.ones((1, 768), "f4")}})
+    adapter = Adapter(modules=adapter.modules, embeddings={"<s1>": {"text_encoder": np.ones((1, 768), "f4")}})
     written = cloneofsimo.encode(adapter, Context.of(adapter))
     groups = {key.split(":")[0] for key in written.tensors}
     assert groups == {"unet", "text_encoder", "<s1>"} and all(written.metadata[group] for group in groups)
@@ -187,10 +201,12 @@ def test_cloneofsimos_own_reader_finds_everything():
 
 @settings(max_examples=15, deadline=None)
 @given(
-    ranks=st.lists(st.integers(1, 5), min_size=1, max_size=3), dtype=st.sampled_from(["f4", "f2", "f8"]),
+    ranks=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    dtype=st.sampled_from(["f4", "f2", "f8"]),
     alphas=st.lists(st.floats(-64, 64).filter(lambda a: abs(a) > 1e-3), min_size=1, max_size=3),
-    family=st.sampled_from(["sd1", "sd2"]), seed=st.integers(0, 9),
-)  # fmt: skip
+    family=st.sampled_from(["sd1", "sd2"]),
+    seed=st.integers(0, 9),
+)
 def test_any_ranks_and_alphas_survive(ranks, alphas, dtype, family, seed):
     draw = np.random.default_rng(seed)
     names = [
@@ -212,7 +228,7 @@ def test_any_ranks_and_alphas_survive(ranks, alphas, dtype, family, seed):
 def test_torch_tensors_are_written_as_they_are():
     low = LowRank(torch.ones(2, 320, dtype=torch.bfloat16), torch.ones(320, 2, dtype=torch.bfloat16), 2.0)
     cross = LowRank(torch.ones(2, 768, dtype=torch.bfloat16), torch.ones(320, 2, dtype=torch.bfloat16), 2.0)
-    adapter = Adapter({f"{BLOCK}.attn1.to_q": low, f"{BLOCK}.attn2.to_k": cross})
+    adapter = Adapter(modules={f"{BLOCK}.attn1.to_q": low, f"{BLOCK}.attn2.to_k": cross})
     written = cloneofsimo.encode(adapter, Context.of(adapter))
     assert {x.dtype for x in written.tensors.values()} == {torch.bfloat16}
 

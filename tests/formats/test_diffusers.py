@@ -221,7 +221,7 @@ def test_a_file_of_mixed_spellings_is_read_whole():
 def test_equal_ranks_are_written_without_settings_and_never_with_stale_ones():
     adapter = random_adapter("sd1", [QUERY, TEXT], ranks=(4,), alphas=(2.0, 8.0))
     stale = {**described(unet__r=9, unet__lora_alpha=1), "ss_output_name": "x"}
-    written = diffusers.encode(Adapter(adapter.modules, stale), Context.of(adapter))
+    written = diffusers.encode(Adapter(modules=adapter.modules, metadata=stale), Context.of(adapter))
     assert written.metadata == {"format": "pt", "ss_output_name": "x"} and written.losses == ()
 
 
@@ -243,18 +243,25 @@ def test_what_the_format_cannot_hold_is_named():
     low = LowRank(np.ones((1, 4), "f4"), np.ones((4, 1), "f4"), 1.0)
     ones = np.ones((4, 1), "f4")
     adapter = Adapter(
-        {
+        modules={
             QUERY: LoHa(ones, ones.T, ones, ones.T, 1.0),
             f"{ATTENTION}.to_k": DoRA(low, np.ones((1, 4), "f4")),  # by input
             f"{ATTENTION}.to_v": low,
             "lora_unet_double_blocks_0": low,
         },
-        biases={QUERY: np.ones(4)}, embeddings={"<s1>": {"text_encoder": np.ones((1, 768))}}, unknown={"x": np.ones(1)},
-    )  # fmt: skip
+        biases={QUERY: np.ones(4)},
+        embeddings={"<s1>": {"text_encoder": np.ones((1, 768))}},
+        unknown={"x": np.ones(1)},
+    )
     written = diffusers.encode(adapter, Context())
     assert [line.partition(":")[0] for line in written.losses] == [
-        QUERY, f"{ATTENTION}.to_k", "lora_unet_double_blocks_0", QUERY, "<s1>", "x",
-    ]  # fmt: skip
+        QUERY,
+        f"{ATTENTION}.to_k",
+        "lora_unet_double_blocks_0",
+        QUERY,
+        "<s1>",
+        "x",
+    ]
     assert {key.rpartition(".lora_")[0] for key in written.tensors} == {f"{ATTENTION}.to_v"}
 
 
@@ -262,27 +269,29 @@ def test_dora_is_written_for_whole_parts_only():
     """PEFT turns it on for a part: modules without a magnitude would get one made up."""
     low = LowRank(np.ones((1, 4), "f4"), np.ones((4, 1), "f4"), 1.0)
     dora = DoRA(low, np.ones((4, 1), "f4"))
-    mixed = diffusers.encode(Adapter({QUERY: dora, f"{ATTENTION}.to_k": low}), Context())
+    mixed = diffusers.encode(Adapter(modules={QUERY: dora, f"{ATTENTION}.to_k": low}), Context())
     assert [line.partition(":")[0] for line in mixed.losses] == [QUERY]
     by_input = DoRA(low, np.ones((1, 4), "f4"))
-    mixed = diffusers.encode(Adapter({QUERY: dora, f"{ATTENTION}.to_k": by_input}), Context())
+    mixed = diffusers.encode(Adapter(modules={QUERY: dora, f"{ATTENTION}.to_k": by_input}), Context())
     assert [line.partition(":")[0] for line in mixed.losses] == [f"{ATTENTION}.to_k"]
-    whole = diffusers.encode(Adapter({QUERY: dora, TEXT: low}), Context())
+    whole = diffusers.encode(Adapter(modules={QUERY: dora, TEXT: low}), Context())
     assert whole.losses == () and whole.tensors[f"{QUERY}.lora_magnitude_vector.weight"].shape == (4,)
 
 
 def test_linear_factors_of_a_convolution_are_shaped_as_its_weight_is():
     name = "unet.down_blocks.0.attentions.0.proj_in"
-    adapter = Adapter({name: LowRank(np.ones((2, 320), "f4"), np.ones((320, 2), "f4"), 2.0)})
+    adapter = Adapter(modules={name: LowRank(np.ones((2, 320), "f4"), np.ones((320, 2), "f4"), 2.0)})
     shapes = {key: x.shape for key, x in diffusers.encode(adapter, Context.of(adapter, ["sd1"])).tensors.items()}
     assert shapes == {f"{name}.lora_A.weight": (2, 320, 1, 1), f"{name}.lora_B.weight": (320, 2, 1, 1)}
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    ranks=st.lists(st.integers(1, 6), min_size=1, max_size=4), dtype=st.sampled_from(["f4", "f2", "f8"]),
-    alphas=st.lists(st.floats(-64, 64).filter(lambda a: abs(a) > 1e-3), min_size=1, max_size=4), seed=st.integers(0, 99),
-)  # fmt: skip
+    ranks=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    dtype=st.sampled_from(["f4", "f2", "f8"]),
+    alphas=st.lists(st.floats(-64, 64).filter(lambda a: abs(a) > 1e-3), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+)
 def test_any_ranks_and_alphas_survive(ranks, alphas, dtype, seed):
     names = [QUERY, f"{ATTENTION}.to_k", "unet.conv_in", "unet.down_blocks.0.attentions.0.proj_in", TEXT]
     before = random_adapter("sd1", names, ranks=tuple(ranks), alphas=tuple(alphas), seed=seed, dtype=dtype)
@@ -354,15 +363,20 @@ def test_we_read_what_diffusers_saves(models, tmp_path):
     pipe = pipeline(models / "sd1", "sd1")
     base = base_of(pipe)
     config = LoraConfig(
-        r=4, lora_alpha=6, use_rslora=True, target_modules=["to_q", "to_k", "proj_in"], rank_pattern={"attn1.to_q": 2},
+        r=4,
+        lora_alpha=6,
+        use_rslora=True,
+        target_modules=["to_q", "to_k", "proj_in"],
+        rank_pattern={"attn1.to_q": 2},
         alpha_pattern={"^down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k": 3, r"mid_block.*to_k": 5},
         init_lora_weights=False,
-    )  # fmt: skip
+    )
     pipe.unet.add_adapter(config)
     StableDiffusionPipeline.save_lora_weights(
-        tmp_path, unet_lora_layers=get_peft_model_state_dict(pipe.unet),
+        tmp_path,
+        unet_lora_layers=get_peft_model_state_dict(pipe.unet),
         unet_lora_adapter_metadata=pipe.unet.peft_config["default"].to_dict(),
-    )  # fmt: skip
+    )
     read = files.read(tmp_path)
     assert len(read.modules) == 4 * 5  # transformer blocks, each with four projections and its proj_in
     pipe = pipeline(models / "sd1", "sd1")

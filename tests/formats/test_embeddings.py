@@ -28,22 +28,43 @@ def held(adapter: Adapter) -> dict[str, dict[str, tuple[int, ...]]]:
 @pytest.mark.parametrize(
     ("tensors", "metadata", "name", "expected"),
     [
-        ({"string_to_param.*": (4, 768)}, {"name": "cat", "string_to_token.*": "265"}, "a1111-embedding",
-         {"cat": {"text_encoder": (4, 768)}}),
-        ({"string_to_param._parameters.*": (4, 1024)}, {"name": "cat"}, "a1111-embedding", {"cat": {"text_encoder": (4, 1024)}}),
+        (
+            {"string_to_param.*": (4, 768)},
+            {"name": "cat", "string_to_token.*": "265"},
+            "a1111-embedding",
+            {"cat": {"text_encoder": (4, 768)}},
+        ),
+        (
+            {"string_to_param._parameters.*": (4, 1024)},
+            {"name": "cat"},
+            "a1111-embedding",
+            {"cat": {"text_encoder": (4, 1024)}},
+        ),
         ({"emb_params": (2, 768)}, {"ss_output_name": "dog"}, "a1111-embedding", {"dog": {"text_encoder": (2, 768)}}),
         ({"emb_params": (2, 1280)}, {}, "a1111-embedding", {"embedding": {"text_encoder_2": (2, 1280)}}),
-        ({"clip_l": (2, 768), "clip_g": (2, 1280)}, {"name": "x"}, "comfy-embedding",
-         {"x": {"text_encoder": (2, 768), "text_encoder_2": (2, 1280)}}),
+        (
+            {"clip_l": (2, 768), "clip_g": (2, 1280)},
+            {"name": "x"},
+            "comfy-embedding",
+            {"x": {"text_encoder": (2, 768), "text_encoder_2": (2, 1280)}},
+        ),
         ({"<krk>": (768,)}, {}, "diffusers-embedding", {"<krk>": {"text_encoder": (1, 768)}}),
         ({"<krk>": (3, 32)}, {}, "diffusers-embedding", {"<krk>": {"text_encoder": (3, 32)}}),
         ({"my cat": (2, 1280)}, {}, "diffusers-embedding", {"my cat": {"text_encoder_2": (2, 1280)}}),
-        ({"<a>": (768,), "b": (1, 768)}, {}, "diffusers-embedding",
-         {"<a>": {"text_encoder": (1, 768)}, "b": {"text_encoder": (1, 768)}}),
-        ({"text_encoders_0": (2, 768), "text_encoders_1": (2, 1280)}, {}, "diffusers-embedding",
-         {f"<s{i}>": {"text_encoder": (1, 768), "text_encoder_2": (1, 1280)} for i in (0, 1)}),
+        (
+            {"<a>": (768,), "b": (1, 768)},
+            {},
+            "diffusers-embedding",
+            {"<a>": {"text_encoder": (1, 768)}, "b": {"text_encoder": (1, 768)}},
+        ),
+        (
+            {"text_encoders_0": (2, 768), "text_encoders_1": (2, 1280)},
+            {},
+            "diffusers-embedding",
+            {f"<s{i}>": {"text_encoder": (1, 768), "text_encoder_2": (1, 1280)} for i in (0, 1)},
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_kind_of_file_is_read(tensors, metadata, name, expected):
     tensors = {key: np.ones(shape, "f4") for key, shape in tensors.items()}
     adapter = checked(decode(tensors, metadata, "file"), "file")
@@ -104,7 +125,7 @@ ONE, TWO = {"text_encoder": vectors(2, 768)}, {"text_encoder": vectors(2, 768), 
     [(ONE, {"emb_params"}), (TWO, {"clip_l", "clip_g"}), ({"text_encoder_2": TWO["text_encoder_2"]}, {"clip_g"})],
 )
 def test_a1111_gets_one_key_for_one_text_encoder_and_two_for_two(by_part, keys):
-    written = a1111_embedding.encode(Adapter({}, {"a": "b"}, embeddings={"cat": by_part}), Context())
+    written = a1111_embedding.encode(Adapter(modules={}, metadata={"a": "b"}, embeddings={"cat": by_part}), Context())
     assert written.tensors.keys() == keys and written.metadata == {"a": "b", "name": "cat"} and written.losses == ()
     read = checked(decode(written.tensors, written.metadata, "file"), "file")
     assert held(read) == {"cat": {part: tuple(x.shape) for part, x in by_part.items()}}
@@ -114,7 +135,7 @@ def test_a1111_gets_one_key_for_one_text_encoder_and_two_for_two(by_part, keys):
 def test_all_but_one_token_is_lost_by_name(codec):
     low = LowRank(np.ones((1, 4), "f4"), np.ones((4, 1), "f4"), 1.0)
     adapter = Adapter(
-        {"unet.conv_in": low},
+        modules={"unet.conv_in": low},
         biases={"unet.conv_out": np.ones(4)},
         embeddings={"a": ONE, "b": ONE},
         unknown={"x": np.ones(1)},
@@ -126,24 +147,34 @@ def test_all_but_one_token_is_lost_by_name(codec):
 
 @pytest.mark.parametrize("codec", [a1111_embedding, diffusers_embedding])
 def test_without_a_token_nothing_is_written(codec):
-    assert codec.encode(Adapter({}), Context()).tensors == {}
+    assert codec.encode(Adapter(modules={}), Context()).tensors == {}
 
 
 def test_diffusers_files_are_for_one_text_encoder():
-    written = diffusers_embedding.encode(Adapter({}, embeddings={"cat": TWO}), Context())
+    written = diffusers_embedding.encode(Adapter(modules={}, embeddings={"cat": TWO}), Context())
     assert written.tensors.keys() == {"cat"} and "text_encoder_2" in written.losses[0]
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    token=st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
-    .filter(lambda t: t == t.strip() and "/" not in t and "." not in t and not t.isdigit() and ":" not in t and not t.startswith(("lora_", "lycoris_", "oft_"))),
-    width=st.sampled_from([768, 1024, 1280]), n=st.integers(1, 4), dtype=st.sampled_from(["f4", "f2", "f8"]),
+    token=st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).filter(
+        lambda t: (
+            t == t.strip()
+            and "/" not in t
+            and "." not in t
+            and not t.isdigit()
+            and ":" not in t
+            and not t.startswith(("lora_", "lycoris_", "oft_"))
+        )
+    ),
+    width=st.sampled_from([768, 1024, 1280]),
+    n=st.integers(1, 4),
+    dtype=st.sampled_from(["f4", "f2", "f8"]),
     codec=st.sampled_from([a1111_embedding, diffusers_embedding]),
-)  # fmt: skip
+)
 def test_any_token_survives(token, width, n, dtype, codec):
     rows = vectors(n, width).astype(dtype)
-    written = codec.encode(Adapter({}, embeddings={token: {PARTS[width]: rows}}), Context())
+    written = codec.encode(Adapter(modules={}, embeddings={token: {PARTS[width]: rows}}), Context())
     read = checked(decode(written.tensors, written.metadata, "file"), "file")
     np.testing.assert_array_equal(read.embeddings[token][PARTS[width]], rows)
 
@@ -152,7 +183,7 @@ def test_any_token_survives(token, width, n, dtype, codec):
 def test_diffusers_loads_our_tokens(tmp_path, n):
     pipe = pipeline(tmp_path / "model", "sd1")
     rows = vectors(n, 32)
-    written = diffusers_embedding.encode(Adapter({}, embeddings={"<cat>": {"text_encoder": rows}}), Context())
+    written = diffusers_embedding.encode(Adapter(modules={}, embeddings={"<cat>": {"text_encoder": rows}}), Context())
     pipe.load_textual_inversion(str(save(tmp_path / "out", written)))
     embedded = pipe.text_encoder.get_input_embeddings().weight.detach()
     ids = pipe.tokenizer.convert_tokens_to_ids(["<cat>", *(f"<cat>_{i}" for i in range(1, n))])

@@ -37,13 +37,21 @@ SPEC = "modelspec.architecture"
 
 @pytest.mark.parametrize(
     ("family", "names", "metadata", "families"),
-    [("sdxl", text, XL, ["sdxl", "sd1"]), ("sdxl", text, {}, ["sdxl", "sd1"]), ("sd1", text, {}, ["sd1", "sdxl"]),
-     ("sd1", text, XL, ["sdxl", "sd1"]), ("sdxl", text, {SPEC: "stable-diffusion-v1/lora"}, ["sd1", "sdxl"]),
-     ("sd2", slider, {}, ["sd1", "sd2"]), ("sd2", slider, {"ss_v2": "True"}, ["sd2"]),
-     ("sd2", slider, {"ss_base_model_version": "sd_v2"}, ["sd2"]), ("sd1", slider, {"ss_base_model_version": "sd_v1"}, ["sd1"]),
-     ("sd2", slider, {SPEC: "stable-diffusion-v2-768-v/lora"}, ["sd2"]), ("sd2", slider, XL, ["sd1", "sd2"]),
-     ("sd2", lambda name: slider(name) or name.endswith("down_blocks.0.attentions.0.proj_in"), {}, ["sd2", "sd1"])],
-)  # fmt: skip
+    [
+        ("sdxl", text, XL, ["sdxl", "sd1"]),
+        ("sdxl", text, {}, ["sdxl", "sd1"]),
+        ("sd1", text, {}, ["sd1", "sdxl"]),
+        ("sd1", text, XL, ["sdxl", "sd1"]),
+        ("sdxl", text, {SPEC: "stable-diffusion-v1/lora"}, ["sd1", "sdxl"]),
+        ("sd2", slider, {}, ["sd1", "sd2"]),
+        ("sd2", slider, {"ss_v2": "True"}, ["sd2"]),
+        ("sd2", slider, {"ss_base_model_version": "sd_v2"}, ["sd2"]),
+        ("sd1", slider, {"ss_base_model_version": "sd_v1"}, ["sd1"]),
+        ("sd2", slider, {SPEC: "stable-diffusion-v2-768-v/lora"}, ["sd2"]),
+        ("sd2", slider, XL, ["sd1", "sd2"]),
+        ("sd2", lambda name: slider(name) or name.endswith("down_blocks.0.attentions.0.proj_in"), {}, ["sd2", "sd1"]),
+    ],
+)
 def test_ties_of_the_shapes_are_broken(family, names, metadata, families):
     assert families_of(read(family, names, metadata)) == families
 
@@ -57,7 +65,7 @@ def test_learned_tokens_break_ties_too():
     adapter = read("sdxl", text)
     vectors = {"<s>": {"text_encoder": np.ones((1, 768), "f4"), "text_encoder_2": np.ones((1, 1280), "f4")}}
     assert families_of(replace(adapter, keys={}, embeddings=vectors)) == ["sdxl", "sd1"]
-    assert families_of(Adapter({}, embeddings=vectors)) == ["sdxl"]
+    assert families_of(Adapter(modules={}, embeddings=vectors)) == ["sdxl"]
 
 
 def test_families_are_intersected_and_only_disjoint_ones_are_refused():
@@ -67,7 +75,7 @@ def test_families_are_intersected_and_only_disjoint_ones_are_refused():
     either, clip = read("sd2", slider), read("sd1", text)
     assert check_same([("a", either), ("b", two)]) == ["sd2"]
     assert check_same([("a", clip), ("b", either), ("c", one)]) == ["sd1"]
-    assert check_same([("a", clip), ("b", Adapter({}))]) == ["sd1", "sdxl"]
+    assert check_same([("a", clip), ("b", Adapter(modules={}))]) == ["sd1", "sdxl"]
     with pytest.raises(InputError, match="a is for sd1 or sd2, b for sd1, c for sd2"):
         check_same([("a", either), ("b", one), ("c", two)])
     with pytest.raises(InputError, match="different base models"):

@@ -36,7 +36,7 @@ def test_what_it_does_with_the_mask_is_cut_on_request(kind):
         "flat": LowRank(low.down.reshape(2, 81), low.up.reshape(8, 2), 1.0),
         "full": Full(low.delta()),
     }[kind]
-    adapter, said = Adapter({CONV_IN: delta}), list[str]()
+    adapter, said = Adapter(modules={CONV_IN: delta}), list[str]()
     with pytest.raises(InputError, match=r"x is for inpainting.*--cut-inputs"):
         fitted(adapter, ORDINARY, "x", False, said.append)
     made = fitted(adapter, ORDINARY, "x", True, said.append)
@@ -51,13 +51,13 @@ def test_what_it_does_with_the_mask_is_cut_on_request(kind):
 
 def test_an_ordinary_one_acts_on_the_noisy_latents_of_an_inpainting_model():
     said = list[str]()
-    made = dense(fitted(Adapter({CONV_IN: first(4)}), INPAINTING, "x", False, said.append))
+    made = dense(fitted(Adapter(modules={CONV_IN: first(4)}), INPAINTING, "x", False, said.append))
     np.testing.assert_array_equal(made[:, :4], np.asarray(first(4).delta()))
     assert not made[:, 4:].any() and "noisy latents" in said[0]
 
 
 def test_a_kind_whose_inputs_do_not_come_apart_is_named():
-    odd = Adapter({CONV_IN: IA3(np.ones((8, 1, 1, 1), "f4"), False)})
+    odd = Adapter(modules={CONV_IN: IA3(np.ones((8, 1, 1, 1), "f4"), False)})
     assert fitted(odd, ORDINARY, "x", True, print) is odd  # it has no inputs of its own
 
 
@@ -66,7 +66,7 @@ def test_merge_and_sample_apply_it_where_they_are_asked_to(program, tmp_path):
     make(tmp_path / "fill", inputs=9)
     width = load_file(tmp_path / "sd" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"].shape[0]
     low = LowRank(first(9).down, np.ones((width, 2, 1, 1), "f4"), 1.0)
-    writing.save(tmp_path / "x.safetensors", Adapter({CONV_IN: low}), "lorakit")
+    writing.save(tmp_path / "x.safetensors", Adapter(modules={CONV_IN: low}), "lorakit")
     assert files.read(tmp_path / "x.safetensors").modules[CONV_IN].shape == (width, 9, 3, 3)
     refused = program("merge", "x.safetensors", "--into", "sd", "-o", "m", status=3).stderr
     assert "x.safetensors is for inpainting" in refused and not (tmp_path / "m").exists()

@@ -14,21 +14,36 @@ from tests.support.saying import changed, marked, single
 from tests.tiny import make
 
 PIPELINES = {
-    "StableDiffusion3Pipeline": "Stable Diffusion 3", "FluxPipeline": "Flux", "Flux2KleinPipeline": r"Flux\.2", "PixArtSigmaPipeline": "PixArt",
-    "KandinskyV22Pipeline": "Kandinsky", "StableCascadePriorPipeline": "Stable Cascade", "AnimateDiffPipeline": "a video model",
-    "StableVideoDiffusionPipeline": "a video model", "WanPipeline": "a video model", "HunyuanVideoPipeline": "a video model",
-    "QwenImagePipeline": "Qwen-Image", "ZImagePipeline": "Z-Image", "StableDiffusionUpscalePipeline": "an upscaler",
-    "StableDiffusionInstructPix2PixPipeline": "InstructPix2Pix", "AnimaPipeline": "Anima", "AltDiffusionPipeline": "AltDiffusion",
-}  # fmt: skip
+    "StableDiffusion3Pipeline": "Stable Diffusion 3",
+    "FluxPipeline": "Flux",
+    "Flux2KleinPipeline": r"Flux\.2",
+    "PixArtSigmaPipeline": "PixArt",
+    "KandinskyV22Pipeline": "Kandinsky",
+    "StableCascadePriorPipeline": "Stable Cascade",
+    "AnimateDiffPipeline": "a video model",
+    "StableVideoDiffusionPipeline": "a video model",
+    "WanPipeline": "a video model",
+    "HunyuanVideoPipeline": "a video model",
+    "QwenImagePipeline": "Qwen-Image",
+    "ZImagePipeline": "Z-Image",
+    "StableDiffusionUpscalePipeline": "an upscaler",
+    "StableDiffusionInstructPix2PixPipeline": "InstructPix2Pix",
+    "AnimaPipeline": "Anima",
+    "AltDiffusionPipeline": "AltDiffusion",
+}
 KEYS = {
     "model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias": "Stable Diffusion 3",
     "double_blocks.0.img_attn.norm.key_norm.scale": "Flux",
     "model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale": "Flux",
-    "adaln_single.linear.weight": "PixArt", "clip_txt_mapper.weight": "Stable Cascade",
-    "add_embedding.image_norm.weight": "Kandinsky", "model.diffusion_model.input_blocks.1.0.time_stack.emb_layers.1.bias": "Stable Video Diffusion",
-    "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": "AnimateDiff", "head.modulation": "Wan",
-    "control_model.input_hint_block.0.weight": "a ControlNet", "net.x_embedder.proj.1.weight": "Cosmos",
-}  # fmt: skip
+    "adaln_single.linear.weight": "PixArt",
+    "clip_txt_mapper.weight": "Stable Cascade",
+    "add_embedding.image_norm.weight": "Kandinsky",
+    "model.diffusion_model.input_blocks.1.0.time_stack.emb_layers.1.bias": "Stable Video Diffusion",
+    "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": "AnimateDiff",
+    "head.modulation": "Wan",
+    "control_model.input_hint_block.0.weight": "a ControlNet",
+    "net.x_embedder.proj.1.weight": "Cosmos",
+}
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -88,7 +103,7 @@ def test_stable_diffusion_is_not_foreign(tmp_path):
         ("text_encoder", {"architectures": ["T5EncoderModel"]}, "its text_encoder is a T5EncoderModel"),
         ("scheduler", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler, of StableDiffusionPipeline"),
     ],
-)  # fmt: skip
+)
 def test_a_part_that_asks_for_more_is_refused_at_load(tmp_path, part, values, says):
     with pytest.raises(InputError, match=says):
         described(str(changed(make(tmp_path / "m"), part, **values)))

@@ -29,13 +29,23 @@ KEYS = {  # a key or two of every format, and of none
     "lycoris": ("lycoris_conv_in.lokr_w1",),
     "comfy": ("diffusion_model.out.2.lora_up.weight", "text_encoders.clip_g.transformer.text_projection.diff"),
     "omi": ("unet.input_blocks.0.0.lora_up.weight", "clip_l.text_model.encoder.layers.0.mlp.fc1.lora_down.weight"),
-    "diffusers-old": (f"unet.{PATH}.lora.down.weight", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight"),
+    "diffusers-old": (
+        f"unet.{PATH}.lora.down.weight",
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight",
+    ),
     "diffusers": (f"unet.{PATH}.lora_A.weight", "transformer.blocks.0.lora_B.weight", "text_encoder.x.hada_w1_a"),
     "a1111-embedding": ("string_to_param.*", "emb_params"),
     "comfy-embedding": ("clip_l", "clip_g"),
     "diffusers-embedding": ("<s1>", "text_encoders_0"),
-    None: ("conv_in.weight", "unet.conv_in.weight", "double_blocks.0.processor.qkv_lora1.down.weight", "x.alpha", "decoder.bias", "diffusion_model.out.2.weight"),
-}  # fmt: skip
+    None: (
+        "conv_in.weight",
+        "unet.conv_in.weight",
+        "double_blocks.0.processor.qkv_lora1.down.weight",
+        "x.alpha",
+        "decoder.bias",
+        "diffusion_model.out.2.weight",
+    ),
+}
 
 
 def takers(keys, metadata) -> list[str]:
@@ -84,8 +94,9 @@ def test_lycoris_names_are_looked_up():
     adapter = checked(decode(tensors, {}, "file"), "file")
     assert adapter.format == "lycoris"
     assert {name: type(delta) for name, delta in adapter.modules.items()} == {
-        f"unet.{PATH}": LoKr, "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": Full,
-    }  # fmt: skip
+        f"unet.{PATH}": LoKr,
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": Full,
+    }
     np.testing.assert_array_equal(adapter.modules[f"unet.{PATH}"].delta(), np.full((8, 8), 6.0))
 
 

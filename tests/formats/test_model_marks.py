@@ -69,10 +69,11 @@ def test_a_tensor_counts_more_than_words_and_what_does_not_count_is_said(keys, m
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        ("edm_mean", "EDMDPMSolverMultistepScheduler"), ("edm_vpred.sigma_max", "EDMEulerScheduler"),
+        ("edm_mean", "EDMDPMSolverMultistepScheduler"),
+        ("edm_vpred.sigma_max", "EDMEulerScheduler"),
         ("edm_vpred.sigma_min", "EDMEulerScheduler"),
     ],
-)  # fmt: skip
+)
 def test_the_marks_of_edm_are_of_a_process_that_is_refused(key, name):
     found = marks.read((key, "v_pred"), {}, "m")
     with pytest.raises(InputError, match=f"m: its scheduler is {name}, of StableDiffusionXLPipeline"):

@@ -24,11 +24,7 @@ from tests.tiny import make
 
 PATH = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 LAYER = "encoder.layers.0.self_attn.q_proj"
-CLASSES = {
-    "unet": UNet2DConditionModel,
-    "text_encoder": CLIPTextModel,
-    "text_encoder_2": CLIPTextModelWithProjection,
-}
+CLASSES = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 
 def pair(path: str, rank: int = 2, out: int = 3, width: int = 5, prefix: str = "") -> dict[str, np.ndarray]:
@@ -135,14 +131,18 @@ def test_parts_in_folders_have_settings_of_their_own():
     metadata = {**config("unet/", lora_alpha=4), **config("text_encoder/", lora_alpha=6), "unet/format": "pt"}
     adapter = checked(decode(tensors, metadata, "folder"), "folder")
     assert {name.partition(".")[0]: value(adapter, name) for name in adapter.modules} == {
-        "unet": 4, "text_encoder": 6, "text_encoder_2": 2,
-    }  # fmt: skip
+        "unet": 4,
+        "text_encoder": 6,
+        "text_encoder_2": 2,
+    }
     assert adapter.metadata == {"format": "pt"} and "text_encoder_2/adapter_config.json is missing" in adapter.notes[0]
 
 
 def test_what_the_format_cannot_hold_is_named():
     low = LowRank(np.ones((1, 4), "f4"), np.ones((4, 1), "f4"), 1.0)
-    adapter = Adapter({f"unet.{PATH}": low, "transformer.x": low}, embeddings={"<s1>": {}}, unknown={"x": np.ones(1)})
+    adapter = Adapter(
+        modules={f"unet.{PATH}": low, "transformer.x": low}, embeddings={"<s1>": {}}, unknown={"x": np.ones(1)}
+    )
     written = peft.encode(adapter, Context())
     assert [line.partition(":")[0] for line in written.losses] == ["transformer.x", "<s1>", "x"]
     assert set(written.folder) == {"adapter_config.json", "adapter_model.safetensors"}
@@ -162,15 +162,20 @@ def contents(encoded) -> tuple[dict, dict]:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    ranks=st.lists(st.integers(1, 6), min_size=1, max_size=4), dtype=st.sampled_from(["f4", "f2", "f8"]),
+    ranks=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    dtype=st.sampled_from(["f4", "f2", "f8"]),
     alphas=st.lists(st.floats(-64, 64).filter(lambda a: abs(a) > 1e-3), min_size=1, max_size=4),
-    parts=st.sampled_from([("unet.",), ("text_encoder.",), ("text_encoder_2.",), ("unet.", "text_encoder.", "text_encoder_2.")]),
-)  # fmt: skip
+    parts=st.sampled_from(
+        [("unet.",), ("text_encoder.",), ("text_encoder_2.",), ("unet.", "text_encoder.", "text_encoder_2.")]
+    ),
+)
 def test_any_ranks_and_alphas_survive(ranks, alphas, dtype, parts):
     text = f"text_model.{LAYER}"
     names = [f"unet.{PATH}", "unet.conv_in", "unet.down_blocks.0.resnets.0.conv1", f"text_encoder.{text}"]
     names += [f"text_encoder_2.{text}", "text_encoder_2.text_projection", f"text_encoder.{text.replace('0', '1')}"]
-    before = random_adapter("sdxl", [n for n in names if n.startswith(parts)], ranks=tuple(ranks), alphas=tuple(alphas), dtype=dtype)  # fmt: skip
+    before = random_adapter(
+        "sdxl", [n for n in names if n.startswith(parts)], ranks=tuple(ranks), alphas=tuple(alphas), dtype=dtype
+    )
     tensors, metadata = contents(peft.encode(before, Context.of(before)))
     assert sniff(tensors, metadata) == "peft"
     after = checked(decode(tensors, metadata, "folder"), "folder")
@@ -214,7 +219,7 @@ def test_peft_applies_our_folders_of_several_parts(model, tmp_path, part):
     adapter = random_for(whole := {n: w for base in bases.values() for n, w in base.items()}, whole, (4, 2))
     save(tmp_path, peft.encode(adapter, Context()))
     loaded = PeftModel.from_pretrained(CLASSES[part].from_pretrained(model / part), tmp_path / part)
-    mine = Adapter({name: delta for name, delta in adapter.modules.items() if name in bases[part]})
+    mine = Adapter(modules={name: delta for name, delta in adapter.modules.items() if name in bases[part]})
     assert wrong(mine, merged(part, loaded, bases[part]), bases[part]) == []
     assert files.read(tmp_path).modules.keys() == adapter.modules.keys()
 
@@ -249,8 +254,10 @@ KINDS = {
     "lokr": lambda effective: LoKrConfig(r=3, alpha=2, decompose_both=effective, use_effective_conv2d=effective),
     "lokr, whole": lambda effective: LoKrConfig(r=64, alpha=2, use_effective_conv2d=effective),
     "turned": lambda effective: OFTConfig(oft_block_size=8, use_cayley_neumann=effective),
-    "turned, shared": lambda effective: OFTConfig(oft_block_size=16, block_share=True, num_cayley_neumann_terms=2 + effective),
-}  # fmt: skip
+    "turned, shared": lambda effective: OFTConfig(
+        oft_block_size=16, block_share=True, num_cayley_neumann_terms=2 + effective
+    ),
+}
 
 
 @pytest.mark.parametrize("effective", [False, True])

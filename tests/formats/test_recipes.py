@@ -12,10 +12,18 @@ NUMBERS = ["true", '"1"', "[1]", "{ a = 1 }", "nan", "inf", "1979-05-27"]
 TEXTS = ["5", "true", '["a"]', "{ a = 1 }", "1979-05-27"]
 TABLES = ["5", "true", "[[1]]", "1979-05-27", '{ "unet" = true }', '{ "unet" = "1" }', "{ unet = { a = 1 } }"]
 WRONG = {
-    "name": TEXTS, "path": TEXTS, "sha256": TEXTS, "schedule": TEXTS, "region": TEXTS, "prompt": TEXTS,
-    "weight": NUMBERS, "feather": NUMBERS, "layers": [*TABLES, '"x"', "[1]"], "parts": [*TABLES, '"x"', "[1]"],
+    "name": TEXTS,
+    "path": TEXTS,
+    "sha256": TEXTS,
+    "schedule": TEXTS,
+    "region": TEXTS,
+    "prompt": TEXTS,
+    "weight": NUMBERS,
+    "feather": NUMBERS,
+    "layers": [*TABLES, '"x"', "[1]"],
+    "parts": [*TABLES, '"x"', "[1]"],
     "blocks": [*TABLES, '["1", "0"]', "[true, 1]"],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -72,10 +80,13 @@ def test_all_faults_are_told_at_once(said):
         "wieght = 1\nname = 5\n[[adapter]]\npath = 'a.safetensors'\nparts = { vae = 1 }\n"
     )
     for fault in (
-        "r.toml, line 2: unknown: every", "r.toml, line 3: adapter 1: expected a table with a path",
-        "r.toml, line 6: adapter 2: ", "r.toml, line 7: adapter 2: unknown: wieght; did you mean 'weight'?",
-        "r.toml, line 8: adapter 2: name is 5, expected text", "r.toml, line 11: adapter 3: no part 'vae'",
-    ):  # fmt: skip
+        "r.toml, line 2: unknown: every",
+        "r.toml, line 3: adapter 1: expected a table with a path",
+        "r.toml, line 6: adapter 2: ",
+        "r.toml, line 7: adapter 2: unknown: wieght; did you mean 'weight'?",
+        "r.toml, line 8: adapter 2: name is 5, expected text",
+        "r.toml, line 11: adapter 3: no part 'vae'",
+    ):
         assert fault in told
     assert len(told.splitlines()) <= 4
 

@@ -19,24 +19,54 @@ PARSED = {
     f"lora_unet_{FLAT}.lora_A.dog.weight": ("unet", FLAT, "lora_down.weight", "dog"),
     f"lora_unet_{FLAT.removesuffix('_to_q')}.to_q.lora_up.weight": ("unet", FLAT, "lora_up.weight", ""),
     f"lora_unet__orig_mod_{FLAT}.alpha": ("unet", FLAT, "alpha", ""),
-    f"lora_te1_{TEXT.replace('.', '_')}.lora_magnitude_vector": ("text_encoder", TEXT.replace(".", "_"), "lora_magnitude_vector", ""),
-    "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": ("unet", "double_blocks_0_img_attn_qkv", "lora_up.weight", ""),
+    f"lora_te1_{TEXT.replace('.', '_')}.lora_magnitude_vector": (
+        "text_encoder",
+        TEXT.replace(".", "_"),
+        "lora_magnitude_vector",
+        "",
+    ),
+    "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": (
+        "unet",
+        "double_blocks_0_img_attn_qkv",
+        "lora_up.weight",
+        "",
+    ),
     "lycoris_transformer_blocks_0_attn_to_q.lokr_w1": ("", "transformer_blocks_0_attn_to_q", "lokr_w1", ""),
-    "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight": ("unet", "double_blocks.0.img_attn.qkv", "lora_down.weight", ""),
+    "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight": (
+        "unet",
+        "double_blocks.0.img_attn.qkv",
+        "lora_down.weight",
+        "",
+    ),
     f"diffusion_model.{ORIGINAL}.diff_b": ("unet", ORIGINAL, "diff_b", ""),
     f"text_encoders.clip_g.transformer.{TEXT}.lora_B.weight": ("text_encoder_2", TEXT, "lora_up.weight", ""),
     f"clip_l.{TEXT}.lora_down.weight": ("text_encoder", TEXT, "lora_down.weight", ""),
-    "transformer.transformer_blocks.0.attn.to_q.lora_B.default_0.bias": ("transformer", "transformer_blocks.0.attn.to_q", "lora_up.bias", "default_0"),
+    "transformer.transformer_blocks.0.attn.to_q.lora_B.default_0.bias": (
+        "transformer",
+        "transformer_blocks.0.attn.to_q",
+        "lora_up.bias",
+        "default_0",
+    ),
     f"unet.base_model.model.{QUERY}.lora_A": ("unet", QUERY, "lora_down.weight", ""),
     f"base_model.model.unet.{QUERY}.lora_B": ("unet", QUERY, "lora_up.weight", ""),
     f"module._orig_mod.unet.{QUERY}.lora.down.weight": ("unet", QUERY, "lora_down.weight", ""),
-    "unet._orig_mod.mid_block._orig_mod.attentions.0.proj_in.hada_w1_a.dog": ("unet", "mid_block.attentions.0.proj_in", "hada_w1_a", "dog"),
-    f"unet.{QUERY.replace('to_q', 'processor.to_out')}_lora.up.weight": ("unet", QUERY.replace("to_q", "to_out"), "lora_up.weight", ""),
+    "unet._orig_mod.mid_block._orig_mod.attentions.0.proj_in.hada_w1_a.dog": (
+        "unet",
+        "mid_block.attentions.0.proj_in",
+        "hada_w1_a",
+        "dog",
+    ),
+    f"unet.{QUERY.replace('to_q', 'processor.to_out')}_lora.up.weight": (
+        "unet",
+        QUERY.replace("to_q", "to_out"),
+        "lora_up.weight",
+        "",
+    ),
     f"{QUERY}.lora_magnitude_vector.dog.weight": ("", QUERY, "lora_magnitude_vector", "dog"),
     "layers.7.adaLN_modulation.0.q_layer.weight": ("", "layers.7.adaLN_modulation.0", "q_layer.weight", ""),
     "blocks.0.module.lora_C.weight": ("", "blocks.0.module.lora_C", "weight", ""),
     "nothing": ("", "", "", ""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("key", PARSED)
@@ -54,16 +84,21 @@ def test_every_prefix_is_told_from_the_others(text):
 
 
 PATHS = {  # a path as spelled, to ours
-    f"lora_unet_{FLAT}": f"unet.{QUERY}", f"lora_unet_{FLAT_ORIGINAL}": f"unet.{QUERY}",
+    f"lora_unet_{FLAT}": f"unet.{QUERY}",
+    f"lora_unet_{FLAT_ORIGINAL}": f"unet.{QUERY}",
     f"lora_unet_{FLAT.replace('to_q', 'to_out')}": f"unet.{OUT}",
-    f"lycoris_{FLAT_ORIGINAL}": f"unet.{QUERY}", f"diffusion_model.{ORIGINAL}": f"unet.{QUERY}",
-    f"lora_unet.{QUERY}": f"unet.{QUERY}", f"unet.{ORIGINAL}": f"unet.{QUERY}", ORIGINAL: f"unet.{QUERY}",
+    f"lycoris_{FLAT_ORIGINAL}": f"unet.{QUERY}",
+    f"diffusion_model.{ORIGINAL}": f"unet.{QUERY}",
+    f"lora_unet.{QUERY}": f"unet.{QUERY}",
+    f"unet.{ORIGINAL}": f"unet.{QUERY}",
+    ORIGINAL: f"unet.{QUERY}",
     "clip_g.text_projection": "text_encoder_2.text_projection",
     f"text_encoder.{TEXT.removeprefix('text_model.')}": f"text_encoder.{TEXT}",
     f"text_encoder.{TEXT.replace('q_proj', 'to_q')}": f"text_encoder.{TEXT}",
     "transformer.anything.0": "transformer.anything.0",
-    "diffusion_model.double_blocks.0.img_attn.qkv": None, "lora_unet_layers_0_attention_qkv": None,
-}  # fmt: skip
+    "diffusion_model.double_blocks.0.img_attn.qkv": None,
+    "lora_unet_layers_0_attention_qkv": None,
+}
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -30,21 +30,39 @@ def table(**folders: object) -> dict[str, str]:
         (KOHYA, ["sks"]),  # in all six captions
         (KOHYA | {"ss_dataset_dirs": "{}"}, []),  # of how many?
         (KOHYA | {"ss_dataset_dirs": json.dumps({"10_sks dog": {"img_count": 5}, "2_more": {"img_count": 2}})}, []),
-        (table(d={"a": 1, "b": 1}) | {"ss_dataset_dirs": '{"d": {"img_count": 1}}'}, []),  # one picture has all its tags
-        (KOHYA | table(**{"d": {"sks": 3}, "1_dog": {"dog": 9}}) | {
-            "ss_dataset_dirs": '{"d": {"img_count": 3}}', "ss_reg_dataset_dirs": '{"1_dog": {"img_count": 9}}'}, ["sks"]),
+        (
+            table(d={"a": 1, "b": 1}) | {"ss_dataset_dirs": '{"d": {"img_count": 1}}'},
+            [],
+        ),  # one picture has all its tags
+        (
+            KOHYA
+            | table(**{"d": {"sks": 3}, "1_dog": {"dog": 9}})
+            | {"ss_dataset_dirs": '{"d": {"img_count": 3}}', "ss_reg_dataset_dirs": '{"1_dog": {"img_count": 9}}'},
+            ["sks"],
+        ),
         (table(data={"a": 3, "b": 1}), []),
         ({"modelspec.trigger_phrase": "None", "trained_words": " , "}, []),
         ({}, []),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_files_by_all_trainers(metadata, words):
     assert read(metadata).words == words
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "[]", "null", "3", '{"a": 3}', '{"a": [1]}', '{"a": {"b": "c", "d": true, "e": -1, " ": 3}}', "[" * 100_000]
-)  # fmt: skip
+    "text",
+    [
+        "",
+        "[",
+        "[]",
+        "null",
+        "3",
+        '{"a": 3}',
+        '{"a": [1]}',
+        '{"a": {"b": "c", "d": true, "e": -1, " ": 3}}',
+        "[" * 100_000,
+    ],
+)
 def test_tables_that_are_none_tell_nothing(text):
     metadata = {"ss_tag_frequency": text, "ss_dataset_dirs": text, "trainedWords": "[" * 9}
     assert read(metadata).tags == () and read({"ss_tag_frequency": text, "ss_dataset_dirs": text}).words == []
@@ -106,7 +124,7 @@ def test_words_of_nothing_but_fillers_are_needed_all_the_same():
         ("x.civitai.info", {"trainedWords": None}, None),
         ("y.civitai.info", {"trainedWords": ["another"]}, None),
     ],
-)  # fmt: skip
+)
 def test_files_beside_an_adapter_tell_its_words(tmp_path, name, content, words):
     (tmp_path / name).write_text(json.dumps(content))
     found = triggers.beside(tmp_path / "x.safetensors")

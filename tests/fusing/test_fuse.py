@@ -44,7 +44,7 @@ def adapter_for(folder: Path, scale: float = 0.1) -> Adapter:
         name: LowRank(normal(3, x.shape[1]), normal(x.shape[0], 3), 1.5) if x.ndim == 2 else Full(normal(*x.shape))
         for name, x in open_model(folder).weights().items()
     }
-    return Adapter(modules, biases={"unet.conv_in": normal(32)})
+    return Adapter(modules=modules, biases={"unet.conv_in": normal(32)})
 
 
 def sums(folder: Path, adapter: Adapter) -> dict[str, np.ndarray]:
@@ -98,7 +98,7 @@ def test_open_clip_rows_and_the_transposed_projection_by_hand(both, tmp_path):
     k, projection = np.random.rand(32, 32).astype("f4"), np.random.rand(32, 32).astype("f4")
     layer = "text_encoder_2.text_model.encoder.layers.1.self_attn.k_proj"
     fuse(
-        Adapter({layer: Full(k), "text_encoder_2.text_projection": Full(projection)}),
+        Adapter(modules={layer: Full(k), "text_encoder_2.text_projection": Full(projection)}),
         str(file),
         tmp_path / "o.safetensors",
     )
@@ -115,7 +115,7 @@ def test_untouched_tensors_and_files_are_the_same_bytes(both, tmp_path):
     _, folder, file = both
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     shape = open_model(folder).arrays[f"{name}.weight"].shape
-    adapter = Adapter({name: Full(np.ones(shape, np.float32))})
+    adapter = Adapter(modules={name: Full(np.ones(shape, np.float32))})
     fuse(adapter, str(file), tmp_path / "out.safetensors")
     before, after = load_file(file), load_file(tmp_path / "out.safetensors")
     assert set(before) == set(after)
@@ -184,21 +184,25 @@ def test_a_seed_decides_the_rounding(both, tmp_path):
 
 def test_what_does_not_fit_is_named_and_nothing_is_written(both, tmp_path):
     _, folder, file = both
-    stray = Adapter({f"unet.stray_{i}": Full(np.ones((2, 2), np.float32)) for i in range(12)})
+    stray = Adapter(modules={f"unet.stray_{i}": Full(np.ones((2, 2), np.float32)) for i in range(12)})
     with pytest.raises(InputError, match=r"stray_0, .* and 2 more"):
         fuse(stray, str(file), tmp_path / "out.safetensors")
     assert len(fuse(stray, str(file), tmp_path / "a.safetensors", allow_unmatched=True)["unmatched"]) == 12
     with pytest.raises(InputError, match=r"conv_in is \[3, 3\]"):
-        fuse(Adapter({"unet.conv_in": Full(np.ones((3, 3), np.float32))}), str(file), tmp_path / "out.safetensors")
+        fuse(
+            Adapter(modules={"unet.conv_in": Full(np.ones((3, 3), np.float32))}),
+            str(file),
+            tmp_path / "out.safetensors",
+        )
     shape = open_model(folder).arrays["unet.conv_in.weight"].shape
     for target in ("out.safetensors", "out.ckpt", "out"):
         for value, dtype in ((np.nan, None), (1e5, "float16")):
-            adapter = Adapter({"unet.conv_in": Full(np.full(shape, value, np.float32))})
+            adapter = Adapter(modules={"unet.conv_in": Full(np.full(shape, value, np.float32))})
             with pytest.raises(NumericError):
                 fuse(adapter, str(folder), tmp_path / target, dtype=dtype)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
     with pytest.raises(RefusedError):
-        fuse(Adapter({}), str(file), tmp_path / "a.safetensors")
+        fuse(Adapter(modules={}), str(file), tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("target", ["out.safetensors", "out.ckpt", "out"])
@@ -216,7 +220,7 @@ def test_an_end_in_the_middle_leaves_no_file(both, tmp_path, target):
 
 def test_a_ckpt_is_plain_tensors(both, tmp_path):
     _, _, file = both
-    fuse(Adapter({}), str(file), tmp_path / "out.ckpt")
+    fuse(Adapter(modules={}), str(file), tmp_path / "out.ckpt")
     expected = load_file(file)
     for mmap in (False, True):
         got = torch.load(tmp_path / "out.ckpt", weights_only=True, mmap=mmap)["state_dict"]
@@ -227,7 +231,7 @@ def test_a_ckpt_is_plain_tensors(both, tmp_path):
 def learned(folder: Path) -> Adapter:
     parts = [part for part in ("text_encoder", "text_encoder_2") if (folder / part).is_dir()]
     vectors = {part: np.arange(64, dtype=np.float32).reshape(2, 32) / (100 + i) for i, part in enumerate(parts)}
-    return Adapter({}, embeddings={"<s1>": vectors})
+    return Adapter(modules={}, embeddings={"<s1>": vectors})
 
 
 @pytest.mark.parametrize("source", ["folder", "file"])
@@ -270,7 +274,7 @@ def test_a_folder_without_a_tokenizer_is_refused(both, tmp_path, monkeypatch):
     _, _, file = both
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
     with pytest.raises(UnavailableError, match="tokenizer"):
-        fuse(Adapter({}), str(file), tmp_path / "out")
+        fuse(Adapter(modules={}), str(file), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -315,9 +319,18 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     tensors |= {"conv_in.weight": torch.zeros(4, 4, 3, 3), "conv_norm_out.weight": torch.zeros(4)}
     save_file(tensors, tmp_path / "unet.safetensors")
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "unet.safetensors"), str(tmp_path / "out.safetensors")],
-        capture_output=True, text=True, check=True, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(code),
+            str(tmp_path / "unet.safetensors"),
+            str(tmp_path / "out.safetensors"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )
     grown, torch_there = done.stdout.split()
     assert torch_there == "False"
     assert int(grown) * 1024 < 5 * 33 * 2**20  # the tensor as read and as written, and some rows in float32
@@ -343,7 +356,7 @@ def test_a_killed_run_leaves_no_output(both, tmp_path, target):
     )
     assert done.returncode == -9
     assert not (tmp_path / target).exists()
-    fuse(Adapter({}), str(folder), tmp_path / target)  # and the next run clears away what was left beside it
+    fuse(Adapter(modules={}), str(folder), tmp_path / target)  # and the next run clears away what was left beside it
     assert [path.name for path in tmp_path.iterdir()] == [target]
 
 
@@ -354,7 +367,7 @@ def test_what_is_no_part_of_the_model_is_not_copied(both, tmp_path):
     for stray in strays:
         stray.write_bytes(b"x")
     try:
-        fuse(Adapter({}), str(folder), tmp_path / "out")
+        fuse(Adapter(modules={}), str(folder), tmp_path / "out")
     finally:
         (folder / "code").rmdir()
         for stray in strays:
@@ -372,7 +385,7 @@ def test_merge_into_collapses_the_sum(json_of, tmp_path):
     made = []
     for file in ("a.safetensors", "b.safetensors"):
         low = LowRank(torch.randn(2, 32, generator=draw), torch.randn(32, 2, generator=draw), 2.0)
-        writing.save(tmp_path / file, Adapter({name: low}), "kohya")
+        writing.save(tmp_path / file, Adapter(modules={name: low}), "kohya")
         made.append(low.delta())
     done = json_of("merge", "a.safetensors", "b.safetensors:-0.5", "--into", "model", "-o", "out")
     key = f"{name.removeprefix('unet.')}.weight"

@@ -36,9 +36,13 @@ def test_any_bytes_are_a_header_or_an_input_error(data, size, framed):
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.dictionaries(NAMES, SHAPES, max_size=6), st.dictionaries(NAMES, NAMES, max_size=4), st.booleans(), st.booleans(),
-    st.sampled_from([None, 1]), st.randoms(),
-)  # fmt: skip
+    st.dictionaries(NAMES, SHAPES, max_size=6),
+    st.dictionaries(NAMES, NAMES, max_size=4),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([None, 1]),
+    st.randoms(),
+)
 def test_any_spelling_of_a_header_is_read(tensors, metadata, ascii_only, spaced, indent, rng):
     entries, at = {}, 0
     for name, (dtype, shape) in tensors.items():

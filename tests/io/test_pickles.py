@@ -29,9 +29,13 @@ class Evil:
 def global_of(module: str, name: str, argument: str) -> bytes:
     """A protocol 2 pickle that calls module.name(argument)."""
     return (
-        b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"X" + struct.pack("<I", len(argument)) + argument.encode()
+        b"\x80\x02c"
+        + f"{module}\n{name}\n".encode()
+        + b"X"
+        + struct.pack("<I", len(argument))
+        + argument.encode()
         + b"\x85R."
-    )  # fmt: skip
+    )
 
 
 def rezipped(source: Path, target: Path, change, compression: int = zipfile.ZIP_STORED) -> Path:
@@ -52,9 +56,11 @@ def payloads(folder: Path, marker: Path) -> dict[str, Path]:
     files["old_raw"].write_bytes(global_of("os", "system", f"touch {marker}"))
     files["stacked"].write_bytes(pickle.dumps(Evil(marker), protocol=4))
     files["memoized"].write_bytes(
-        b"\x80\x04\x8c\x02os\x940\x8c\x06system\x940h\x00h\x01\x93\x8c" + bytes([len(f"touch {marker}")])
-        + f"touch {marker}".encode() + b"\x85R."
-    )  # fmt: skip
+        b"\x80\x04\x8c\x02os\x940\x8c\x06system\x940h\x00h\x01\x93\x8c"
+        + bytes([len(f"touch {marker}")])
+        + f"touch {marker}".encode()
+        + b"\x85R."
+    )
     torch.save({"a": torch.ones(2), "b": Evil(marker)}, files["zip"])
     torch.save({"a": torch.ones(2), "b": Evil(marker)}, files["legacy"], _use_new_zipfile_serialization=False)
     whole = folder / "whole.pt"
@@ -91,10 +97,20 @@ def test_the_payloads_would_have_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("builtins", "eval"), ("builtins", "exec"), ("torch", "load"), ("torch.hub", "load"), ("builtins", "bytearray"),
-     ("torch", "FloatTensor"), ("torch._utils", "_rebuild_meta_tensor_no_storage"), ("numpy", "load"),
-     ("posix", "system"), ("collections", "Counter"), ("torch", "serialization.os.system")],
-)  # fmt: skip
+    [
+        ("builtins", "eval"),
+        ("builtins", "exec"),
+        ("torch", "load"),
+        ("torch.hub", "load"),
+        ("builtins", "bytearray"),
+        ("torch", "FloatTensor"),
+        ("torch._utils", "_rebuild_meta_tensor_no_storage"),
+        ("numpy", "load"),
+        ("posix", "system"),
+        ("collections", "Counter"),
+        ("torch", "serialization.os.system"),
+    ],
+)
 def test_only_the_parts_of_tensors_may_be_asked_for(tmp_path, module, name):
     torch.save({}, tmp_path / "a.pt")
     file = rezipped(tmp_path / "a.pt", tmp_path / "b.pt", lambda _: global_of(module, name, "1"))
@@ -224,10 +240,15 @@ def test_an_embedding_comes_out_flat(tmp_path):
     """As the web UI and as the first textual inversion wrote it."""
     vectors = torch.arange(6.0).reshape(2, 3)
     torch.save(
-        {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.nn.Parameter(vectors)}, "name": "cat", "step": 9,
-         "sd_checkpoint": None},
+        {
+            "string_to_token": {"*": 265},
+            "string_to_param": {"*": torch.nn.Parameter(vectors)},
+            "name": "cat",
+            "step": 9,
+            "sd_checkpoint": None,
+        },
         tmp_path / "a.pt",
-    )  # fmt: skip
+    )
     tensors, texts = pickles.flatten(pickles.read(tmp_path / "a.pt"))
     assert texts == {"string_to_token.*": "265", "name": "cat", "step": "9"}
     assert list(tensors) == ["string_to_param.*"] and tensors["string_to_param.*"].equal(vectors)
@@ -251,8 +272,9 @@ def test_lists_and_dicts_become_paths(tmp_path):
         pickles.read(tmp_path / "twice.pt")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64", "int64", "uint8", "bool", "uint16",
-                                   "float8_e4m3fn"])  # fmt: skip
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float16", "bfloat16", "float64", "int64", "uint8", "bool", "uint16", "float8_e4m3fn"]
+)
 @pytest.mark.parametrize("legacy", [False, True])
 def test_every_dtype_is_read(tmp_path, dtype, legacy):
     if legacy and dtype in ("uint16", "float8_e4m3fn"):

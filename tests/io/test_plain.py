@@ -37,7 +37,13 @@ def test_json_is_read_to_its_bounds(tmp_path):
     assert json_of("[" * 64 + "]" * 64) == json.loads("[" * 64 + "]" * 64)
     assert json_object('{"a": 1, "a": 2.5, "b": null}') == {"a": 2.5, "b": None}
     assert json_of("1" + "0" * 299) == 10**299  # tokenizers are told such lengths
-    for text, says in (("[" * 65 + "]" * 65, "nested"), ("[" * 60_000, "nested"), ("1" * 301, "digits"), ("1" * 5000, "digits"), ("{", "Expecting")):  # fmt: skip
+    for text, says in (
+        ("[" * 65 + "]" * 65, "nested"),
+        ("[" * 60_000, "nested"),
+        ("1" * 301, "digits"),
+        ("1" * 5000, "digits"),
+        ("{", "Expecting"),
+    ):
         with pytest.raises(ValueError, match=says):
             json_of(text)
     with pytest.raises(ValueError, match="expected an object, got a list"):
@@ -55,6 +61,13 @@ def test_toml_is_read_to_its_bounds():
     )
     found = toml_of("\ufeff" + text)
     assert found["a"]["b"]["c"] == 1.5 and found["x.y"]["z.w"] == [1.5, -2500, 31] and found["s"] == "a." * 50
-    for text, says in (("a." * 17 + "a = 1", "17 parts|16 parts"), ("x = 1\n[" + "'a' . " * 17 + "a]", r"line 2"), ("a = " + "[" * 65 + "]" * 65, "nested"), ("a=" + "{a=" * 9999, "nested"), ("a = 0x1" + "0" * 260, "300 digits"), ("a = ", "Invalid value")):  # fmt: skip
+    for text, says in (
+        ("a." * 17 + "a = 1", "17 parts|16 parts"),
+        ("x = 1\n[" + "'a' . " * 17 + "a]", r"line 2"),
+        ("a = " + "[" * 65 + "]" * 65, "nested"),
+        ("a=" + "{a=" * 9999, "nested"),
+        ("a = 0x1" + "0" * 260, "300 digits"),
+        ("a = ", "Invalid value"),
+    ):
         with pytest.raises(ValueError, match=says):
             toml_of(text)

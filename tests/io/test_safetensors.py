@@ -131,8 +131,10 @@ def test_the_same_content_is_the_same_bytes_in_every_process(tmp_path):
     for seed in range(4):
         subprocess.run(
             [sys.executable, "-c", WRITES, tmp_path / f"{seed}"],
-            env={**os.environ, "PYTHONHASHSEED": str(seed)}, check=True, timeout=60,
-        )  # fmt: skip
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            check=True,
+            timeout=60,
+        )
         found.add((tmp_path / f"{seed}").read_bytes())
     assert len(found) == 1
 
@@ -242,7 +244,8 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "nesting of objects": (file_of('{"a":' * 100_000 + "1" + "}" * 100_000), "damaged header"),
     "overlap": (file_of(f'{{"a":{ENTRY},"b":{ENTRY}}}', DATA), "b overlaps a"),
     "partial overlap": (
-        file_of(f'{{"a":{ENTRY},"b":{{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}}}', bytes(6)), "b overlaps a"
+        file_of(f'{{"a":{ENTRY},"b":{{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}}}', bytes(6)),
+        "b overlaps a",
     ),
     "hole": (
         file_of(f'{{"a":{ENTRY},"b":{{"dtype":"F32","shape":[1],"data_offsets":[8,12]}}}}', bytes(12)),
@@ -263,12 +266,14 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "metadata null": (file_of('{"__metadata__":null}'), "must be an object of strings"),
     "tensor named metadata": (file_of(f'{{"__metadata__":{ENTRY}}}', DATA), "value of shape in __metadata__"),
     "many tensors": (
-        file_of("{" + ",".join(f'"{i}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for i in range(100_001)) + "}"),
+        file_of(
+            "{" + ",".join(f'"{i}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for i in range(100_001)) + "}"
+        ),
         "more than 100000 tensors",
     ),
     "long name": (file_of(f'{{"{"x" * 5000}":{ENTRY}}}', DATA), "name of more than 4096"),
     "control characters": (file_of('{"\\u001b[31m":{}}'), r"\\x1b\[31m"),
-} | {name: (file_of(f'{{"a":{entry}}}', DATA), says) for name, (entry, says) in BAD_ENTRIES.items()}  # fmt: skip
+} | {name: (file_of(f'{{"a":{entry}}}', DATA), says) for name, (entry, says) in BAD_ENTRIES.items()}
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
@@ -292,11 +297,16 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "header",
-    [f'{{"a":{ENTRY}}}   ', f'{{ "a" : {ENTRY} }}\n', json.dumps({"a": json.loads(ENTRY)}),
-     '{"a":{"data_offsets":[0,4],"shape":[1],"dtype":"F32"}}',
-     '{"a": {\n\t"shape": [ 1 ],\r\n "dtype" : "F32" , "data_offsets": [ 0 , 4 ] } }',
-     f'{{"a":{ENTRY},"__metadata__":{{}}}}', f'{{"\\u0061":{ENTRY}}}'],
-)  # fmt: skip
+    [
+        f'{{"a":{ENTRY}}}   ',
+        f'{{ "a" : {ENTRY} }}\n',
+        json.dumps({"a": json.loads(ENTRY)}),
+        '{"a":{"data_offsets":[0,4],"shape":[1],"dtype":"F32"}}',
+        '{"a": {\n\t"shape": [ 1 ],\r\n "dtype" : "F32" , "data_offsets": [ 0 , 4 ] } }',
+        f'{{"a":{ENTRY},"__metadata__":{{}}}}',
+        f'{{"\\u0061":{ENTRY}}}',
+    ],
+)
 def test_json_may_be_spelled_in_other_ways(header):
     data = file_of(header, DATA)
     assert parse_header(data, len(data)).entries == {"a": ("F32", (1,), 0, 4)}
@@ -316,9 +326,12 @@ def test_missing_files_folders_and_pipes_are_told_in_plain_words(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for name, says in (
-        ("missing", "missing: no such adapter"), ("folder", "folder is not a file but a folder"), ("pipe", "pipe"),
-        ("missing/a", "no such"), ("x" * 300, "could not be read"),
-    ):  # fmt: skip
+        ("missing", "missing: no such adapter"),
+        ("folder", "folder is not a file but a folder"),
+        ("pipe", "pipe"),
+        ("missing/a", "no such"),
+        ("x" * 300, "could not be read"),
+    ):
         with pytest.raises(InputError, match=says):
             safetensors.open_file(tmp_path / name, "adapter")
     with pytest.raises(InputError, match="device"):
@@ -423,9 +436,15 @@ def test_tensors_that_are_not_finite_are_named_and_nothing_is_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "notes"),
-    [({"\ud800": np.ones(1)}, {}), ({}, {"a": 1}), ({"__metadata__": np.ones(1)}, {}),
-     ({"a": np.ones(1, np.complex64)}, {}), ({"x" * 5000: np.ones(1)}, {}), ({}, {"a": "x" * MAX_HEADER})],
-)  # fmt: skip
+    [
+        ({"\ud800": np.ones(1)}, {}),
+        ({}, {"a": 1}),
+        ({"__metadata__": np.ones(1)}, {}),
+        ({"a": np.ones(1, np.complex64)}, {}),
+        ({"x" * 5000: np.ones(1)}, {}),
+        ({}, {"a": "x" * MAX_HEADER}),
+    ],
+)
 def test_what_we_would_not_read_we_do_not_write(tmp_path, content, notes):
     with pytest.raises(InputError, match=f"{tmp_path / 'a'}"):
         safetensors.write(tmp_path / "a", content, notes)
@@ -557,7 +576,12 @@ def test_neither_torch_nor_the_library_is_needed(tmp_path):
         "print(sorted({'torch', 'safetensors'} & set(sys.modules)))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60,
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
         env={**os.environ, "PYTHONPATH": str(Path(safetensors.__file__).parents[2])},
-    )  # fmt: skip
+    )
     assert done.stdout == "[]\n"

@@ -43,16 +43,36 @@ n = 1
 n = 2
 '''
 LINES = {
-    ("title",): 2, ("a",): 3, ("a", "b"): 3, ("a", "b", 3, "in_list"): 4,
-    ("quoted key",): 5, ("quoted key", "x y"): 5, ("quoted key", "x y", "inline"): 5, ("quoted key", "x y", "two"): 5,
-    ("quoted key", "x y", "three"): 7, ("dated",): 8,
-    ("train",): 10, ("train", "text"): 11, ("train", "rank"): 15, ("train", "plain"): 16,
-    ("other",): 18, ("other", "with.dot"): 18, ("other", "with.dot", "key"): 19,
-    ("adapter",): 20, ("adapter", 0): 20, ("adapter", 0, "path"): 21, ("adapter", 0, "parts"): 22,
-    ("adapter", 0, "parts", "unet"): 23, ("adapter", 1): 24, ("adapter", 1, "path"): 25, ("adapter", 1, "deep"): 26,
-    ("adapter", 1, "deep", 0): 26, ("adapter", 1, "deep", 0, "n"): 27, ("adapter", 1, "deep", 1): 28,
+    ("title",): 2,
+    ("a",): 3,
+    ("a", "b"): 3,
+    ("a", "b", 3, "in_list"): 4,
+    ("quoted key",): 5,
+    ("quoted key", "x y"): 5,
+    ("quoted key", "x y", "inline"): 5,
+    ("quoted key", "x y", "two"): 5,
+    ("quoted key", "x y", "three"): 7,
+    ("dated",): 8,
+    ("train",): 10,
+    ("train", "text"): 11,
+    ("train", "rank"): 15,
+    ("train", "plain"): 16,
+    ("other",): 18,
+    ("other", "with.dot"): 18,
+    ("other", "with.dot", "key"): 19,
+    ("adapter",): 20,
+    ("adapter", 0): 20,
+    ("adapter", 0, "path"): 21,
+    ("adapter", 0, "parts"): 22,
+    ("adapter", 0, "parts", "unet"): 23,
+    ("adapter", 1): 24,
+    ("adapter", 1, "path"): 25,
+    ("adapter", 1, "deep"): 26,
+    ("adapter", 1, "deep", 0): 26,
+    ("adapter", 1, "deep", 0, "n"): 27,
+    ("adapter", 1, "deep", 1): 28,
     ("adapter", 1, "deep", 1, "n"): 29,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])

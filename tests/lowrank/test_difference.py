@@ -18,9 +18,14 @@ def stored(values, kind, parts):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.sampled_from(KINDS), st.sampled_from(KINDS), st.integers(1, 40), st.integers(0, 40), st.booleans(),
-    st.integers(0, 99), st.sampled_from([1e-9, 1e-6, 1e-3, 1.0, 1e3]),
-)  # fmt: skip
+    st.sampled_from(KINDS),
+    st.sampled_from(KINDS),
+    st.integers(1, 40),
+    st.integers(0, 40),
+    st.booleans(),
+    st.integers(0, 99),
+    st.sampled_from([1e-9, 1e-6, 1e-3, 1.0, 1e3]),
+)
 def test_it_is_the_difference_of_the_values(kind, other, count, same, parts, seed, size):
     draw = np.random.default_rng(seed)
     base = draw.standard_normal(count) * size

@@ -51,15 +51,18 @@ falls = st.one_of(
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.integers(90, 180), st.integers(90, 180), st.integers(1, 8), falls, st.floats(0, 0.5), st.integers(0, 999),
+    st.integers(90, 180),
+    st.integers(90, 180),
+    st.integers(1, 8),
+    falls,
+    st.floats(0, 0.5),
+    st.integers(0, 999),
     st.integers(-6, 3),
-)  # fmt: skip
+)
 def test_no_spectrum_makes_the_certificate_too_small(out, into, rank, fall, noise, seed, power):
     kind, by = fall
     i = np.arange(min(out, into, 60))
-    values = {
-        "power": (i + 1.0) ** -by, "exponential": np.exp(-by * i), "step": np.where(i < rank + 3, 1.0, by),
-    }[kind]  # fmt: skip
+    values = {"power": (i + 1.0) ** -by, "exponential": np.exp(-by * i), "step": np.where(i < rank + 3, 1.0, by)}[kind]
     draw = np.random.default_rng(seed)
     delta = with_values(out, into, values, seed).astype("f8")
     rest = draw.standard_normal((out, into))

@@ -15,7 +15,9 @@ def spectrum(values, out=10, fan_in=6, total=None, floor=0.0):
     s = torch.tensor(values)
     k = len(values)
     whole = float(s.double().square().sum()) if total is None else total
-    return Decomposed(torch.zeros(out, k), s, torch.zeros(k, fan_in), (out, fan_in), whole, floor)
+    return Decomposed(
+        u=torch.zeros(out, k), s=s, vh=torch.zeros(k, fan_in), shape=(out, fan_in), total=whole, floor=floor
+    )
 
 
 def ranks_of(values, rule, **more):
@@ -54,7 +56,9 @@ def test_auto_stops_at_the_floor_and_at_float32s_rounding():
     assert ranks_of([1.0, 1e-5, 1e-6], Rule("auto")) == 2  # 10 rows x 2^-23 = 1.2e-6
 
 
-@pytest.mark.parametrize("kind", [Rule("full", cap=1), Rule("energy", 0.99, cap=1), Rule("auto", cap=1), Rule("budget", 1e6, cap=1)])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind", [Rule("full", cap=1), Rule("energy", 0.99, cap=1), Rule("auto", cap=1), Rule("budget", 1e6, cap=1)]
+)
 def test_a_cap_holds_whatever_the_rule(kind):
     assert ranks_of(SQUARES_9_4_1, kind) == 1
 
@@ -105,9 +109,10 @@ def test_a_budget_is_kept_and_no_worse_than_a_fixed_rank_but_for_the_last_piece(
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.lists(st.lists(st.floats(0.0625, 9, width=32), min_size=1, max_size=4), min_size=1, max_size=4), st.integers(0, 260),
+    st.lists(st.lists(st.floats(0.0625, 9, width=32), min_size=1, max_size=4), min_size=1, max_size=4),
+    st.integers(0, 260),
     st.booleans(),
-)  # fmt: skip
+)
 def test_a_budget_is_the_best_of_all_choices(values, budget, alike):
     """Where ranks cost the same it is the optimum; where not, below it by less than one triplet's share."""
     sides = [(4, 4)] * 4 if alike else [(2, 3), (4, 4), (1, 9), (6, 2)]
@@ -137,8 +142,11 @@ def test_the_rank_of_a_sum_that_repeats_itself_is_found():
 
 def test_ranks_are_read_as_they_are_spelled():
     assert [parse(x) for x in ("full", "auto", "32", "energy:0.99")] == [
-        Rule("full"), Rule("auto"), Rule("fixed", 32), Rule("energy", 0.99)
-    ]  # fmt: skip
+        Rule("full"),
+        Rule("auto"),
+        Rule("fixed", 32),
+        Rule("energy", 0.99),
+    ]
     assert rule("full", 8, "50MB") == Rule("budget", 50_000_000, 8)
 
 

@@ -52,14 +52,14 @@ def test_drawing_is_diffusers_and_asks_no_negative_prompt(distilled):
     )
     told, _ = conditioning_of(distilled, ["a cat", "something else"])
     picture = Picture.of(0, told[0], told[1])
-    how = Drawing((64, 64), 1, 8.5, "lcm")
+    how = Drawing(size=(64, 64), steps=1, guidance=8.5, scheduler="lcm")
     mine = denoise(distilled, [picture], how)
     noise = torch.randn((4, 16, 16), generator=generator(0, how.purpose))[None]
     theirs = pipe(
         prompt_embeds=told[0].states, latents=noise, num_inference_steps=1, guidance_scale=8.5, output_type="latent"
     ).images
     torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
-    other = denoise(distilled, [picture], Drawing((64, 64), 1, 2.0, "lcm"))
+    other = denoise(distilled, [picture], Drawing(size=(64, 64), steps=1, guidance=2.0, scheduler="lcm"))
     assert not torch.allclose(mine, other, atol=1e-3)
 
 
@@ -73,6 +73,17 @@ def test_training_tells_it_no_guidance(distilled):
 
 
 def test_a_negative_prompt_that_is_not_asked_is_refused(distilled):
-    request = Request(["a cat"], 1, 0, "blurry", "m", (64, 64), 1, 8.0, "lcm", 1)
+    request = Request(
+        prompts=["a cat"],
+        count=1,
+        seed=0,
+        negative="blurry",
+        model="m",
+        size=(64, 64),
+        steps=1,
+        guidance=8.0,
+        scheduler="lcm",
+        batch_size=1,
+    )
     with pytest.raises(UsageError, match="--negative: this model is told the guidance"):
         drawing(distilled, request)

@@ -44,7 +44,7 @@ def both():
     net = Net()
     adapters = [
         Adapter(
-            {
+            modules={
                 f"unet.{n}": low(n, tuple(getattr(net, n).weight.shape), seed + i)
                 for i, n in enumerate(("lin", "conv", "point"))
             }
@@ -128,10 +128,16 @@ def test_what_is_kept_stays_within_its_bytes(both):
 def test_every_kind_of_delta_is_applied_at_its_weight(sample: Sample):
     shape = sample.base
     delta = deltas.read(sample.parts, shape).mapped(lambda x: torch.as_tensor(np.ascontiguousarray(x)))
-    module = nn.LayerNorm(shape[0]) if len(shape) == 1 else nn.Linear(shape[1], shape[0]) if len(shape) == 2 else nn.Conv2d(shape[1], shape[0], shape[2:])  # fmt: skip
+    module = (
+        nn.LayerNorm(shape[0])
+        if len(shape) == 1
+        else nn.Linear(shape[1], shape[0])
+        if len(shape) == 2
+        else nn.Conv2d(shape[1], shape[0], shape[2:])
+    )
     net, base = nn.Sequential(module), module.weight.detach().clone()
     stack = Stack({"unet": net})
-    stack.add(0, Adapter({"unet.0": delta}), lambda name: 1.0, "file")
+    stack.add(0, Adapter(modules={"unet.0": delta}), lambda name: 1.0, "file")
     stack.ready()
     x = torch.randn(2, *((shape[0],) if len(shape) == 1 else (shape[1],) if len(shape) == 2 else (shape[1], 6, 6)))
     wanted = base + 0.6 * torch.as_tensor(delta.delta(base)).reshape(base.shape)
@@ -149,7 +155,8 @@ def test_biases_and_factors_by_module():
     net = Net()
     stack = Stack({"unet": net})
     added = Adapter(
-        {"unet.lin": low("lin", (8, 12), 1)}, biases={"unet.lin": torch.arange(8.0), "unet.point": torch.ones(5)}
+        modules={"unet.lin": low("lin", (8, 12), 1)},
+        biases={"unet.lin": torch.arange(8.0), "unet.point": torch.ones(5)},
     )
     stack.add(0, added, lambda name: 0.5 if name == "unet.lin" else 1.0, "file")
     stack.ready()
@@ -170,15 +177,15 @@ def test_what_does_not_fit_is_named_and_what_the_model_lacks_is_listed():
         "unet.nowhere": low("x", (8, 12), 2),
         "text_encoder.x": low("x", (8, 12), 2),
     }
-    done = Stack({"unet": net}).add(0, Adapter(modules), lambda name: 1.0, "file")
+    done = Stack({"unet": net}).add(0, Adapter(modules=modules), lambda name: 1.0, "file")
     assert done.counts == {"unet": 1} and done.unmatched == ("unet.nowhere", "text_encoder.x")
     with pytest.raises(InputError, match="no effect"):
-        Stack({"unet": Net()}).add(0, Adapter({"unet.nowhere": low("x", (8, 12), 2)}), lambda name: 1.0, "file")
+        Stack({"unet": Net()}).add(0, Adapter(modules={"unet.nowhere": low("x", (8, 12), 2)}), lambda name: 1.0, "file")
     with pytest.raises(InputError, match="another base model"):
-        Stack({"unet": Net()}).add(0, Adapter({"unet.lin": low("x", (8, 13), 2)}), lambda name: 1.0, "file")
+        Stack({"unet": Net()}).add(0, Adapter(modules={"unet.lin": low("x", (8, 13), 2)}), lambda name: 1.0, "file")
     bad = LowRank(torch.full((1, 12), torch.nan), torch.ones(8, 1), 1.0)
     with pytest.raises(InputError, match="NaN"):
-        Stack({"unet": Net()}).add(0, Adapter({"unet.lin": bad}), lambda name: 1.0, "file")
+        Stack({"unet": Net()}).add(0, Adapter(modules={"unet.lin": bad}), lambda name: 1.0, "file")
 
 
 def test_gradients_reach_the_gates_and_nothing_else(both):
@@ -207,7 +214,7 @@ def test_an_adapter_at_weight_zero_leaves_no_trace_among_others(weights, uses, l
     unet = {"wide": nn.Linear(320, 320), "narrow": nn.Linear(64, 320), "conv": nn.Conv2d(32, 64, 3, padding=1)}
     x = [torch.randn(2, 50, 320), torch.randn(2, 50, 64), torch.randn(2, 32, 12, 12)]
     shapes = {name: tuple(module.weight.shape) for name, module in unet.items()}
-    adapters = [Adapter({f"unet.{n}": low(n, s, seed, rank=8) for n, s in shapes.items()}) for seed in range(3)]
+    adapters = [Adapter(modules={f"unet.{n}": low(n, s, seed, rank=8) for n, s in shapes.items()}) for seed in range(3)]
     found = []
     for chosen in (range(3), [i for i, weight in enumerate(weights) if weight]):
         stack = Stack({"unet": nn.ModuleDict(unet)}, limit)
@@ -233,6 +240,6 @@ def test_a_dora_at_half_its_weight_goes_half_of_the_way(axis):
     adapted = weight + inner.delta()
     whole = lengths * adapted / adapted.norm(dim=1 - axis, keepdim=True)
     weight += 0.5 * (whole - weight)
-    stack = stacked(net, [Adapter({"unet.lin": DoRA(inner, lengths)})])
+    stack = stacked(net, [Adapter(modules={"unet.lin": DoRA(inner, lengths)})])
     with stack.gates.at((0.5,)):
         torch.testing.assert_close(answers(net)[0], answers(wanted)[0], rtol=1e-4, atol=1e-5)

@@ -44,9 +44,18 @@ def put(cache: Path, repository: str, model: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("sdlx", "sdxl"), ("SDXL", "sdxl"), ("sd1.5", "sd15"), ("sd 21", "sd21"), ("Tiny", "tiny"), ("mymodle", "mymodel"),
-     ("dreamshapper", "dreamshaper.safetensors"), ("photoreal", "someone/photo-real"), ("zzz", None)],
-)  # fmt: skip
+    [
+        ("sdlx", "sdxl"),
+        ("SDXL", "sdxl"),
+        ("sd1.5", "sd15"),
+        ("sd 21", "sd21"),
+        ("Tiny", "tiny"),
+        ("mymodle", "mymodel"),
+        ("dreamshapper", "dreamshaper.safetensors"),
+        ("photoreal", "someone/photo-real"),
+        ("zzz", None),
+    ],
+)
 def test_a_word_that_is_no_alias_says_what_is_near(cache, model, name, near):
     shutil.copytree(model, "mymodel")
     Path("dreamshaper.safetensors").touch()
@@ -72,11 +81,19 @@ def test_aliases_and_hub_ids_are_taken_at_their_word(cache, name):
 
 @pytest.mark.parametrize(
     "command",
-    [("sample", "x", "-m"), ("train", "data", "-m"), ("prior-gen", "x", "out", "-m"), ("ppim", "data", "out", "-m"),
-     ("compose", "a.safetensors", "-o", "r.toml", "--learn", "data", "-m"), ("merge", "a.safetensors", "--into"),
-     ("merge", "a.safetensors", "a.safetensors", "--base"), ("extract", "tiny", "--base"), ("extract", "--base", "tiny"),
-     ("convert", "a.safetensors", "b.safetensors", "--to", "kohya", "--base")],
-)  # fmt: skip
+    [
+        ("sample", "x", "-m"),
+        ("train", "data", "-m"),
+        ("prior-gen", "x", "out", "-m"),
+        ("ppim", "data", "out", "-m"),
+        ("compose", "a.safetensors", "-o", "r.toml", "--learn", "data", "-m"),
+        ("merge", "a.safetensors", "--into"),
+        ("merge", "a.safetensors", "a.safetensors", "--base"),
+        ("extract", "tiny", "--base"),
+        ("extract", "--base", "tiny"),
+        ("convert", "a.safetensors", "b.safetensors", "--to", "kohya", "--base"),
+    ],
+)
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
 def test_every_command_says_it_before_anything_else_is_done(program, tmp_path, monkeypatch, command, dry):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -128,10 +145,15 @@ def test_a_repository_that_was_removed_says_what_to_take(cache):
 
 @pytest.mark.parametrize(
     ("gone", "named"),
-    [(["unet/*.safetensors"], ["unet/*.safetensors"]), (["model_index.json"], ["model_index.json"]),
-     (["unet/*.safetensors", "vae/*.safetensors", "text_encoder/places.json"],
-      ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/places.json"])],
-)  # fmt: skip
+    [
+        (["unet/*.safetensors"], ["unet/*.safetensors"]),
+        (["model_index.json"], ["model_index.json"]),
+        (
+            ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/places.json"],
+            ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/places.json"],
+        ),
+    ],
+)
 def test_a_snapshot_that_is_not_whole_names_all_it_lacks(cache, model, gone, named):
     folder = put(cache, "someone/model", model)
     for pattern in gone:
@@ -200,10 +222,13 @@ def online(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("repository", "said"),
-    [("someone/403-GatedRepo", "agree at {hub}/someone/403-GatedRepo, then log in: hf auth login"),
-     ("someone/404-RepoNotFound", "the hub has no such repository, or it is private"),
-     ("someone/401", "the hub refuses it (401)\nlog in with an account that may have it: hf auth login"), ("someone/500", "the hub answers 500; try again later")],
-)  # fmt: skip
+    [
+        ("someone/403-GatedRepo", "agree at {hub}/someone/403-GatedRepo, then log in: hf auth login"),
+        ("someone/404-RepoNotFound", "the hub has no such repository, or it is private"),
+        ("someone/401", "the hub refuses it (401)\nlog in with an account that may have it: hf auth login"),
+        ("someone/500", "the hub answers 500; try again later"),
+    ],
+)
 def test_what_the_hub_answers_is_told_with_what_to_do(online, repository, said):
     for find in (folder_of, lambda name: fetch.folder_of(name, "--caption-model")):
         with pytest.raises(UnavailableError) as error:

@@ -49,6 +49,12 @@ def test_latents_of_another_scale_are_others_in_the_cache(tmp_path):
     folder = make(tmp_path / "m")
     hashes = {
         encoder_hash(load(str(changed(folder, "vae", **config)), CPU, torch.float32))
-        for config in ({}, {"scaling_factor": 0.2}, {"shift_factor": 0.1}, {"latents_mean": [0.0, 0, 0, 1]}, {"latents_std": [1.0, 1, 1, 2]})
-    }  # fmt: skip
+        for config in (
+            {},
+            {"scaling_factor": 0.2},
+            {"shift_factor": 0.1},
+            {"latents_mean": [0.0, 0, 0, 1]},
+            {"latents_std": [1.0, 1, 1, 2]},
+        )
+    }
     assert len(hashes) == 5

@@ -52,9 +52,15 @@ def test_sdxl_agrees_with_diffusers(tmp_path):
     folder = make(tmp_path / "model", "sdxl")
     components = load(str(folder), CPU, torch.float32)
     pipe = StableDiffusionXLPipeline(
-        components.vae, components.text_encoder, components.text_encoder_2, components.tokenizer,
-        components.tokenizer_2, components.unet, None, force_zeros_for_empty_prompt=True,
-    )  # fmt: skip
+        components.vae,
+        components.text_encoder,
+        components.text_encoder_2,
+        components.tokenizer,
+        components.tokenizer_2,
+        components.unet,
+        None,
+        force_zeros_for_empty_prompt=True,
+    )
     states, empty, pooled, no_pooled = pipe.encode_prompt("a cat", device=CPU)
     told, _ = conditioning_of(components, ["a cat", ""])
     torch.testing.assert_close(told.states, torch.cat([states, empty]))
@@ -69,7 +75,7 @@ def test_sdxl_agrees_with_diffusers(tmp_path):
         assert torch.equal(predict(components, latents, torch.tensor(400), told), theirs)
     with pytest.raises(ValueError, match="sizes"):
         predict(components, latents, torch.tensor(400), Conditioning(told.states))
-    drawn = list(draw(components, [told[0]], told[1], [3], Drawing((128, 64), steps=2, scheduler="euler")))
+    drawn = list(draw(components, [told[0]], told[1], [3], Drawing(size=(128, 64), steps=2, scheduler="euler")))
     assert drawn[0].shape == (64, 128, 3)
 
 

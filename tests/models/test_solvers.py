@@ -71,9 +71,13 @@ def theirs(components, name, how, spacing=None, pipeline=None, **more):
         else {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     )
     pipe = cls(
-        vae=components.vae, text_encoder=components.text_encoder, tokenizer=components.tokenizer, unet=components.unet,
-        scheduler=scheduler, **kept,
-    )  # fmt: skip
+        vae=components.vae,
+        text_encoder=components.text_encoder,
+        tokenizer=components.tokenizer,
+        unet=components.unet,
+        scheduler=scheduler,
+        **kept,
+    )
     pipe.set_progress_bar_config(disable=True)
     yes, no, draw = told(components, 1), told(components, 2), generator(5, "sample")
     if "image" not in more:
@@ -84,9 +88,16 @@ def theirs(components, name, how, spacing=None, pipeline=None, **more):
         {"pooled_prompt_embeds": yes.pooled, "negative_pooled_prompt_embeds": no.pooled} if components.sized else {}
     )
     return pipe(
-        prompt_embeds=yes.states, negative_prompt_embeds=no.states, num_inference_steps=how.steps, guidance_scale=how.guidance,
-        generator=[draw], output_type="latent", eta=0.3 if name == "tcd" else 0.0, **pooled, **more,
-    ).images  # fmt: skip
+        prompt_embeds=yes.states,
+        negative_prompt_embeds=no.states,
+        num_inference_steps=how.steps,
+        guidance_scale=how.guidance,
+        generator=[draw],
+        output_type="latent",
+        eta=0.3 if name == "tcd" else 0.0,
+        **pooled,
+        **more,
+    ).images
 
 
 def near(a, b):
@@ -105,7 +116,7 @@ PAIRS = [
 def test_each_scheduler_and_spacing_draws_what_diffusers_draws(loaded, name, spacing):
     for prediction in SCHEDULERS[name].betas.predictions:
         model = loaded(prediction_type=prediction)
-        how = Drawing((32, 32), 3, 2.0, name, spacing=spacing)
+        how = Drawing(size=(32, 32), steps=3, guidance=2.0, scheduler=name, spacing=spacing)
         assert near(ours(model, how), theirs(model, name, how, spacing)), prediction
 
 
@@ -158,7 +169,7 @@ def test_the_text_says_a_spacing_where_it_makes_a_difference(loaded):
 @pytest.mark.parametrize("strength", [1.0, 0.75, 0.34, 0.2])
 def test_image_to_image_starts_where_diffusers_starts(loaded, name, strength):
     start = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
-    model, how = loaded(), Drawing((32, 32), 5, 2.0, name, strength=strength)
+    model, how = loaded(), Drawing(size=(32, 32), steps=5, guidance=2.0, scheduler=name, strength=strength)
     expected = theirs(
         model, name, how, pipeline=diffusers.StableDiffusionImg2ImgPipeline, image=start[None], strength=strength
     )
@@ -172,18 +183,26 @@ def test_inpainting_is_that_of_diffusers(loaded, name, inputs, strength):
     draw = torch.Generator().manual_seed(3)
     start, masked = torch.randn(SHAPE, generator=draw), torch.randn(SHAPE, generator=draw)
     grey = torch.rand(1, 32, 32, generator=draw)
-    model, how = loaded(inputs=inputs), Drawing((32, 32), 4, 2.0, name, strength=strength)
+    model, how = loaded(inputs=inputs), Drawing(size=(32, 32), steps=4, guidance=2.0, scheduler=name, strength=strength)
     expected = theirs(
-        model, name, how, pipeline=diffusers.StableDiffusionInpaintPipeline, image=start[None], mask_image=grey[None],
-        masked_image_latents=masked[None], strength=strength, width=32, height=32,
-    )  # fmt: skip
+        model,
+        name,
+        how,
+        pipeline=diffusers.StableDiffusionInpaintPipeline,
+        image=start[None],
+        mask_image=grey[None],
+        masked_image_latents=masked[None],
+        strength=strength,
+        width=32,
+        height=32,
+    )
     mask = masks.for_latents(masks.either(grey * 255), 4)
     assert near(ours(model, how, start=start, mask=mask, masked=masked), expected)
 
 
 @pytest.mark.parametrize("name", ["dpm++", "euler-a"])
 def test_sdxl_is_drawn_as_diffusers_draws_it(loaded, name):
-    model, how = loaded("sdxl"), Drawing((32, 32), 3, 2.0, name)
+    model, how = loaded("sdxl"), Drawing(size=(32, 32), steps=3, guidance=2.0, scheduler=name)
     assert near(ours(model, how), theirs(model, name, how))
 
 
@@ -231,5 +250,5 @@ def test_a_strength_is_so_many_whole_steps_and_one_at_least(loaded, strength, st
     solver = Solver(loaded(), "dpm++", 10)
     assert len(solver.times) - solver.first(strength) == steps
     start = torch.randn(SHAPE)
-    drawn = ours(loaded(), Drawing((32, 32), 10, 1.0, strength=strength), start=start)
+    drawn = ours(loaded(), Drawing(size=(32, 32), steps=10, guidance=1.0, strength=strength), start=start)
     assert torch.equal(drawn[0], start) == (steps == 0)

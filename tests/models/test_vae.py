@@ -39,10 +39,14 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     "form",
     [
-        "two", "two/vae", "two/vae/diffusion_pytorch_model.safetensors", "whole.safetensors", "alone.safetensors",
+        "two",
+        "two/vae",
+        "two/vae/diffusion_pytorch_model.safetensors",
+        "whole.safetensors",
+        "alone.safetensors",
         "alone.ckpt",
     ],
-)  # fmt: skip
+)
 def test_every_form_of_an_autoencoder_is_read(folder, form):
     said = []
     found = load(str(folder / "one"), CPU, torch.float32, vae=str(folder / form), note=beside(said))
@@ -149,9 +153,20 @@ def test_training_encodes_with_another_autoencoder(program, folder, tmp_path):
     losses = {}
     for name, options in (("own", []), ("other", ["--vae", folder / "two"])):
         program(
-            "train", "data", "-m", folder / "one", "--size", 32, "--steps", 1, "--batch-size", 1, "-o",
-            f"{name}.safetensors", *options,
-        )  # fmt: skip
+            "train",
+            "data",
+            "-m",
+            folder / "one",
+            "--size",
+            32,
+            "--steps",
+            1,
+            "--batch-size",
+            1,
+            "-o",
+            f"{name}.safetensors",
+            *options,
+        )
         losses[name] = json.loads((tmp_path / f"{name}.run/log.jsonl").read_text())["loss"]
     assert losses["own"] != losses["other"]
     done = program(

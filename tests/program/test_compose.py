@@ -23,10 +23,32 @@ def two(tmp_path):
 
 def test_a_recipe_says_all_of_it_and_draws_what_the_options_draw(program, tmp_path, two):
     Image.new("L", (64, 64), 255).save(tmp_path / "m.png")
-    options = ["--schedule", "a=0@0,1@0.4,0.2@1:cosine", "--block-weights", "b=down=0,mid=0.5,up.1=1", "--part-weights", "b=text_encoder=0.5",
-               "--switch", "every:2", "--region", "a=m.png:3"]  # fmt: skip
-    program("compose", "a.safetensors:0.8", "b.safetensors:0.5", *options, "--layer-weights", r"a=attn2\.to_v$=0.25", "--words",
-            "b=in the snow", "-o", "sub/r.toml", "--plot", "r.png")  # fmt: skip
+    options = [
+        "--schedule",
+        "a=0@0,1@0.4,0.2@1:cosine",
+        "--block-weights",
+        "b=down=0,mid=0.5,up.1=1",
+        "--part-weights",
+        "b=text_encoder=0.5",
+        "--switch",
+        "every:2",
+        "--region",
+        "a=m.png:3",
+    ]
+    program(
+        "compose",
+        "a.safetensors:0.8",
+        "b.safetensors:0.5",
+        *options,
+        "--layer-weights",
+        r"a=attn2\.to_v$=0.25",
+        "--words",
+        "b=in the snow",
+        "-o",
+        "sub/r.toml",
+        "--plot",
+        "r.png",
+    )
     recipe = tomllib.loads((tmp_path / "sub/r.toml").read_text())
     assert recipe["lorakit"] == 2 and recipe["way"] == "switch" and recipe["every"] == 2
     a, b = recipe["adapter"]
@@ -78,7 +100,7 @@ def test_version_one_is_read_and_strict(program, tmp_path, two):
         ('[[adapter]]\npath = "a.safetensors"\n[[adapter]]\npath = "a.safetensors"', "two adapters are called a"),
         ('[[adapter]]\npath = "a.safetensors"\nlayers = { "nowhere" = 1 }', "no module"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_recipe_is_named(program, tmp_path, two, body, says):
     (tmp_path / "r.toml").write_text(f"lorakit = 2\n{body}\n")
     done = program("compose", "r.toml", "-o", "x.toml", status=3)
@@ -151,14 +173,28 @@ def lesson(tmp_path_factory):
                 modules[name] = LowRank((s[:4, None] * v[:4]).contiguous(), u[:, :4].contiguous(), 4.0)
         size = sum(float(low.delta().square().sum()) for low in modules.values()) ** 0.5
         modules = {name: LowRank(low.down * 0.5 / size, low.up, 4.0) for name, low in modules.items()}
-        writing.save(folder / f"good{number}.safetensors", Adapter(modules), "kohya")
+        writing.save(folder / f"good{number}.safetensors", Adapter(modules=modules), "kohya")
     torch.set_num_threads(threads)
     return folder
 
 
 def test_learning_turns_noise_off_and_says_what_it_gained(program, tmp_path, lesson):
-    done = program("compose", lesson / "good0.safetensors", lesson / "noise.safetensors", "--learn", lesson / "data", "--learn-draws", 2,
-                   "--learn-steps", 14, "--learn-rate", "0.2", "-o", "r.toml", "--json")  # fmt: skip
+    done = program(
+        "compose",
+        lesson / "good0.safetensors",
+        lesson / "noise.safetensors",
+        "--learn",
+        lesson / "data",
+        "--learn-draws",
+        2,
+        "--learn-steps",
+        14,
+        "--learn-rate",
+        "0.2",
+        "-o",
+        "r.toml",
+        "--json",
+    )
     good, noise = (one["weight"] for one in done.json["adapters"])
     assert abs(noise) < 0.1 and good > 0.5
     assert done.json["held_out_after"] < done.json["held_out_before"] and done.json["numbers"] == 2
@@ -173,7 +209,7 @@ def test_learnt_weights_beat_every_uniform_one(program, tmp_path, lesson):
 
     files = [str(lesson / f"good{i}.safetensors") for i in (0, 1)]
     components = load_model("tiny", "cpu", "float32", lambda text: None)
-    how = learn.Learning("adapter", 10, 0.3, 2)
+    how = learn.Learning(per="adapter", steps=10, rate=0.3, draws=2)
     done = learn.learn(components, composing.read(files), lesson / "data", how, lambda *of: None, lambda text: None)
     composition = composing.read(files)
     ensemble = Ensemble(components, [composition], lambda text: None)
@@ -187,8 +223,20 @@ def test_learnt_weights_beat_every_uniform_one(program, tmp_path, lesson):
 
 @pytest.mark.parametrize(("per", "key"), [("block", "blocks"), ("layer", "layers"), ("band", "schedule")])
 def test_weights_are_learnt_by_block_layer_and_band(program, tmp_path, lesson, per, key):
-    program("compose", lesson / "good0.safetensors", "--learn", lesson / "data", "--learn-draws", 1, "--learn-steps", 1,
-            "--learn-per", per, "-o", "r.toml")  # fmt: skip
+    program(
+        "compose",
+        lesson / "good0.safetensors",
+        "--learn",
+        lesson / "data",
+        "--learn-draws",
+        1,
+        "--learn-steps",
+        1,
+        "--learn-per",
+        per,
+        "-o",
+        "r.toml",
+    )
     entry = tomllib.loads((tmp_path / "r.toml").read_text())["adapter"][0]
     assert key in entry
     program("compose", "r.toml", "-o", "again.toml")

@@ -278,9 +278,7 @@ DOTTED = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 ORIGINAL = "input_blocks.4.1.transformer_blocks.0.attn1.to_q"
 FACTORS = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
 # A module's name and the names of its factors, by format: its own, and others that are read.
-COPIED = {
-    "kohya": (FLAT, {}), "comfy": (f"diffusion_model.{ORIGINAL}", {}), "diffusers": (DOTTED, FACTORS),
-}  # fmt: skip
+COPIED = {"kohya": (FLAT, {}), "comfy": (f"diffusion_model.{ORIGINAL}", {}), "diffusers": (DOTTED, FACTORS)}
 REWRITTEN = {
     "kohya, PEFT's factors": ("kohya", FLAT, FACTORS),
     "kohya, sgm names of SD1": ("kohya", f"lora_unet_{ORIGINAL.replace('.', '_')}", {}),
@@ -291,7 +289,7 @@ REWRITTEN = {
     "diffusers, a named adapter": ("diffusers", DOTTED, {k: v.replace(".", ".dog.") for k, v in FACTORS.items()}),
     "diffusers, compiled": ("diffusers", f"_orig_mod.{DOTTED}", FACTORS),
     "diffusers, no part": ("diffusers", DOTTED.removeprefix("unet."), FACTORS),
-}  # fmt: skip
+}
 
 
 def spelled(stem, factors) -> dict:

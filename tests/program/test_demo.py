@@ -49,9 +49,16 @@ def _killed(folder: Path, moment: str) -> None:
 
 
 MOMENTS = (
-    "fox/raw/*", "fox/data/.manifest.journal", "fox/data/*.txt", "fox/run/log.jsonl", "fox/lora.safetensors",
-    "fox/before/00002.png", "strawberry/run/cache/*", "merged.safetensors", "merged/00000.png",
-)  # fmt: skip
+    "fox/raw/*",
+    "fox/data/.manifest.journal",
+    "fox/data/*.txt",
+    "fox/run/log.jsonl",
+    "fox/lora.safetensors",
+    "fox/before/00002.png",
+    "strawberry/run/cache/*",
+    "merged.safetensors",
+    "merged/00000.png",
+)
 
 
 @pytest.mark.thorough

@@ -60,9 +60,17 @@ def low(base: Path, name: str, rank: int, seed: int = 0) -> torch.Tensor:
 def take(tuned, base, output, dtype=torch.float32, report=None, file_format="kohya", **choices):
     notes = []
     done = extract.run(
-        str(tuned), output, base=None if base is None else str(base), choices=Choices(**choices),
-        file_format=file_format, dtype=dtype, report=report, force=True, dry_run=False, talk=Talk(note=notes.append),
-    )  # fmt: skip
+        str(tuned),
+        output,
+        base=None if base is None else str(base),
+        choices=Choices(**choices),
+        file_format=file_format,
+        dtype=dtype,
+        report=report,
+        force=True,
+        dry_run=False,
+        talk=Talk(note=notes.append),
+    )
     return done, files.read(output), notes
 
 
@@ -217,9 +225,10 @@ def test_a_budget_is_spent_as_well_as_it_can_be(base, tmp_path):
     # As many modules and triplets, which is as many bytes, in every other way.
     others = (dict(zip(values, one, strict=True)) for one in product(range(5), repeat=3))
     alike = [
-        one for one in others
+        one
+        for one in others
         if sum(one.values()) == sum(ranks.values()) and sum(map(bool, one.values())) == sum(map(bool, ranks.values()))
-    ]  # fmt: skip
+    ]
     assert held(ranks) == pytest.approx(max(map(held, alike)))
 
 
@@ -293,7 +302,9 @@ def adapter_file(tmp_path):
         torch.randn(4, 192, generator=draw), torch.randn(192, 4, generator=draw), 2.0
     )
     tokens = {"<s1>": {"text_encoder": torch.randn(1, 192, generator=draw)}}
-    writing.save(tmp_path / "a.safetensors", Adapter(modules, {"lorakit.step": "3"}, embeddings=tokens), "kohya")
+    writing.save(
+        tmp_path / "a.safetensors", Adapter(modules=modules, metadata={"lorakit.step": "3"}, embeddings=tokens), "kohya"
+    )
     return tmp_path / "a.safetensors"
 
 
@@ -347,9 +358,15 @@ def test_what_is_no_adapter_is_said_to_be_a_model(base, adapter_file, tmp_path):
 def test_an_output_that_exists_stays(adapter_file, tmp_path):
     with pytest.raises(RefusedError):
         extract.run(
-            str(adapter_file), adapter_file, base=None, choices=Choices(), file_format="kohya", force=False,
-            dry_run=False, talk=Talk(note=print),
-        )  # fmt: skip
+            str(adapter_file),
+            adapter_file,
+            base=None,
+            choices=Choices(),
+            file_format="kohya",
+            force=False,
+            dry_run=False,
+            talk=Talk(note=print),
+        )
 
 
 def test_a_run_that_is_stopped_leaves_the_old_file(tuned, base, tmp_path, monkeypatch):
@@ -427,12 +444,21 @@ def test_the_program_on_the_built_in_model(json_of, program, tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        ["--rank", "0"], ["--rank", "energy:2"], ["--energy", "0"], ["--energy", "0.9", "--budget", "1MB"],
-        ["--clamp-quantile", "1.5", "--base", "tiny"], ["--keep-bias"], ["--exact"], ["--target", "("],
-        ["--budget", "1MB", "--rank", "4"], ["--budget", "x"], ["--device", "mps", "--base", "tiny"],
-        ["--device", "gpu", "--base", "tiny"], ["--device", "cuda:99", "--base", "tiny"],
+        ["--rank", "0"],
+        ["--rank", "energy:2"],
+        ["--energy", "0"],
+        ["--energy", "0.9", "--budget", "1MB"],
+        ["--clamp-quantile", "1.5", "--base", "tiny"],
+        ["--keep-bias"],
+        ["--exact"],
+        ["--target", "("],
+        ["--budget", "1MB", "--rank", "4"],
+        ["--budget", "x"],
+        ["--device", "mps", "--base", "tiny"],
+        ["--device", "gpu", "--base", "tiny"],
+        ["--device", "cuda:99", "--base", "tiny"],
     ],
-)  # fmt: skip
+)
 def test_wrong_options_are_refused(wrong, tmp_path):
     from lorakit.cli import _run
 

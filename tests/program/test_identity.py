@@ -94,14 +94,17 @@ def test_a_class_picture_that_was_changed_is_named(program, tmp_path, data):
 def test_the_hash_is_of_all_that_is_read_and_as_ever_of_what_is_plain(tmp_path):
     for name, shade in (("m", 1), ("n", 2)):
         Image.new("L", (8, 8), shade).save(tmp_path / f"{name}.png")
-    plain = Example(tmp_path / "a.png", ("a dog",))
+    plain = Example(file=tmp_path / "a.png", captions=("a dog",))
     whole = data_hash([plain], ["0" * 64])
     assert whole == hashlib.sha256(f"{'0' * 64}a.png\0a dog\0{1}\n".encode()).hexdigest()
     others = [
-        Example(tmp_path / "a.png", ("a dog", "a cat")), Example(tmp_path / "a.png", ("a dog", "a bird")),
-        Example(tmp_path / "a.png", ("a dog",), repeats=2), Example(tmp_path / "a.png", ("a dog",), mask=tmp_path / "m.png"),
-        Example(tmp_path / "a.png", ("a dog",), mask=tmp_path / "n.png"), Example(tmp_path / "b.png", ("a dog",)),
-    ]  # fmt: skip
+        Example(file=tmp_path / "a.png", captions=("a dog", "a cat")),
+        Example(file=tmp_path / "a.png", captions=("a dog", "a bird")),
+        Example(file=tmp_path / "a.png", captions=("a dog",), repeats=2),
+        Example(file=tmp_path / "a.png", captions=("a dog",), mask=tmp_path / "m.png"),
+        Example(file=tmp_path / "a.png", captions=("a dog",), mask=tmp_path / "n.png"),
+        Example(file=tmp_path / "b.png", captions=("a dog",)),
+    ]
     assert data_hash([plain], ["0" * 64], classes=1) != whole
     assert len({whole, *(data_hash([one], ["0" * 64]) for one in others)}) == len(others) + 1
 

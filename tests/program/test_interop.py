@@ -31,7 +31,7 @@ def trained(components) -> Adapter:
         if name.endswith(".up"):
             p.data.normal_(0, 0.05, generator=draw)
     attached.detach()
-    return Adapter(attached.deltas())
+    return Adapter(modules=attached.deltas())
 
 
 @pytest.mark.parametrize("file_format", ["kohya", "diffusers"])
@@ -53,7 +53,7 @@ def test_deltas_and_pictures_agree_with_diffusers(components, tmp_path, file_for
         stack.ready()
         with stack.gates.at((1.0,)):
             ours = components.unet(latents, time, states[:1]).sample
-        how, forwards = Drawing((64, 64), 8, 3.0, "ddim"), [[Forward((1.0,), 8.0)]] * 8
+        how, forwards = Drawing(size=(64, 64), steps=8, guidance=3.0, scheduler="ddim"), [[Forward((1.0,), 8.0)]] * 8
         picture = Picture.of(3, told[0], told[1])
         drawn = to_pictures(components, denoise(components, [picture], how, Acting(stack.gates, forwards)))
         stack.remove()

@@ -16,8 +16,11 @@ def test_kills_at_random_moments(tmp_path):
     options = ["--model", make(tmp_path / "base"), "--steps", 6, "--batch-size", 2, "--checkpoint-every", 2]
     done = subprocess.run(
         [sys.executable, "-m", "tests.kills", "10", *map(str, options)],
-        cwd=Path(__file__).parents[2], env={**os.environ, "TMPDIR": str(tmp_path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "all ended in the same bytes" in done.stdout

@@ -31,7 +31,7 @@ def make(file, seed, rank=4, names=tuple(SIZES), metadata=None, tokens=None, alp
         for name in names
     }
     embeddings = {token: {"text_encoder": vector} for token, vector in (tokens or {}).items()}
-    writing.save(file, Adapter(modules, metadata or {}, embeddings=embeddings), "kohya")
+    writing.save(file, Adapter(modules=modules, metadata=metadata or {}, embeddings=embeddings), "kohya")
     return {name: low.delta() for name, low in modules.items()}
 
 
@@ -71,9 +71,16 @@ def test_a_budget_is_the_size_of_the_file(json_of, two, tmp_path, dtype):
 
 def test_part_and_block_weights(json_of, two, tmp_path):
     json_of(
-        "merge", "a.safetensors", "b.safetensors", "--part-weights", "text_encoder=0.5",
-        "--block-weights", "down=0.5,down.1=0", "--block-weights", "b:mid=-1",
-    )  # fmt: skip
+        "merge",
+        "a.safetensors",
+        "b.safetensors",
+        "--part-weights",
+        "text_encoder=0.5",
+        "--block-weights",
+        "down=0.5,down.1=0",
+        "--block-weights",
+        "b:mid=-1",
+    )
     (a, b), found = two, read(tmp_path)
     close(found[DOWN], 0.5 * a[DOWN] + b[DOWN])
     close(found[DOWN1], b[DOWN1])
@@ -226,7 +233,9 @@ def test_kinds_that_are_low_rank_are_merged_with_each_other(json_of, two, tmp_pa
 def test_adapters_of_different_families_are_refused(program, two, tmp_path):
     sd1 = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     writing.save(
-        tmp_path / "sd.safetensors", Adapter({sd1: LowRank(torch.ones(1, 768), torch.ones(320, 1), 1.0)}), "kohya"
+        tmp_path / "sd.safetensors",
+        Adapter(modules={sd1: LowRank(torch.ones(1, 768), torch.ones(320, 1), 1.0)}),
+        "kohya",
     )
     said = program("merge", "a.safetensors", "sd.safetensors", status=3).stderr
     assert "tiny" in said and "sd1" in said and "a.safetensors" in said and "sd.safetensors" in said

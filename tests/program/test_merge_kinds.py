@@ -32,12 +32,18 @@ KINDS = {
     "dora": (QUERY, {**LORA, "dora_scale": abs(draw(64, 1)) + np.float32(0.5)}),
     "glora": (
         KEY,
-        {"a1.weight": draw(64, 2), "a2.weight": draw(2, 64), "b1.weight": draw(64, 2), "b2.weight": draw(2, 64), "alpha": np.float32(3)},
+        {
+            "a1.weight": draw(64, 2),
+            "a2.weight": draw(2, 64),
+            "b1.weight": draw(64, 2),
+            "b2.weight": draw(2, 64),
+            "alpha": np.float32(3),
+        },
     ),
     "oft": (VALUE, {"oft_blocks": draw(16, 4, 4), "alpha": np.float32(0)}),
     "ia3": (OUT, {"weight": draw(64), "on_input": np.array(1)}),
     "full": (CONV, {"diff": draw(64, 64, 3, 3)}),
-}  # fmt: skip
+}
 EVERYWHERE = (QUERY, KEY, VALUE, OUT, CONV)
 
 
@@ -53,19 +59,31 @@ def plain(rank=3):
     shapes = {name: (64, 64, 3, 3) if name == CONV else (64, 64) for name in EVERYWHERE}
     return {
         name: {
-            "lora_down.weight": draw(rank, *s[1:]), "lora_up.weight": draw(s[0], rank, *[1] * (len(s) - 2)), "alpha": np.float32(1),
+            "lora_down.weight": draw(rank, *s[1:]),
+            "lora_up.weight": draw(s[0], rank, *[1] * (len(s) - 2)),
+            "alpha": np.float32(1),
         }
         for name, s in shapes.items()
-    }  # fmt: skip
+    }
 
 
 def run(arguments, output, *, rank=None, into=None, method="linear", **choices):
     said: list[str] = []
     done = merge.run(
-        arguments, output, alpha=None, weights=None, method=method, rank=rank, file_format="kohya", dtype="float32",
-        force=False, dry_run=False, talk=Talk(note=said.append), choices=merge.Choices(**choices),
-        into=merge.Into(into) if into else None,
-    )  # fmt: skip
+        arguments,
+        output,
+        alpha=None,
+        weights=None,
+        method=method,
+        rank=rank,
+        file_format="kohya",
+        dtype="float32",
+        force=False,
+        dry_run=False,
+        talk=Talk(note=said.append),
+        choices=merge.Choices(**choices),
+        into=merge.Into(model=into) if into else None,
+    )
     return done | {"said": said}
 
 
@@ -206,9 +224,18 @@ def test_a_full_disk_leaves_the_old_output(two, monkeypatch):
             patch.setattr(os, call, full)
             with pytest.raises(StorageError, match="No space left"):
                 merge.run(
-                    [str(odd), str(other)], output, alpha=0.5, weights=None, method="linear", rank=None,
-                    file_format="kohya", dtype="float32", force=True, dry_run=False, talk=SILENT,
-                )  # fmt: skip
+                    [str(odd), str(other)],
+                    output,
+                    alpha=0.5,
+                    weights=None,
+                    method="linear",
+                    rank=None,
+                    file_format="kohya",
+                    dtype="float32",
+                    force=True,
+                    dry_run=False,
+                    talk=SILENT,
+                )
         assert output.read_bytes() == b"old" and len(list(output.parent.iterdir())) == 3
 
 

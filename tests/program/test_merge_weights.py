@@ -20,7 +20,7 @@ def make(file, seed, out=64, rank=4, names=(NAME,)):
         name: LowRank(torch.randn(rank, 64, generator=draw), torch.randn(out, rank, generator=draw), 2.0)
         for name in names
     }
-    writing.save(file, Adapter(modules), "kohya")
+    writing.save(file, Adapter(modules=modules), "kohya")
     return modules
 
 
@@ -95,7 +95,7 @@ def test_extract_re_ranks_an_adapter_to_the_optimum(json_of, tmp_path):
 
 def test_an_adapter_that_fits_nothing_is_refused(program, tmp_path):
     module = {"unet.down_blocks.3.attentions.0.proj_in": LowRank(torch.ones(1, 8), torch.ones(8, 1), 1.0)}
-    writing.save(tmp_path / "a.safetensors", Adapter(module), "kohya")
+    writing.save(tmp_path / "a.safetensors", Adapter(modules=module), "kohya")
     assert "no effect" in program("sample", "x", "--lora", "a.safetensors", status=3).stderr
     make(tmp_path / "b.safetensors", 1, out=32)
     assert "another base model" in program("sample", "x", "--lora", "b.safetensors", status=3).stderr

@@ -77,12 +77,13 @@ def test_the_scheduler_of_a_base_is_part_of_what_a_run_is(tmp_path, program):
 @pytest.mark.parametrize(
     "words",
     [
-        [*DRAW], ["prior-gen", "a cat", "out", "--size", 32, "--steps", 1, "-n", 1],
+        [*DRAW],
+        ["prior-gen", "a cat", "out", "--size", 32, "--steps", 1, "-n", 1],
         ["compose", "a.safetensors", "-o", "r.toml", "--learn", "data", "--learn-steps", 1],
         ["merge", "a.safetensors", "--into", "m", "-o", "whole"],
     ],
     ids=lambda words: words[0],
-)  # fmt: skip
+)
 def test_every_command_hears_what_the_user_says(words, tmp_path, program):
     make(tmp_path / "m")
     captioned(tmp_path / "data", "a thing", [(64, 64)])

@@ -48,10 +48,13 @@ FUSED = {
 }
 ORIGINAL = {f"lora_unet_{name}": shape for name, shape in FUSED.items()}
 SPLIT = {
-    "transformer_blocks.0.attn.to_q": (W, W), "transformer_blocks.0.attn.to_k": (W, W), "transformer_blocks.0.attn.to_v": (W, W),
-    "single_transformer_blocks.0.attn.to_v": (W, W), "single_transformer_blocks.0.proj_mlp": (4 * W, W),
+    "transformer_blocks.0.attn.to_q": (W, W),
+    "transformer_blocks.0.attn.to_k": (W, W),
+    "transformer_blocks.0.attn.to_v": (W, W),
+    "single_transformer_blocks.0.attn.to_v": (W, W),
+    "single_transformer_blocks.0.proj_mlp": (4 * W, W),
     "transformer_blocks.0.ff.net.2": (W, 4 * W),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def whole(split: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             [*(split.get(f"{single}attn.to_{x}", zero) for x in "qkv"), split[f"{single}proj_mlp"]]
         ),
         "lora_unet_double_blocks_0_img_mlp_2": split[f"{block}ff.net.2"],
-    }  # fmt: skip
+    }
 
 
 def test_fused_and_split_weights_are_merged_in_either_order(program, flux):
@@ -113,17 +116,35 @@ def test_shift_and_scale_of_the_last_norm_change_places(program, tmp_path):
 
 # What others write, and what it is.
 OTHERS = {
-    "z-image": dotted("diffusion_model.", {"layers.0.attention.to_q": (W, W), "layers.0.adaLN_modulation.0": (4 * W, W)}),
-    "qwen-image": kohya({"lycoris_transformer_blocks_0_attn_to_q": (W, W), "lycoris_transformer_blocks_0_img_mod_1": (6 * W, W)}),
-    "anima": dotted("diffusion_model.", {"blocks.0.cross_attn.output_proj": (W, W), "llm_adapter.blocks.0.mlp.2": (W, 4 * W)}),
+    "z-image": dotted(
+        "diffusion_model.", {"layers.0.attention.to_q": (W, W), "layers.0.adaLN_modulation.0": (4 * W, W)}
+    ),
+    "qwen-image": kohya(
+        {"lycoris_transformer_blocks_0_attn_to_q": (W, W), "lycoris_transformer_blocks_0_img_mod_1": (6 * W, W)}
+    ),
+    "anima": dotted(
+        "diffusion_model.", {"blocks.0.cross_attn.output_proj": (W, W), "llm_adapter.blocks.0.mlp.2": (W, 4 * W)}
+    ),
     "wan": kohya({"lora_unet_blocks_0_self_attn_q": (W, W), "lora_unet_blocks_0_ffn_0": (4 * W, W)}),
-    "sd3": kohya({"lora_unet_joint_blocks_0_x_block_attn_qkv": (3 * W, W), "lora_te1_text_model_encoder_layers_0_mlp_fc1": (3072, 768)}),
+    "sd3": kohya(
+        {
+            "lora_unet_joint_blocks_0_x_block_attn_qkv": (3 * W, W),
+            "lora_te1_text_model_encoder_layers_0_mlp_fc1": (3072, 768),
+        }
+    ),
     "lumina2": dotted("transformer.", {"layers.0.attn.to_q": (W, W), "layers.0.feed_forward.linear_1": (W, W)}),
-    "chroma": dotted("diffusion_model.", {"distilled_guidance_layer.layers.0.in_layer": (W, W), "double_blocks.0.img_attn.proj": (W, W)}),
-    "hunyuan-video": dotted("diffusion_model.", {"double_blocks.0.img_mlp.fc1": (4 * W, W), "single_blocks.0.modulation.linear": (3 * W, W)}),
-    "ltx2": dotted("diffusion_model.", {"transformer_blocks.0.audio_attn1.to_q": (W, W), "transformer_blocks.0.attn1.to_q": (W, W)}),
+    "chroma": dotted(
+        "diffusion_model.",
+        {"distilled_guidance_layer.layers.0.in_layer": (W, W), "double_blocks.0.img_attn.proj": (W, W)},
+    ),
+    "hunyuan-video": dotted(
+        "diffusion_model.", {"double_blocks.0.img_mlp.fc1": (4 * W, W), "single_blocks.0.modulation.linear": (3 * W, W)}
+    ),
+    "ltx2": dotted(
+        "diffusion_model.", {"transformer_blocks.0.audio_attn1.to_q": (W, W), "transformer_blocks.0.attn1.to_q": (W, W)}
+    ),
     None: dotted("diffusion_model.", {"foo.0.bar": (W, W), "foo.1.bar": (W, W)}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("family", OTHERS, ids=str)
@@ -175,11 +196,17 @@ def test_flattened_names_that_no_table_has_cannot_get_their_dots(program, tmp_pa
 
 @pytest.mark.parametrize(
     ("key", "what"),
-    [("lora_controlnet", "a Control-LoRA"), ("image_proj.proj.weight", "an IP-Adapter"),
-     ("lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.conditioning1.0.weight", "a ControlNet-LLLite"),
-     ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_custom_diffusion.weight", "Custom Diffusion"),
-     ("down_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight", "AnimateDiff")],
-)  # fmt: skip
+    [
+        ("lora_controlnet", "a Control-LoRA"),
+        ("image_proj.proj.weight", "an IP-Adapter"),
+        ("lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.conditioning1.0.weight", "a ControlNet-LLLite"),
+        (
+            "down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_custom_diffusion.weight",
+            "Custom Diffusion",
+        ),
+        ("down_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight", "AnimateDiff"),
+    ],
+)
 @pytest.mark.parametrize("command", [["inspect"], ["merge", "x.safetensors"], ["convert"]])
 def test_other_kinds_of_adapter_are_named_and_refused(program, tmp_path, key, what, command):
     save_file({key: np.zeros((4, 4), "f4")}, tmp_path / "x.safetensors")

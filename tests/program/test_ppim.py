@@ -117,9 +117,11 @@ def test_a_set_is_trained_on_alike_before_and_after_it_is_prepared(program, tmp_
     program("ppim", "raw", "data", "--caption", "keep")
     before = [(e.captions, e.repeats, e.mask is not None) for e in dataset.read(raw, None)]
     after = [(e.captions, e.repeats, e.mask is not None) for e in dataset.read(tmp_path / "data", None)]
-    assert before == after == [
-        (("d",), 1, False), (("sks dog",), 3, False), (("one", "two"), 3, False), (("a row",), 5, True),
-    ]  # fmt: skip
+    assert (
+        before
+        == after
+        == [(("d",), 1, False), (("sks dog",), 3, False), (("one", "two"), 3, False), (("a row",), 5, True)]
+    )
     whole = snapshot(tmp_path / "data")
     program("ppim", "raw", "data", "--caption", "keep")
     assert snapshot(tmp_path / "data") == whole

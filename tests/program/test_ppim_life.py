@@ -126,9 +126,12 @@ def test_copies_are_reproduced_from_their_lines(json_of, raw, tmp_path):
         source = decode((raw / row["source"]).read_bytes())
         changes = row["augmentations"]
         how = Cut(
-            tuple(row["crop_box"]), tuple(row["size"]), False, sum(c.get("angle", 0) for c in changes),
-            any(c.get("mirrored") for c in changes),
-        )  # fmt: skip
+            box=tuple(row["crop_box"]),
+            size=tuple(row["size"]),
+            pad=False,
+            angle=sum(c.get("angle", 0) for c in changes),
+            mirrored=any(c.get("mirrored") for c in changes),
+        )
         with Image.open(tmp_path / "data" / row["file_name"]) as written:
             assert np.array_equal(np.asarray(draw(source, how, changes, (255, 255, 255))), np.asarray(written))
 
@@ -172,11 +175,14 @@ def test_small_and_blurred_pictures_are_refused_unless_asked_for(json_of, progra
 
 def test_bad_arguments_are_refused_at_once(program, raw):
     for wrong, hint in (
-        (("--crop", "smrt"), "did you mean 'smart'"), (("--augment", "flop"), "did you mean 'flip'"),
-        (("--copies", "3"), "--augment"), (("--background", "blurple"), "#a0c0ff"),
-        (("--caption-template", "a {token}"), "--token"), (("--caption-replace", "x"), "OLD=NEW"),
+        (("--crop", "smrt"), "did you mean 'smart'"),
+        (("--augment", "flop"), "did you mean 'flip'"),
+        (("--copies", "3"), "--augment"),
+        (("--background", "blurple"), "#a0c0ff"),
+        (("--caption-template", "a {token}"), "--token"),
+        (("--caption-replace", "x"), "OLD=NEW"),
         (("--size", "64x32", "--crop", "bucket"), "one number"),
-    ):  # fmt: skip
+    ):
         assert hint in program("ppim", raw, "data", *wrong, status=2).stderr
 
 
@@ -204,15 +210,22 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
     for count in (100, 600):
         folder = tmp_path / str(count)
         folder.mkdir()
-        given = [Source(f"{i}.png", f"{i}.png", f"{i}") for i in range(count)]
+        given = [Source(path=f"{i}.png", key=f"{i}.png", name=f"{i}") for i in range(count)]
         tracemalloc.start()
         manifest = Manifest(folder)
         for source in given:
-            manifest.put(source.key, {
-                "sha256": draw.bytes(32).hex(), "look": draw.bytes(8).hex(), "source_size": [9, 9],
-                "colours": base64.b85encode(draw.bytes(192)).decode(), "thumb": "x" * 9000, "rows": [{"file_name": source.path}],
-            })  # fmt: skip
-        settle(given, Settings((64, 64), 16), Keeper(folder, manifest, force=False, dry_run=False))
+            manifest.put(
+                source.key,
+                {
+                    "sha256": draw.bytes(32).hex(),
+                    "look": draw.bytes(8).hex(),
+                    "source_size": [9, 9],
+                    "colours": base64.b85encode(draw.bytes(192)).decode(),
+                    "thumb": "x" * 9000,
+                    "rows": [{"file_name": source.path}],
+                },
+            )
+        settle(given, Settings(size=(64, 64), multiple=16), Keeper(folder, manifest, force=False, dry_run=False))
         used.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         manifest.close()

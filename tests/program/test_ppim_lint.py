@@ -9,11 +9,13 @@ def row(name: str, **more) -> dict:
 
 
 def test_what_is_odd_has_a_line_with_its_pictures():
-    settings = Settings((64, 64), 16, token="sks", mask="subject")
+    settings = Settings(size=(64, 64), multiple=16, token="sks", mask="subject")
     rows = [
-        row("a.png", text="sks dog", mask_share=0.5), row("b.png", text="", mask_share=0.05),
-        row("c.png", cut_off=0.4, mask_share=1.0), row("d.png", text="sks cat", notes=["very dark"], mask_share=0.3),
-    ]  # fmt: skip
+        row("a.png", text="sks dog", mask_share=0.5),
+        row("b.png", text="", mask_share=0.05),
+        row("c.png", cut_off=0.4, mask_share=1.0),
+        row("d.png", text="sks cat", notes=["very dark"], mask_share=0.3),
+    ]
     found = lint(rows, [], settings)
     assert found.lines == [
         "1 picture: very dark (d.png)",
@@ -27,4 +29,4 @@ def test_what_is_odd_has_a_line_with_its_pictures():
 
 
 def test_a_set_with_nothing_odd_has_no_lines():
-    assert lint([row("a.png", mask_share=0.05)], [], Settings((64, 64), 16, mask="face")).lines == []
+    assert lint([row("a.png", mask_share=0.05)], [], Settings(size=(64, 64), multiple=16, mask="face")).lines == []

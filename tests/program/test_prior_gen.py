@@ -28,7 +28,18 @@ def components(tmp_path_factory):
 
 @pytest.fixture
 def request_(components):
-    return Request(["a dog", "a cat"], 5, 3, "", components.name, (32, 32), 2, 1.0, "dpm++", 2)
+    return Request(
+        prompts=["a dog", "a cat"],
+        count=5,
+        seed=3,
+        negative="",
+        model=components.name,
+        size=(32, 32),
+        steps=2,
+        guidance=1.0,
+        scheduler="dpm++",
+        batch_size=2,
+    )
 
 
 def run(request, folder, components, **more):
@@ -44,8 +55,10 @@ def test_prompts_take_turns_and_each_picture_is_of_its_own_seed(components, requ
     run(request_, tmp_path / "a", components)
     rows = [json.loads(line) for line in (tmp_path / "a" / "metadata.jsonl").read_text().splitlines()]
     assert [(r["file_name"], r["text"], r["seed"]) for r in rows[:3]] == [
-        ("00000.png", "a dog", 3), ("00001.png", "a cat", 4), ("00002.png", "a dog", 5),
-    ]  # fmt: skip
+        ("00000.png", "a dog", 3),
+        ("00001.png", "a cat", 4),
+        ("00002.png", "a dog", 5),
+    ]
     assert {"quality", "sha256", "size", "verdict"} <= rows[0].keys()
     assert (tmp_path / "a" / "00001.txt").read_text() == "a cat\n"
 

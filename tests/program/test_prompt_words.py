@@ -184,6 +184,6 @@ def test_a_file_that_has_deltas_too_gives_its_words_whole(tmp_path):
 
     components = load("tiny", torch.device("cpu"), torch.float32)
     path = lora(tmp_path / "both.safetensors", 1, tokens={"<s1>": {"text_encoder": torch.from_numpy(VECTORS)}})
-    members = [Composition((Member(path, weight, "both"),)) for weight in (0.5, 0.0)]
+    members = [Composition((Member(path=path, weight=weight, name="both"),)) for weight in (0.5, 0.0)]
     ensemble = Ensemble(components, members, lambda text: None)
     assert [ensemble.acting_words(one) for one in members] == [(("<s1>", 1.0),), ()]

@@ -35,7 +35,7 @@ def folder(request, tmp_path_factory):
 def through(model, place, *names, tokenizer):
     """The model written as files and folders of these names, one from the other."""
     for name in names:
-        fuse(Adapter({}), str(model), place / name, tokenizer=tokenizer)
+        fuse(Adapter(modules={}), str(model), place / name, tokenizer=tokenizer)
         model = place / name
     return model
 
@@ -88,18 +88,23 @@ def test_what_the_user_says_is_written_in_every_layout(tmp_path):
     asked = {"wanted": Overrides("v_prediction", True)}
     for names in (["a.safetensors"], ["b.ckpt"], ["c"]):
         notes = []
-        fuse(Adapter({}), str(base), tmp_path / names[0], talk=Talk(note=notes.append), **asked)
+        fuse(Adapter(modules={}), str(base), tmp_path / names[0], talk=Talk(note=notes.append), **asked)
         assert any("overridden by --prediction-type v_prediction, not epsilon, --zero-snr" in text for text in notes)
         found = described(str(tmp_path / names[0])).configs[SCHEDULER]
         assert process_config.words(found) == "predicts v_prediction, zero terminal SNR, spacing trailing"
-    fuse(Adapter({}), str(tmp_path / "a.safetensors"), tmp_path / "d.safetensors", wanted=Overrides("flow", shift=3.0))
+    fuse(
+        Adapter(modules={}),
+        str(tmp_path / "a.safetensors"),
+        tmp_path / "d.safetensors",
+        wanted=Overrides("flow", shift=3.0),
+    )
     tensors, metadata = of_file(tmp_path / "d.safetensors")
     assert not tensors and metadata["modelspec.prediction_type"] == "flow"
     assert (
         process_config.words(described(str(tmp_path / "d.safetensors")).configs[SCHEDULER])
         == "is a rectified flow, shift 3"
     )
-    fuse(Adapter({}), str(tmp_path / "a.safetensors"), tmp_path / "e.ckpt", wanted=Overrides("epsilon", False))
+    fuse(Adapter(modules={}), str(tmp_path / "a.safetensors"), tmp_path / "e.ckpt", wanted=Overrides("epsilon", False))
     assert (
         process_config.words(described(str(tmp_path / "e.ckpt")).configs[SCHEDULER])
         == "predicts epsilon, spacing trailing"
@@ -113,25 +118,31 @@ def test_an_adapter_leaves_what_the_model_says_alone(tmp_path):
         "modelspec.prediction_type": "v",
         "ss_seed": "1",
     }
-    fuse(Adapter({}, told), str(file), tmp_path / "a.safetensors")
+    fuse(Adapter(modules={}, metadata=told), str(file), tmp_path / "a.safetensors")
     metadata = of_file(tmp_path / "a.safetensors")[1]
     assert (
         metadata["modelspec.architecture"] == "stable-diffusion-v2-512"
         and metadata["modelspec.prediction_type"] == "epsilon"
     )
     assert metadata["other"] == "x" and metadata["ss_seed"] == "1"
-    fuse(Adapter({}), str(file), tmp_path / "b.safetensors", wanted=Overrides("v_prediction"))
+    fuse(Adapter(modules={}), str(file), tmp_path / "b.safetensors", wanted=Overrides("v_prediction"))
     assert of_file(tmp_path / "b.safetensors")[1]["modelspec.architecture"] == "stable-diffusion-v2-768-v"
 
 
 def test_a_file_that_does_not_say_it_is_not_given_a_mark_by_a_guess(tmp_path):
     file = single(tmp_path, "sd2")
-    fuse(Adapter({}), str(file), tmp_path / "a.safetensors")
+    fuse(Adapter(modules={}), str(file), tmp_path / "a.safetensors")
     assert of_file(tmp_path / "a.safetensors") == ({}, {"format": "pt"})
-    fuse(Adapter({}), str(file), tmp_path / "b.safetensors", wanted=Overrides("epsilon"))
+    fuse(Adapter(modules={}), str(file), tmp_path / "b.safetensors", wanted=Overrides("epsilon"))
     assert of_file(tmp_path / "b.safetensors")[1]["modelspec.prediction_type"] == "epsilon"
     notes = []
-    fuse(Adapter({}), str(file), tmp_path / "c", tokenizer=tmp_path / "made/tokenizer", talk=Talk(note=notes.append))
+    fuse(
+        Adapter(modules={}),
+        str(file),
+        tmp_path / "c",
+        tokenizer=tmp_path / "made/tokenizer",
+        talk=Talk(note=notes.append),
+    )
     assert any("shown noise at the last timestep" in text for text in notes)
     assert config(tmp_path / "c")["prediction_type"] == "v_prediction"
 
@@ -139,23 +150,28 @@ def test_a_file_that_does_not_say_it_is_not_given_a_mark_by_a_guess(tmp_path):
 def test_an_unknown_process_goes_along_and_is_not_written_anew(tmp_path):
     edm = {"_class_name": "EDMEulerScheduler", "sigma_data": 0.5}
     folder = says(tiny.make(tmp_path / "m", "sdxl", layers=2, usual=True), edm)
-    fuse(Adapter({}), str(folder), tmp_path / "a")
+    fuse(Adapter(modules={}), str(folder), tmp_path / "a")
     assert config(tmp_path / "a") == edm
     for output in ("b.safetensors", "b.ckpt"):
         with pytest.raises(InputError, match="EDMEulerScheduler, of StableDiffusionXLPipeline"):
-            fuse(Adapter({}), str(folder), tmp_path / output)
+            fuse(Adapter(modules={}), str(folder), tmp_path / output)
     file = marked(single(tmp_path, "sdxl"), edm_mean=torch.zeros(4), edm_std=torch.ones(4))
-    fuse(Adapter({}), str(file), tmp_path / "c.safetensors")
+    fuse(Adapter(modules={}), str(file), tmp_path / "c.safetensors")
     assert sorted(of_file(tmp_path / "c.safetensors")[0]) == ["edm_mean", "edm_std"]
     with pytest.raises(InputError, match="EDMDPMSolverMultistepScheduler"):
-        fuse(Adapter({}), str(file), tmp_path / "d", tokenizer=tmp_path / "made/tokenizer")
+        fuse(Adapter(modules={}), str(file), tmp_path / "d", tokenizer=tmp_path / "made/tokenizer")
 
 
 def test_a_unet_alone_says_nothing(tmp_path):
     folder = tiny.make(tmp_path / "m", layers=2)
     shutil.copy(folder / "unet/diffusion_pytorch_model.safetensors", tmp_path / "unet.safetensors")
     with pytest.raises(UsageError, match="is a UNet alone"):
-        fuse(Adapter({}), str(tmp_path / "unet.safetensors"), tmp_path / "a.safetensors", wanted=Overrides("epsilon"))
+        fuse(
+            Adapter(modules={}),
+            str(tmp_path / "unet.safetensors"),
+            tmp_path / "a.safetensors",
+            wanted=Overrides("epsilon"),
+        )
 
 
 def test_a_unet_that_the_layout_has_no_place_for_is_refused(tmp_path):
@@ -163,22 +179,23 @@ def test_a_unet_that_the_layout_has_no_place_for_is_refused(tmp_path):
     file = folder / "unet/diffusion_pytorch_model.safetensors"
     save_file({**load_file(file), "time_embedding.cond_proj.weight": torch.zeros(32, 16)}, file)
     with pytest.raises(InputError, match=r"no place for unet\.time_embedding\.cond_proj\.weight"):
-        fuse(Adapter({}), str(folder), tmp_path / "a.safetensors")
+        fuse(Adapter(modules={}), str(folder), tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(
     ("source", "target", "name", "options"),
     [
-        ("folder", "out", "v, zero", {}), ("folder", "out.safetensors", "flow", {}),
+        ("folder", "out", "v, zero", {}),
+        ("folder", "out.safetensors", "flow", {}),
         ("folder", "out", "epsilon", {"prediction_type": "v_prediction", "zero_snr": True}),
         ("one.safetensors", "out", "epsilon", {"prediction_type": "flow", "shift": 3.0}),
         ("one.ckpt", "out.safetensors", "v, zero", {}),
     ],
-)  # fmt: skip
+)
 def test_a_model_that_is_trained_whole_says_what_it_was_trained_as(tmp_path, source, target, name, options):
     base = says(tiny.make(tmp_path / "folder", layers=2, usual=True), PROCESSES[name])
     if source != "folder":
-        fuse(Adapter({}), str(base), tmp_path / source)
+        fuse(Adapter(modules={}), str(base), tmp_path / source)
     data = captioned(tmp_path / "data", "a thing", [(64, 64)])
     settings = TrainConfig(
         mode="full",
@@ -190,7 +207,7 @@ def test_a_model_that_is_trained_whole_says_what_it_was_trained_as(tmp_path, sou
         size=64,
         **options,
     )
-    train.run(data, settings, train.Life(tmp_path / target, tmp_path / "run"), SILENT)
+    train.run(data, settings, train.Life(output=tmp_path / target, run_folder=tmp_path / "run"), SILENT)
     wanted, _ = process_config.overridden(PROCESSES[name], settings.of_model, "")
     assert described(str(tmp_path / target)).configs[SCHEDULER] == wanted
     if target == "out":
@@ -206,7 +223,7 @@ def test_an_adapter_says_what_it_was_trained_for(tmp_path, name):
     base = says(tiny.make(tmp_path / "m", "sd2"), PROCESSES[name])
     data = captioned(tmp_path / "data", "a thing", [(64, 64)])
     settings = TrainConfig(model=str(base), steps=1, batch_size=1, size=64, lr=1e-2)
-    train.run(data, settings, train.Life(tmp_path / "a.safetensors", tmp_path / "run"), SILENT)
+    train.run(data, settings, train.Life(output=tmp_path / "a.safetensors", run_folder=tmp_path / "run"), SILENT)
     found = of_file(tmp_path / "a.safetensors")[1]
     velocity = name in ("v", "v, zero")
     assert found["ss_v_parameterization"] == str(velocity) and found["ss_zero_terminal_snr"] == str(name == "v, zero")

@@ -109,9 +109,36 @@ def _black(folder):
 
 
 def test_a_picture_is_drawn_again_from_its_text(program, tmp_path, two):
-    program("sample", "a (red:1.2) cat", *QUICK, "--negative", "dog", "--seed", 7, "-o", "one.png", "--lora", "a.safetensors:0.8",
-            "--lora", "b.safetensors", "--schedule", "a=0@0,1@1", "--block-weights", "b=mid=0.5,up=0", "--clip-skip", 2,
-            "--guidance-schedule", "3@0,1@1", "--guidance-rescale", "0.5", "--dtype", "bfloat16", "--vae-tiling", "--size", 32)  # fmt: skip
+    program(
+        "sample",
+        "a (red:1.2) cat",
+        *QUICK,
+        "--negative",
+        "dog",
+        "--seed",
+        7,
+        "-o",
+        "one.png",
+        "--lora",
+        "a.safetensors:0.8",
+        "--lora",
+        "b.safetensors",
+        "--schedule",
+        "a=0@0,1@1",
+        "--block-weights",
+        "b=mid=0.5,up=0",
+        "--clip-skip",
+        2,
+        "--guidance-schedule",
+        "3@0,1@1",
+        "--guidance-rescale",
+        "0.5",
+        "--dtype",
+        "bfloat16",
+        "--vae-tiling",
+        "--size",
+        32,
+    )
     program("sample", "--from", "one.png", "-o", "two.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     program("sample", "--from", "one.png", "-o", "other.png", "--seed", 8)
@@ -296,7 +323,7 @@ def test_nan_latents_are_exit_8_with_step_and_number_format(program, tmp_path):
         (["--clip-skip", "9"], 2, "clip skip"),
         (["another"], 2, "one PROMPT"),
     ],
-)  # fmt: skip
+)
 def test_what_is_asked_wrongly_is_one_sentence(program, tmp_path, two, options, status, says):
     done = program("sample", CAT, *QUICK, *options, status=status)
     assert says in done.stderr and done.stdout == ""

@@ -50,10 +50,13 @@ def test_the_table_and_the_page(program, files, tmp_path):
 @pytest.mark.parametrize(
     ("figures", "says"),
     [
-        ((0.95, 1, 1), "nearly the same"), ((0.3, 0.5, 0.5), "pull the same way"), ((-0.3, 0.5, 0.5), "against"),
-        ((0.0, 0.6, 0.0), "same directions"), ((0.0, 0.05, 0.05), "independent"),
+        ((0.95, 1, 1), "nearly the same"),
+        ((0.3, 0.5, 0.5), "pull the same way"),
+        ((-0.3, 0.5, 0.5), "against"),
+        ((0.0, 0.6, 0.0), "same directions"),
+        ((0.0, 0.05, 0.05), "independent"),
     ],
-)  # fmt: skip
+)
 def test_the_sentence_follows_the_figures(figures, says):
     cosine, out, into = figures
     pair = {"cosine": cosine, "overlap_out": out, "overlap_in": into, "chance_out": 0.02, "chance_in": 0.02}

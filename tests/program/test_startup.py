@@ -25,10 +25,19 @@ def test_a_bad_option_is_refused_before_anything_heavy_loads():
 
 def test_a_path_or_a_model_that_is_not_there_is_named_before_anything_heavy_loads(tmp_path):
     wrong = [
-        "merge a b", "merge a b --into nowhere/", "convert a b", "compose a b", "inspect a", "sample x --lora a",
-        "sample x --model nope", "extract a --base nope", "train a", "train a --model nope", "prior-gen x out --model nope",
+        "merge a b",
+        "merge a b --into nowhere/",
+        "convert a b",
+        "compose a b",
+        "inspect a",
+        "sample x --lora a",
+        "sample x --model nope",
+        "extract a --base nope",
+        "train a",
+        "train a --model nope",
+        "prior-gen x out --model nope",
         "ppim a b",
-    ]  # fmt: skip
+    ]
     code = f"""
 import os
 from lorakit.cli import _run

@@ -74,7 +74,12 @@ def train(data: Path, output: Path, *, talk: Talk | None = None, life: dict | No
         "validate_every": 2 if settings.get("validation_split") else 0,
         **(life or {}),
     }
-    return run(data, TrainConfig(**settings), Life(output, output.with_suffix(".run"), **how), talk or Words().talk())
+    return run(
+        data,
+        TrainConfig(**settings),
+        Life(output=output, run_folder=output.with_suffix(".run"), **how),
+        talk or Words().talk(),
+    )
 
 
 def stopping_at(step: int) -> Callable[[int, int], None]:
@@ -495,10 +500,10 @@ def test_a_dora_that_differs_in_either_half_is_told(tmp_path):
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     low = LowRank(torch.randn(2, 320), torch.randn(320, 2), 2.0)
     kept = DoRA(low, torch.rand(320, 1) + 1)
-    writing.save(tmp_path / "x.safetensors", Adapter({name: kept}), "kohya")
-    assert wrong_in(tmp_path / "x.safetensors", Adapter({name: kept}), 1e-5) == []
+    writing.save(tmp_path / "x.safetensors", Adapter(modules={name: kept}), "kohya")
+    assert wrong_in(tmp_path / "x.safetensors", Adapter(modules={name: kept}), 1e-5) == []
     for other in (DoRA(replace(low, alpha=2.1), kept.magnitude), DoRA(low, kept.magnitude * 1.1)):
-        (line,) = wrong_in(tmp_path / "x.safetensors", Adapter({name: other}), 1e-5)
+        (line,) = wrong_in(tmp_path / "x.safetensors", Adapter(modules={name: other}), 1e-5)
         assert line.startswith(f"{name} differs by 0.0")
 
 
@@ -507,9 +512,14 @@ def test_a_dora_that_differs_in_either_half_is_told(tmp_path):
 def test_a_dora_is_one_that_the_programs_of_its_format_apply(file_format, clients, data, tmp_path):
     words = Words()
     train(
-        data, tmp_path / "x.safetensors", talk=words.talk(), variant="dora", alpha=3.0, steps=2,
+        data,
+        tmp_path / "x.safetensors",
+        talk=words.talk(),
+        variant="dora",
+        alpha=3.0,
+        steps=2,
         life={"file_format": file_format},
-    )  # fmt: skip
+    )
     read = files.read(tmp_path / "x.safetensors")
     assert len(read.modules) == 32 and {delta.axis for delta in read.modules.values()} == {int(file_format == "kohya")}
     for client in clients:
@@ -559,16 +569,32 @@ def test_all_class_pictures_that_are_there_are_used_and_the_missing_drawn_elsewh
     words = Words()
     for mode, more in (("dreambooth", {}), ("lora", {})):
         train(
-            data, tmp_path / f"{mode}.safetensors", talk=words.talk(), mode=mode, class_prompt="an animal", prior_count=6,
-            prior_dir=str(own), steps=6, **more,
-        )  # fmt: skip
+            data,
+            tmp_path / f"{mode}.safetensors",
+            talk=words.talk(),
+            mode=mode,
+            class_prompt="an animal",
+            prior_count=6,
+            prior_dir=str(own),
+            steps=6,
+            **more,
+        )
         rows = [json.loads(line) for line in (tmp_path / f"{mode}.run/log.jsonl").read_text().splitlines()]
         assert {name for row in rows for name, _, _ in row["samples"] if name.startswith("prior/")} == {
             f"prior/{i}" for i in range(6)
         }
     assert "4 of --prior-dir" in words and "and 2 that lorakit draws of --class-prompt 'an animal'" in words
     assert {file: file.read_bytes() for file in own.rglob("*") if file.is_file()} == before
-    train(data, tmp_path / "all", talk=words.talk(), mode="full", prior_count=2, prior_dir=str(own), class_prompt="x", steps=1)  # fmt: skip
+    train(
+        data,
+        tmp_path / "all",
+        talk=words.talk(),
+        mode="full",
+        prior_count=2,
+        prior_dir=str(own),
+        class_prompt="x",
+        steps=1,
+    )
     assert "all are used, though --prior-count is 2" in words
 
 

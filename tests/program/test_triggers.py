@@ -75,10 +75,14 @@ def test_a_second_ppim_keeps_the_token_with_the_captions(program, tmp_path):
         (["--instance-prompt", "a photo of sks, dog"], "x", "a photo of sks, dog"),
         (["--caption-prefix", "sks"], "a thing", "sks"),
         (["--mode", "ti", "--token", "<s1>", "--template", "object"], "x", "<s1>"),
-        (["--mode", "pivotal", "--token", "<s1>", "--token", "<s2>", "--ti-steps", 1], "a <s1> with <s2>", "<s1>, <s2>"),
+        (
+            ["--mode", "pivotal", "--token", "<s1>", "--token", "<s2>", "--ti-steps", 1],
+            "a <s1> with <s2>",
+            "<s1>, <s2>",
+        ),
         (["--mode", "full"], "sks, a thing,", "sks"),
     ],
-)  # fmt: skip
+)
 def test_where_the_trigger_words_come_from(program, tmp_path, options, caption, words):
     captioned(tmp_path / "data", caption, [(64, 64)] * 3)
     program(
@@ -105,8 +109,9 @@ def test_folders_of_kohya_and_repeats_are_counted_as_kohya_does(program, tmp_pat
     program("train", "set", "--steps", 1, "--batch-size", 1)
     found = metadata(tmp_path / "lora.safetensors")
     assert json.loads(found["ss_tag_frequency"]) == {
-        "10_sks dog": {"red": 2, "cat number 0": 1, "cat number 1": 1}, "3_other": {"red": 1, "dog number 0": 1},
-    }  # fmt: skip
+        "10_sks dog": {"red": 2, "cat number 0": 1, "cat number 1": 1},
+        "3_other": {"red": 1, "dog number 0": 1},
+    }
     folders = {"10_sks dog": {"n_repeats": 10, "img_count": 2}, "3_other": {"n_repeats": 3, "img_count": 1}}
     assert json.loads(found["ss_dataset_dirs"]) == folders and found["modelspec.trigger_phrase"] == "Red"
 
@@ -122,10 +127,14 @@ def test_an_adapter_is_reminded_of_once_by_whatever_way_it_comes(program, tmp_pa
     (tmp_path / "p.txt").write_text("a fox\na cat --seed 3\nsks\n")
     program("compose", "a.safetensors:0.5", "b.safetensors", "-o", "r.toml", "-q")
     for way in (
-        ["a fox", "--lora", sks, "--lora", other, "-n", 2], ["--prompts", "p.txt", "--lora", sks], ["a fox", "--recipe", "r.toml"],
-        ["sks", "--lora", sks, "--grid", "x:prompt=sks fox|a fox"], ["a fox", "--lora", sks, "--grid", "x:lora.weight=0,1"],
-        ["a fox", "--lora", sks, "--dry-run"], ["a fox", "--grid", f"x:lora=none,{sks.name}"],
-    ):  # fmt: skip
+        ["a fox", "--lora", sks, "--lora", other, "-n", 2],
+        ["--prompts", "p.txt", "--lora", sks],
+        ["a fox", "--recipe", "r.toml"],
+        ["sks", "--lora", sks, "--grid", "x:prompt=sks fox|a fox"],
+        ["a fox", "--lora", sks, "--grid", "x:lora.weight=0,1"],
+        ["a fox", "--lora", sks, "--dry-run"],
+        ["a fox", "--grid", f"x:lora=none,{sks.name}"],
+    ):
         said = program("sample", *way, *QUICK, "-o", "out").stderr
         assert said.count("which the prompt lacks") == said.count(LACKS) == 1, way
         assert "b.safetensors was trained with" not in said
@@ -140,10 +149,13 @@ def test_prompts_of_standard_input_are_looked_at_as_they_come(program, sks, monk
 def test_what_is_no_lack_is_not_noted(program, tmp_path, sks):
     program("compose", sks, "--words", "a=sks", "-o", "words.toml", "-q")
     for way in (
-        ["a sks fox", "--lora", sks], ["a fox", "--lora", f"{sks}:0"], ["a fox", "--recipe", "words.toml"],
-        ["a fox", "--lora", sks, "--negative", "sks"], ["a fox", "--lora", sks, "-q"],
+        ["a sks fox", "--lora", sks],
+        ["a fox", "--lora", f"{sks}:0"],
+        ["a fox", "--recipe", "words.toml"],
+        ["a fox", "--lora", sks, "--negative", "sks"],
+        ["a fox", "--lora", sks, "-q"],
         ["a fox", "--lora", adapter(tmp_path / "c.safetensors", ss_tag_frequency='{"d": {"common": 3, "rare": 1}}')],
-    ):  # fmt: skip
+    ):
         assert "which the prompt lacks" not in program("sample", *way, *QUICK, "-o", "out").stderr, way
 
 
@@ -216,8 +228,9 @@ def test_words_from_a_file_are_escaped_and_not_without_end(program, tmp_path):
         **{"modelspec.trigger_phrase": long, "modelspec.usage_hint": long, "modelspec.title": long},
     )
     for done in (
-        program("inspect", "a.safetensors", "--verbose"), program("sample", "y" * 500, "--lora", "a.safetensors", *QUICK),
-    ):  # fmt: skip
+        program("inspect", "a.safetensors", "--verbose"),
+        program("sample", "y" * 500, "--lora", "a.safetensors", *QUICK),
+    ):
         text = done.stdout + done.stderr
         assert "\x1b" not in text and max(map(len, text.splitlines())) < 500
     assert "which the prompt lacks" in done.stderr

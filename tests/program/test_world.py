@@ -130,10 +130,39 @@ def test_a_model_divided_among_two_is_trained_as_in_one_and_goes_on_after_a_kill
     data = captioned(tmp_path / "data", "a photo of thing", [(32, 32)] * 3 + [(48, 32)] * 3)
     model = make(tmp_path / "base", "sdxl")
     options = [
-        data, "--model", model, "--size", 32, "--mode", "full", "--text-encoder", "--text-steps", 2, "--steps", 4, "--warmup", 0,
-        "--lr", 1e-3, "--lr-text", 1e-3, "--optimizer-args", "eps=1e-4", "--ema", 0.9, "--max-grad-norm", 0.5,
-        "--accumulate", 2, "--validation-split", 0.2, "--validate-every", 3, "--checkpoint-every", 2,
-    ]  # fmt: skip
+        data,
+        "--model",
+        model,
+        "--size",
+        32,
+        "--mode",
+        "full",
+        "--text-encoder",
+        "--text-steps",
+        2,
+        "--steps",
+        4,
+        "--warmup",
+        0,
+        "--lr",
+        1e-3,
+        "--lr-text",
+        1e-3,
+        "--optimizer-args",
+        "eps=1e-4",
+        "--ema",
+        0.9,
+        "--max-grad-norm",
+        0.5,
+        "--accumulate",
+        2,
+        "--validation-split",
+        0.2,
+        "--validate-every",
+        3,
+        "--checkpoint-every",
+        2,
+    ]
     finish(launch(1, *options, "--batch-size", 2, "-o", "one"))
     said = finish(launch(2, *options, "--batch-size", 1, "-o", "two", env=FSDP))
     assert said[1] == ""
@@ -164,9 +193,13 @@ def test_a_model_divided_among_two_is_trained_as_in_one_and_goes_on_after_a_kill
         (["--mode", "full", "--optimizer", "adafactor"], FSDP, "choose adamw, lion, schedulefree"),
         (["--mode", "full"], FSDP | {"FSDP_SHARDING_STRATEGY": "HYBRID_SHARD"}, "there are FULL_SHARD"),
         (["--mode", "full"], FSDP | {"FSDP_OFFLOAD_PARAMS": "true"}, "stays on the device"),
-        (["--mode", "full"], {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "x"}, "zero_stage"),
+        (
+            ["--mode", "full"],
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "x"},
+            "zero_stage",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_divided_is_refused_before_any_work(data, program, monkeypatch, options, env, words):
     for name, value in (env | {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}).items():
         monkeypatch.setenv(name, value)

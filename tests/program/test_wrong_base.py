@@ -26,16 +26,21 @@ TAKE = "xl.safetensors is for SDXL, the model is tiny: take {} sdxl"
 
 @pytest.mark.parametrize(
     ("command", "option"),
-    [(["sample", "x", "--steps", 1, "--lora", "xl.safetensors"], "--model"),
-     (["sample", "x", "--steps", 1, "--recipe", "r.toml"], "--model"),
-     (["sample", "x", "--steps", 1, "--grid", "x:lora=ours.safetensors,xl.safetensors"], "--model"),
-     (["merge", "xl.safetensors", "--into", "tiny", "-o", "m"], "--into"),
-     (["merge", "xl.safetensors", "--into", "tiny", "-o", "m", "--rank", 1], "--into"),
-     (["merge", "xl.safetensors", "xl.safetensors", "--base", "tiny"], "--base"),
-     (["compose", "xl.safetensors", "--learn", "data", "-o", "r2.toml"], "--model"),
-     (["train", "data", "--init-from", "xl.safetensors"], "--model"),
-     (["convert", "xl.safetensors", "o.safetensors", "--to", "kohya", "--approximate", 1, "--base", "tiny"], "--base")],
-)  # fmt: skip
+    [
+        (["sample", "x", "--steps", 1, "--lora", "xl.safetensors"], "--model"),
+        (["sample", "x", "--steps", 1, "--recipe", "r.toml"], "--model"),
+        (["sample", "x", "--steps", 1, "--grid", "x:lora=ours.safetensors,xl.safetensors"], "--model"),
+        (["merge", "xl.safetensors", "--into", "tiny", "-o", "m"], "--into"),
+        (["merge", "xl.safetensors", "--into", "tiny", "-o", "m", "--rank", 1], "--into"),
+        (["merge", "xl.safetensors", "xl.safetensors", "--base", "tiny"], "--base"),
+        (["compose", "xl.safetensors", "--learn", "data", "-o", "r2.toml"], "--model"),
+        (["train", "data", "--init-from", "xl.safetensors"], "--model"),
+        (
+            ["convert", "xl.safetensors", "o.safetensors", "--to", "kohya", "--approximate", 1, "--base", "tiny"],
+            "--base",
+        ),
+    ],
+)
 def test_an_adapter_of_another_family_says_which_model_to_take(program, files, command, option):
     if "r.toml" in command:
         program("compose", "xl.safetensors", "-o", "r.toml", "-q")

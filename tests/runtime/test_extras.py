@@ -24,10 +24,17 @@ def package(folder: Path, name: str, body: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("name", "body", "reason", "line"),
-    [("diffusers", MOVED, "cannot import name 'cached_download'", "diffusers huggingface_hub"),
-     ("transformers", "import nothing_of_the_kind", "No module named 'nothing_of_the_kind'", "transformers nothing_of_the_kind"),
-     ("torch", NO_LIBRARY, "libcudart.so.12", "torch")],
-)  # fmt: skip
+    [
+        ("diffusers", MOVED, "cannot import name 'cached_download'", "diffusers huggingface_hub"),
+        (
+            "transformers",
+            "import nothing_of_the_kind",
+            "No module named 'nothing_of_the_kind'",
+            "transformers nothing_of_the_kind",
+        ),
+        ("torch", NO_LIBRARY, "libcudart.so.12", "torch"),
+    ],
+)
 def test_a_broken_package_is_named_with_the_line_that_mends_it(process, tmp_path, name, body, reason, line):
     env = package(tmp_path, name, body)
     said = process("sample", "a fox", "--steps", 1, "-o", "x.png", status=6, env=env).stderr
@@ -44,9 +51,10 @@ def test_captioners_tell_it_apart_from_a_broken_folder(program, process, tmp_pat
     assert "the installation is broken: torchvision cannot be imported" in said
     assert "operator torchvision::nms does not exist" in said and "--force-reinstall torch torchvision\n" in said
     (tmp_path / "clip/model.safetensors").write_bytes(b"no tensors")
-    assert "model.safetensors is not a safetensors file" in program(
-        "ppim", "raw", "d", "--caption", "clip", "--caption-model", "clip", status=3
-    ).stderr  # fmt: skip
+    assert (
+        "model.safetensors is not a safetensors file"
+        in program("ppim", "raw", "d", "--caption", "clip", "--caption-model", "clip", status=3).stderr
+    )
 
 
 def caught(code: str, name: str = "somepackage") -> Exception:

@@ -17,16 +17,21 @@ def random_low_rank(shape: Shape, rank: int, alpha: float, draw: np.random.Gener
 
 
 def random_adapter(
-    shapes: dict[str, Shape] | str, names: Iterable[str] | Callable[[str], bool] | None = None, *, ranks: tuple[int, ...] = (4,),
-    alphas: tuple[float, ...] = (4.0,), seed: int = 0, dtype: str = "f4",
-) -> Adapter:  # fmt: skip
+    shapes: dict[str, Shape] | str,
+    names: Iterable[str] | Callable[[str], bool] | None = None,
+    *,
+    ranks: tuple[int, ...] = (4,),
+    alphas: tuple[float, ...] = (4.0,),
+    seed: int = 0,
+    dtype: str = "f4",
+) -> Adapter:
     """Low-rank deltas for modules of a family's table (or of given shapes), ranks and alphas taken in turn."""
     weights = table(shapes) if isinstance(shapes, str) else shapes
     chosen = names if not callable(names) else filter(names, weights)
     chosen = [n for n in (chosen if chosen is not None else weights) if len(weights[n]) in (2, 4)]
     draw = np.random.default_rng(seed)
     return Adapter(
-        {
+        modules={
             name: random_low_rank(weights[name], ranks[i % len(ranks)], alphas[i % len(alphas)], draw, dtype)
             for i, name in enumerate(chosen)
         },
@@ -43,7 +48,10 @@ def small(name: str) -> bool:
     return any(
         part in name
         for part in (
-            "unet.down_blocks.1.attentions.0.", "unet.down_blocks.1.resnets.0.", "unet.conv_in", "unet.time_embedding",
+            "unet.down_blocks.1.attentions.0.",
+            "unet.down_blocks.1.resnets.0.",
+            "unet.conv_in",
+            "unet.time_embedding",
             "encoder.layers.1.",
         )
-    )  # fmt: skip
+    )

@@ -12,13 +12,18 @@ def _random(*shape: int) -> np.ndarray:
 
 PLAIN = {"lora_down.weight": _random(2, 640), "lora_up.weight": _random(640, 2), "alpha": np.float32(2)}
 LOHA = {
-    "hada_w1_a": _random(640, 2), "hada_w1_b": _random(2, 640), "hada_w2_a": _random(640, 2), "hada_w2_b": _random(2, 640),
+    "hada_w1_a": _random(640, 2),
+    "hada_w1_b": _random(2, 640),
+    "hada_w2_a": _random(640, 2),
+    "hada_w2_b": _random(2, 640),
     "alpha": np.float32(1),
-}  # fmt: skip
+}
 DORA = {
-    "lora_down.weight": _random(2, 32), "lora_up.weight": _random(32, 2) * 0.1, "alpha": np.float32(1),
+    "lora_down.weight": _random(2, 32),
+    "lora_up.weight": _random(32, 2) * 0.1,
+    "alpha": np.float32(1),
     "dora_scale": abs(_random(32, 1)) + 0.5,
-}  # fmt: skip
+}
 
 
 def stems(parts: dict[str, np.ndarray], stem: str) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ def lora(
                 continue
             down, up = torch.randn(2, shape[1], generator=draw), torch.randn(shape[0], 2, generator=draw)
             modules[name] = LowRank(down, up * size, 2.0)
-    writing.save(file, Adapter(modules, embeddings=tokens or {}), "kohya")
+    writing.save(file, Adapter(modules=modules, embeddings=tokens or {}), "kohya")
     return file
 
 

@@ -39,8 +39,10 @@ def run(folder: Path, arguments: list[str], seconds: int = 60, room: int = 1 << 
         try:
             os.chdir(folder)
             for number, name, flags in (
-                (0, ".stdin", os.O_RDONLY), (1, ".stdout", os.O_WRONLY | os.O_CREAT), (2, ".stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-            ):  # fmt: skip
+                (0, ".stdin", os.O_RDONLY),
+                (1, ".stdout", os.O_WRONLY | os.O_CREAT),
+                (2, ".stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+            ):
                 os.dup2(os.open(name, flags, 0o600), number)
             sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode) for n, mode in ((0, "r"), (1, "w"), (2, "w")))
             size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")

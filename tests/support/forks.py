@@ -69,9 +69,15 @@ class Server:
         return json.loads(self._channel.recv(_MOST))
 
     def start(
-        self, folder: Path, *arguments: object, env: Mapping[str, str] | None = None, stdin: str = "",
-        stdout: int | None = None, stderr: int | None = None, limits: Mapping[str, int] | None = None,
-    ) -> Child:  # fmt: skip
+        self,
+        folder: Path,
+        *arguments: object,
+        env: Mapping[str, str] | None = None,
+        stdin: str = "",
+        stdout: int | None = None,
+        stderr: int | None = None,
+        limits: Mapping[str, int] | None = None,
+    ) -> Child:
         """Begin a command in `folder`.
 
         stdout, stderr    descriptors to write to; without them what it says is kept for the child to tell
@@ -93,9 +99,11 @@ def served() -> Iterator[Server]:
     root = str(Path(__file__).parents[2])
     with ours, theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forks", str(theirs.fileno())], cwd=root, pass_fds=[theirs.fileno()],
+            [sys.executable, "-m", "tests.support.forks", str(theirs.fileno())],
+            cwd=root,
+            pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])},
-        )  # fmt: skip
+        )
         theirs.close()
         yield Server(ours)
     process.wait(timeout=60)
@@ -131,8 +139,13 @@ def main() -> None:
 
 
 def _child(
-    channel: socket.socket, files: list[int], arguments: list[str], folder: str, env: dict[str, str], limits: dict[str, int]
-) -> int:  # fmt: skip
+    channel: socket.socket,
+    files: list[int],
+    arguments: list[str],
+    folder: str,
+    env: dict[str, str],
+    limits: dict[str, int],
+) -> int:
     pid = os.fork()
     if pid:
         return pid

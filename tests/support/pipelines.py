@@ -82,7 +82,7 @@ def random_delta(weight: torch.Tensor, rank: int, alpha: float, draw: torch.Gene
 def random_for(base: Weights, names, ranks=(4,), alphas=(4.0,), dora: bool = False) -> Adapter:
     draw = torch.Generator().manual_seed(0)
     return Adapter(
-        {
+        modules={
             name: random_delta(base[name], ranks[i % len(ranks)], alphas[i % len(alphas)], draw, dora)
             for i, name in enumerate(names)
         }

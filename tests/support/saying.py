@@ -10,19 +10,36 @@ from tests import tiny
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 PROCESSES: dict[str, dict[str, Any]] = {
-    "epsilon": {"_class_name": "PNDMScheduler", **BETAS, "skip_prk_steps": True, "steps_offset": 1, "timestep_spacing": "leading"},
-    "v": {"_class_name": "EulerDiscreteScheduler", **BETAS, "prediction_type": "v_prediction", "timestep_spacing": "linspace"},
+    "epsilon": {
+        "_class_name": "PNDMScheduler",
+        **BETAS,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+    },
+    "v": {
+        "_class_name": "EulerDiscreteScheduler",
+        **BETAS,
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "linspace",
+    },
     "v, zero": {
-        "_class_name": "EulerDiscreteScheduler", **BETAS, "prediction_type": "v_prediction",
-        "rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
+        "_class_name": "EulerDiscreteScheduler",
+        **BETAS,
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
     },
     "sample": {"_class_name": "DDIMScheduler", **BETAS, "prediction_type": "sample", "timestep_spacing": "trailing"},
     "flow": {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 2.5},
     "flow of DPM": {
-        "_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 1000, "use_flow_sigmas": True,
-        "prediction_type": "flow_prediction", "flow_shift": 3.0,
+        "_class_name": "DPMSolverMultistepScheduler",
+        "num_train_timesteps": 1000,
+        "use_flow_sigmas": True,
+        "prediction_type": "flow_prediction",
+        "flow_shift": 3.0,
     },
-}  # fmt: skip
+}
 
 
 def says(folder: Path, scheduler: dict[str, Any]) -> Path:

@@ -28,14 +28,26 @@ def _tokenizer(folder: Path) -> object:
 
 
 _CLIP_TEXT = {
-    "vocab_size": 2048, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "max_position_embeddings": 32, "bos_token_id": 2046, "eos_token_id": 2047, "pad_token_id": 2047,
+    "vocab_size": 2048,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+    "bos_token_id": 2046,
+    "eos_token_id": 2047,
+    "pad_token_id": 2047,
     "projection_dim": 16,
-}  # fmt: skip
+}
 _VISION = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
-    "patch_size": 8, "projection_dim": 16,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "projection_dim": 16,
+}
 
 
 def blip(folder: Path) -> Path:
@@ -72,15 +84,24 @@ def blip2(folder: Path) -> Path:
     speak = Blip2Processor(pictures, _tokenizer(folder), num_query_tokens=queries)
     wide = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = OPTConfig(
-        vocab_size=len(speak.tokenizer), hidden_size=32, ffn_dim=64, num_hidden_layers=1, num_attention_heads=2,
-        word_embed_proj_dim=32, max_position_embeddings=64, bos_token_id=2046, eos_token_id=2047, pad_token_id=2047,
-    )  # fmt: skip
+        vocab_size=len(speak.tokenizer),
+        hidden_size=32,
+        ffn_dim=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        word_embed_proj_dim=32,
+        max_position_embeddings=64,
+        bos_token_id=2046,
+        eos_token_id=2047,
+        pad_token_id=2047,
+    )
     config = Blip2Config(
         vision_config=Blip2VisionConfig(**wide, image_size=32, patch_size=8).to_dict(),
         qformer_config=Blip2QFormerConfig(**wide, encoder_hidden_size=32, vocab_size=8).to_dict(),
-        text_config=text.to_dict(), num_query_tokens=queries,
+        text_config=text.to_dict(),
+        num_query_tokens=queries,
         image_token_index=speak.tokenizer.convert_tokens_to_ids("<image>"),
-    )  # fmt: skip
+    )
     torch.manual_seed(5)
     Blip2ForConditionalGeneration(config).save_pretrained(folder)
     speak.save_pretrained(folder)
@@ -102,9 +123,14 @@ def clipseg(folder: Path) -> Path:
 
     torch.manual_seed(2)
     config = CLIPSegConfig(
-        text_config=_CLIP_TEXT, vision_config=_VISION, projection_dim=16, reduce_dim=16, extract_layers=[0, 1],
-        decoder_num_attention_heads=2, decoder_intermediate_size=32,
-    )  # fmt: skip
+        text_config=_CLIP_TEXT,
+        vision_config=_VISION,
+        projection_dim=16,
+        reduce_dim=16,
+        extract_layers=[0, 1],
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=32,
+    )
     CLIPSegForImageSegmentation(config).save_pretrained(folder)
     CLIPSegProcessor(ViTImageProcessor(size={"height": 32, "width": 32}), _tokenizer(folder)).save_pretrained(folder)
     return folder
@@ -130,9 +156,11 @@ def tagger(folder: Path, tags: int = 6) -> Path:
     folder.mkdir(parents=True)
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
     config = {
-        "architecture": "vit_tiny_patch16_224", "num_classes": tags, "model_args": settings,
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": tags,
+        "model_args": settings,
         "pretrained_cfg": {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": tags},
-    }  # fmt: skip
+    }
     (folder / "config.json").write_text(json.dumps(config))
     names = ["general,9", "long_hair,0", "^_^,0", "some_one,4", "blue_sky,0", "outdoors,0"]
     lines = [f"{i},{name},1" for i, name in enumerate(names[:tags])]

@@ -241,9 +241,15 @@ def _guard_text() -> None:
     real = io.open
 
     def opened(
-        file: Any, mode: str = "r", buffering: int = -1, encoding: Any = None, errors: Any = None, newline: Any = None,
-        closefd: bool = True, opener: Any = None,
-    ) -> Any:  # fmt: skip
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: Any = None,
+        errors: Any = None,
+        newline: Any = None,
+        closefd: bool = True,
+        opener: Any = None,
+    ) -> Any:
         if _asked_by_lorakit():
             writes = any(letter in mode for letter in "wxa")
             if writes and not isinstance(file, int) and file != os.devnull:

@@ -26,10 +26,15 @@ def draw(shape, key):
 def parts():
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=8, layers_per_block=1, block_out_channels=(16, 32), cross_attention_dim=24, attention_head_dim=4,
-        norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        cross_attention_dim=24,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
+    )
     text = CLIPTextModel(
         CLIPTextConfig(vocab_size=64, hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
     )
@@ -104,9 +109,11 @@ def test_presets_name_what_they_say(parts):
 
 def test_the_first_rule_that_matches_decides(parts):
     rules = [
-        Rule(r"down_blocks.*to_q", rank=2), Rule(r"down_blocks", rank=1, alpha=3.0, rate=0.5), Rule(r"mid_block", on=False),
-        Rule(r"to_q$", rank=7),
-    ]  # fmt: skip
+        Rule(pattern=r"down_blocks.*to_q", rank=2),
+        Rule(pattern=r"down_blocks", rank=1, alpha=3.0, rate=0.5),
+        Rule(pattern=r"mid_block", on=False),
+        Rule(pattern=r"to_q$", rank=7),
+    ]
     found = {t.name: t for t in targets({"unet": parts["unet"]}, "attention", rules, 4, 8.0)}
     assert not [name for name in found if "mid_block" in name]
     by = lambda text: {(t.rank, t.alpha, t.rate) for name, t in found.items() if text(name)}  # noqa: E731
@@ -118,21 +125,25 @@ def test_the_first_rule_that_matches_decides(parts):
 
 def test_a_pattern_that_matches_nothing_is_an_error_with_the_nearest(parts):
     with pytest.raises(UsageError, match=r"'dwon_blocks' matches no target module; near it are down_blocks"):
-        targets(parts, "attention", [Rule("dwon_blocks", rank=2)], 4, None)
+        targets(parts, "attention", [Rule(pattern="dwon_blocks", rank=2)], 4, None)
     with pytest.raises(UsageError, match=r"--target to_qq: .*near it are to_q"):
         targets(parts, "to_qq", [], 4, None)
     with pytest.raises(UsageError, match="no regular expression"):
-        targets(parts, "attention", [Rule("down(", rank=2)], 4, None)
+        targets(parts, "attention", [Rule(pattern="down(", rank=2)], 4, None)
     with pytest.raises(InputError, match="leave no module"):
-        targets(parts, "attention", [Rule("", on=False)], 4, None)
+        targets(parts, "attention", [Rule(pattern="", on=False)], 4, None)
 
 
 def test_rules_are_read():
-    assert parse("down=4") == Rule("down", 4) and parse(r"a=b\.c=4:2.5") == Rule(r"a=b\.c", 4, 2.5)
-    assert parse("mid=off") == Rule("mid", on=False) and parse("a=4:2@0.5") == Rule("a", 4, 2.0, 0.5)
+    assert parse("down=4") == Rule(pattern="down", rank=4) and parse(r"a=b\.c=4:2.5") == Rule(
+        pattern=r"a=b\.c", rank=4, alpha=2.5
+    )
+    assert parse("mid=off") == Rule(pattern="mid", on=False) and parse("a=4:2@0.5") == Rule(
+        pattern="a", rank=4, alpha=2.0, rate=0.5
+    )
     for bad in ("down", "down=", "=4", "down=0", "down=x", "down=4:", "down=4:0", "down=4:nan"):
         if bad == "down=4:":
-            assert parse(bad) == Rule("down", 4)
+            assert parse(bad) == Rule(pattern="down", rank=4)
             continue
         with pytest.raises(UsageError, match="expected PATTERN=RANK"):
             parse(bad)
@@ -186,7 +197,10 @@ def test_kaiming_is_uniform_within_its_bound():
     with attached({"unet": nn.ModuleDict({"layer": layer})}, "layer", init="kaiming", rank=64, move=False) as found:
         down = next(iter(found.branches.values())).down.detach() * 400**0.5
         assert float(down.abs().max()) <= 1 and abs(float(down.square().mean()) - 1 / 3) < 0.01
-    with pytest.raises(ValueError, match="no init 'kaimin'"), attached({"unet": nn.ModuleDict({"layer": layer})}, "layer", init="kaimin"):  # fmt: skip
+    with (
+        pytest.raises(ValueError, match="no init 'kaimin'"),
+        attached({"unet": nn.ModuleDict({"layer": layer})}, "layer", init="kaimin"),
+    ):
         pass
 
 
@@ -206,15 +220,20 @@ def test_going_on_at_another_rank_is_exact_upwards_and_tells_the_error_downwards
             )
             assert 0 < errors[name] < 1
     with attached(unet, variant="dora", move=False) as found:  # from LoRA of rank 6 cut to 4, lengths and all
-        assert set(found.load({n: LowRank(d.down[:4], d.up[:, :4], 4.0) for n, d in written.items()}).errors.values()) == {0.0}  # fmt: skip
+        assert set(
+            found.load({n: LowRank(d.down[:4], d.up[:, :4], 4.0) for n, d in written.items()}).errors.values()
+        ) == {0.0}
 
 
 def test_lora_plus_raises_the_rate_of_up(parts):
-    with attached(parts, rules=[Rule("text_encoder", rate=0.5)], plus=16.0) as found:
+    with attached(parts, rules=[Rule(pattern="text_encoder", rate=0.5)], plus=16.0) as found:
         rates = {(n.partition(".")[0], n.rpartition(".")[2]): r for n, r in found.rates.items()}
     assert rates == {
-        ("unet", "down"): 1.0, ("unet", "up"): 16.0, ("text_encoder", "down"): 0.5, ("text_encoder", "up"): 8.0
-    }  # fmt: skip
+        ("unet", "down"): 1.0,
+        ("unet", "up"): 16.0,
+        ("text_encoder", "down"): 0.5,
+        ("text_encoder", "up"): 8.0,
+    }
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

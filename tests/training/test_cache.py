@@ -290,8 +290,15 @@ def test_what_is_bound_to_a_picture_is_mirrored_with_it(components, tmp_path):
             image.save(tmp_path / name / file)
         examples = measured(read(tmp_path / name, "a"))
         sets[name] = cache_latents(
-            components, examples, 64, name == "plain", lambda *_: None, shapes=[(64, 64)], mask_weight=0.25, inpainting=(3, 0)
-        )  # fmt: skip
+            components,
+            examples,
+            64,
+            name == "plain",
+            lambda *_: None,
+            shapes=[(64, 64)],
+            mask_weight=0.25,
+            inpainting=(3, 0),
+        )
     turned, file, plain = sets["plain"].mirrored[0], sets["mirrored"].placed[0], sets["plain"].placed[0]
     torch.testing.assert_close(turned.mean, file.mean)
     assert torch.equal(turned.mask, file.mask) and torch.equal(turned.mask, plain.mask.flip(2))
@@ -305,7 +312,7 @@ def test_what_is_bound_to_a_picture_is_mirrored_with_it(components, tmp_path):
 
 def test_the_corner_of_a_mirrored_cut_is_counted_from_the_other_side():
     """The box leaves 16 pixels on the left and 17 on the right, and 10 above; all is shown at half its size."""
-    how = Cut((16, 10, 80, 74), (32, 32))
+    how = Cut(box=(16, 10, 80, 74), size=(32, 32))
     x = torch.zeros(4, 4, 4)
     corners = [Placed(mean=x, spread=x, cut=replace(how, mirrored=on)).corner((97, 90)) for on in (False, True)]
     assert corners == [(8, 5), (round(17 / 2), 5)]

@@ -10,7 +10,11 @@ from lorakit.training.loop import Group
 
 def group(rate, learns=lambda step: True, factors=None):
     return Group(
-        "unet", {"a": nn.Parameter(torch.zeros(1)), "b": nn.Parameter(torch.zeros(1))}, rate, learns, factors or {}
+        name="unet",
+        parameters={"a": nn.Parameter(torch.zeros(1)), "b": nn.Parameter(torch.zeros(1))},
+        rate=rate,
+        learns=learns,
+        factors=factors or {},
     )
 
 
@@ -26,9 +30,12 @@ def test_a_course_knows_its_peak_its_end_and_the_steps_at_which_it_rests():
     assert found.points == [(1, 0.25), (2, 1.0), (3, 1.0), (4, 0.5)] and found.peak == (2, 1.0) and found.last == 0.5
     assert found.told() == "highest 1 in step 2, last 0.5; for some parameters times 16"
     assert found.figures() == {
-        "peak": 1.0, "peak_step": 2, "last": 0.5, "factors": [1.0, 16.0],
+        "peak": 1.0,
+        "peak_step": 2,
+        "last": 0.5,
+        "factors": [1.0, 16.0],
         "points": [[1, 0.25], [2, 1.0], [3, 1.0], [4, 0.5]],
-    }  # fmt: skip
+    }
     assert found.drawn()[0] == "1 ┤ ██" and found.drawn()[-2] == "0 ┤████" and found.drawn()[-1] == "step  1  4"
 
 

@@ -16,7 +16,13 @@ def run(groups, steps, descend=None, **more):
 
     def slope(step, parameters):
         one = torch.ones(1)
-        return Descent(torch.tensor(float(step)), [one.clone() for _ in parameters], ["data/0"], torch.zeros(1), one)
+        return Descent(
+            loss=torch.tensor(float(step)),
+            gradients=[one.clone() for _ in parameters],
+            samples=["data/0"],
+            timesteps=torch.zeros(1),
+            errors=one,
+        )
 
     return list(train(optimizer, groups, descend or slope, steps, **more))
 
@@ -24,8 +30,10 @@ def run(groups, steps, descend=None, **more):
 def test_groups_learn_at_their_own_steps_and_rates():
     a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     groups = [
-        Group("a", {"a": a}, lambda step: 0.5, lambda step: step % 2 == 0),
-        Group("b", {"b": b}, lambda step: 0.25 * step, lambda step: step % 2 == 1, weight=2.0),
+        Group(name="a", parameters={"a": a}, rate=lambda step: 0.5, learns=lambda step: step % 2 == 0),
+        Group(
+            name="b", parameters={"b": b}, rate=lambda step: 0.25 * step, learns=lambda step: step % 2 == 1, weight=2.0
+        ),
     ]
     steps = run(groups, 4)
     assert a.item() == -1.0  # steps 0 and 2, 0.5 each
@@ -36,15 +44,17 @@ def test_groups_learn_at_their_own_steps_and_rates():
 def test_parameters_at_rest_do_not_change_by_a_bit_even_under_weight_decay():
     a, b = nn.Parameter(torch.full((1,), 0.3)), nn.Parameter(torch.full((1,), 0.7))
     groups = [
-        Group("a", {"a": a}, lambda step: 0.1, lambda step: step < 2),
-        Group("b", {"b": b}, lambda step: 0.1),
+        Group(name="a", parameters={"a": a}, rate=lambda step: 0.1, learns=lambda step: step < 2),
+        Group(name="b", parameters={"b": b}, rate=lambda step: 0.1),
     ]
     optimizer = optimizer_of(groups, lambda inner: _torch(torch.optim.AdamW, inner, weight_decay=0.5))
     seen = []
 
     def slope(step, parameters):
         ones = [torch.ones(1) for _ in parameters]
-        return Descent(torch.zeros(()), ones, [], torch.zeros(0), torch.zeros(0))
+        return Descent(
+            loss=torch.zeros(()), gradients=ones, samples=[], timesteps=torch.zeros(0), errors=torch.zeros(0)
+        )
 
     for _ in train(optimizer, groups, slope, 5):
         seen.append(a.item())
@@ -53,13 +63,13 @@ def test_parameters_at_rest_do_not_change_by_a_bit_even_under_weight_decay():
 
 def test_factors_of_a_rate_reach_their_parameters():
     a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
-    run([Group("x", {"a": a, "b": b}, lambda step: 0.1, factors={"b": 16.0})], 1)
+    run([Group(name="x", parameters={"a": a, "b": b}, rate=lambda step: 0.1, factors={"b": 16.0})], 1)
     assert a.item() == pytest.approx(-0.1) and b.item() == pytest.approx(-1.6)
 
 
 def test_gradients_are_scaled_down_to_the_norm():
     a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
-    (step,) = run([Group("x", {"a": a, "b": b}, lambda step: 1.0)], 1, max_norm=0.5)
+    (step,) = run([Group(name="x", parameters={"a": a, "b": b}, rate=lambda step: 1.0)], 1, max_norm=0.5)
     assert step.norm.item() == pytest.approx(2**0.5)
     assert (a.item() ** 2 + b.item() ** 2) ** 0.5 == pytest.approx(0.5, rel=1e-4)
 
@@ -71,14 +81,20 @@ def test_a_number_that_is_not_finite_stops_before_the_parameters_change(bad):
     def slope(step, parameters):
         odd = float("nan") if step == 2 else 1.0
         loss, gradient = (odd, 1.0) if bad == "loss" else (1.0, odd)
-        return Descent(torch.tensor(loss), [torch.tensor([gradient])], ["data/3"], torch.tensor([7]), torch.ones(1))
+        return Descent(
+            loss=torch.tensor(loss),
+            gradients=[torch.tensor([gradient])],
+            samples=["data/3"],
+            timesteps=torch.tensor([7]),
+            errors=torch.ones(1),
+        )
 
     with pytest.raises(Diverged) as raised:
-        run([Group("x", {"a": a}, lambda step: 0.25)], 5, slope)
+        run([Group(name="x", parameters={"a": a}, rate=lambda step: 0.25)], 5, slope)
     assert a.item() == 0.5 and raised.value.step.number == 3 and raised.value.step.samples == ["data/3"]
 
 
 def test_steps_before_the_first_are_left_out():
     a = nn.Parameter(torch.zeros(1))
-    steps = run([Group("x", {"a": a}, lambda step: 0.0)], 5, first=3)
+    steps = run([Group(name="x", parameters={"a": a}, rate=lambda step: 0.0)], 5, first=3)
     assert [step.number for step in steps] == [4, 5]

@@ -126,11 +126,15 @@ def test_two_processes_hold_half_each_and_step_as_one_does():
     code = "import json, os; from tests.training.test_shards import together; print(json.dumps(together()), flush=True); os._exit(0)"
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", code], env={**os.environ, **told, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", code],
+            env={**os.environ, **told, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     said = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     first, second = (json.loads(out.splitlines()[-1]) for out, _ in said)

@@ -28,10 +28,10 @@ def run(folder, **options):
     config = TrainConfig(model=str(folder), batch_size=3, steps=3, min_snr=0.0, **options).suited()
     components = load(str(folder), CPU, torch.float32, wanted=config.of_model)
     source = Source(
-        "data",
-        cached([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(3)]),
-        [("a",)] * 3,
-        3,
+        name="data",
+        cached=cached([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(3)]),
+        captions=[("a",)] * 3,
+        batch=3,
     )
     trained = lora.begin(components, config)
     with torch.no_grad():
@@ -97,9 +97,14 @@ def test_min_snr_leaves_a_flow_alone(tmp_path):
     folder = says(make(tmp_path / "m", "sdxl"), PROCESSES["flow"])
     objective, trained = run(folder)
     weighed = Objective(
-        objective.components, objective.samples.sources, objective.texts, TrainConfig(batch_size=3, steps=3).suited(), World(),
-        objective.precision, attached=trained.attached,
-    )  # fmt: skip
+        objective.components,
+        objective.samples.sources,
+        objective.texts,
+        TrainConfig(batch_size=3, steps=3).suited(),
+        World(),
+        objective.precision,
+        attached=trained.attached,
+    )
     parameters = [*trained.parameters.values()]
     assert weighed(0, parameters).loss == objective(0, parameters).loss
 
@@ -113,7 +118,7 @@ def test_a_flow_that_grows_with_the_picture_is_one_of_its_shift(tmp_path):
     mine, own = grown(0, [*trained.parameters.values()]), plain(0, [*again.parameters.values()])
     torch.testing.assert_close(mine.loss, own.loss, rtol=1e-6, atol=0)
     side = 16 * grown.components.vae_factor
-    how = Drawing((side, side), 4, 1.0, "euler")
+    how = Drawing(size=(side, side), steps=4, guidance=1.0, scheduler="euler")
     times = [solver_of(one.components, how).times for one in (grown, plain)]
     torch.testing.assert_close(*times)
     assert not torch.allclose(times[0], solver_of(grown.components, replace(how, size=(2 * side, side))).times)

@@ -30,10 +30,7 @@ def latents(count, side=16):
     return [torch.randn(4, side, side, generator=torch.Generator().manual_seed(i)) for i in range(count)]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"loss": "huber"}, {"timestep_range": "600:900"}, {"noise_offset": 2.0}],
-)
+@pytest.mark.parametrize("options", [{}, {"loss": "huber"}, {"timestep_range": "600:900"}, {"noise_offset": 2.0}])
 def test_the_held_out_loss_is_the_training_loss_of_the_same_pictures(tmp_path, options):
     """Measured on the very pictures that are trained on, at a model that does not learn: two estimates of one mean. The
     errors of 320 samples of training vary by less than the 10 % that are allowed; leaving an option out moves it by more,
@@ -41,10 +38,10 @@ def test_the_held_out_loss_is_the_training_loss_of_the_same_pictures(tmp_path, o
     config = TrainConfig(prediction_type="v_prediction", **options)
     components = load(str(make(tmp_path / "model")), torch.device("cpu"), torch.float32, wanted=config.of_model)
     source = Source(
-        "data",
-        cached([3 * x for x in latents(8, 8)]),
-        [(f"picture {i}",) for i in range(8)],
-        32,
+        name="data",
+        cached=cached([3 * x for x in latents(8, 8)]),
+        captions=[(f"picture {i}",) for i in range(8)],
+        batch=32,
         rules=CaptionRules(prefix="blue"),
     )
     measured = objective(components, source, batch_size=32, **options)
@@ -56,11 +53,23 @@ def test_the_held_out_loss_is_the_training_loss_of_the_same_pictures(tmp_path, o
 
 def test_validation_shows_captions_whole():
     rules = CaptionRules(prefix="blue", suffix="end", dropout=1.0, tag_dropout=1.0, warmup_epochs=9)
-    source = Source("held-out", cached(latents(1)), [("a cat, on grass",)], 1, rules=rules)
+    source = Source(name="held-out", cached=cached(latents(1)), captions=[("a cat, on grass",)], batch=1, rules=rules)
     assert captions(source, 1) == {"blue, a cat, on grass, end"}
-    wild = Source("held-out", cached(latents(1)), [("a {red|green} ball",)], 1, rules=CaptionRules(wildcards=True))
+    wild = Source(
+        name="held-out",
+        cached=cached(latents(1)),
+        captions=[("a {red|green} ball",)],
+        batch=1,
+        rules=CaptionRules(wildcards=True),
+    )
     assert captions(wild, 1) == {"a red ball", "a green ball"}
-    sentence = Source("held-out", cached(latents(1)), [("",)], 1, rules=CaptionRules(template="object", token="<s1>"))
+    sentence = Source(
+        name="held-out",
+        cached=cached(latents(1)),
+        captions=[("",)],
+        batch=1,
+        rules=CaptionRules(template="object", token="<s1>"),
+    )
     assert len(captions(sentence, 1)) > 3 and all("<s1>" in caption for caption in captions(sentence, 1))
 
 
@@ -70,7 +79,7 @@ def test_an_inpainting_model_is_measured_with_its_masks(tmp_path):
 
     def shown(hole):
         hidden = [Hidden(hole, picture * (1 - hole), torch.zeros_like(picture))]
-        return Source("held-out", cached([picture], hidden=hidden), [("a",)], 1)
+        return Source(name="held-out", cached=cached([picture], hidden=hidden), captions=[("a",)], batch=1)
 
     drawn, kept = shown(torch.ones(1, 16, 16)), shown(torch.zeros(1, 16, 16))
     measured = objective(components, drawn)
@@ -85,7 +94,7 @@ def test_a_mask_counts_in_the_held_out_loss(tmp_path):
     half = torch.zeros(1, 16, 16)
     half[..., :8] = 2.0
     masked = replace(whole, placed=[replace(whole.placed[0], mask=half)])
-    one, other = (Source("held-out", of, [("a",)], 1) for of in (whole, masked))
+    one, other = (Source(name="held-out", cached=of, captions=[("a",)], batch=1) for of in (whole, masked))
     measured = objective(components, one)
     assert not torch.equal(losses(measured, one, 1), losses(measured, other, 1))
 

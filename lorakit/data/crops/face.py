@@ -18,10 +18,15 @@ def place(view: View) -> Placed:
     w, h = largest(view.source, view.target)
     big = faces[0].box
     near = [f.box for f in faces if (f.box[2] - f.box[0]) > 0.5 * (big[2] - big[0])]
-    left, top, right, bottom = min(b[0] for b in near), min(b[1] for b in near), max(b[2] for b in near), max(b[3] for b in near)  # fmt: skip
+    left, top, right, bottom = (
+        min(b[0] for b in near),
+        min(b[1] for b in near),
+        max(b[2] for b in near),
+        max(b[3] for b in near),
+    )
     if (right - left) * view.source[0] > w or (bottom - top) * view.source[1] > h:  # not all fit: the largest one
         left, top, right, bottom = big
     x = _start(left, right, w, view.source[0], 0.5)
     y = _start(top, bottom, h, view.source[1], 0.42)
     what = "face" if len(faces) == 1 else f"{len(faces)} faces"
-    return Placed(Cut((x, y, x + w, y + h), view.target), f"{what} found", {"faces": len(faces)})
+    return Placed(Cut(box=(x, y, x + w, y + h), size=view.target), f"{what} found", {"faces": len(faces)})

@@ -5,4 +5,4 @@ from lorakit.data.images import Cut
 
 
 def place(view: View) -> Placed:
-    return Placed(Cut((0, 0, *view.source), view.target, pad=True))
+    return Placed(Cut(box=(0, 0, *view.source), size=view.target, pad=True))

@@ -10,4 +10,4 @@ def place(view: View) -> Placed:
     w, h = largest(view.source, view.target)
     draw = random.Random(f"{view.seed}/crop")
     left, top = draw.randint(0, view.source[0] - w), draw.randint(0, view.source[1] - h)
-    return Placed(Cut((left, top, left + w, top + h), view.target))
+    return Placed(Cut(box=(left, top, left + w, top + h), size=view.target))

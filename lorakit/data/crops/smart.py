@@ -14,4 +14,4 @@ def place(view: View) -> Placed:
     top = min(view.source[1] - h, round(top / scale[1]))
     why = f"keeps {kept:.0%} of what stands out (the middle keeps {middle:.0%})"
     figures = {"salience_kept": round(kept, 4), "salience_of_middle": round(middle, 4)}
-    return Placed(Cut((left, top, left + w, top + h), view.target), why, figures)
+    return Placed(Cut(box=(left, top, left + w, top + h), size=view.target), why, figures)

@@ -38,7 +38,11 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str], source: st
     if name is None and not embeddings:
         first = next(iter(tensors), "nothing")
         raise InputError(f"{source}: no adapter format has such keys (first: {first})")
-    adapter = ADAPTER_FORMATS[name].decode(plain, metadata) if name else Adapter({}, metadata, format="kohya")
+    adapter = (
+        ADAPTER_FORMATS[name].decode(plain, metadata)
+        if name
+        else Adapter(modules={}, metadata=metadata, format="kohya")
+    )
     return _bundle.joined(adapter, embeddings)
 
 

@@ -53,5 +53,8 @@ def pickled(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> dict[s
     return {
         "string_to_token": {"*": 265},  # the number of "*" in the tokenizer, as A1111 writes it
         "string_to_param": {"*": tensors[_KOHYA]},
-        "name": metadata.get("name", ""), "step": None, "sd_checkpoint": None, "sd_checkpoint_name": None,
-    }  # fmt: skip
+        "name": metadata.get("name", ""),
+        "step": None,
+        "sd_checkpoint": None,
+        "sd_checkpoint_name": None,
+    }

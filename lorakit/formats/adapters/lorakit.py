@@ -93,7 +93,7 @@ def _checkpoint(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Ad
     embeddings = _embeddings(tensors, _table(metadata, "lorakit.tokens"))
     if groups.modules or embeddings:
         return replace(build(groups, lambda module: module, said, "lorakit"), embeddings=embeddings)
-    return replace(Adapter({}, said, format="lorakit"), faults=(_FULL,))
+    return replace(Adapter(modules={}, metadata=said, format="lorakit"), faults=(_FULL,))
 
 
 def _table(metadata: Mapping[str, str], key: str) -> dict[str, float]:

@@ -100,10 +100,26 @@ def _own(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 ENDINGS = (
-    "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "alpha", "oft_R.weight",
-    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
-    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
-)  # fmt: skip
+    "lora_A.weight",
+    "lora_B.weight",
+    "lora_B.bias",
+    "lora_magnitude_vector",
+    "alpha",
+    "oft_R.weight",
+    "hada_w1_a",
+    "hada_w1_b",
+    "hada_w2_a",
+    "hada_w2_b",
+    "hada_t1",
+    "hada_t2",
+    "lokr_w1",
+    "lokr_w1_a",
+    "lokr_w1_b",
+    "lokr_w2",
+    "lokr_w2_a",
+    "lokr_w2_b",
+    "lokr_t2",
+)
 
 
 def stems_of(adapter: Adapter, context: Context) -> Callable[[str], Collection[str]]:
@@ -148,7 +164,14 @@ def _tensors(part: str, by_path: Mapping[str, Factors]) -> dict[str, Array]:
 def _settings(by_path: Mapping[str, Factors]) -> dict[str, Any]:
     dora = any(one.magnitude is not None for one in by_path.values())
     return {
-        "peft_type": "LORA", "task_type": None, "base_model_name_or_path": None, "inference_mode": True, "bias": "none",
-        "fan_in_fan_out": False, "init_lora_weights": True, "lora_dropout": 0.0, "modules_to_save": None,
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
         **settings({path: one.rank for path, one in by_path.items()}, dora),
-    }  # fmt: skip
+    }

@@ -156,9 +156,10 @@ def _common_alpha(adapter: Adapter) -> dict[str, str]:
 def _original_names(adapter: Adapter, family: str | None) -> dict[str, str]:
     """sgm names are known for SDXL alone, and are dropped where diffusers' names stand beside them."""
     original = [
-        name for name, key in adapter.keys.items()
+        name
+        for name, key in adapter.keys.items()
         if name in adapter.modules and key.startswith("lora_unet_") and not key.startswith(_flat(name))
-    ]  # fmt: skip
+    ]
     if not original:
         return {}
     if not _is_sdxl(adapter, family):

@@ -21,7 +21,7 @@ SINGLE, FOLDER, UNET_FILE = "single file", "diffusers folder", "diffusers UNet"
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """A base model on disk; nothing of its weights is read until an array is used.
 
@@ -101,7 +101,9 @@ def _open_file(path: Path) -> Model:
         layout, rules = UNET_FILE, folder.found("unet", tensors.keys())
     else:
         raise InputError(f"{path}: no base model in it: expected keys such as {original.UNET}input_blocks.0.0.weight")
-    return Model(path, layout, {"": tensors}, _places(path, "", tensors, rules), metadata)
+    return Model(
+        path=path, layout=layout, files={"": tensors}, places=_places(path, "", tensors, rules), metadata=metadata
+    )
 
 
 def _open_folder(path: Path) -> Model:
@@ -116,7 +118,7 @@ def _open_folder(path: Path) -> Model:
             label = f"{part}/{file.name}"
             files[label] = tensors
             places |= _places(file, label, tensors, folder.found(part, tensors.keys()))
-    return Model(path, FOLDER, files, places)
+    return Model(path=path, layout=FOLDER, files=files, places=places)
 
 
 def open_vae(place: Path) -> Mapping[str, Stored]:

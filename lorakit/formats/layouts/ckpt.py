@@ -18,9 +18,17 @@ from lorakit.io.files import replacing
 from lorakit.io.pickles import METADATA
 
 _STORAGES = {
-    "F16": "HalfStorage", "BF16": "BFloat16Storage", "F32": "FloatStorage", "F64": "DoubleStorage", "I64": "LongStorage",
-    "I32": "IntStorage", "I16": "ShortStorage", "I8": "CharStorage", "U8": "ByteStorage", "BOOL": "BoolStorage",
-}  # fmt: skip
+    "F16": "HalfStorage",
+    "BF16": "BFloat16Storage",
+    "F32": "FloatStorage",
+    "F64": "DoubleStorage",
+    "I64": "LongStorage",
+    "I32": "IntStorage",
+    "I16": "ShortStorage",
+    "I8": "CharStorage",
+    "U8": "ByteStorage",
+    "BOOL": "BoolStorage",
+}
 _ALIGN = 64  # as PyTorch does, so that the file can be mapped
 
 

@@ -12,9 +12,11 @@ from lorakit.targets import canonical
 
 PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
 WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors",
-}  # fmt: skip
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
+}
 SUFFIXES = (".safetensors", ".bin")
 _OLD_ATTENTION = re.compile(r"(.*\.mid_block\.attentions\.0)\.(query|key|value|proj_attn)\.(weight|bias)")
 _NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -51,7 +53,7 @@ def weights_in(folder: Path) -> list[Path]:
 
 def found(part: str, keys: Collection[str]) -> list[Rule]:
     """The rules of a part's keys: their own names, in our spelling."""
-    return [Rule(_ours(part, key), key) for key in keys if not key.endswith("position_ids")]
+    return [Rule(ours=_ours(part, key), key=key) for key in keys if not key.endswith("position_ids")]
 
 
 def wanted(names: Collection[str]) -> dict[str, list[Rule]]:
@@ -59,7 +61,7 @@ def wanted(names: Collection[str]) -> dict[str, list[Rule]]:
     rules: dict[str, list[Rule]] = {}
     for name in names:
         part, _, key = name.partition(".")
-        rules.setdefault(part, []).append(Rule(name, key))
+        rules.setdefault(part, []).append(Rule(ours=name, key=key))
     return rules
 
 

@@ -29,36 +29,62 @@ TEXTS = (KIND, ARCHITECTURE, OWN)
 _PREFIXES = ("", "model.", "model.diffusion_model.")
 # Marks of processes that lorakit does not know, to the class of scheduler that diffusers has for them.
 _EDM = {
-    "edm_vpred.sigma_max": "EDMEulerScheduler", "edm_vpred.sigma_min": "EDMEulerScheduler",
-    "edm_mean": "EDMDPMSolverMultistepScheduler", "edm_std": "EDMDPMSolverMultistepScheduler",
-}  # fmt: skip
+    "edm_vpred.sigma_max": "EDMEulerScheduler",
+    "edm_vpred.sigma_min": "EDMEulerScheduler",
+    "edm_mean": "EDMDPMSolverMultistepScheduler",
+    "edm_std": "EDMDPMSolverMultistepScheduler",
+}
 _SPELLED = {
-    "epsilon": "epsilon", "eps": "epsilon", "noise": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction",
-    "v_pred": "v_prediction", "vpred": "v_prediction", "velocity": "v_prediction", "sample": "sample", "x0": "sample",
-    "flow": "flow", "flow_prediction": "flow", "flow_matching": "flow", "rectified_flow": "flow", "rf": "flow",
-}  # fmt: skip
+    "epsilon": "epsilon",
+    "eps": "epsilon",
+    "noise": "epsilon",
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+    "v_pred": "v_prediction",
+    "vpred": "v_prediction",
+    "velocity": "v_prediction",
+    "sample": "sample",
+    "x0": "sample",
+    "flow": "flow",
+    "flow_prediction": "flow",
+    "flow_matching": "flow",
+    "rectified_flow": "flow",
+    "rf": "flow",
+}
 _WRITTEN = {"v_prediction": "v"}  # as the specification spells it
 # Of the architectures of modelspec those that say what the model predicts, before "-edit", "/lora" and the like.
 _ARCHITECTURES = {
-    "stable-diffusion-v2-768-v": "v_prediction", "stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-inpainting": "epsilon",
+    "stable-diffusion-v2-768-v": "v_prediction",
+    "stable-diffusion-v2-512": "epsilon",
+    "stable-diffusion-v2-inpainting": "epsilon",
     "stable-diffusion-v2-depth": "epsilon",
-}  # fmt: skip
+}
 # What of a folder's configs no tensor tells.
 _UNTOLD = {
     "model_index.json": ("force_zeros_for_empty_prompt",),
     "unet/config.json": (
-        "attention_head_dim", "num_attention_heads", "sample_size", "upcast_attention", "norm_num_groups",
+        "attention_head_dim",
+        "num_attention_heads",
+        "sample_size",
+        "upcast_attention",
+        "norm_num_groups",
         "addition_time_embed_dim",
     ),
     "vae/config.json": (
-        "scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast", "norm_num_groups", "sample_size",
+        "scaling_factor",
+        "shift_factor",
+        "latents_mean",
+        "latents_std",
+        "force_upcast",
+        "norm_num_groups",
+        "sample_size",
     ),
     "text_encoder/config.json": ("num_attention_heads", "hidden_act", "layer_norm_eps", "eos_token_id"),
     "text_encoder_2/config.json": ("num_attention_heads", "hidden_act", "layer_norm_eps", "eos_token_id"),
-}  # fmt: skip
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Marks:
     """What a file says of its process.
 
@@ -113,7 +139,7 @@ def read(keys: Collection[str], metadata: Mapping[str, str], source: str) -> Mar
     clash = [name for kind, name in claims if kind != prediction]
     zero = _has(keys, ZERO_SNR)
     where = " and ".join([*found, *([ZERO_SNR] if zero else [])])
-    return Marks(prediction, zero, own, where, " and ".join(clash))
+    return Marks(prediction=prediction, zero_snr=zero, own=own, where=where, clash=" and ".join(clash))
 
 
 def _has(keys: Collection[str], mark: str) -> bool:
@@ -160,7 +186,7 @@ def written(
     process_config.check(scheduler, "the model")
     prediction, zero = process_config.prediction_of(scheduler), process_config.ends_in_noise(scheduler)
     marks = [name for name, on in ((V, prediction == "v_prediction"), (ZERO_SNR, zero)) if on]
-    read_back = Marks(prediction, zero).scheduler(plain[SCHEDULER])
+    read_back = Marks(prediction=prediction, zero_snr=zero).scheduler(plain[SCHEDULER])
     noted: dict[str, Any] = {}
     for path, keys in _UNTOLD.items():
         if path in configs and path in plain:
@@ -188,9 +214,10 @@ def of_training(scheduler: Mapping[str, Any], family: str | None) -> dict[str, s
     """What an adapter's metadata says of the process of the model that it was trained for, as kohya and modelspec spell it."""
     prediction = process_config.prediction_of(scheduler)
     found = {
-        KIND: _WRITTEN.get(prediction, prediction), "ss_v_parameterization": str(prediction == "v_prediction"),
+        KIND: _WRITTEN.get(prediction, prediction),
+        "ss_v_parameterization": str(prediction == "v_prediction"),
         "ss_zero_terminal_snr": str(process_config.ends_in_noise(scheduler)),
-    }  # fmt: skip
+    }
     if process_config.is_flow(scheduler):
         found["lorakit.shift"] = process_config.shift_words(scheduler)
     if family == "sd2":

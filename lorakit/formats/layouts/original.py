@@ -21,16 +21,20 @@ TEXTS = (
     ("conditioner.embedders.0.model.", "text_encoder_2", True, False),  # SDXL's refiner
 )
 PREFIX_OF = {
-    "sd1": {"text_encoder": TEXTS[0][0]}, "sd2": {"text_encoder": TEXTS[1][0]},
+    "sd1": {"text_encoder": TEXTS[0][0]},
+    "sd2": {"text_encoder": TEXTS[1][0]},
     "sdxl": {"text_encoder": TEXTS[2][0], "text_encoder_2": TEXTS[3][0]},
     "sdxl-refiner": {"text_encoder_2": TEXTS[4][0]},
-}  # fmt: skip
+}
 _KINDS = ("weight", "bias")
 _EMBEDDINGS = ("embeddings.token_embedding.weight", "embeddings.position_embedding.weight")
 _LAYER = {
-    "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj", "mlp.c_fc": "mlp.fc1",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
-}  # fmt: skip
+}
 _IN_PROJ = ("q_proj", "k_proj", "v_proj")
 _RESBLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.ln_1\.weight")
 _VAE_RESNET = {n: n for n in ("norm1", "conv1", "norm2", "conv2")} | {"nin_shortcut": "conv_shortcut"}
@@ -81,7 +85,7 @@ def levels_of(keys: Collection[str] | Iterator[str]) -> int:
 
 def _unet(names: Mapping[str, str]) -> Iterator[Rule]:
     for theirs, ours in names.items():
-        yield from (Rule(f"unet.{ours}.{kind}", f"{UNET}{theirs}.{kind}") for kind in _KINDS)
+        yield from (Rule(ours=f"unet.{ours}.{kind}", key=f"{UNET}{theirs}.{kind}") for kind in _KINDS)
 
 
 def _clip(prefix: str, part: str) -> Iterator[Rule]:
@@ -89,23 +93,23 @@ def _clip(prefix: str, part: str) -> Iterator[Rule]:
     paths = sorted(path.removeprefix("text_model.") for path in text_paths() if path != "text_projection")
     names = [*_EMBEDDINGS, *(f"{path}.{kind}" for path in paths for kind in _KINDS)]
     for begin in (f"{prefix}text_model.", prefix):
-        yield from (Rule(f"{part}.text_model.{name}", f"{begin}{name}") for name in names)
+        yield from (Rule(ours=f"{part}.text_model.{name}", key=f"{begin}{name}") for name in names)
 
 
 def _open_clip(prefix: str, part: str, layers: int, *, projected: bool) -> Iterator[Rule]:
     inner = f"{part}.text_model."
-    yield Rule(f"{inner}embeddings.token_embedding.weight", f"{prefix}token_embedding.weight")
-    yield Rule(f"{inner}embeddings.position_embedding.weight", f"{prefix}positional_embedding")
+    yield Rule(ours=f"{inner}embeddings.token_embedding.weight", key=f"{prefix}token_embedding.weight")
+    yield Rule(ours=f"{inner}embeddings.position_embedding.weight", key=f"{prefix}positional_embedding")
     for kind in _KINDS:
-        yield Rule(f"{inner}final_layer_norm.{kind}", f"{prefix}ln_final.{kind}")
+        yield Rule(ours=f"{inner}final_layer_norm.{kind}", key=f"{prefix}ln_final.{kind}")
     if projected:
-        yield Rule(f"{part}.text_projection.weight", f"{prefix}text_projection", transposed=True)
+        yield Rule(ours=f"{part}.text_projection.weight", key=f"{prefix}text_projection", transposed=True)
     for i in range(layers):
         theirs, ours = f"{prefix}transformer.resblocks.{i}.", f"{inner}encoder.layers.{i}."
         for kind in _KINDS:
-            yield from (Rule(f"{ours}{a}.{kind}", f"{theirs}{b}.{kind}") for b, a in _LAYER.items())
+            yield from (Rule(ours=f"{ours}{a}.{kind}", key=f"{theirs}{b}.{kind}") for b, a in _LAYER.items())
             for third, name in enumerate(_IN_PROJ):
-                yield Rule(f"{ours}self_attn.{name}.{kind}", f"{theirs}attn.in_proj_{kind}", third)
+                yield Rule(ours=f"{ours}self_attn.{name}.{kind}", key=f"{theirs}attn.in_proj_{kind}", third=third)
 
 
 def vae(levels: int) -> Iterator[Rule]:
@@ -120,8 +124,8 @@ def vae(levels: int) -> Iterator[Rule]:
         attention = f"{side}.mid_block.attentions.0"
         yield from _pair(f"{attention}.group_norm", f"{side}.mid.attn_1.norm")
         for theirs, ours in _VAE_ATTENTION.items():
-            yield Rule(f"vae.{attention}.{ours}.weight", f"{VAE}{side}.mid.attn_1.{theirs}.weight", point=True)
-            yield Rule(f"vae.{attention}.{ours}.bias", f"{VAE}{side}.mid.attn_1.{theirs}.bias")
+            yield Rule(ours=f"vae.{attention}.{ours}.weight", key=f"{VAE}{side}.mid.attn_1.{theirs}.weight", point=True)
+            yield Rule(ours=f"vae.{attention}.{ours}.bias", key=f"{VAE}{side}.mid.attn_1.{theirs}.bias")
     for i in range(levels):
         down, up = f"encoder.down_blocks.{i}", f"decoder.up_blocks.{levels - 1 - i}"
         for j in range(_VAE_DEEPEST):
@@ -137,4 +141,4 @@ def _resnet(ours: str, theirs: str) -> Iterator[Rule]:
 
 
 def _pair(ours: str, theirs: str) -> Iterator[Rule]:
-    yield from (Rule(f"vae.{ours}.{kind}", f"{VAE}{theirs}.{kind}") for kind in _KINDS)
+    yield from (Rule(ours=f"vae.{ours}.{kind}", key=f"{VAE}{theirs}.{kind}") for kind in _KINDS)

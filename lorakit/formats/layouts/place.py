@@ -22,7 +22,7 @@ def counted(numbers: Iterable[str]) -> int:
 THIRDS = 3  # OpenCLIP keeps q, k and v below each other in one tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """How a layout spells one parameter.
 

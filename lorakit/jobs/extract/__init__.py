@@ -26,10 +26,20 @@ from lorakit.talk import Talk
 
 
 def run(
-    tuned: str, output: Path, *, base: str | None, choices: Choices, file_format: str | None, dtype: Any = "float32",
-    device: str = "cpu", report: Path | None = None, force: bool, dry_run: bool,
-    talk: Talk, verbose: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+    tuned: str,
+    output: Path,
+    *,
+    base: str | None,
+    choices: Choices,
+    file_format: str | None,
+    dtype: Any = "float32",
+    device: str = "cpu",
+    report: Path | None = None,
+    force: bool,
+    dry_run: bool,
+    talk: Talk,
+    verbose: bool = False,
+) -> dict[str, Any]:
     """The nearest adapter of the ranks asked for; without a base, TUNED's own adapter, re-ranked if asked.
 
     verbose  all modules are noted with their figures, not only those that lost most
@@ -62,7 +72,17 @@ def _draw(report: Path, found: Sequence[Taken], title: str) -> None:
     from lorakit.reports.spectra import Spectrum, page
 
     modules = [
-        Spectrum(one.name, one.shape, one.rank, one.norm, one.kept, one.excess, one.values, one.floor) for one in found
+        Spectrum(
+            name=one.name,
+            shape=one.shape,
+            rank=one.rank,
+            norm=one.norm,
+            kept=one.kept,
+            excess=one.excess,
+            values=one.values,
+            floor=one.floor,
+        )
+        for one in found
     ]
     write_text(report, page(modules, title))
 

@@ -18,7 +18,7 @@ from lorakit.targets import PARTS
 TOKENS = "tokens"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choices:
     """What an extraction can be told.
 

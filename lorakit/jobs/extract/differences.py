@@ -41,7 +41,7 @@ class Pair:
         return 5 * prod(self.shape) + 24 * side * side
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Differences:
     """What to compare in two models of one architecture.
 
@@ -85,7 +85,7 @@ def compare(tuned: str, base: str, target: str, parts: Collection[str]) -> Diffe
     others = _paired(ours.others(within), theirs.others(within), tuned, base, lone, None)
     said = files.notes_of_model(ours.path) if ours.layout == FOLDER else ours.metadata
     words = {key: said[key] for key in triggers.CARRIED if key in said}
-    return Differences(weights, others, lone, families[1] or families[0], words)
+    return Differences(weights=weights, others=others, lone=lone, family=families[1] or families[0], words=words)
 
 
 def chosen(target: str, names: Iterable[str]) -> list[str]:

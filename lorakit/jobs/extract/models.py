@@ -35,8 +35,8 @@ _TIMES = 4  # times the ranks that a budget allows on average: as many as one mo
 
 
 def between(
-    tuned: str, base: str, choices: Choices, size: int, device: str, talk: Talk,
-) -> tuple[Adapter, list[Taken], Sequence[str], dict[str, Any]]:  # fmt: skip
+    tuned: str, base: str, choices: Choices, size: int, device: str, talk: Talk
+) -> tuple[Adapter, list[Taken], Sequence[str], dict[str, Any]]:
     """(the adapter, what was taken of each module, the families it can be for, more figures); a number takes `size` bytes.
 
     device  "cpu", or the name of a GPU, which then subtracts and multiplies
@@ -72,10 +72,13 @@ def between(
         raise InputError(f"{tuned} and {base} differ by rounding noise alone: there is nothing to extract")
     _tell(found, choices, rule, talk.note)
     notes = pairs.words | metadata(tuned, base, choices, rule, pairs.family)
-    adapter = Adapter(modules, notes, biases)
+    adapter = Adapter(modules=modules, metadata=notes, biases=biases)
     extra = {
-        "identical": same + same_others, "skipped": skipped, "kept_biases": len(biases), "not_compared": pairs.lone,
-    }  # fmt: skip
+        "identical": same + same_others,
+        "skipped": skipped,
+        "kept_biases": len(biases),
+        "not_compared": pairs.lone,
+    }
     return adapter, found, [pairs.family] if pairs.family else [], extra
 
 
@@ -95,7 +98,7 @@ def _checked(choices: Choices, pairs: Differences, size: int) -> Choices:
 # Weights
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Worker:
     """Compares weights; each of its threads has one place to put a difference, which modules use in turn."""
 
@@ -138,7 +141,7 @@ def _weights(
     """(what was taken of weights that differ, how many do not, names of those that are not finite)."""
     found: list[Taken] = []
     same, bad = 0, list[str]()
-    for done, one in enumerate(each(_Worker(choices, rule, device), pairs, cores()), 1):
+    for done, one in enumerate(each(_Worker(choices=choices, rule=rule, device=device), pairs, cores()), 1):
         if one is None:
             same += 1
         elif isinstance(one, str):

@@ -51,7 +51,11 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
     if not any("lora" in key for key in tensors):
         foreign.check_keys(tensors.keys(), path)
     model = checkpoints.describe(tensors, metadata)
-    adapter = files.named(decode(tensors, metadata, str(path)), path.stem) if model is None else Adapter({}, metadata)
+    adapter = (
+        files.named(decode(tensors, metadata, str(path)), path.stem)
+        if model is None
+        else Adapter(modules={}, metadata=metadata)
+    )
     hashed = path.is_file() and not (pickles.is_pickle(path) or files.is_picture(path) or listed.is_list(path))
     with ThreadPoolExecutor(1) as pool:
         # A checkpoint of gigabytes is read whole only on demand.
@@ -61,10 +65,16 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
     recorded = next((metadata[key].removeprefix("0x") for key in safetensors.HASHES if key in metadata), None)
     words = triggers.of_adapter(replace(adapter, metadata={**triggers.beside(path), **adapter.metadata}))
     return {
-        "file": str(path), "bytes": _size(path), **found, **_told(words, adapter.metadata), "tensors": len(tensors), "hash_sha256": value,
-        "hash_recorded": recorded, "hash_matches": None if value is None or recorded is None else value == recorded,
+        "file": str(path),
+        "bytes": _size(path),
+        **found,
+        **_told(words, adapter.metadata),
+        "tensors": len(tensors),
+        "hash_sha256": value,
+        "hash_recorded": recorded,
+        "hash_matches": None if value is None or recorded is None else value == recorded,
         "metadata": dict(metadata),
-    }  # fmt: skip
+    }
 
 
 def _size(path: Path) -> int:
@@ -75,10 +85,17 @@ def _size(path: Path) -> int:
 
 def _checkpoint(model: checkpoints.Description, metadata: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "kind": "base model", "format": model.layout, "family": model.family, "evidence": model.evidence,
-        "parts": list(model.parts), **_process(model.scheduler), "inpainting": model.inpainting,
-        "dtypes": model.dtypes, "notes": [], "faults": [],
-    }  # fmt: skip
+        "kind": "base model",
+        "format": model.layout,
+        "family": model.family,
+        "evidence": model.evidence,
+        "parts": list(model.parts),
+        **_process(model.scheduler),
+        "inpainting": model.inpainting,
+        "dtypes": model.dtypes,
+        "notes": [],
+        "faults": [],
+    }
 
 
 def _process(scheduler: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -111,11 +128,19 @@ def _model_folder(folder: Path) -> dict[str, Any]:
     found, notes = _checkpoint(model, {}), files.notes_of_model(folder)
     parts = sorted(key for key, value in index.items() if isinstance(value, list) and value and value[0])
     return {
-        "file": str(folder), "bytes": _size(folder), **found, **_told(triggers.read(notes), notes),
-        "format": "diffusers folder", "parts": parts,
-        **_process(checkpoints.scheduler_of_folder(folder)), "tensors": len(file.keys()), "hash_sha256": None,
-        "hash_recorded": None, "hash_matches": None, "metadata": notes,
-    }  # fmt: skip
+        "file": str(folder),
+        "bytes": _size(folder),
+        **found,
+        **_told(triggers.read(notes), notes),
+        "format": "diffusers folder",
+        "parts": parts,
+        **_process(checkpoints.scheduler_of_folder(folder)),
+        "tensors": len(file.keys()),
+        "hash_sha256": None,
+        "hash_recorded": None,
+        "hash_matches": None,
+        "metadata": notes,
+    }
 
 
 def _adapter(adapter: Adapter) -> dict[str, Any]:
@@ -129,20 +154,31 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
             one["norm"] = None  # JSON has no NaN
     everything = [x for delta in adapter.modules.values() for x in delta.arrays().values()]
     return {
-        "kind": "adapter" if modules or adapter.biases else "embedding", "format": adapter.format,
-        "family": next(iter((*guess.families, *guess.architectures)), None), "trainer": trainers.of(adapter),
-        "evidence": guess.evidence, "components": _counted(_component(m["name"]) for m in modules),
-        "kinds": _counted(m["kind"] for m in modules), "ranks": _counted(m["rank"] for m in modules if m["rank"]),
+        "kind": "adapter" if modules or adapter.biases else "embedding",
+        "format": adapter.format,
+        "family": next(iter((*guess.families, *guess.architectures)), None),
+        "trainer": trainers.of(adapter),
+        "evidence": guess.evidence,
+        "components": _counted(_component(m["name"]) for m in modules),
+        "kinds": _counted(m["kind"] for m in modules),
+        "ranks": _counted(m["rank"] for m in modules if m["rank"]),
         "alphas": _counted(m["alpha"] for m in modules if m["alpha"] is not None),
         "scales": _counted(m["scale"] for m in modules if m["scale"] is not None),
-        "dtypes": _counted(map(dtype_of, everything)), "parameters": sum(d.parameters for d in adapter.modules.values()),
-        "norm": math.hypot(*(m["norm"] for m in known)), "blocks": _blocks(known),
-        "dead": [m["name"] for m in known if m["norm"] == 0], "nonfinite": bad, "tokens": _tokens(adapter),
-        "biases": sorted(adapter.biases), "unknown": sorted(adapter.unknown),
+        "dtypes": _counted(map(dtype_of, everything)),
+        "parameters": sum(d.parameters for d in adapter.modules.values()),
+        "norm": math.hypot(*(m["norm"] for m in known)),
+        "blocks": _blocks(known),
+        "dead": [m["name"] for m in known if m["norm"] == 0],
+        "nonfinite": bad,
+        "tokens": _tokens(adapter),
+        "biases": sorted(adapter.biases),
+        "unknown": sorted(adapter.unknown),
         "base": {key: adapter.metadata[key] for key in _BASE_KEYS if key in adapter.metadata},
         "clients": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in coverages(adapter)},
-        "notes": list(adapter.notes), "faults": list(adapter.faults), "modules": modules,
-    }  # fmt: skip
+        "notes": list(adapter.notes),
+        "faults": list(adapter.faults),
+        "modules": modules,
+    }
 
 
 def _norm(delta: Delta) -> float | None:
@@ -160,9 +196,14 @@ def _norm(delta: Delta) -> float | None:
 def _module(name: str, delta: Delta, norm: float | None) -> dict[str, Any]:
     alpha, scale = getattr(delta, "alpha", None), getattr(delta, "scale", None)
     return {
-        "name": name, "kind": delta.kind, "shape": list(delta.shape) if delta.shape else None, "rank": delta.rank,
-        "alpha": alpha, "scale": scale, "norm": norm,
-    }  # fmt: skip
+        "name": name,
+        "kind": delta.kind,
+        "shape": list(delta.shape) if delta.shape else None,
+        "rank": delta.rank,
+        "alpha": alpha,
+        "scale": scale,
+        "norm": norm,
+    }
 
 
 def _counted(values: Any) -> dict[str, int]:
@@ -196,11 +237,13 @@ def _blocks(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
         blocks.setdefault(block_of(one["name"]), []).append(one)
     return [
         {
-            "block": block, "modules": len(blocks[block]), "norm": math.hypot(*(m["norm"] for m in blocks[block])),
+            "block": block,
+            "modules": len(blocks[block]),
+            "norm": math.hypot(*(m["norm"] for m in blocks[block])),
             "largest": max(blocks[block], key=lambda m: m["norm"])["name"],
         }
         for block in in_order(blocks)
-    ]  # fmt: skip
+    ]
 
 
 def in_order(blocks: Iterable[str]) -> list[str]:
@@ -228,9 +271,12 @@ def _told(words: triggers.Triggers, metadata: Mapping[str, str]) -> dict[str, An
     """What the file says of its use: `trigger_words` are sure, `triggers` has the commonest tags of the captions too."""
     tags = dict(words.tags[:_TAGS])
     return {
-        "title": metadata.get(triggers.TITLE), "usage_hint": metadata.get(triggers.HINT), "trigger_words": words.words,
-        "triggers": list(dict.fromkeys([*words.phrases, *tags])), "tags": tags,
-    }  # fmt: skip
+        "title": metadata.get(triggers.TITLE),
+        "usage_hint": metadata.get(triggers.HINT),
+        "trigger_words": words.words,
+        "triggers": list(dict.fromkeys([*words.phrases, *tags])),
+        "tags": tags,
+    }
 
 
 def title(family: str | None) -> str:

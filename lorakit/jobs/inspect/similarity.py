@@ -61,9 +61,7 @@ def _factors(path: Path, adapter: Adapter, note: Note) -> dict[str, LowRank]:
     return modules
 
 
-def _pair(
-    a: Mapping[str, LowRank], b: Mapping[str, LowRank], name_a: str, name_b: str, note: Note
-) -> dict[str, Any]:  # fmt: skip
+def _pair(a: Mapping[str, LowRank], b: Mapping[str, LowRank], name_a: str, name_b: str, note: Note) -> dict[str, Any]:
     shared = [name for name in a if name in b]
     odd = [name for name in shared if as_linear(a[name].shape) != as_linear(b[name].shape)]
     if odd:
@@ -81,10 +79,12 @@ def _pair(
     for name, one in found.items():
         blocks.setdefault(block_of(name), []).append(one)
     return {
-        "a": name_a, "b": name_b, **_figures(list(found.values())),
+        "a": name_a,
+        "b": name_b,
+        **_figures(list(found.values())),
         "blocks": [{"block": block, **_figures(blocks[block])} for block in in_order(blocks)],
         "by_module": {name: _figures([one]) for name, one in found.items()},
-    }  # fmt: skip
+    }
 
 
 def _module(a: Mapping[str, LowRank], b: Mapping[str, LowRank], name: str) -> Likeness:
@@ -95,7 +95,11 @@ def _module(a: Mapping[str, LowRank], b: Mapping[str, LowRank], name: str) -> Li
 def _figures(modules: list[Likeness]) -> dict[str, Any]:
     chance = [sum(one.by_chance[side] for one in modules) / len(modules) for side in (0, 1)]
     return {
-        "modules": len(modules), "cosine": cosine(modules), "overlap_out": mean(modules, "outputs"),
-        "overlap_in": mean(modules, "inputs"), "chance_out": chance[0], "chance_in": chance[1],
+        "modules": len(modules),
+        "cosine": cosine(modules),
+        "overlap_out": mean(modules, "outputs"),
+        "overlap_in": mean(modules, "inputs"),
+        "chance_out": chance[0],
+        "chance_in": chance[1],
         "norms": [sum(one.norms[i] ** 2 for one in modules) ** 0.5 for i in (0, 1)],
-    }  # fmt: skip
+    }

@@ -34,7 +34,7 @@ from lorakit.runtime.workers import cores, each
 from lorakit.talk import Note, Talk, Tick
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choices:
     """What a merge can be told besides the weights, the method and the rank.
 
@@ -58,7 +58,7 @@ class Choices:
     verbose: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Into:
     """The base model to collapse a merge into. dtype None keeps each weight's own; of_model is what the user says of it.
 
@@ -79,15 +79,24 @@ class Into:
         from lorakit.fusing import fuse
 
         done = fuse(
-            adapter, self.model, output, dtype=self.dtype, stochastic_rounding=self.stochastic_rounding, seed=self.seed,
-            allow_unmatched=allow_unmatched, force=force, dry_run=dry_run, tokenizer=self.tokenizer, wanted=self.of_model,
+            adapter,
+            self.model,
+            output,
+            dtype=self.dtype,
+            stochastic_rounding=self.stochastic_rounding,
+            seed=self.seed,
+            allow_unmatched=allow_unmatched,
+            force=force,
+            dry_run=dry_run,
+            tokenizer=self.tokenizer,
+            wanted=self.of_model,
             talk=talk,
-        )  # fmt: skip
+        )
         said = ("retained", "retained_worst", "retained_by_module", "norms", "left_out", "tokens", "unmatched")
         return {"into": self.model, "written": done["outputs"], **{key: done[key] for key in said if key in done}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Plan:
     """A merge that nothing is wrong with.
 
@@ -107,10 +116,21 @@ class _Plan:
 
 
 def run(
-    arguments: Sequence[str | weighted.Weighted], output: Path, *, alpha: float | None, weights: str | None, method: str,
-    rank: Rule | None, file_format: str | None, dtype: str, force: bool, dry_run: bool, talk: Talk,
-    choices: Choices | None = None, into: Into | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    arguments: Sequence[str | weighted.Weighted],
+    output: Path,
+    *,
+    alpha: float | None,
+    weights: str | None,
+    method: str,
+    rank: Rule | None,
+    file_format: str | None,
+    dtype: str,
+    force: bool,
+    dry_run: bool,
+    talk: Talk,
+    choices: Choices | None = None,
+    into: Into | None = None,
+) -> dict[str, Any]:
     """The adapters' deltas joined by `method`, into `output`, or for a sweep into a numbered series of it.
 
     rank    None is exact where the method's result is low rank, else the sum of the adapters' ranks
@@ -145,9 +165,16 @@ def run(
 
 
 def _planned(
-    given: Sequence[weighted.Weighted], outputs: Sequence[Path], rows: Sequence[Sequence[float]], method: str,
-    rank: Rule | None, choices: Choices, into: Into | None, file_format: str | None, note: Note,
-) -> _Plan:  # fmt: skip
+    given: Sequence[weighted.Weighted],
+    outputs: Sequence[Path],
+    rows: Sequence[Sequence[float]],
+    method: str,
+    rank: Rule | None,
+    choices: Choices,
+    into: Into | None,
+    file_format: str | None,
+    note: Note,
+) -> _Plan:
     """Everything that can be wrong is told here, before any work."""
     factors = ModuleWeights.of(read_parts(choices.parts), read_blocks(choices.blocks), [one.file for one in given])
     settings = checked_settings(method, choices.settings, rows)
@@ -167,29 +194,55 @@ def _planned(
         note(f"matches nothing: {line}")
     names = sorted({name for source in sources for name in source.adapter.modules})
     merge_sources.check_rank(rank, sources, names)
-    how = How(sources, rows, factors, method, settings, choices.settings.get("seed", 0))
+    how = How(
+        sources=sources,
+        rows=rows,
+        factors=factors,
+        method=method,
+        settings=settings,
+        seed=choices.settings.get("seed", 0),
+    )
     recipe = {"part_weights": list(choices.parts), "block_weights": list(choices.blocks), "base": choices.base}
     rest = [
         Adapter(
-            {}, merge_figures.metadata(how, row, choices.settings, rank, recipe),
-            merge_sources.biases(sources, row, factors), merge_sources.tokens(sources, row),
+            modules={},
+            metadata=merge_figures.metadata(how, row, choices.settings, rank, recipe),
+            biases=merge_sources.biases(sources, row, factors),
+            embeddings=merge_sources.tokens(sources, row),
         )
         for row in rows
-    ]  # fmt: skip
+    ]
     vectors = {name for source in sources for name, delta in source.adapter.modules.items() if is_vector(delta)}
     if method != "linear" and (vectors or rest[0].biases):
         note(f"norms and biases are summed by their weights, not by {method}")
-    return _Plan(outputs, how, names, vectors, rest, unmatched, read.families, read.file_format)
+    return _Plan(
+        outputs=outputs,
+        how=how,
+        names=names,
+        vectors=vectors,
+        rest=rest,
+        unmatched=unmatched,
+        families=read.families,
+        file_format=read.file_format,
+    )
 
 
 def _cut(
-    plan: _Plan, rank: Rule | None, choices: Choices, into: Into | None, dtype: str, force: bool,
-    dry_run: bool, talk: Talk,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    plan: _Plan,
+    rank: Rule | None,
+    choices: Choices,
+    into: Into | None,
+    dtype: str,
+    force: bool,
+    dry_run: bool,
+    talk: Talk,
+) -> Iterator[dict[str, Any]]:
     """The outputs as adapters of a rank, written as such or into a model."""
     base = _base(choices, into, plan.how.sources, talk.note)
     keep = Scratch(plan.outputs[0]).keep
-    cut = Cut(plan.how, rank, base, keep, dtype == "float16", choices.report is not None)
+    cut = Cut(
+        how=plan.how, rule=rank, base=base, keep=keep, half=dtype == "float16", spectra=choices.report is not None
+    )
     table = _worked(cut, plan.names, talk.tick)
     for i, (path, row, rest) in enumerate(zip(plan.outputs, plan.how.rows, plan.rest, strict=True)):
         found = {name: made[i] for name, made in table.items()}
@@ -230,9 +283,15 @@ def _collapsed(
         page = merge_figures.page_of_model(joined, norms, done["retained_by_module"], f"{path.name}: what was merged")
         write_text(choices.report, page)
     return {
-        "output": str(path), "weights": list(row), "layers": len(norms), "error": 0.0, "errors": {}, "energy": {},
-        "ranks": {name: delta.rank for name, delta in joined.items() if delta.rank is not None}, **done,
-    }  # fmt: skip
+        "output": str(path),
+        "weights": list(row),
+        "layers": len(norms),
+        "error": 0.0,
+        "errors": {},
+        "energy": {},
+        "ranks": {name: delta.rank for name, delta in joined.items() if delta.rank is not None},
+        **done,
+    }
 
 
 def _outputs(output: Path, count: int) -> list[Path]:

@@ -58,12 +58,17 @@ def page(found: Mapping[str, Made], shapes: Mapping[str, tuple[int, ...]], title
 
     rows = [
         spectra.Spectrum(
-            name, shapes[name], made.low.rank if made.low is not None else 0, made.norm, 1.0 - made.error**2, 0.0,
-            made.values,
+            name=name,
+            shape=shapes[name],
+            rank=made.low.rank if made.low is not None else 0,
+            norm=made.norm,
+            kept=1.0 - made.error**2,
+            excess=0.0,
+            values=made.values,
         )
         for name, made in found.items()
         if name in shapes
-    ]  # fmt: skip
+    ]
     return spectra.page(rows, title)
 
 
@@ -78,7 +83,11 @@ def page_of_model(
         shape = joined[name].shape if name in joined else None
         if shape is not None:
             rank = 1 if len(shape) == 1 else joined[name].rank or min(shape[:2])
-            rows.append(spectra.Spectrum(name, shape, rank, norm, retained.get(name, 1.0), 0.0, ()))
+            rows.append(
+                spectra.Spectrum(
+                    name=name, shape=shape, rank=rank, norm=norm, kept=retained.get(name, 1.0), excess=0.0, values=()
+                )
+            )
     return spectra.page(rows, title)
 
 

@@ -11,10 +11,23 @@ from lorakit.naming import spelled
 
 # Of one file alone, or written anew.
 _OWN = (
-    "modelspec.title", "modelspec.hash", "modelspec.thumbnail", "modelspec.date", "modelspec.merged_from",
-    "modelspec.trigger_phrase", "modelspec.usage_hint", "modelspec.tags", "modelspec.implementation", "ss_network_", "ss_output_name",
-    "ss_tag_frequency", "ss_dataset_dirs", "ss_session_id", "ss_training_started_at", "ss_training_finished_at",
-)  # fmt: skip
+    "modelspec.title",
+    "modelspec.hash",
+    "modelspec.thumbnail",
+    "modelspec.date",
+    "modelspec.merged_from",
+    "modelspec.trigger_phrase",
+    "modelspec.usage_hint",
+    "modelspec.tags",
+    "modelspec.implementation",
+    "ss_network_",
+    "ss_output_name",
+    "ss_tag_frequency",
+    "ss_dataset_dirs",
+    "ss_session_id",
+    "ss_training_started_at",
+    "ss_training_finished_at",
+)
 
 
 def merged(

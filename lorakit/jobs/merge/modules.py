@@ -47,7 +47,7 @@ def checked_settings(method: str, given: Mapping[str, float], rows: Sequence[Seq
     return settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class How:
     """What makes a module's deltas one: the weights in each output, the method, its settings and its draws."""
 
@@ -133,7 +133,7 @@ class Joined(Delta):
         return dense if self.shape is None else dense.reshape(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cut:
     """Modules to what an adapter holds of them, one in each output, the deltas read once for all.
 

@@ -42,9 +42,13 @@ class Sources:
 
 
 def read(
-    given: Sequence[Weighted], rename: Iterable[str], allow_unmatched: bool, unmatched: list[str], file_format: str | None,
+    given: Sequence[Weighted],
+    rename: Iterable[str],
+    allow_unmatched: bool,
+    unmatched: list[str],
+    file_format: str | None,
     note: Note,
-) -> Sources:  # fmt: skip
+) -> Sources:
     """The adapters, their deltas read when used; what matches nothing goes to `unmatched` where that is allowed.
 
     InputError for keys that are wrong, empty files, different families and modules that do not fit each other.

@@ -131,8 +131,8 @@ def _tell_masks(given: list[Source], settings: Settings, found: lint.Lint, note:
 
 
 def run(
-    raw: Path, data: Path, settings: Settings, *, force: bool, strict: bool, dry_run: bool, talk: Talk,
-) -> dict[str, Any]:  # fmt: skip
+    raw: Path, data: Path, settings: Settings, *, force: bool, strict: bool, dry_run: bool, talk: Talk
+) -> dict[str, Any]:
     """Prepare RAW into DATA; a dry run does the same without a change on the disk, and without what models would make.
 
     A folder that is there and is not ppim's is refused, or with `force` the set is written beside what is in it. What a
@@ -214,7 +214,13 @@ def _fill(
         raise InputError(f"{lint.count(len(rejected), 'picture')} of no use (--strict): {listed}")
     outputs = [str(data), *[str(data / _SHEET)] * settings.contact_sheet]
     return {
-        "outputs": [] if keeper.dry_run else outputs, "read": len(given), "written": written, "rejected": rejected,
-        "duplicates": duplicates, "masks": None if keeper.unmade else found.masks, "prepared": fresh, "lint": None if keeper.unmade else found.lines,
+        "outputs": [] if keeper.dry_run else outputs,
+        "read": len(given),
+        "written": written,
+        "rejected": rejected,
+        "duplicates": duplicates,
+        "masks": None if keeper.unmade else found.masks,
+        "prepared": fresh,
+        "lint": None if keeper.unmade else found.lines,
         "kept": {kind: len(names) for kind, names in keeper.stayed.items()},
-    }  # fmt: skip
+    }

@@ -42,9 +42,14 @@ def need(settings: Settings) -> None:
 
 def caption_how(settings: Settings) -> captioners.How:
     return captioners.How(
-        settings.caption_model, settings.base_model, settings.device, settings.dtype, settings.caption_vocabulary,
-        settings.caption_threshold, settings.caption_encoding,
-    )  # fmt: skip
+        model=settings.caption_model,
+        base=settings.base_model,
+        device=settings.device,
+        dtype=settings.dtype,
+        vocabulary=settings.caption_vocabulary,
+        threshold=settings.caption_threshold,
+        encoding=settings.caption_encoding,
+    )
 
 
 def mask_how(settings: Settings) -> masks.How:
@@ -144,10 +149,13 @@ class Masking:
             encoded = _mask_bytes(mask)
             share = mask_share(mask)
             row |= {
-                "mask": file.name, "mask_before": row.get("mask_sha256"), "mask_mark": [self.mark, row["file_sha256"]],
-                "mask_sha256": hashlib.sha256(encoded).hexdigest(), "mask_share": share,
+                "mask": file.name,
+                "mask_before": row.get("mask_sha256"),
+                "mask_mark": [self.mark, row["file_sha256"]],
+                "mask_sha256": hashlib.sha256(encoded).hexdigest(),
+                "mask_share": share,
                 "masked_with": self.settings.mask_options,
-            }  # fmt: skip
+            }
             coming.append((file, encoded))
         for source, record in records:
             manifest.put(source.key, record)
@@ -161,9 +169,13 @@ class Masking:
         for row in coming:
             sha256, share = row["carried"]
             row |= {
-                "mask": mask_name(row["file_name"]), "mask_before": row.get("mask_sha256"), "mask_mark": CARRIED,
-                "mask_sha256": sha256, "mask_share": share, "masked_with": [],
-            }  # fmt: skip
+                "mask": mask_name(row["file_name"]),
+                "mask_before": row.get("mask_sha256"),
+                "mask_mark": CARRIED,
+                "mask_sha256": sha256,
+                "mask_share": share,
+                "masked_with": [],
+            }
         if coming:
             keeper.manifest.put(source.key, record)
         for row in coming:

@@ -13,7 +13,7 @@ _MUCH = 0.35  # share of a picture cut off that deserves a line
 _LITTLE = 0.1  # share of a picture under its mask that does
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Lint:
     """`lines` for people, and the figures of the report: pictures by drawn size, mean share cut off, how many pictures
     there are and how many have a mask."""
@@ -62,9 +62,12 @@ def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], sett
         texts[row["text"]] += 1
         share = row.get("mask_share", 0.5)
         for kind, hit in (
-            ("empty", not row["text"]), ("much", row["cut_off"] > _MUCH), ("little", settings.mask == "subject" and share < _LITTLE), ("whole", settings.mask != "none" and share == 1),
+            ("empty", not row["text"]),
+            ("much", row["cut_off"] > _MUCH),
+            ("little", settings.mask == "subject" and share < _LITTLE),
+            ("whole", settings.mask != "none" and share == 1),
             ("tokenless", bool(settings.token and row["text"]) and settings.token not in row["text"]),
-        ):  # fmt: skip
+        ):
             if hit and len(seen[kind]) < 1000:
                 seen[kind].append(name)
         for note in row["notes"]:
@@ -96,4 +99,6 @@ def lint(rows: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], sett
             "the changed copies of a picture belong together: a --validation-split of this set would test on what was trained"
         )
     lines += [f"the same picture in two splits: {line}" for line in leaks(records)]
-    return Lint(lines, dict(sorted(sizes.items())), cut_off / max(1, total), total, masks)
+    return Lint(
+        lines=lines, sizes=dict(sorted(sizes.items())), cut_off=cut_off / max(1, total), pictures=total, masks=masks
+    )

@@ -28,7 +28,7 @@ CARRIED = ["carried"]  # the mark of masks that were carried over from RAW
 MOST_SHOWN = 1000  # pictures of which the report has small ones, so that it opens whatever the folder's size
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Source:
     """A picture file below RAW, and what belongs to it.
 
@@ -64,11 +64,20 @@ def sources(raw: Path, data: Path, note: Note, *, captions: bool) -> list[Source
         note(line)
     pictures = [(one, times) for one, times in zip(contents.pictures, often, strict=True) if times]
     _tell_captions([one for one, _ in pictures], contents.loose, captions, note)
-    pictures += [(Picture(one.path, one.problem), 1) for one in contents.unread]
+    pictures += [(Picture(path=one.path, problem=one.problem), 1) for one in contents.unread]
     pictures.sort(key=lambda pair: os.fsencode(pair[0].path))
     stems = names([one.path for one, _ in pictures])
     return [
-        Source(one.path, shown(one.path), stem, one.problem, one.captions, _told(one), one.masks, times)
+        Source(
+            path=one.path,
+            key=shown(one.path),
+            name=stem,
+            problem=one.problem,
+            captions=one.captions,
+            told=_told(one),
+            masks=one.masks,
+            repeats=times,
+        )
         for (one, times), stem in zip(pictures, stems, strict=True)
     ]
 
@@ -161,9 +170,21 @@ def read(given: list[Source], raw: Path, settings: Settings, keeper: Keeper, tic
 
 # What a row keeps when its picture is made anew: what is known of its caption and mask, and what a person has said of it.
 _KEPT = (
-    "text", "text_before", "by_hand", "captioned_with", "edits", "left_out", "repeats", "mask", "mask_before", "mask_mark",
-    "mask_sha256", "mask_share", "masked_with", "token",
-)  # fmt: skip
+    "text",
+    "text_before",
+    "by_hand",
+    "captioned_with",
+    "edits",
+    "left_out",
+    "repeats",
+    "mask",
+    "mask_before",
+    "mask_mark",
+    "mask_sha256",
+    "mask_share",
+    "masked_with",
+    "token",
+)
 
 
 def _take(source: Source, answer: dict[str, Any], mark: str, keeper: Keeper) -> None:

@@ -9,7 +9,7 @@ from lorakit.data.prepare import Wanted
 from lorakit.models.described import native_size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The options of `ppim`; see its help."""
 
@@ -52,9 +52,20 @@ class Settings:
 
     def wanted(self) -> Wanted:
         return Wanted(
-            self.size, self.multiple, self.crop, self.augments, self.copies, self.seed, self.image_format,
-            self.min_size, self.min_sharpness, self.upscale, self.background, self.max_pixels, self.first_frame,
-        )  # fmt: skip
+            size=self.size,
+            multiple=self.multiple,
+            crop=self.crop,
+            augments=self.augments,
+            copies=self.copies,
+            seed=self.seed,
+            image_format=self.image_format,
+            min_size=self.min_size,
+            min_sharpness=self.min_sharpness,
+            upscale=self.upscale,
+            background=self.background,
+            max_pixels=self.max_pixels,
+            first_frame=self.first_frame,
+        )
 
     @property
     def caption_options(self) -> list[str]:

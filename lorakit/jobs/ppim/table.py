@@ -15,10 +15,22 @@ from lorakit.jobs.ppim.reading import Source
 
 FILE = "metadata.jsonl"
 # What the manifest needs to know of a row and nobody else.
-_PRIVATE = frozenset({
-    "captioned_with", "carried", "edits", "file_before", "left_out", "mask_before", "mask_mark", "mask_sha256", "masked_with",
-    "retouched", "text_before", "thumb",
-})  # fmt: skip
+_PRIVATE = frozenset(
+    {
+        "captioned_with",
+        "carried",
+        "edits",
+        "file_before",
+        "left_out",
+        "mask_before",
+        "mask_mark",
+        "mask_sha256",
+        "masked_with",
+        "retouched",
+        "text_before",
+        "thumb",
+    }
+)
 
 
 def rows(given: Iterable[Source], manifest: Manifest) -> Iterator[dict[str, Any]]:
@@ -187,9 +199,10 @@ def _leave_out(keeper: Keeper, found: Mapping[str, Any], gone: set[str]) -> None
         told = {row["file_name"] for row in keeper.manifest.told(source).get("rows", ())}
         record = keeper.manifest.get(source)
         missing = [
-            row for row in record.get("rows", ())
+            row
+            for row in record.get("rows", ())
             if row["file_name"] in told and row["file_name"] not in found and not row.get("left_out")
-        ]  # fmt: skip
+        ]
         for row in missing:
             row["left_out"] = True
         if missing:

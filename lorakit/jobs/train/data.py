@@ -34,7 +34,7 @@ _MOST_CAPTIONS = 20_000  # encoded before the first step; more are encoded as th
 _INPAINTING_MASKS = 4  # drawn for each picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Encoded pictures, and where they came from.
 
@@ -89,15 +89,27 @@ def read_data(
     def encoded(some: Sequence[Example], per_step: int, flip: bool, masks: bool) -> tuple[Cached, buckets.Buckets]:
         known = [digests.get(one.file, "") for one in some]
         found = buckets.choose(
-            [example.size or (size, size) for example in some], size * size, components.multiple, per_step,
-            repeats=[example.repeats for example in some], upscale=config.upscale,
-        )  # fmt: skip
+            [example.size or (size, size) for example in some],
+            size * size,
+            components.multiple,
+            per_step,
+            repeats=[example.repeats for example in some],
+            upscale=config.upscale,
+        )
         return cache_latents(
-            components, some, size, flip, lambda done, total: None, folder=cache, shapes=found.shapes(),
+            components,
+            some,
+            size,
+            flip,
+            lambda done, total: None,
+            folder=cache,
+            shapes=found.shapes(),
             mask_weight=(config.mask_weight or 0.0) if masks else None,
-            inpainting=(_INPAINTING_MASKS, config.seed) if components.inpaints else None, digests=known if all(known) else None,
-            encoder=encoder, encode=not life.dry_run or life.looks_only,
-        ), found  # fmt: skip
+            inpainting=(_INPAINTING_MASKS, config.seed) if components.inpaints else None,
+            digests=known if all(known) else None,
+            encoder=encoder,
+            encode=not life.dry_run or life.looks_only,
+        ), found
 
     with world.main_first():
         cached, chosen = encoded(examples, batch, config.flip, True)
@@ -105,20 +117,50 @@ def read_data(
         classes = [encoded(prior, max(1, batch // 2), False, False)[0]] if prior else []
         if world.main and cache is not None:
             tidy(cache, [cached, *kept, *classes])
-    sources = [Source("data", cached, [e.captions for e in examples], batch, 1.0, rules, _sizes(examples), config.seed)]
+    sources = [
+        Source(
+            name="data",
+            cached=cached,
+            captions=[e.captions for e in examples],
+            batch=batch,
+            weight=1.0,
+            rules=rules,
+            originals=_sizes(examples),
+            seed=config.seed,
+        )
+    ]
     for of in classes:
         share = max(1, batch // 2)
         captions = [example.captions for example in prior]
         teacher = Teacher() if config.prior_target == "teacher" else None
         weight, sizes = config.prior_weight, _sizes(prior)
-        sources.append(Source("prior", of, captions, share, weight, originals=sizes, seed=config.seed, teacher=teacher))
+        sources.append(
+            Source(
+                name="prior",
+                cached=of,
+                captions=captions,
+                batch=share,
+                weight=weight,
+                originals=sizes,
+                seed=config.seed,
+                teacher=teacher,
+            )
+        )
     every = [
         (source.name, i, e.file)
         for source, of in zip(sources, (examples, prior), strict=False)
         for i, e in enumerate(of)
     ]
     measured = [
-        Source("held-out", of, [e.captions for e in held], 1, rules=rules, originals=_sizes(held), seed=config.seed)
+        Source(
+            name="held-out",
+            cached=of,
+            captions=[e.captions for e in held],
+            batch=1,
+            rules=rules,
+            originals=_sizes(held),
+            seed=config.seed,
+        )
         for of in kept
     ]
     measured += [replace(source, teacher=None) for source in sources[1:] if measured]
@@ -126,20 +168,38 @@ def read_data(
     seen = items(folder, [*examples, *held], own)
     seen |= items(Path(config.prior_dir or ""), prior, others, "class picture ")
     return Data(
-        folder, sources, measured, len(held), _captions(sources, config), {f"{name}/{i}": file for name, i, file in every}, chosen.rows(),
-        data_hash([*examples, *held, *prior], [*own, *others], len(prior)),
-        _family(components), notes_of_words(folder, examples, config), not prior_of or len(prior) >= config.prior_count,
-        json.dumps(seen), sum(one.mask is not None for one in examples), Counter(one.repeats for one in examples),
-    )  # fmt: skip
+        folder=folder,
+        sources=sources,
+        measured=measured,
+        held_out=len(held),
+        captions=_captions(sources, config),
+        pictures={f"{name}/{i}": file for name, i, file in every},
+        table=chosen.rows(),
+        hash=data_hash([*examples, *held, *prior], [*own, *others], len(prior)),
+        family=_family(components),
+        words=notes_of_words(folder, examples, config),
+        complete=not prior_of or len(prior) >= config.prior_count,
+        items=json.dumps(seen),
+        masks=sum(one.mask is not None for one in examples),
+        repeats=Counter(one.repeats for one in examples),
+    )
 
 
 def _rules(config: TrainConfig) -> CaptionRules:
     return CaptionRules(
-        template=config.sentences, token=" ".join(config.token), separator=config.caption_separator,
-        keep_tokens=config.keep_tokens, keep_separator=config.keep_separator, tag_dropout=config.tag_dropout,
-        warmup_epochs=config.tag_warmup, shuffle=config.shuffle_tags, prefix=config.caption_prefix,
-        suffix=config.caption_suffix, dropout=config.caption_dropout, wildcards=config.wildcards,
-    )  # fmt: skip
+        template=config.sentences,
+        token=" ".join(config.token),
+        separator=config.caption_separator,
+        keep_tokens=config.keep_tokens,
+        keep_separator=config.keep_separator,
+        tag_dropout=config.tag_dropout,
+        warmup_epochs=config.tag_warmup,
+        shuffle=config.shuffle_tags,
+        prefix=config.caption_prefix,
+        suffix=config.caption_suffix,
+        dropout=config.caption_dropout,
+        wildcards=config.wildcards,
+    )
 
 
 def _checked(

@@ -25,10 +25,14 @@ def read_examples(folder: Path, config: TrainConfig, life: Life, note: Note) -> 
         places[Path(config.prior_dir)] = "--prior-dir"
     found = dataset.measured(
         dataset.read(
-            folder, prompt, note, places=places, repeats=config.repeats,
+            folder,
+            prompt,
+            note,
+            places=places,
+            repeats=config.repeats,
             prompt="--template" if templated else "--instance-prompt",
         )
-    )  # fmt: skip
+    )
     choices = [one.file.name for one in found if any(map(has_choice, one.captions))]
     if choices and not config.wildcards:
         note(f"{{a|b}} is shown as it stands in captions of {some(choices, 3)}; --wildcards takes one of the choices")
@@ -37,9 +41,8 @@ def read_examples(folder: Path, config: TrainConfig, life: Life, note: Note) -> 
 
 
 def _check_use(
-    folder: Path, found: Sequence[Example], choices: Sequence[str], config: TrainConfig, life: Life,
-    note: Note,
-) -> None:  # fmt: skip
+    folder: Path, found: Sequence[Example], choices: Sequence[str], config: TrainConfig, life: Life, note: Note
+) -> None:
     """UsageError for an option that was given and has nothing to do in this folder; one of a shared file is noted."""
     captions = [caption for one in found for caption in one.captions]
     idle = {}

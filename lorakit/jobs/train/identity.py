@@ -57,9 +57,14 @@ def items(folder: Path, examples: Sequence[Example], digests: Sequence[str], kin
 
 
 def notes_of(
-    config: TrainConfig, sources: Mapping[str, str], data: str, base: str, family: str | None, process: str,
+    config: TrainConfig,
+    sources: Mapping[str, str],
+    data: str,
+    base: str,
+    family: str | None,
+    process: str,
     processes: int = 1,
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """Metadata that every file of the run carries; `ss_*` is what kohya's tools look for.
 
     process   the model's diffusion process, in words

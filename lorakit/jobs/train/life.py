@@ -26,7 +26,7 @@ def known_by_mark(run_folder: Path, name: str) -> bool:
     return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Life:
     """Where a run writes, how often, and what it is asked to do beside training.
 
@@ -82,6 +82,9 @@ class Life:
     def recorded(self) -> dict[str, Any]:
         """What the output's bytes depend on besides the config, by option."""
         return {
-            "format": self.file_format, "save_dtype": self.save_dtype, "dtype": self.dtype,
-            "validate_every": self.validate_every, "early_stop": self.early_stop,
-        }  # fmt: skip
+            "format": self.file_format,
+            "save_dtype": self.save_dtype,
+            "dtype": self.dtype,
+            "validate_every": self.validate_every,
+            "early_stop": self.early_stop,
+        }

@@ -25,7 +25,7 @@ _GROUPS = ("unet", "text", "tokens")  # and the rates they learn at
 _PROBES = 2  # steps that are timed: the first also warms up
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Planned:
     """Figures of a run before it begins. seconds and memory are measured by steps that change nothing; None where no
     step was taken."""
@@ -45,13 +45,20 @@ class Planned:
 
     def figures(self) -> dict[str, Any]:
         return {
-            "steps": self.steps, "epochs": round(self.epochs, 2), "trainable_parameters": sum(self.groups.values()),
-            "parameters": self.groups, "pictures": self.pictures, "held_out": self.held_out,
-            "masks": self.masks, "repeats": self.repeats,
+            "steps": self.steps,
+            "epochs": round(self.epochs, 2),
+            "trainable_parameters": sum(self.groups.values()),
+            "parameters": self.groups,
+            "pictures": self.pictures,
+            "held_out": self.held_out,
+            "masks": self.masks,
+            "repeats": self.repeats,
             "rates": {name: value for name, (value, _) in self.rates.items()},
             "curves": {name: of.figures() for name, of in self.courses.items()},
-            "disk_bytes": self.disk_bytes, "seconds_expected": self.expected, "memory_bytes": self.memory_bytes,
-        }  # fmt: skip
+            "disk_bytes": self.disk_bytes,
+            "seconds_expected": self.expected,
+            "memory_bytes": self.memory_bytes,
+        }
 
     def _more(self) -> list[str]:
         """What there is to say of the pictures beside their sizes."""
@@ -119,18 +126,18 @@ def plan(run: Run) -> Planned:
     }
     courses = {option(named[group.name]): course(group, config.total) for group in run.trained.groups}
     return Planned(
-        config.total,
-        epochs,
-        groups,
-        shapes,
-        data.held_out,
-        disk,
-        rates,
-        courses,
-        data.masks,
-        dict(data.repeats),
-        seconds,
-        memory,
+        steps=config.total,
+        epochs=epochs,
+        groups=groups,
+        pictures=shapes,
+        held_out=data.held_out,
+        disk_bytes=disk,
+        rates=rates,
+        courses=courses,
+        masks=data.masks,
+        repeats=dict(data.repeats),
+        step_seconds=seconds,
+        memory_bytes=memory,
     )
 
 
@@ -151,9 +158,10 @@ def show_targets(components: Components, config: TrainConfig, mode: ModuleType) 
         raise UsageError(f"--show-targets is for modes that train adapters, and {config.mode} has none")
     rows = variants.table(targets_of(components, config), TRAINABLE[config.variant], axis_of(config))
     return {
-        "outputs": [], "targets": [asdict(row) for row in rows],
+        "outputs": [],
+        "targets": [asdict(row) for row in rows],
         "trainable_parameters": sum(row.parameters for row in rows),
-    }  # fmt: skip
+    }
 
 
 def out_of_memory(run: Run, error: BaseException) -> ResourceError:

@@ -21,9 +21,15 @@ _STEPS, _GUIDANCE, _SCHEDULER = 30, 7.5, "dpm++"  # what `sample` takes where no
 
 
 def draw(
-    step: int, components: Components, config: TrainConfig, life: Life, adapter: Adapter | None, family: str | None,
-    *, main: bool,
-) -> None:  # fmt: skip
+    step: int,
+    components: Components,
+    config: TrainConfig,
+    life: Life,
+    adapter: Adapter | None,
+    family: str | None,
+    *,
+    main: bool,
+) -> None:
     """RUN/previews/step-NNNNNN-K.png for each prompt, all from the run's seed.
 
     components   the model without what is trained beside it: the adapter is put on as from a file
@@ -31,16 +37,16 @@ def draw(
     main         whether this process writes the pictures
     """
     request = Request(
-        list(life.preview_prompts),
-        1,
-        config.seed,
-        "",
-        config.model,
-        None,
-        _STEPS,
-        _GUIDANCE,
-        _SCHEDULER,
-        8,
+        prompts=list(life.preview_prompts),
+        count=1,
+        seed=config.seed,
+        negative="",
+        model=config.model,
+        size=None,
+        steps=_STEPS,
+        guidance=_GUIDANCE,
+        scheduler=_SCHEDULER,
+        batch_size=8,
         vae=config.vae,
     ).of_model(config.of_model)
     with tempfile.TemporaryDirectory() as home:

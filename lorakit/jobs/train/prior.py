@@ -31,10 +31,7 @@ def class_pictures(
     _check(folder, data, config)
     with world.main_first():
         if folder is not None and config.class_prompt and prior_gen.goes_on(_request(config), components, folder):
-            prior_gen.run(
-                _request(config), folder, components, force=False, dry_run=dry_run, talk=talk,
-                turn=World(),
-            )  # fmt: skip
+            prior_gen.run(_request(config), folder, components, force=False, dry_run=dry_run, talk=talk, turn=World())
             if dry_run:
                 return []
         places = {data: "DATA", life.run_folder: "the run folder", life.output: "the output"}
@@ -48,9 +45,8 @@ def class_pictures(
                 f"{folder} holds {len(own)} class pictures; --class-prompt says what the missing {missing} are to show"
             )
         drawn = prior_gen.prior_set(
-            replace(_request(config), count=missing), components, talk=talk, base=base,
-            dry_run=dry_run,
-        )  # fmt: skip
+            replace(_request(config), count=missing), components, talk=talk, base=base, dry_run=dry_run
+        )
         return own + _read(drawn, config, talk, {})[:missing]
 
 
@@ -83,16 +79,16 @@ def _tell(folder: Path | None, own: Sequence[Example], missing: int, config: Tra
 
 def _request(config: TrainConfig) -> Request:
     return Request(
-        [config.class_prompt or ""],
-        config.prior_count,
-        config.seed,
-        "",
-        config.model,
-        None,
-        20,
-        4.0,
-        "dpm++",
-        8,
+        prompts=[config.class_prompt or ""],
+        count=config.prior_count,
+        seed=config.seed,
+        negative="",
+        model=config.model,
+        size=None,
+        steps=20,
+        guidance=4.0,
+        scheduler="dpm++",
+        batch_size=8,
         vae=config.vae,
     ).of_model(config.of_model)
 
@@ -103,9 +99,15 @@ def _read(folder: Path, config: TrainConfig, talk: Talk, places: Mapping[Path, s
     if not folder.is_dir() or not dataset.find(folder):
         return []
     found = dataset.read(
-        folder, None, talk.note, config.class_prompt or "", places=places, drawings=True, repeats=config.repeats,
+        folder,
+        None,
+        talk.note,
+        config.class_prompt or "",
+        places=places,
+        drawings=True,
+        repeats=config.repeats,
         prompt="--class-prompt",
-    )  # fmt: skip
+    )
     if masks := sum(one.mask is not None for one in found):
         talk.note(f"masks of class pictures are not used ({masks} in {folder})")
     return dataset.measured([replace(one, mask=None) for one in found])

@@ -27,9 +27,13 @@ def bundle(run: Run, error: Diverged) -> str:
     file = run.life.run_folder / f"replay-{step.number:06d}.json"
     samples = _samples(run, step)
     told = {
-        "lorakit.run": run.notes[RUN], "step": step.number, "checkpoint": good, "loss": _number(float(step.loss)),
-        "grad_norm": _number(float(step.norm)), "samples": samples,
-    }  # fmt: skip
+        "lorakit.run": run.notes[RUN],
+        "step": step.number,
+        "checkpoint": good,
+        "loss": _number(float(step.loss)),
+        "grad_norm": _number(float(step.norm)),
+        "samples": samples,
+    }
     if run.world.main:
         write_text(file, json.dumps(spelled(told), indent=1, ensure_ascii=False) + "\n")
     bad = [s["picture"] for s in samples if not isinstance(s["loss"], float)] or [s["picture"] for s in samples]

@@ -14,9 +14,12 @@ _HARD = 10
 
 
 def write_report(
-    run_folder: Path, config: TrainConfig, sources: Mapping[str, str], rows: Sequence[dict[str, Any]],
+    run_folder: Path,
+    config: TrainConfig,
+    sources: Mapping[str, str],
+    rows: Sequence[dict[str, Any]],
     pictures: Mapping[str, Path],
-) -> Path:  # fmt: skip
+) -> Path:
     """`pictures`: sample name in the log to its file."""
     page = Page("lorakit train")
     losses = [row["loss"] for row in rows]

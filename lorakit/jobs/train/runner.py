@@ -48,18 +48,29 @@ class Run:
     """Made once everything is known and nothing has been computed; `train` computes."""
 
     def __init__(
-        self, components: Components, config: TrainConfig, life: Life, talk: Talk, world: World, data: Data,
-        trained: Trained, notes: dict[str, str], shards: Shards | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        components: Components,
+        config: TrainConfig,
+        life: Life,
+        talk: Talk,
+        world: World,
+        data: Data,
+        trained: Trained,
+        notes: dict[str, str],
+        shards: Shards | None = None,
+    ) -> None:
         self.components, self.config, self.life, self.talk, self.world = components, config, life, talk, world
         self.data, self.trained, self.notes, self.shards = data, trained, notes, shards
         self.optimizer = loop.optimizer_of(
             trained.groups,
             lambda inner: optimizers.make(
-                config.optimizer, inner, 0.0, config.optimizer_args,
+                config.optimizer,
+                inner,
+                0.0,
+                config.optimizer_args,
                 installed=life.sources.get("optimizer") in ("file", "environment"),
             ),
-        )  # fmt: skip
+        )
         self.ema = Ema(trained.parameters, config.ema) if config.ema else None
         own = trained.attached.state() if trained.attached is not None else {}
         fixed = {name: x for name, x in own.items() if name not in trained.parameters}
@@ -69,9 +80,16 @@ class Run:
         self.texts = Texts(components, trained.text_until, life.cache)
         try:
             self.objective = Objective(
-                components, data.sources, self.texts, config, world, how, attached=trained.attached, scaler=self.scaler,
+                components,
+                data.sources,
+                self.texts,
+                config,
+                world,
+                how,
+                attached=trained.attached,
+                scaler=self.scaler,
                 shards=shards,
-            )  # fmt: skip
+            )
         except ValueError as error:
             raise UsageError(f"--timestep-range: {error}") from error
         if config.stratify and all(of.batch == 1 or of.teacher is not None for of in data.sources):
@@ -127,10 +145,16 @@ class Run:
 
     def steps(self, first: int) -> Iterator[loop.Step]:
         return loop.train(
-            self.optimizer, self.trained.groups, self.objective, self.config.total, first=first,
-            max_norm=self.config.max_grad_norm, scaler=self.scaler, after=self._after,
+            self.optimizer,
+            self.trained.groups,
+            self.objective,
+            self.config.total,
+            first=first,
+            max_norm=self.config.max_grad_norm,
+            scaler=self.scaler,
+            after=self._after,
             total=None if self.shards is None else self.shards.total,
-        )  # fmt: skip
+        )
 
     def _after(self, step: int, rates: Mapping[str, float]) -> None:
         self.trained.after(step, rates)
@@ -265,8 +289,12 @@ class Run:
         if stop:
             self.talk.note(f"no better held-out loss since step {best}, and surely a worse one now: ending here")
         found = {
-            "validation_loss": verdict.mean, "validation_note": said, "drift": drift, "best_step": best, "stop": stop,
-        }  # fmt: skip
+            "validation_loss": verdict.mean,
+            "validation_note": said,
+            "drift": drift,
+            "best_step": best,
+            "stop": stop,
+        }
         return found | ({"class_loss": float(classes[0].mean())} if classes else {})
 
     @property
@@ -279,9 +307,13 @@ class Run:
         if self.world.main and result is not None:
             notes = {**self.notes, "lorakit.step": str(step), "lorakit.validation_loss": f"{loss:.6f}"}
             write.write_adapter(
-                self.life.run_folder / "best.safetensors", result, self.file_format, self.life.save_dtype, notes,
+                self.life.run_folder / "best.safetensors",
+                result,
+                self.file_format,
+                self.life.save_dtype,
+                notes,
                 self.data.family,
-            )  # fmt: skip
+            )
 
     def adapter(self) -> Adapter | None:
         """The result, where it is one and no whole model."""

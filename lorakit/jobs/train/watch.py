@@ -29,9 +29,16 @@ class Watch:
     """Reads the steps of a run. On a device that runs ahead it looks at their numbers only every few steps."""
 
     def __init__(
-        self, life: Life, talk: Talk, world: World, device: torch.device, steps: int, timesteps: int,
-        rows: list[dict[str, Any]], trackers: Sequence[Any],
-    ) -> None:  # fmt: skip
+        self,
+        life: Life,
+        talk: Talk,
+        world: World,
+        device: torch.device,
+        steps: int,
+        timesteps: int,
+        rows: list[dict[str, Any]],
+        trackers: Sequence[Any],
+    ) -> None:
         self.life, self.talk, self.world, self.device = life, talk, world, device
         self.steps, self.timesteps, self.rows, self.trackers = steps, timesteps, rows, trackers
         self.pending: list[Step] = []
@@ -39,9 +46,11 @@ class Watch:
         self._last = time.monotonic()
 
     def run(
-        self, steps: Iterable[Step], save: Callable[[int], None],
+        self,
+        steps: Iterable[Step],
+        save: Callable[[int], None],
         every: Sequence[tuple[int, Callable[[int], dict[str, Any]]]],
-    ) -> int:  # fmt: skip
+    ) -> int:
         """Consume the steps; the number of the last. `every` has (interval, job) pairs: a job gives more for the log's
         row, and "stop": True where the run is to end there."""
         number, stopped = 0, False

@@ -109,9 +109,14 @@ def wrong_in(file: Path, adapter: Adapter, tolerance: float) -> list[str]:
 
 
 def write_model(
-    output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
-    note: Note, tokenizer: Path | None = None,
-) -> None:  # fmt: skip
+    output: Path,
+    changed: Mapping[str, Tensor],
+    components: Components,
+    dtype: str,
+    notes: Mapping[str, str],
+    note: Note,
+    tokenizer: Path | None = None,
+) -> None:
     """The whole model with the trained parts in it, all else as it is: a diffusers folder, or one file. Read back:
     LorakitError where a weight is missing or another than was trained."""
     if not all(tensor.isfinite().all() for tensor in changed.values()):
@@ -138,9 +143,13 @@ def _written(x: Tensor, found: Stored | None, dtype: str) -> bool:
 
 
 def _write_folder(
-    output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
+    output: Path,
+    changed: Mapping[str, Tensor],
+    components: Components,
+    dtype: str,
+    notes: Mapping[str, str],
     note: Note,
-) -> None:  # fmt: skip
+) -> None:
     parts = sorted({name.partition(".")[0] for name in changed})
     configs = described(str(components.folder)).configs
     with replacing_folder(output, note) as partial:
@@ -156,9 +165,14 @@ def _write_folder(
 
 
 def _write_other(
-    output: Path, changed: Mapping[str, Tensor], components: Components, dtype: str, notes: Mapping[str, str],
-    note: Note, tokenizer: Path | None,
-) -> None:  # fmt: skip
+    output: Path,
+    changed: Mapping[str, Tensor],
+    components: Components,
+    dtype: str,
+    notes: Mapping[str, str],
+    note: Note,
+    tokenizer: Path | None,
+) -> None:
     """By the way of a merge into a model: what each parameter has gained is added to it."""
     base = open_model(str(components.folder), folder_of)
     modules: dict[str, Delta] = {}
@@ -172,7 +186,7 @@ def _write_other(
         else:
             modules[module] = Full(gained)
     fuse(
-        Adapter(modules, biases=biases),
+        Adapter(modules=modules, biases=biases),
         str(components.folder),
         output,
         dtype=dtype,

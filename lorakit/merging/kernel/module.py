@@ -21,7 +21,7 @@ _ZERO = 1e-6  # of the largest term: what is left of terms that cancel
 _SUSPECT = 1e-3  # a sum this much below its terms is looked at
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Made:
     """What a module became: nothing, factors kept whole, or triplets of which a budget will say how many.
 
@@ -39,7 +39,9 @@ class Made:
         if self.found is None or rank == 0:
             lost = 1.0 if self.found is not None and len(self.found.s) else 0.0
             return Made(error=lost, norm=self.norm, values=self.values)
-        return Made(self.found.cut(rank), None, self.found.error(rank), self.norm, self.values)
+        return Made(
+            low=self.found.cut(rank), found=None, error=self.found.error(rank), norm=self.norm, values=self.values
+        )
 
 
 def product_of(
@@ -56,9 +58,13 @@ def product_of(
 
 
 def merged(
-    method: ModuleType, deltas: Sequence[LowRank | None], weights: Sequence[float], settings: Mapping[str, Any],
-    rule: Rule | None, spectra: bool = False,
-) -> Made:  # fmt: skip
+    method: ModuleType,
+    deltas: Sequence[LowRank | None],
+    weights: Sequence[float],
+    settings: Mapping[str, Any],
+    rule: Rule | None,
+    spectra: bool = False,
+) -> Made:
     """The deltas of one module merged.
 
     rule     None is `full` where the sum is low rank, and elsewhere the sum of the adapters' ranks; for a budget the
@@ -87,7 +93,7 @@ def merged(
         if as_is or independent(up, down):
             all_of_it = decompose(up, down, shape) if spectra else None
             seen = _seen(all_of_it) if all_of_it is not None else {}
-            return Made(_low(up, down, shape), **seen)
+            return Made(low=_low(up, down, shape), **seen)
     found = decompose(up, down, shape, _most(rule))
     if _cancels(found.total**0.5, up, down, deltas, weights):
         return Made()

@@ -51,7 +51,9 @@ def make(
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
     wrong = [] if open_ended else [key for key in values if key not in own]
     if wrong:
-        raise UsageError(f"--optimizer-args {wrong[0]}: {name} has no such setting{nearest(wrong[0], own)} (there are: {', '.join(own)})")  # fmt: skip
+        raise UsageError(
+            f"--optimizer-args {wrong[0]}: {name} has no such setting{nearest(wrong[0], own)} (there are: {', '.join(own)})"
+        )
     torch_groups = [
         {"params": list(g.parameters.values()), "names": tuple(g.parameters), "factor": g.factor, "lr": rate * g.factor}
         for g in groups

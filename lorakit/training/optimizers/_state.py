@@ -35,7 +35,9 @@ def state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     ]
     loose = [key for key in optimizer.state if not isinstance(key, Tensor)]
     if loose:
-        raise ValueError(f"{type(optimizer).__name__} keeps state under {loose[0]!r}, which is no parameter; it cannot be saved")  # fmt: skip
+        raise ValueError(
+            f"{type(optimizer).__name__} keeps state under {loose[0]!r}, which is no parameter; it cannot be saved"
+        )
     kind = f"{type(optimizer).__module__}:{type(optimizer).__qualname__}"
     manifest = {"class": kind, "tensors": sorted(tensors), "state": by_parameter, "groups": groups}
     text = json.dumps(manifest, sort_keys=True).encode()
@@ -58,7 +60,9 @@ def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> 
     if missing:
         raise InputError(f"the optimizer's state is not whole: {', '.join(missing[:4])}")
     names = _names(optimizer)
-    if [dict(g["dict"])["names"]["tuple"] for g in manifest["groups"]] != [list(g["names"]) for g in optimizer.param_groups]:  # fmt: skip
+    if [dict(g["dict"])["names"]["tuple"] for g in manifest["groups"]] != [
+        list(g["names"]) for g in optimizer.param_groups
+    ]:
         raise InputError("the optimizer's state is of other parameters or groups")
     groups = [
         _unpacked(packed, tensors, _device(group))

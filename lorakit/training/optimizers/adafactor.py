@@ -21,6 +21,12 @@ def make(
     from transformers.optimization import Adafactor
 
     return Adafactor(
-        groups, decay_rate=decay_rate, clip_threshold=clip_threshold, beta1=beta1, weight_decay=weight_decay,
-        scale_parameter=False, relative_step=False, warmup_init=False,
-    )  # fmt: skip
+        groups,
+        decay_rate=decay_rate,
+        clip_threshold=clip_threshold,
+        beta1=beta1,
+        weight_decay=weight_decay,
+        scale_parameter=False,
+        relative_step=False,
+        warmup_init=False,
+    )

@@ -24,9 +24,16 @@ class Prodigy(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Any, betas: tuple[float, float], weight_decay: float, eps: float, d0: float, d_coef: float,
-        bias_correction: bool, safeguard_warmup: bool,
-    ) -> None:  # fmt: skip
+        self,
+        params: Any,
+        betas: tuple[float, float],
+        weight_decay: float,
+        eps: float,
+        d0: float,
+        d_coef: float,
+        bias_correction: bool,
+        safeguard_warmup: bool,
+    ) -> None:
         if not d0 > 0:
             raise ValueError(f"d0 must be above 0, got {d0}")
         super().__init__(params, {"betas": betas, "weight_decay": weight_decay, "eps": eps, "d0": d0, "d_coef": d_coef})

@@ -65,9 +65,6 @@ class ScheduleFree(torch.optim.Optimizer):
 
 
 def make(
-    groups: list[dict[str, Any]],
-    betas: tuple[float, float] = (0.9, 0.99),
-    weight_decay: float = 0.0,
-    eps: float = 1e-8,
+    groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0, eps: float = 1e-8
 ) -> torch.optim.Optimizer:
     return ScheduleFree(groups, betas, weight_decay, eps)

@@ -21,7 +21,7 @@ from lorakit.training.variants._rules import Target
 Draw = Callable[[tuple[int, ...], str], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of `--show-targets`."""
 
@@ -48,7 +48,17 @@ def table(targets: Sequence[Target], variant: ModuleType, axis: int = 0) -> list
     rows = []
     for t in targets:
         sizes = variant.shapes(t.shape, Spec(t.rank, variant.scale(t.rank, t.alpha), axis=axis))
-        rows.append(Row(t.name, t.kind, t.shape, t.rank, t.alpha, t.rate, sum(map(prod, sizes.values()))))
+        rows.append(
+            Row(
+                module=t.name,
+                kind=t.kind,
+                shape=t.shape,
+                rank=t.rank,
+                alpha=t.alpha,
+                rate=t.rate,
+                parameters=sum(map(prod, sizes.values())),
+            )
+        )
     return rows
 
 

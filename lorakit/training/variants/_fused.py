@@ -19,8 +19,15 @@ class _Beside(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, mask: Tensor | None
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+        mask: Tensor | None,
+    ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         inner = down @ flat.T
         if mask is not None:

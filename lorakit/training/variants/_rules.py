@@ -24,7 +24,7 @@ PRESETS = {
 _MOST_RULES = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """For the modules whose full name ("unet.down_blocks.0...") `pattern` is found in; None leaves a value as it is.
 
@@ -39,7 +39,7 @@ class Rule:
     on: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """A module to be trained."""
 
@@ -76,12 +76,20 @@ def targets(
             raise UsageError(f"pattern '{rule.pattern}' matches no target module{_near(rule.pattern, chosen_modules)}")
     found = []
     for name, module in chosen_modules.items():
-        rule = next((rule for pattern, rule in compiled if pattern.search(name)), Rule(""))
+        rule = next((rule for pattern, rule in compiled if pattern.search(name)), Rule(pattern=""))
         if not rule.on:
             continue
         own = rank if rule.rank is None else rule.rank
         scaled = own if alpha is None else alpha * own / rank
-        found.append(Target(name, module, own, scaled if rule.alpha is None else rule.alpha, 1.0 if rule.rate is None else rule.rate))  # fmt: skip
+        found.append(
+            Target(
+                name=name,
+                module=module,
+                rank=own,
+                alpha=scaled if rule.alpha is None else rule.alpha,
+                rate=1.0 if rule.rate is None else rule.rate,
+            )
+        )
     if not found:
         raise InputError("the rules leave no module to train")
     return found
@@ -128,13 +136,15 @@ def parse(text: str) -> Rule:
     """`PATTERN=RANK`, `PATTERN=RANK:ALPHA`, either with `@RATE`, or `PATTERN=off`; UsageError for anything else."""
     pattern, _, value = text.rpartition("=")
     if pattern and value == "off":
-        return Rule(pattern, on=False)
+        return Rule(pattern=pattern, on=False)
     sizes, at, rate = value.partition("@")
     rank, _, alpha = sizes.partition(":")
     try:
-        rule = Rule(pattern, int(rank), float(alpha) if alpha else None, float(rate) if at else None)
+        rule = Rule(
+            pattern=pattern, rank=int(rank), alpha=float(alpha) if alpha else None, rate=float(rate) if at else None
+        )
     except ValueError:
-        rule = Rule("", 0)
+        rule = Rule(pattern="", rank=0)
     numbers = [number for number in (rule.alpha, rule.rate) if number is not None]
     if not pattern or (rule.rank or 0) < 1 or not all(0 < number < float("inf") for number in numbers):
         raise UsageError(

@@ -88,7 +88,16 @@ class Branch(Base):
         rank = own["w2_b"].shape[0] if "w2_b" in own else 1
         shape = tuple(self.base.weight.shape)
         flattened = shape if "w2_b" in own and len(shape) > 2 else None
-        return LoKr(self.factor * rank, own["w1"], None, None, own.get("w2"), own.get("w2_a"), own.get("w2_b"), flattened=flattened)  # fmt: skip
+        return LoKr(
+            self.factor * rank,
+            own["w1"],
+            None,
+            None,
+            own.get("w2"),
+            own.get("w2_a"),
+            own.get("w2_b"),
+            flattened=flattened,
+        )
 
     @torch.no_grad()
     def take(self, delta: Delta) -> float:

@@ -14,9 +14,9 @@ from transformers import CLIPTextModel
 from lorakit.models.tiny.build import card, denoiser, export, render, tokenizer, vae
 
 STAGES = (
-    denoiser.Stage("stage8", side=8, steps=1200, batch=32, rate=1e-3, flat=0.7),
-    denoiser.Stage("stage16", side=16, steps=3600, batch=16, rate=8e-4, flat=0.4),
-    denoiser.Stage("stage16b", side=16, steps=3200, batch=16, rate=8e-4, flat=0.35),
+    denoiser.Stage(name="stage8", side=8, steps=1200, batch=32, rate=1e-3, flat=0.7),
+    denoiser.Stage(name="stage16", side=16, steps=3600, batch=16, rate=8e-4, flat=0.4),
+    denoiser.Stage(name="stage16b", side=16, steps=3200, batch=16, rate=8e-4, flat=0.35),
 )
 
 

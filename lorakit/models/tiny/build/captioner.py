@@ -24,7 +24,7 @@ from transformers import (
     BlipProcessor,
     BlipTextConfig,
     BlipVisionConfig,
-)  # fmt: skip
+)
 
 from lorakit.models.tiny.build import render
 from lorakit.models.tiny.build.captions import article
@@ -35,7 +35,7 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their places are th
 PAD, CLS, SEP = 0, 2, 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     steps: int = 3800
     batch: int = 64
@@ -80,14 +80,28 @@ def vocabulary(concepts: list[Concept]) -> list[str]:
 def new_model(size: int) -> BlipForConditionalGeneration:
     """A BLIP over 64x64 pictures in patches of 8 and a vocabulary of `size`."""
     text = BlipTextConfig(
-        vocab_size=size, hidden_size=192, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=32, bos_token_id=CLS, eos_token_id=SEP, sep_token_id=SEP, pad_token_id=PAD,
+        vocab_size=size,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        bos_token_id=CLS,
+        eos_token_id=SEP,
+        sep_token_id=SEP,
+        pad_token_id=PAD,
         projection_dim=64,
-    )  # fmt: skip
+    )
     vision = BlipVisionConfig(
-        hidden_size=192, intermediate_size=512, num_hidden_layers=5, num_attention_heads=4, image_size=64,
-        patch_size=8, projection_dim=64, initializer_range=0.02,
-    )  # fmt: skip
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        image_size=64,
+        patch_size=8,
+        projection_dim=64,
+        initializer_range=0.02,
+    )
     config = BlipConfig(
         text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64, image_text_hidden_size=64
     )
@@ -112,9 +126,11 @@ class Trial(nn.Module):
     def loss(self, x: Tensor, ids: Tensor, concepts: Tensor, styles: Tensor, weight: float) -> Tensor:
         seen = self.blip.vision_model(pixel_values=x)
         spoken = self.blip.text_decoder(
-            input_ids=ids, attention_mask=(ids != PAD).long(), encoder_hidden_states=seen.last_hidden_state,
+            input_ids=ids,
+            attention_mask=(ids != PAD).long(),
+            encoder_hidden_states=seen.last_hidden_state,
             labels=ids.masked_fill(ids == PAD, -100),
-        )  # fmt: skip
+        )
         named = functional.cross_entropy(self.naming(seen.pooler_output), concepts)
         return spoken.loss + weight * (named + functional.cross_entropy(self.styling(seen.pooler_output), styles))
 

@@ -40,7 +40,7 @@ def draw_grid(model: Path, file: Path) -> None:
             [told[i] for i in range(len(told) - 1)],
             told[-1],
             [0] * len(PROMPTS),
-            Drawing((64, 64), 25, 4.0, "dpm++"),
+            Drawing(size=(64, 64), steps=25, guidance=4.0, scheduler="dpm++"),
         )
     )
     rows = [np.concatenate(made[i : i + 8], 1) for i in range(0, len(made), 8)]

@@ -39,26 +39,75 @@ TRAINED_EXTRA = frozenset(
     television;light bulb;candle;books;blue book;envelope;pencil;scissors;locked;key;axe;gear;magnet;bomb;bed;chair;
     wrapped gift;balloon;jack-o-lantern;christmas tree;alarm clock;skull;red heart;orange heart;yellow heart;
     green heart;blue heart;purple heart;black heart;broken heart;clown face;pile of poo;cowboy hat face;crying face;
-    angry face;sleeping face""".replace("\n", "").replace("    ", "").split(";")
-)  # fmt: skip
+    angry face;sleeping face""".replace("\n", "")
+    .replace("    ", "")
+    .split(";")
+)
 
 # Subgroup (its beginning) to the class word of captions: the word a class prior is drawn for.
 _CLASS_WORDS = {
-    "face-": "face", "cat-face": "cat face", "monkey-face": "monkey face", "heart": "heart", "emotion": "symbol",
-    "hand": "hand", "body-parts": "body part", "person-fantasy": "person", "animal-mammal": "animal",
-    "animal-bird": "bird", "animal-amphibian": "animal", "animal-reptile": "reptile", "animal-marine": "sea animal",
-    "animal-bug": "bug", "plant-flower": "flower", "plant-other": "plant", "food-fruit": "fruit",
-    "food-vegetable": "vegetable", "food-prepared": "food", "food-asian": "food", "food-sweet": "dessert",
-    "drink": "drink", "dishware": "dish", "place-map": "map", "place-geographic": "landscape",
-    "place-building": "building", "place-religious": "building", "place-other": "place", "transport-ground": "vehicle",
-    "transport-water": "boat", "transport-air": "aircraft", "hotel": "hotel", "time": "clock", "sky-weather": "weather",
-    "event": "party", "award-medal": "award", "sport": "sport", "game": "game", "arts-crafts": "art",
-    "clothing": "clothes", "sound": "sound", "music": "music", "musical-instrument": "instrument", "phone": "phone",
-    "computer": "computer", "light-video": "camera", "book-paper": "book", "money": "money", "mail": "mail",
-    "writing": "pen", "office": "office tool", "lock": "lock", "tool": "tool", "science": "science tool",
-    "medical": "medicine", "household": "household thing", "other-object": "thing", "warning": "sign",
-    "arrow": "arrow", "zodiac": "sign", "geometric": "shape",
-}  # fmt: skip
+    "face-": "face",
+    "cat-face": "cat face",
+    "monkey-face": "monkey face",
+    "heart": "heart",
+    "emotion": "symbol",
+    "hand": "hand",
+    "body-parts": "body part",
+    "person-fantasy": "person",
+    "animal-mammal": "animal",
+    "animal-bird": "bird",
+    "animal-amphibian": "animal",
+    "animal-reptile": "reptile",
+    "animal-marine": "sea animal",
+    "animal-bug": "bug",
+    "plant-flower": "flower",
+    "plant-other": "plant",
+    "food-fruit": "fruit",
+    "food-vegetable": "vegetable",
+    "food-prepared": "food",
+    "food-asian": "food",
+    "food-sweet": "dessert",
+    "drink": "drink",
+    "dishware": "dish",
+    "place-map": "map",
+    "place-geographic": "landscape",
+    "place-building": "building",
+    "place-religious": "building",
+    "place-other": "place",
+    "transport-ground": "vehicle",
+    "transport-water": "boat",
+    "transport-air": "aircraft",
+    "hotel": "hotel",
+    "time": "clock",
+    "sky-weather": "weather",
+    "event": "party",
+    "award-medal": "award",
+    "sport": "sport",
+    "game": "game",
+    "arts-crafts": "art",
+    "clothing": "clothes",
+    "sound": "sound",
+    "music": "music",
+    "musical-instrument": "instrument",
+    "phone": "phone",
+    "computer": "computer",
+    "light-video": "camera",
+    "book-paper": "book",
+    "money": "money",
+    "mail": "mail",
+    "writing": "pen",
+    "office": "office tool",
+    "lock": "lock",
+    "tool": "tool",
+    "science": "science tool",
+    "medical": "medicine",
+    "household": "household thing",
+    "other-object": "thing",
+    "warning": "sign",
+    "arrow": "arrow",
+    "zodiac": "sign",
+    "geometric": "shape",
+}
 _GROUPS = frozenset({0, 3, 4, 5, 6, 7})  # faces, animals and nature, food, travel, activities, objects
 _SUBGROUPS = frozenset(
     """geometric;warning;zodiac;arrow;hand-fingers-open;hand-fingers-partial;hand-single-finger;hand-fingers-closed;
@@ -68,7 +117,7 @@ _SUBGROUPS = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Concept:
     """One thing that has pictures: `code` joins the packages, `label` names it, `word` is its class."""
 
@@ -112,5 +161,7 @@ def read_concepts(emojibase: Path) -> dict[str, Concept]:
             continue
         word = next((w for start, w in _CLASS_WORDS.items() if subgroup.startswith(start)), "thing")
         code, label = plain_code(entry["hexcode"]), plain_label(entry["label"])
-        concepts[code] = Concept(code, label, subgroup, word, tuple(entry.get("tags", ())))
+        concepts[code] = Concept(
+            code=code, label=label, subgroup=subgroup, word=word, tags=tuple(entry.get("tags", ()))
+        )
     return concepts

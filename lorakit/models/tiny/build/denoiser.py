@@ -20,7 +20,7 @@ from lorakit.models.tiny.build.sources import TRAIN_STYLES
 from lorakit.models.tiny.build.tokenizer import LENGTH, SIZE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stretch of training on latents of one size."""
 
@@ -45,9 +45,15 @@ class Latents:
 
 def scheduler() -> DDIMScheduler:
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1, prediction_type="v_prediction", timestep_spacing="leading",
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+        timestep_spacing="leading",
+    )
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -178,9 +184,15 @@ def read_checkpoint(file: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
 
 
 def train(
-    pictures: Pictures, vae: AutoencoderKL, tokenizer_folder: Path, work: Path, stage: Stage, world: int,
-    begin: tuple[UNet2DConditionModel, CLIPTextModel], variants: int,
-) -> tuple[UNet2DConditionModel, CLIPTextModel]:  # fmt: skip
+    pictures: Pictures,
+    vae: AutoencoderKL,
+    tokenizer_folder: Path,
+    work: Path,
+    stage: Stage,
+    world: int,
+    begin: tuple[UNet2DConditionModel, CLIPTextModel],
+    variants: int,
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Train or go on training one stage from the models `begin`; gives the averaged models at its end."""
     checkpoint = work / f"{stage.name}.checkpoint"
     latents = encode(pictures, vae, stage.side, variants, work)

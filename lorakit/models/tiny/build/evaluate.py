@@ -112,7 +112,7 @@ def judge(
             for _ in range(seeds)
         ]
         told, _ = conditioning_of(components, [*prompts, ""])
-        how = Drawing((64, 64), steps, guidance, "dpm++")
+        how = Drawing(size=(64, 64), steps=steps, guidance=guidance, scheduler="dpm++")
         made = draw(
             components, [told[i] for i in range(len(told) - 1)], told[-1], [s for _ in part for s in range(seeds)], how
         )

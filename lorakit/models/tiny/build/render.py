@@ -19,11 +19,23 @@ from lorakit.models.tiny.build.sources import BY_STYLE, NAMES, fetch
 
 SIDE = 128
 COLOURS = {
-    "white": (255, 255, 255), "black": (20, 20, 20), "gray": (150, 150, 150), "red": (220, 50, 50),
-    "orange": (245, 150, 50), "yellow": (250, 220, 80), "green": (80, 180, 90), "light green": (180, 230, 160),
-    "teal": (60, 170, 170), "blue": (60, 110, 220), "light blue": (160, 210, 245), "navy blue": (30, 40, 100),
-    "purple": (140, 80, 190), "pink": (250, 170, 200), "brown": (130, 85, 50), "beige": (240, 225, 195),
-}  # fmt: skip
+    "white": (255, 255, 255),
+    "black": (20, 20, 20),
+    "gray": (150, 150, 150),
+    "red": (220, 50, 50),
+    "orange": (245, 150, 50),
+    "yellow": (250, 220, 80),
+    "green": (80, 180, 90),
+    "light green": (180, 230, 160),
+    "teal": (60, 170, 170),
+    "blue": (60, 110, 220),
+    "light blue": (160, 210, 245),
+    "navy blue": (30, 40, 100),
+    "purple": (140, 80, 190),
+    "pink": (250, 170, 200),
+    "brown": (130, 85, 50),
+    "beige": (240, 225, 195),
+}
 
 
 @dataclass(frozen=True)

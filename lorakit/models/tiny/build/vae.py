@@ -15,7 +15,7 @@ from lorakit.models.tiny.build.render import Pictures, place_plain, premultiplie
 from lorakit.models.tiny.build.sources import TRAIN_STYLES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VaeRecipe:
     steps: int = 8000
     crop_share: float = 0.8  # of the steps, on 32x32 crops: four times cheaper, and texture is local
