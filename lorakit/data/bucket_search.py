@@ -142,7 +142,7 @@ def _topped_up(found: np.ndarray, cost: np.ndarray, losses: _Losses, keep: float
 
 
 def assign(
-    sizes: np.ndarray, times: np.ndarray, shapes: np.ndarray, area: float, batch: int, keep: float, upscale: bool
+    sizes: np.ndarray, times: np.ndarray, shapes: np.ndarray, *, area: float, batch: int, keep: float, upscale: bool
 ) -> np.ndarray:
     """The index of the shape of each picture."""
     every, rows = sizes[:, None], np.arange(len(sizes))

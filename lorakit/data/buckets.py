@@ -125,7 +125,7 @@ def choose(
     if upscale:  # then every picture can show as many pixels as a shape has
         table = table * np.maximum(1, np.sqrt(area / table.prod(1, keepdims=True)))
     shapes = candidates(table, area, multiple, upscale)
-    found = assign(table, times, shapes, area, batch_size, keep, upscale)
+    found = assign(table, times, shapes, area=area, batch=batch_size, keep=keep, upscale=upscale)
     own = shapes[found]
     buckets = [
         Bucket((int(shapes[k][0]), int(shapes[k][1])), tuple(np.flatnonzero(found == k).tolist()))

@@ -128,6 +128,7 @@ def _row(
     found: Decoded,
     placed: Placed,
     wanted: Wanted,
+    *,
     name: str,
     digest: str,
     copy: int,
@@ -189,6 +190,7 @@ def prepare(
     file: Path,
     into: Path | None,
     name: str,
+    *,
     wanted: Wanted,
     known: str | None,
     intact: Callable[[], bool],
@@ -237,7 +239,8 @@ def prepare(
             record["notes"].append(f"named {suffix}, but is {found.format}")
         mask = None if covers is None else of_file(covers, found.size)
         record["rows"] = [
-            _row(found, placed, wanted, name, digest, copy, into, thumb, mask) for copy in range(wanted.copies)
+            _row(found, placed, wanted, name=name, digest=digest, copy=copy, into=into, thumb=thumb, mask=mask)
+            for copy in range(wanted.copies)
         ]
     except BadPicture as reason:
         record |= {"reason": str(reason)} | ({"again": True} if isinstance(reason, Unread) else {})

@@ -46,12 +46,12 @@ def answer(request: dict[str, Any], raw: Path, data: Path, into: Path | None, wa
             file,
             into,
             request["name"],
-            wanted,
-            request.get("known"),
-            lambda: _intact(data, request.get("files", {})),
-            bool(request.get("thumb")),
-            [raw / os.fsdecode(bytes.fromhex(mask)) for mask in request.get("masks", ())],
-            request.get("known_mask", ""),
+            wanted=wanted,
+            known=request.get("known"),
+            intact=lambda: _intact(data, request.get("files", {})),
+            thumb=bool(request.get("thumb")),
+            masks=[raw / os.fsdecode(bytes.fromhex(mask)) for mask in request.get("masks", ())],
+            known_mask=request.get("known_mask", ""),
         )
     except BadPicture as reason:
         return {"reason": str(reason), "again": True}

@@ -42,6 +42,7 @@ def load_model(
     name: str,
     device: str,
     dtype: str,
+    *,
     note: Note,
     tokenizer: Path | None = None,
     wanted: Overrides = NOTHING,

@@ -112,7 +112,17 @@ def fuse(
         return result | sums.report()
     if to_folder:
         configs = {**process.configs, **({NOTES: spelled(metadata)} if metadata else {})}
-        _write_folder(base, output, ready, untouched, same, vocabulary, configs, tokenizers, talk.note)
+        _write_folder(
+            base,
+            output,
+            ready,
+            untouched=untouched,
+            same=same,
+            vocabulary=vocabulary,
+            configs=configs,
+            tokenizers=tokenizers,
+            note=talk.note,
+        )
     else:
         own = {key: text for key, text in adapter.metadata.items() if key not in marks.TEXTS}
         notes = {**base.metadata, **own, **(metadata or {})} if base.layout != FOLDER else metadata or {}
@@ -192,6 +202,7 @@ def _write_folder(
     base: Model,
     output: Path,
     plan: Plan,
+    *,
     untouched: set[str],
     same: bool,
     vocabulary: Mapping[str, Vocabulary],

@@ -149,7 +149,15 @@ def _learnt(
     from lorakit.drawing.session import load_model
 
     assert wanted.learn is not None
-    components = load_model(wanted.model, wanted.device, wanted.dtype, talk.note, None, wanted.of_model, wanted.vae)
+    components = load_model(
+        wanted.model,
+        wanted.device,
+        wanted.dtype,
+        note=talk.note,
+        tokenizer=None,
+        wanted=wanted.of_model,
+        vae=wanted.vae,
+    )
     done = learn(components, composition, wanted.learn, replace(wanted.how, steps=0) if dry_run else wanted.how, talk)
     if dry_run:
         result |= {"held_out_before": done.before, "held_out_after": None, "numbers": done.numbers}

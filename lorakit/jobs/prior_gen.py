@@ -41,7 +41,13 @@ def run(
         talk.note(f"{len(prompts)} prompts: {', '.join(prompts[:3])}{' ...' if len(prompts) > 3 else ''}")
     request = replace(request, prompts=_checked(prompts))
     components = load_model(
-        request.model, turn.device(device), request.dtype, talk.note, tokenizer, request.wanted, request.vae
+        request.model,
+        turn.device(device),
+        request.dtype,
+        note=talk.note,
+        tokenizer=tokenizer,
+        wanted=request.wanted,
+        vae=request.vae,
     )
     made = class_pictures.run(request, out, components, force=force, dry_run=dry_run, talk=talk, turn=turn)
     return made if turn.main else None

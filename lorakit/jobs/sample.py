@@ -100,13 +100,14 @@ def run(
     plan = _Outputs(output, len(shots), bool(grid), extras, force)
     with nullcontext() if plan.single else recorded(output) as record:
         plan.check(record)
-        return _drawn(plan, request, shots, grid, asked, device, dry_run, talk)
+        return _drawn(plan, request, shots, grid=grid, asked=asked, device=device, dry_run=dry_run, talk=talk)
 
 
 def _drawn(
     plan: _Outputs,
     request: Request,
     shots: list[Shot],
+    *,
     grid: list[list[Shot]],
     asked: Composition,
     device: str,
@@ -115,7 +116,13 @@ def _drawn(
 ) -> dict[str, Any]:
     extras = plan.extras
     components = load_model(
-        request.model, device, request.dtype, talk.note, extras.tokenizer, request.wanted, request.vae
+        request.model,
+        device,
+        request.dtype,
+        note=talk.note,
+        tokenizer=extras.tokenizer,
+        wanted=request.wanted,
+        vae=request.vae,
     )
     for shot in shots:
         drawing(components, shot.request)
@@ -305,7 +312,15 @@ def serve(
     check_place(output)
     asked = composing.read(loras, changes)
     _check_adapters(asked, changes)
-    components = load_model(request.model, device, request.dtype, note, extras.tokenizer, request.wanted, request.vae)
+    components = load_model(
+        request.model,
+        device,
+        request.dtype,
+        note=note,
+        tokenizer=extras.tokenizer,
+        wanted=request.wanted,
+        vae=request.vae,
+    )
     sessions = _Sessions(components, asked, note, extras.limit, request.cut_inputs)
     tagged = Tagged(extras.lora_dir, note)
     if request.tiling:

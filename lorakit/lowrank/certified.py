@@ -87,6 +87,7 @@ def finished(
     x: Dense,
     left: np.ndarray,
     right: np.ndarray,
+    *,
     inside: float,
     shape: tuple[int, ...],
     wanted: Wanted,

@@ -43,4 +43,4 @@ def by_gram(x: Dense, shape: tuple[int, ...], wanted: Wanted) -> Certified:
         best = np.minimum(known, bounds(theta, rest.T @ rest, float(values[more]) + rounding, k))
     taken = np.ascontiguousarray(turn[:, :k], np.float32)
     inside = float(np.maximum(theta, 0).sum())
-    return finished(x, basis @ taken, x.combined(taken, [rows]), inside, shape, wanted, best)
+    return finished(x, basis @ taken, x.combined(taken, [rows]), inside=inside, shape=shape, wanted=wanted, best=best)

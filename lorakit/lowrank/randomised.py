@@ -105,4 +105,6 @@ class _Ritz:
         taken = np.ascontiguousarray(self.turn[:, :k], np.float32)
         right = self.space.x.combined(taken, self.space.rows)
         left = self.space.basis @ taken
-        return finished(self.space.x, left, right, float(self.theta.sum()), shape, wanted, best)
+        return finished(
+            self.space.x, left, right, inside=float(self.theta.sum()), shape=shape, wanted=wanted, best=best
+        )

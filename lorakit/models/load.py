@@ -146,7 +146,10 @@ def load(
     arrays = model.arrays
     with faults_of_file(f"{about.place} is not a whole Stable Diffusion model"):
         own = ("unet", *texts) if vae is not None else ("unet", "vae", *texts)
-        parts = {part: part_of(part, about.place, about.configs, arrays, device, dtype, note) for part in own}
+        parts = {
+            part: part_of(part, about.place, about.configs, arrays=arrays, device=device, dtype=dtype, note=note)
+            for part in own
+        }
     if vae is not None:
         parts["vae"] = _vae(vae, about, device, dtype, note)
     if device.type == "cpu" and dtype == torch.bfloat16:
@@ -189,7 +192,7 @@ def _vae(name: str, about: Described, device: torch.device, dtype: torch.dtype, 
     place, config, arrays = open_vae(name, about.configs["vae/config.json"], note)
     with faults_of_file(f"--vae {place} is not a whole autoencoder"):
         own = {n: x for n, x in arrays.items() if n.startswith("vae.")}
-        return part_of("vae", place, {"vae/config.json": config}, own, device, dtype, note)
+        return part_of("vae", place, {"vae/config.json": config}, arrays=own, device=device, dtype=dtype, note=note)
 
 
 _SECOND_PAD = "!"  # SDXL's second tokenizer pads with it, number 0, and its first with the word that ends a text

@@ -36,6 +36,7 @@ def part_of(
     part: str,
     place: Path,
     configs: Mapping[str, Any],
+    *,
     arrays: Mapping[str, Stored],
     device: torch.device,
     dtype: torch.dtype,
@@ -77,7 +78,15 @@ def unet_of(model: Model, configs: Mapping[str, Any]) -> Any:
     """The UNet of a file alone, in float32 on the CPU."""
     quiet_libraries()
     with faults_of_file(f"{model.path} is not a whole Stable Diffusion model"):
-        return part_of("unet", model.path, configs, model.arrays, torch.device("cpu"), torch.float32, silent)
+        return part_of(
+            "unet",
+            model.path,
+            configs,
+            arrays=model.arrays,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            note=silent,
+        )
 
 
 def part_with(part: str, config: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:

@@ -162,6 +162,7 @@ def _cuts(
     components: Components,
     examples: Sequence[Example],
     size: int,
+    *,
     shapes: Sequence[tuple[int, int]] | None,
     flip: bool,
     mask_weight: float | None,
@@ -220,7 +221,9 @@ def cache_latents(
     """
     bad = Bad()
     digests = digests or _digests([example.file for example in examples])
-    cuts, weights = _cuts(components, examples, size, shapes, flip, mask_weight, alpha, bad)
+    cuts, weights = _cuts(
+        components, examples, size, shapes=shapes, flip=flip, mask_weight=mask_weight, alpha=alpha, bad=bad
+    )
     if bad.names:
         raise InputError(unreadable(bad.names))
     if not encode:

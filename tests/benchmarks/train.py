@@ -37,7 +37,7 @@ def ours(name: str, batch: int, dtype: str = "float32") -> Step:
     from lorakit.training.texts import Texts
     from tests.support.cached import cached
 
-    components = load_model(name, "cpu", dtype, lambda text: None)
+    components = load_model(name, "cpu", dtype, note=lambda text: None)
     side = components.size // components.vae_factor
     means = [torch.randn(4, side, side) for _ in range(4 * batch)]
     count = len(means)

@@ -146,7 +146,7 @@ def lesson(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lesson")
     (folder / "data").mkdir()
     threads = torch.get_num_threads()
-    components = load_model("tiny", "cpu", "float32", lambda text: None)
+    components = load_model("tiny", "cpu", "float32", note=lambda text: None)
     for i, file in enumerate(sorted((components.folder / "subjects").glob("*.png"))[:3]):
         picture = Image.open(file).convert("RGBA")
         paper = Image.new("RGBA", picture.size, "white")
@@ -208,7 +208,7 @@ def test_learnt_weights_beat_every_uniform_one(program, tmp_path, lesson):
     from lorakit.drawing.session import load_model
 
     files = [str(lesson / f"good{i}.safetensors") for i in (0, 1)]
-    components = load_model("tiny", "cpu", "float32", lambda text: None)
+    components = load_model("tiny", "cpu", "float32", note=lambda text: None)
     how = learn.Learning(per="adapter", steps=10, rate=0.3, draws=2)
     done = learn.learn(components, composing.read(files), lesson / "data", how, lambda *of: None, lambda text: None)
     composition = composing.read(files)

@@ -9,12 +9,12 @@ from lorakit.runtime import device
 def test_what_bfloat16_would_save_is_said_where_it_saves_and_nobody_chose(monkeypatch):
     said: list[str] = []
     monkeypatch.setattr(session, "gain_of_bfloat16", lambda: 5.94)
-    session.load_model("tiny", "cpu", "auto", said.append)
+    session.load_model("tiny", "cpu", "auto", note=said.append)
     assert sum("5.9 times as fast in bfloat16: --dtype bfloat16" in note for note in said) == 1
     for dtype, gain in (("float32", 5.94), ("auto", 1.0)):
         said.clear()
         monkeypatch.setattr(session, "gain_of_bfloat16", lambda gain=gain: gain)
-        session.load_model("tiny", "cpu", dtype, said.append)
+        session.load_model("tiny", "cpu", dtype, note=said.append)
         assert not any("bfloat16" in note for note in said)
 
 

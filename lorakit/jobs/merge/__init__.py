@@ -144,16 +144,25 @@ def run(
     check_targets([*((path, kind) for path in outputs), (choices.report, PAGE)], force=force)
     given = weighted.read_arguments(arguments)
     plan = _planned(
-        given, outputs, _rows(given, alpha, weights, choices.sweep), method, rank, choices, into, file_format, talk.note
+        given,
+        outputs,
+        _rows(given, alpha, weights, choices.sweep),
+        method=method,
+        rank=rank,
+        choices=choices,
+        into=into,
+        file_format=file_format,
+        note=talk.note,
     )
     series: list[dict[str, Any]] = []
     with telling(lambda: written([one["output"] for one in series])):
         if into is not None and rank is None:
             made: Iterator[dict[str, Any]] = (
-                _collapsed(plan, i, into, choices, force, dry_run, talk) for i in range(len(outputs))
+                _collapsed(plan, i, into, choices=choices, force=force, dry_run=dry_run, talk=talk)
+                for i in range(len(outputs))
             )
         else:
-            made = _cut(plan, rank, choices, into, dtype, force, dry_run, talk)
+            made = _cut(plan, rank, choices, into=into, dtype=dtype, force=force, dry_run=dry_run, talk=talk)
         series.extend(made)
     done = merge_figures.report(series, plan.unmatched, bool(choices.sweep))
     if dry_run:
@@ -168,6 +177,7 @@ def _planned(
     given: Sequence[weighted.Weighted],
     outputs: Sequence[Path],
     rows: Sequence[Sequence[float]],
+    *,
     method: str,
     rank: Rule | None,
     choices: Choices,
@@ -231,6 +241,7 @@ def _cut(
     plan: _Plan,
     rank: Rule | None,
     choices: Choices,
+    *,
     into: Into | None,
     dtype: str,
     force: bool,
@@ -272,7 +283,7 @@ def _shapes(sources: Sequence[Source], base: Mapping[str, Stored]) -> dict[str, 
 
 
 def _collapsed(
-    plan: _Plan, i: int, into: Into, choices: Choices, force: bool, dry_run: bool, talk: Talk
+    plan: _Plan, i: int, into: Into, *, choices: Choices, force: bool, dry_run: bool, talk: Talk
 ) -> dict[str, Any]:
     """One output that goes into a model whole: each delta is made when its weight is written."""
     path, row = plan.outputs[i], plan.how.rows[i]

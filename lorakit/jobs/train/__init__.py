@@ -101,7 +101,13 @@ def _inside(
     # Weights that are trained are kept in float32, or small steps would be lost; autocast computes in the dtype.
     dtype = "float32" if config.mode == "full" else life.dtype
     components = load_model(
-        config.model, str(_device(life, world)), dtype, talk.note, tokenizer, config.of_model, config.vae
+        config.model,
+        str(_device(life, world)),
+        dtype,
+        note=talk.note,
+        tokenizer=tokenizer,
+        wanted=config.of_model,
+        vae=config.vae,
     )
     if config.vae is not None and config.mode == "full":
         talk.note(
@@ -111,9 +117,13 @@ def _inside(
     if life.show_targets:
         return planning.show_targets(components, config, mode)
     base = base_hash(components.folder)
-    read = read_data(data, config, life, components, base if config.has_prior else None, talk, world)
+    read = read_data(
+        data, config, life, components=components, prior_of=base if config.has_prior else None, talk=talk, world=world
+    )
     process = process_config.words(components.scheduler_config)
-    notes = identity.notes_of(config, life.sources, read.hash, base, read.family, process, world.size)
+    notes = identity.notes_of(
+        config, life.sources, read.hash, base=base, family=read.family, process=process, processes=world.size
+    )
     notes |= {**marks.of_training(components.scheduler_config, read.family), **read.words}
     if phrase := notes.get(triggers.PHRASE):
         talk.note(f"the file will say that prompts need {shorten(phrase, 200)!r}")

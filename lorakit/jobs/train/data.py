@@ -70,6 +70,7 @@ def read_data(
     folder: Path,
     config: TrainConfig,
     life: Life,
+    *,
     components: Components,
     prior_of: str | None,
     talk: Talk,
@@ -82,7 +83,9 @@ def read_data(
         raise UsageError(f"--size {size}: must be a multiple of {components.multiple} for this model")
     rules = _rules(config)
     examples, held, digests = _checked(folder, read_examples(folder, config, life, talk.note), config, size, talk)
-    prior = class_pictures(components, folder, config, prior_of, life, talk, world) if prior_of else []
+    prior = (
+        class_pictures(components, folder, config, base=prior_of, life=life, talk=talk, world=world) if prior_of else []
+    )
     batch = (config.batch_size or 1) * config.accumulate * world.size
     cache, encoder = life.cache, encoder_hash(components)
 

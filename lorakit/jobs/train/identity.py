@@ -60,6 +60,7 @@ def notes_of(
     config: TrainConfig,
     sources: Mapping[str, str],
     data: str,
+    *,
     base: str,
     family: str | None,
     process: str,

@@ -19,7 +19,7 @@ from lorakit.talk import Talk
 
 
 def class_pictures(
-    components: Components, data: Path, config: TrainConfig, base: str, life: Life, talk: Talk, world: World
+    components: Components, data: Path, config: TrainConfig, *, base: str, life: Life, talk: Talk, world: World
 ) -> list[Example]:
     """All pictures of --prior-dir, and of a cache of lorakit's own what is missing to --prior-count, drawn first with the
     untouched base model. A --prior-dir that is not there or empty, or that an earlier run began to fill, is filled itself.

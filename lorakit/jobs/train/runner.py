@@ -367,7 +367,13 @@ class Run:
             else:
                 words = None if self.config.tokenizer is None else Path(self.config.tokenizer)
                 write.write_model(
-                    life.output, result, self.components, life.save_dtype, self.notes, self.talk.note, words
+                    life.output,
+                    result,
+                    self.components,
+                    dtype=life.save_dtype,
+                    notes=self.notes,
+                    note=self.talk.note,
+                    tokenizer=words,
                 )
         best = life.run_folder / "best.safetensors"
         return [life.output, best] if self.state.best and best.is_file() else [life.output]

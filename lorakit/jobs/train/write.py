@@ -112,6 +112,7 @@ def write_model(
     output: Path,
     changed: Mapping[str, Tensor],
     components: Components,
+    *,
     dtype: str,
     notes: Mapping[str, str],
     note: Note,
@@ -124,7 +125,7 @@ def write_model(
     if TRAINED_MODEL.is_folder(output) and components.folder.is_dir():
         _write_folder(output, changed, components, dtype, notes, note)
     else:
-        _write_other(output, changed, components, dtype, notes, note, tokenizer)
+        _write_other(output, changed, components, dtype=dtype, notes=notes, note=note, tokenizer=tokenizer)
     found = open_model(str(output), folder_of).arrays
     wrong = sorted(name for name, x in changed.items() if not _written(x, found.get(canonical(name)), dtype))
     if wrong:
@@ -168,6 +169,7 @@ def _write_other(
     output: Path,
     changed: Mapping[str, Tensor],
     components: Components,
+    *,
     dtype: str,
     notes: Mapping[str, str],
     note: Note,

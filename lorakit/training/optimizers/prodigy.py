@@ -106,6 +106,7 @@ def make(
     groups: list[dict[str, Any]],
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
+    *,
     eps: float = 1e-8,
     d0: float = 1e-6,
     d_coef: float = 1.0,

@@ -52,7 +52,14 @@ class _Beside(torch.autograd.Function):
 
 
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, mask: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    down: Tensor,
+    up: Tensor,
+    scale: float,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """x @ weightᵀ + bias + scale * (x @ downᵀ) @ upᵀ, weight and bias frozen, all of one dtype.
 

@@ -112,7 +112,9 @@ class LowRankBranch(Branch):
             added = functional.conv2d(inner * spread(mask, inner, True), up)
             return self.plain(x) + added * self.spec.scale
         bias = None if self.base.bias is None else self.base.bias.to(kind)
-        return _fused.linear(x.to(kind), self.base.weight.to(kind), bias, down, up, self.spec.scale, mask)
+        return _fused.linear(
+            x.to(kind), self.base.weight.to(kind), bias, down=down, up=up, scale=self.spec.scale, mask=mask
+        )
 
     def delta(self) -> Delta:
         down, up = (x.detach().clone() for x in self.pair())

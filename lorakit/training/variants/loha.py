@@ -53,7 +53,7 @@ class Branch(Dense):
             return super().whole(x)
         down = (self.w1_b[:, None] * self.w2_b[None]).flatten(0, 1)
         up = (self.w1_a[:, :, None] * self.w2_a[:, None]).flatten(1)
-        return _fused.linear(x, self.base.weight, self.base.bias, down, up, self.spec.scale)
+        return _fused.linear(x, self.base.weight, self.base.bias, down=down, up=up, scale=self.spec.scale)
 
     def _long_is_less(self, tokens: int) -> bool:
         r, (out, width) = self.w1_b.shape[0], self.base.weight.shape

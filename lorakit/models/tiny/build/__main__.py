@@ -59,11 +59,11 @@ def main() -> None:
             pictures,
             autoencoder,
             words,
-            work,
-            scaled(stage, options.share),
-            options.processes,
-            models,
-            options.variants,
+            work=work,
+            stage=scaled(stage, options.share),
+            world=options.processes,
+            begin=models,
+            variants=options.variants,
         )
     out = options.out or work / "model"
     export.export(autoencoder, *models, words, out)

@@ -187,6 +187,7 @@ def train(
     pictures: Pictures,
     vae: AutoencoderKL,
     tokenizer_folder: Path,
+    *,
     work: Path,
     stage: Stage,
     world: int,
