@@ -19,7 +19,7 @@ _QUERY_FIRST = "+"
 
 
 @dataclass(frozen=True)
-class Rule:
+class NameRule:
     """A weight of the original and what diffusers calls it.
 
     whole    the first part has as many rows as the weight has inputs, and so have all but the last of four (Flux's
@@ -43,10 +43,10 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Place:
+class ModulePlace:
     """A module of a file: a rule, the number of its block, and which part of the rule's weight; None is all of it."""
 
-    rule: Rule
+    rule: NameRule
     block: str
     part: int | None
 
@@ -87,36 +87,36 @@ class Architecture:
 
     title: str
     said: re.Pattern[str]
-    rules: tuple[Rule, ...]
+    rules: tuple[NameRule, ...]
     sizes: tuple[Size, ...] = ()
     ratios: Mapping[str, float] = field(default_factory=dict)
     clips: int = 0
 
     @cached_property
-    def places(self) -> dict[str, tuple[Rule, int | None]]:
+    def places(self) -> dict[str, tuple[NameRule, int | None]]:
         """Flattened name, "*" for the block, to the rule and the part."""
-        found: dict[str, tuple[Rule, int | None]] = {}
+        found: dict[str, tuple[NameRule, int | None]] = {}
         for rule in self.rules:
             found |= {_flat(part): (rule, k if len(rule.parts) > 1 else None) for k, part in enumerate(rule.parts)}
             found[_flat(rule.original)] = rule, None
         return found
 
-    def place(self, path: str) -> Place | None:
+    def place(self, path: str) -> ModulePlace | None:
         """Where a module of this path is, whether dotted or flattened; None where the table has no such module."""
         flat = _flat(path)
         number = _BLOCK.search(flat)
         found = self.places.get(_BLOCK.sub("_*_", flat, count=1))
-        return None if found is None else Place(found[0], number[1] if number else "", found[1])
+        return None if found is None else ModulePlace(found[0], number[1] if number else "", found[1])
 
 
 def _flat(path: str) -> str:
     return path.replace(".", "_")
 
 
-def _rows(text: str) -> tuple[Rule, ...]:
+def _rows(text: str) -> tuple[NameRule, ...]:
     """Rules from a table: a line "original = diffusers", or "[original block = diffusers block]" for those that follow;
     without "=" both have one name. "+" before the first part: Rule.whole; "~": Rule.swapped."""
-    found, ours, theirs = list[Rule](), "", ""
+    found, ours, theirs = list[NameRule](), "", ""
     for line in filter(None, map(str.strip, text.splitlines())):
         left, equals, right = (x.strip() for x in line.strip("[]").partition("="))
         if line.startswith("["):
@@ -125,7 +125,9 @@ def _rows(text: str) -> tuple[Rule, ...]:
         flags = right[:1] if right[:1] in (_SWAPPED, _QUERY_FIRST) else ""
         for name in left.split() if not equals else [left]:
             parts = right.removeprefix(flags).split() if equals else [name]
-            found.append(Rule(f"{ours}{name}", tuple(f"{theirs}{part}" for part in parts), flags == "+", flags == "~"))
+            found.append(
+                NameRule(f"{ours}{name}", tuple(f"{theirs}{part}" for part in parts), flags == "+", flags == "~")
+            )
     return tuple(found)
 
 
@@ -595,7 +597,7 @@ def _kept(names: Collection[str], points: Mapping[str, int]) -> list[str]:
     return [name for name in names if points[name] == most]
 
 
-_Placed = Collection[tuple[Place, "Shape | None"]]
+_Placed = Collection[tuple[ModulePlace, "Shape | None"]]
 
 
 def _agreeing(one: Architecture, placed: _Placed) -> int:
@@ -626,7 +628,7 @@ def _like(one: Architecture, size: Size, placed: _Placed) -> int:
 
 
 @cache
-def _kinds_of(rules: tuple[Rule, ...]) -> list[str]:
+def _kinds_of(rules: tuple[NameRule, ...]) -> list[str]:
     return list(dict.fromkeys(rule.original.partition(".*")[0] for rule in rules if ".*" in rule.original))
 
 

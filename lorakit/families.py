@@ -131,7 +131,7 @@ def _resnet(base: str, given: int, width: int, time: int) -> Iterator[tuple[str,
 
 
 @dataclass(frozen=True)
-class Text:
+class TextEncoder:
     """A CLIPTextModel, or one with projection."""
 
     width: int
@@ -165,7 +165,7 @@ class Family:
     short: str
     model: str
     unet: Unet
-    texts: Mapping[str, Text]
+    texts: Mapping[str, TextEncoder]
     version: str
     architecture: str
     original: bool = False
@@ -177,8 +177,8 @@ class Family:
             yield from ((f"{part}.{path}", shape) for path, shape in text.weights())
 
 
-_CLIP_L = Text(768, 12, 3072)
-_CLIP_G = Text(1280, 32, 5120, 1280)
+_CLIP_L = TextEncoder(768, 12, 3072)
+_CLIP_G = TextEncoder(1280, 32, 5120, 1280)
 FAMILIES: dict[str, Family] = {
     "sd1": Family(
         title="Stable Diffusion 1.x",
@@ -196,7 +196,7 @@ FAMILIES: dict[str, Family] = {
         unet=Unet(
             channels=(320, 640, 1280, 1280), depths=(1, 1, 1, 0), cross=1024, linear_projection=True, mid_depth=1
         ),
-        texts={"text_encoder": Text(1024, 23, 4096)},
+        texts={"text_encoder": TextEncoder(1024, 23, 4096)},
         version="sd_v2",
         architecture="stable-diffusion-v2-768-v",
         extra={"ss_v2": "True"},
@@ -233,7 +233,7 @@ FAMILIES: dict[str, Family] = {
         short="tiny",
         model="tiny",
         unet=Unet(channels=(64, 128, 192), depths=(1, 1, 0), cross=192, mid_depth=1, layers=1),
-        texts={"text_encoder": Text(192, 4, 768)},
+        texts={"text_encoder": TextEncoder(192, 4, 768)},
         version="lorakit_tiny",
         architecture="lorakit-tiny",
     ),

@@ -33,7 +33,7 @@ class Form(NamedTuple):
     zero_snr: bool = True
 
 
-class Kind(NamedTuple):
+class SchedulerKind(NamedTuple):
     """One scheduler: its form for models over betas, the one for rectified flows (None where the method has none), and
     whether a step draws noise."""
 
@@ -44,29 +44,29 @@ class Kind(NamedTuple):
 
 _DPM = "DPMSolverMultistepScheduler"
 _FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-SCHEDULERS: dict[str, Kind] = {
-    "ddim": Kind(Form("DDIMScheduler", {"set_alpha_to_one": False, "clip_sample": False}, _LEADING), None),
-    "dpm++": Kind(
+SCHEDULERS: dict[str, SchedulerKind] = {
+    "ddim": SchedulerKind(Form("DDIMScheduler", {"set_alpha_to_one": False, "clip_sample": False}, _LEADING), None),
+    "dpm++": SchedulerKind(
         Form(_DPM, {"algorithm_type": "dpmsolver++"}, (*_LINSPACE, *_SIGMAS)),
         Form(_DPM, {"algorithm_type": "dpmsolver++", **_FLOW}, ("linspace",)),
     ),
-    "dpm++-sde": Kind(
+    "dpm++-sde": SchedulerKind(
         Form(_DPM, {"algorithm_type": "sde-dpmsolver++"}, (*_LINSPACE, *_SIGMAS)),
         Form(_DPM, {"algorithm_type": "sde-dpmsolver++", **_FLOW}, ("linspace",)),
         draws=True,
     ),
-    "euler": Kind(
+    "euler": SchedulerKind(
         Form("EulerDiscreteScheduler", {}, (*_LINSPACE, *_SIGMAS)),
         Form("FlowMatchEulerDiscreteScheduler", {}, ("linspace", *_SIGMAS)),
     ),
-    "euler-a": Kind(
+    "euler-a": SchedulerKind(
         Form("EulerAncestralDiscreteScheduler", {}, _LINSPACE, ("epsilon", "v_prediction")), None, draws=True
     ),
-    "unipc": Kind(
+    "unipc": SchedulerKind(
         Form("UniPCMultistepScheduler", {}, (*_LINSPACE, *_SIGMAS)),
         Form("UniPCMultistepScheduler", _FLOW, ("linspace",)),
     ),
-    "pndm": Kind(
+    "pndm": SchedulerKind(
         Form(
             "PNDMScheduler",
             {"skip_prk_steps": True, "set_alpha_to_one": False},
@@ -76,6 +76,8 @@ SCHEDULERS: dict[str, Kind] = {
         ),
         None,
     ),
-    "lcm": Kind(Form("LCMScheduler", {}), Form("FlowMatchLCMScheduler", {}, ("linspace", *_SIGMAS)), draws=True),
-    "tcd": Kind(Form("TCDScheduler", {}), None, draws=True),
+    "lcm": SchedulerKind(
+        Form("LCMScheduler", {}), Form("FlowMatchLCMScheduler", {}, ("linspace", *_SIGMAS)), draws=True
+    ),
+    "tcd": SchedulerKind(Form("TCDScheduler", {}), None, draws=True),
 }

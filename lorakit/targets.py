@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
-from lorakit.families import FAMILIES, Text, Unet
+from lorakit.families import FAMILIES, TextEncoder, Unet
 
 _LARGEST = Unet(channels=(1,) * 4, depths=(10,) * 4, cross=1, added=1, layers=3)  # its widths mean nothing here
-_LONGEST = Text(1, 40, 1, 1)
+_LONGEST = TextEncoder(1, 40, 1, 1)
 _TEXT_PARTS = {"text_encoder": ("lora_te", "lora_te1"), "text_encoder_2": ("lora_te2",)}
 PARTS = ("unet", *_TEXT_PARTS)
 _OLD_TEXT = {

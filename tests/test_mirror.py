@@ -13,7 +13,7 @@ OTHERS = {
     "support": "helpers of the tests",
     "systems": "other operating systems",
 }
-ABOUT_THE_HOUSE = {"test_layers", "test_mirror"}
+ABOUT_THE_HOUSE = {"test_layers", "test_mirror", "test_words"}
 
 
 def test_each_folder_is_a_room_or_has_a_purpose_of_its_own():

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorakit.data.caption_files import BadCaption, Text
+from lorakit.data.caption_files import BadCaption, Caption
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["BadCaption", "Captions", "How", "Shown", "Text"]
+__all__ = ["BadCaption", "Caption", "CaptionerSettings", "Captions", "Shown"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
+class CaptionerSettings:
     """What captioners may be told. `model` is "" where none is named; `base` is the base model that is trained for."""
 
     model: str = ""
@@ -52,4 +52,4 @@ class How:
     encoding: str = ""
 
 
-Captions = Callable[[Sequence[Shown]], list[Text]]
+Captions = Callable[[Sequence[Shown]], list[Caption]]

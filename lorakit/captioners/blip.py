@@ -4,24 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lorakit.captioners import Captions, How, Shown, Text
+from lorakit.captioners import Caption, CaptionerSettings, Captions, Shown
 
 LARGE = "Salesforce/blip-image-captioning-large"
 _BEAMS, _WORDS = 3, 40
 
 
-def name_of(how: How) -> str:
+def name_of(how: CaptionerSettings) -> str:
     """The model that is asked: the one named; beside the built-in model its own, which knows emoji and nothing else."""
     if how.model:
         return how.model
     return str(Path(__file__).parents[1] / "models" / "tiny" / "captioner") if how.base == "tiny" else LARGE
 
 
-def identity(how: How) -> list[str]:
+def identity(how: CaptionerSettings) -> list[str]:
     return ["built in" if not how.model and how.base == "tiny" else name_of(how), f"{_BEAMS} beams", how.dtype]
 
 
-def load(how: How) -> Captions:
+def load(how: CaptionerSettings) -> Captions:
     from lorakit.models.fetch import folder_of, whole
     from lorakit.runtime.device import pick_device, pick_dtype
 
@@ -42,10 +42,10 @@ def load(how: How) -> Captions:
         torch.set_num_threads(1)  # operators this short only wait for one another
 
     @torch.inference_mode()
-    def captions(shown: Sequence[Shown]) -> list[Text]:
+    def captions(shown: Sequence[Shown]) -> list[Caption]:
         pictures = [one.opened() for one in shown]
         pixels = processor(images=pictures, return_tensors="pt").pixel_values.to(where, kind)
         said = model.generate(pixel_values=pixels, num_beams=_BEAMS, do_sample=False, max_new_tokens=_WORDS)
-        return [Text(" ".join(text.split())) for text in processor.batch_decode(said, skip_special_tokens=True)]
+        return [Caption(" ".join(text.split())) for text in processor.batch_decode(said, skip_special_tokens=True)]
 
     return captions

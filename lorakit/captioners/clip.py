@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lorakit.captioners import Captions, How, Shown, Text
+from lorakit.captioners import Caption, CaptionerSettings, Captions, Shown
 from lorakit.errors import InputError
 from lorakit.io.plain import read_text
 
@@ -27,15 +27,15 @@ def vocabulary(file: Path) -> dict[str, list[str]]:
     return groups
 
 
-def _file(how: How) -> Path:
+def _file(how: CaptionerSettings) -> Path:
     return Path(how.vocabulary) if how.vocabulary else _OWN
 
 
-def name_of(how: How) -> str:
+def name_of(how: CaptionerSettings) -> str:
     return how.model or CLIP
 
 
-def identity(how: How) -> list[Any]:
+def identity(how: CaptionerSettings) -> list[Any]:
     return [name_of(how), vocabulary(_file(how)), how.dtype]
 
 
@@ -44,7 +44,7 @@ def _count(name: str) -> int:
     return int(last) if last.isdigit() else 1
 
 
-def load(how: How) -> Captions:
+def load(how: CaptionerSettings) -> Captions:
     from lorakit.models.fetch import folder_of, whole
     from lorakit.runtime.device import pick_device, pick_dtype
 
@@ -73,7 +73,7 @@ def load(how: How) -> Captions:
     known = {name: features(phrases) for name, phrases in groups.items()}
 
     @torch.inference_mode()
-    def captions(shown: Sequence[Shown]) -> list[Text]:
+    def captions(shown: Sequence[Shown]) -> list[Caption]:
         pictures = [one.opened() for one in shown]
         pixels = processor(images=pictures, return_tensors="pt").pixel_values.to(where, kind)
         seen = _vectors(model.get_image_features(pixel_values=pixels)).float()
@@ -82,7 +82,7 @@ def load(how: How) -> Captions:
             order = (seen @ vectors.T).argsort(dim=1, descending=True, stable=True)[:, : _count(name)]
             for words, best in zip(said, order.tolist(), strict=True):
                 words += [groups[name][place] for place in best]
-        return [Text(", ".join(words)) for words in said]
+        return [Caption(", ".join(words)) for words in said]
 
     return captions
 

@@ -2,7 +2,7 @@
 
 import re
 
-from lorakit.captioners import Captions, How, Text
+from lorakit.captioners import Caption, CaptionerSettings, Captions
 from lorakit.data.caption_files import one_line
 
 LIGHT = True
@@ -13,5 +13,5 @@ def words(stem: str) -> str:
     return " ".join(re.sub(r"\s*\(?\b\d+\b\)?\s*$", "", spaced).split())
 
 
-def load(how: How) -> Captions:
-    return lambda shown: [Text(one_line(words(one.source.stem)).text) for one in shown]
+def load(how: CaptionerSettings) -> Captions:
+    return lambda shown: [Caption(one_line(words(one.source.stem)).text) for one in shown]

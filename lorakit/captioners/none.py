@@ -1,9 +1,9 @@
 """No caption of its own; the template alone speaks."""
 
-from lorakit.captioners import Captions, How, Text
+from lorakit.captioners import Caption, CaptionerSettings, Captions
 
 LIGHT = True
 
 
-def load(how: How) -> Captions:
-    return lambda shown: [Text("") for _ in shown]
+def load(how: CaptionerSettings) -> Captions:
+    return lambda shown: [Caption("") for _ in shown]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.captioners import Captions, How, Shown, Text
+from lorakit.captioners import Caption, CaptionerSettings, Captions, Shown
 from lorakit.errors import InputError
 from lorakit.io.plain import read_text
 
@@ -41,30 +41,30 @@ _FACES = frozenset(
 
 
 @dataclass(frozen=True)
-class Tag:
+class VocabularyTag:
     name: str
     category: int
 
 
-def read_tags(file: Path) -> list[Tag]:
+def read_tags(file: Path) -> list[VocabularyTag]:
     """The tags in the order of the model's outputs. InputError for a file that has none."""
     try:
         lines = io.StringIO(read_text(file, "list of tags"), newline="")
         rows = [(row["name"], int(row.get("category") or 0)) for row in csv.DictReader(lines)]
     except (InputError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{file} is no list of tags with the columns name and category") from error
-    return [Tag(name if name in _FACES else name.replace("_", " "), category) for name, category in rows]
+    return [VocabularyTag(name if name in _FACES else name.replace("_", " "), category) for name, category in rows]
 
 
-def name_of(how: How) -> str:
+def name_of(how: CaptionerSettings) -> str:
     return how.model or WD
 
 
-def identity(how: How) -> list[Any]:
+def identity(how: CaptionerSettings) -> list[Any]:
     return [name_of(how), how.threshold, how.dtype]
 
 
-def chosen(tags: Sequence[Tag], likely: Sequence[float], threshold: float) -> str:
+def chosen(tags: Sequence[VocabularyTag], likely: Sequence[float], threshold: float) -> str:
     """The tags above their threshold, characters first, the likeliest first; of equals the first in the list."""
     least = {_GENERAL: threshold, _CHARACTER: max(threshold, _CHARACTER_LEAST)}
     found = [
@@ -75,7 +75,7 @@ def chosen(tags: Sequence[Tag], likely: Sequence[float], threshold: float) -> st
     return ", ".join(name for *_, name in sorted(found, key=lambda f: f[:2]))
 
 
-def load(how: How) -> Captions:
+def load(how: CaptionerSettings) -> Captions:
     from lorakit.models.fetch import folder_of, whole
     from lorakit.runtime.device import pick_device, pick_dtype
 
@@ -105,9 +105,9 @@ def load(how: How) -> Captions:
         return ((x - mean) / spread).flip(0)
 
     @torch.inference_mode()
-    def captions(shown: Sequence[Shown]) -> list[Text]:
+    def captions(shown: Sequence[Shown]) -> list[Caption]:
         x = torch.stack([tensor(one.opened()) for one in shown]).to(where, kind)
         likely = model(x).float().sigmoid().cpu().tolist()
-        return [Text(chosen(tags, shares, how.threshold)) for shares in likely]
+        return [Caption(chosen(tags, shares, how.threshold)) for shares in likely]
 
     return captions

@@ -22,7 +22,7 @@ from lorakit.runtime.signals import written
 from lorakit.runtime.world import one_of_several, speaks
 
 
-class _Group(TyperGroup):
+class _CommandGroup(TyperGroup):
     """Names the nearest command on a miss."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -32,7 +32,7 @@ class _Group(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Group,
+    cls=_CommandGroup,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=False,

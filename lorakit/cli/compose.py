@@ -84,8 +84,8 @@ def compose(
     if plot:
         PICTURE.check(Path(plot))
     check_adapters(adapters)
-    from lorakit.drawing.composing import Changes
-    from lorakit.jobs.compose import Wanted, run
+    from lorakit.drawing.composing import MemberChanges
+    from lorakit.jobs.compose import ComposeOptions, run
 
     how = None
     if learn is not None:
@@ -101,7 +101,7 @@ def compose(
         how = Learning(
             per=learn_per, steps=learn_steps, rate=learn_rate, draws=learn_draws, seed=seed, prompt=instance_prompt
         )
-    changes = Changes(
+    changes = MemberChanges(
         schedules=schedule or (),
         blocks=block_weights or (),
         layers=layer_weights or (),
@@ -111,7 +111,7 @@ def compose(
         switch=switch,
         composite=composite,
     )
-    wanted = Wanted(
+    wanted = ComposeOptions(
         bake=bake,
         file_format=format,
         plot=Path(plot) if plot else None,

@@ -99,10 +99,10 @@ def convert(
     from lorakit.runtime.workers import one_thread_each
 
     one_thread_each()
-    from lorakit.jobs.convert import Changes, run
+    from lorakit.jobs.convert import ConversionChanges, run
 
     rank = int(approximate) if approximate is not None and approximate.isdigit() else approximate
-    changes = Changes(
+    changes = ConversionChanges(
         dtype=_DTYPES[save_dtype], approximate=rank, universal=universal, token=token, allow_loss=allow_loss
     )
     with progress("checking") as talk:

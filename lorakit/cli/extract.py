@@ -88,12 +88,12 @@ def extract(
 
     one_thread_each()
     from lorakit.jobs.extract import run
-    from lorakit.jobs.extract.choices import Choices
+    from lorakit.jobs.extract.choices import ExtractionChoices
     from lorakit.runtime.gpu import cpu_or_cuda
 
     chosen = tuple(part.strip() for part in (parts or "").split(",") if part.strip())
     where = cpu_or_cuda(device)
-    choices = Choices(
+    choices = ExtractionChoices(
         rule=rule,
         conv_rank=conv_rank,
         conv_tucker=conv_tucker,

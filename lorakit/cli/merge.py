@@ -127,7 +127,7 @@ def merge(
     from lorakit.runtime.workers import one_thread_each
 
     one_thread_each()
-    from lorakit.jobs.merge import Choices, Into, run
+    from lorakit.jobs.merge import Into, MergeChoices, run
 
     target = None
     if into is not None:
@@ -143,7 +143,7 @@ def merge(
         )
 
     settings = {"density": density, "spread": spread, "conflict": conflict, "seed": seed}
-    choices = Choices(
+    choices = MergeChoices(
         settings={name: value for name, value in settings.items() if value is not None},
         parts=part_weights or (),
         blocks=block_weights or (),

@@ -17,19 +17,19 @@ from lorakit.runtime.world import speaks
 from lorakit.talk import Talk
 
 
-class _State:
+class _OutputState:
     command = ""
     manner = Manner()
     started = 0.0
 
 
 def begin(command: str, manner: Manner) -> None:
-    _State.command, _State.manner, _State.started = command, manner, time.monotonic()
+    _OutputState.command, _OutputState.manner, _OutputState.started = command, manner, time.monotonic()
 
 
 def running() -> str:
     """The name of the command that is at work; "" before one is."""
-    return _State.command
+    return _OutputState.command
 
 
 def shown(text: str) -> str:
@@ -56,7 +56,7 @@ def bounded(text: str) -> str:
 
 def note(text: str) -> None:
     """A line for people on stderr."""
-    if not _State.manner.quiet:
+    if not _OutputState.manner.quiet:
         print(bounded(text), file=sys.stderr, flush=True)
 
 
@@ -71,9 +71,9 @@ def error(text: str) -> None:
 
 def emit(result: Mapping[str, Any]) -> None:
     """The result: with --json one object, else the path of each thing written, one a line."""
-    if _State.manner.json_output:
-        seconds = round(time.monotonic() - _State.started, 3)
-        whole = {"command": _State.command, "version": __version__, "seconds": seconds, **result}
+    if _OutputState.manner.json_output:
+        seconds = round(time.monotonic() - _OutputState.started, 3)
+        whole = {"command": _OutputState.command, "version": __version__, "seconds": seconds, **result}
         print(json.dumps(spelled(whole), default=str), flush=True)
         return
     for path in result.get("outputs", ()):
@@ -92,7 +92,12 @@ def line(result: Mapping[str, Any]) -> None:
 
 def shower() -> Callable[[Any], None] | None:
     """Shows a picture [h, w, 3] on stderr, two pixels a character; None where stderr is no terminal of 24-bit colour."""
-    if _State.manner.quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+    if (
+        _OutputState.manner.quiet
+        or not sys.stderr.isatty()
+        or "NO_COLOR" in os.environ
+        or os.environ.get("TERM") == "dumb"
+    ):
         return None
 
     def show(picture: Any) -> None:
@@ -126,7 +131,7 @@ class Progress:
 @contextmanager
 def progress(label: str) -> Iterator[Talk]:
     """A bar with ETA and as many figures as there is room for on a terminal, a line every ten seconds elsewhere."""
-    if _State.manner.quiet:
+    if _OutputState.manner.quiet:
         yield _talk(Progress())
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _Bar(label) as bar:

@@ -7,21 +7,21 @@ import re
 from dataclasses import replace
 
 from lorakit.errors import UsageError
-from lorakit.lowrank.ranks import Rule
+from lorakit.lowrank.ranks import RankRule
 
 _SIZE = re.compile(r"(\d+\.?\d*|\.\d+)\s*([kmgt]?)(i?)(b?)", re.IGNORECASE)
 
 
-def parse(text: str, option: str = "--rank") -> Rule:
+def parse(text: str, option: str = "--rank") -> RankRule:
     """ "full", "auto", "32" or "energy:0.99"."""
     if text in ("full", "auto"):
-        return Rule(text)  # type: ignore[arg-type]
+        return RankRule(text)  # type: ignore[arg-type]
     kind, colon, share = text.partition(":")
     if kind == "energy" and colon:
-        return Rule("energy", parse_share(share, f"{option} {text}"))
+        return RankRule("energy", parse_share(share, f"{option} {text}"))
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise UsageError(f"{option} {text}: expected a number from 1, full, auto or energy:SHARE, such as energy:0.99")
-    return Rule("fixed", int(text))
+    return RankRule("fixed", int(text))
 
 
 def parse_share(text: str, what: str) -> float:
@@ -47,7 +47,7 @@ def parse_size(text: str, option: str = "--budget") -> int:
     return size
 
 
-def rule(rank: str, max_rank: int | None = None, budget: str | None = None) -> Rule:
+def rule(rank: str, max_rank: int | None = None, budget: str | None = None) -> RankRule:
     """The three options as one rule; a budget takes the place of a rank, so both is an error."""
     found = parse(rank)
     if budget is not None:
@@ -55,5 +55,5 @@ def rule(rank: str, max_rank: int | None = None, budget: str | None = None) -> R
             raise UsageError(
                 f"--budget spreads the ranks by itself: leave --rank {rank} out, or cap them by --max-rank"
             )
-        found = Rule("budget", parse_size(budget))
+        found = RankRule("budget", parse_size(budget))
     return found if max_rank is None else replace(found, cap=max_rank)

@@ -191,10 +191,10 @@ def sample(
         cut_inputs=cut_inputs,
     )
     found = read_axes(axes)
-    from lorakit.drawing.composing import Changes
+    from lorakit.drawing.composing import MemberChanges
     from lorakit.jobs.sample import Extras, run, serve
 
-    changes = Changes(
+    changes = MemberChanges(
         schedules=schedule or (),
         blocks=block_weights or (),
         layers=(),

@@ -117,10 +117,10 @@ def train(
         FOLDER.check(Path(run_dir))
     if not looks_only:
         check_target(target, kind, force=manner.force)
-    from lorakit.jobs.train import Life, run
+    from lorakit.jobs.train import RunOptions, run
 
     folder = Path(run_dir) if run_dir else target.with_suffix(".run")
-    life = Life(
+    life = RunOptions(
         output=target,
         run_folder=folder,
         file_format=format,

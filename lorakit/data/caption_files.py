@@ -28,7 +28,7 @@ class BadCaption(Exception):
 
 
 @dataclass(frozen=True)
-class Text:
+class Caption:
     """A caption, or several with a line each, and what was done to make it so."""
 
     text: str
@@ -69,7 +69,7 @@ def _plain(line: str) -> str:
 _CLEANED = "control characters were taken out of its caption"
 
 
-def one_line(text: str) -> Text:
+def one_line(text: str) -> Caption:
     """Lines joined by ", ", control and direction characters left out; both are noted."""
     notes = []
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -77,7 +77,7 @@ def one_line(text: str) -> Text:
         notes.append(f"its caption's {len(lines)} lines were joined")
     joined = ", ".join(line.rstrip(",") for line in lines)
     plain = _plain(joined)
-    return Text(" ".join(plain.split()), [*notes, *[_CLEANED] * (plain != joined)])
+    return Caption(" ".join(plain.split()), [*notes, *[_CLEANED] * (plain != joined)])
 
 
 def tidy(text: str) -> str:
@@ -85,12 +85,12 @@ def tidy(text: str) -> str:
     return "\n".join(found for line in text.splitlines() if (found := " ".join(line.split())))
 
 
-def line_by_line(text: str) -> Text:
+def line_by_line(text: str) -> Caption:
     """The same for each line, which is a caption of its own; each once, empty ones left out."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     plain = [_plain(line) for line in lines]
     kept = dict.fromkeys(found for line in plain if (found := " ".join(line.split())))
-    return Text("\n".join(kept), [_CLEANED] * (plain != lines))
+    return Caption("\n".join(kept), [_CLEANED] * (plain != lines))
 
 
 def agreed(files: Sequence[Path], encoding: str = "") -> str:

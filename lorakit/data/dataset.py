@@ -14,9 +14,9 @@ from lorakit.data.faults import Faults
 from lorakit.data.folder import Contents, look
 from lorakit.data.images import SUFFIXES, BadPicture, load
 from lorakit.data.mask_files import mask_of
-from lorakit.data.pictures import Picture
+from lorakit.data.pictures import PictureFile
 from lorakit.data.repeats import AUTO, repeats_of
-from lorakit.data.tables import Row
+from lorakit.data.tables import TableRow
 from lorakit.data.walk import OTHERS, find, suffix_of
 from lorakit.errors import InputError, some
 from lorakit.io.inputs import existing_folder
@@ -87,7 +87,7 @@ def read(
     for one, times in zip(pictures, often, strict=True):
         if not times:
             continue
-        row, file = one.row or Row(), folder / one.path
+        row, file = one.row or TableRow(), folder / one.path
         named = one.number.words if one.number else ""
         captions: tuple[str, ...] = ()
         if instance_prompt is None:
@@ -127,7 +127,7 @@ def loose(files: Sequence[str]) -> str:
     )
 
 
-def _beside(folder: Path, one: Picture, faults: Faults) -> tuple[str, ...] | None:
+def _beside(folder: Path, one: PictureFile, faults: Faults) -> tuple[str, ...] | None:
     """The captions in the files beside a picture; None where they are at fault."""
     try:
         return lines_of(agreed([folder / file for file in one.captions]))
@@ -136,7 +136,7 @@ def _beside(folder: Path, one: Picture, faults: Faults) -> tuple[str, ...] | Non
     return None
 
 
-def _mask(folder: Path, one: Picture, faults: Faults) -> Path | None:
+def _mask(folder: Path, one: PictureFile, faults: Faults) -> Path | None:
     try:
         return mask_of([folder / mask for mask in one.masks])
     except BadPicture as reason:

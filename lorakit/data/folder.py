@@ -13,9 +13,9 @@ from pathlib import Path
 from lorakit.data.beside import captioned, masked, owners, perhaps_masked
 from lorakit.data.faults import Faults
 from lorakit.data.own import DRAWN, Own
-from lorakit.data.pictures import Picture, number_of
-from lorakit.data.tables import TABLES, UNREAD, NoTable, Row, read_table
-from lorakit.data.walk import Found, Listed, folders
+from lorakit.data.pictures import PictureFile, number_of
+from lorakit.data.tables import TABLES, UNREAD, NoTable, TableRow, read_table
+from lorakit.data.walk import FoundPicture, Listed, folders
 from lorakit.errors import some
 from lorakit.io.inputs import kind_of
 
@@ -28,10 +28,10 @@ class Contents:
     """The pictures of a folder, in the order of their paths, what to say of all else in it, the caption files that
     belong to no picture, and the folders that cannot be read."""
 
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[PictureFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     loose: list[str] = field(default_factory=list)
-    unread: list[Found] = field(default_factory=list)
+    unread: list[FoundPicture] = field(default_factory=list)
 
 
 def look(
@@ -71,11 +71,11 @@ def look(
     if drawings:  # of class pictures all are used: a table names those that were drawn, and a person adds some
         unnamed = set()
     for path in sorted({*found, *rows} - left - unnamed, key=os.fsencode):
-        row, entry, of = rows.get(path), found.get(path, Found(path)), masks.get(path, [])
+        row, entry, of = rows.get(path), found.get(path, FoundPicture(path)), masks.get(path, [])
         if row is not None and row.mask:
             of = _mask_of_row(folder, row.mask, path, of, faults)
         contents.pictures.append(
-            Picture(
+            PictureFile(
                 path=path,
                 problem=entry.problem,
                 outside=entry.outside,
@@ -93,7 +93,7 @@ def look(
         contents.notes += [
             f"{one.below(name)} is not read; write it as {TABLES[0]}" for name in UNREAD if name in one.files
         ]
-        contents.unread += [Found(one.path or ".", one.problem)] * bool(one.problem)
+        contents.unread += [FoundPicture(one.path or ".", one.problem)] * bool(one.problem)
     return contents
 
 
@@ -106,10 +106,10 @@ def _folders_above(path: str) -> list[str]:
     return ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
 
 
-def _masks(listed: Sequence[Listed]) -> tuple[dict[str, list[str]], dict[str, Found]]:
+def _masks(listed: Sequence[Listed]) -> tuple[dict[str, list[str]], dict[str, FoundPicture]]:
     """The masks of each picture, and the pictures that are none; masks of no picture are under ""."""
     masks: dict[str, list[str]] = {}
-    found: dict[str, Found] = {}
+    found: dict[str, FoundPicture] = {}
     for one in listed:
         names = {os.path.basename(p.path): p for p in one.pictures}
         beside = {name: stem for name in names if (stem := masked(name)) is not None}
@@ -128,7 +128,7 @@ def _is_mask_folder(path: str) -> bool:
     return path.rpartition("/")[2].lower() in _MASK_FOLDERS
 
 
-def _take_mask_folder(folder: str, masks: dict[str, list[str]], found: dict[str, Found]) -> None:
+def _take_mask_folder(folder: str, masks: dict[str, list[str]], found: dict[str, FoundPicture]) -> None:
     """Take the pictures of a folder `masks` for masks, where any has the name of a picture in the folder above it, or in
     one beside it: `masks/a.png` of `a.jpg`, `masks/10_dog/a.png` of `images/10_dog/a.jpg`."""
     home = _parent(folder)
@@ -153,7 +153,7 @@ def _joined(base: str, rest: str) -> str:
     return f"{base}/{rest}" if base else rest
 
 
-def _captions(one: Listed, found: Mapping[str, Found]) -> dict[str, tuple[str, ...]]:
+def _captions(one: Listed, found: Mapping[str, FoundPicture]) -> dict[str, tuple[str, ...]]:
     """The caption files of each picture of a folder."""
     pictures = [os.path.basename(p.path) for p in one.pictures if p.path in found]
     beside = {name: stem for name in one.files if (stem := captioned(name)) is not None}
@@ -161,9 +161,11 @@ def _captions(one: Listed, found: Mapping[str, Found]) -> dict[str, tuple[str, .
     return {one.below(name): tuple(one.below(file) for file in files) for name, files in of.items()}
 
 
-def _rows(folder: Path, tables: Iterable[str], faults: Faults, contents: Contents) -> tuple[dict[str, Row], set[str]]:
+def _rows(
+    folder: Path, tables: Iterable[str], faults: Faults, contents: Contents
+) -> tuple[dict[str, TableRow], set[str]]:
     """What the tables say by picture, and the folders that they speak for."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, TableRow] = {}
     covered: set[str] = set()
     for table in tables:
         if (kind := kind_of(folder / table)) != "a file":
@@ -178,7 +180,7 @@ def _rows(folder: Path, tables: Iterable[str], faults: Faults, contents: Content
 
 
 def _ours(
-    own: Own, found: Mapping[str, Found], beside: Mapping[str, Sequence[str]], rows: Mapping[str, Row]
+    own: Own, found: Mapping[str, FoundPicture], beside: Mapping[str, Sequence[str]], rows: Mapping[str, TableRow]
 ) -> tuple[set[str], set[str]]:
     """What lorakit wrote to be looked at, and what it drew, without what a person has made data of."""
     sheets, drawings = set[str](), set[str]()
@@ -200,7 +202,7 @@ def _mask_of_row(folder: Path, mask: str, path: str, beside: list[str], faults: 
 
 
 def _loose(
-    folder: Path, listed: Sequence[Listed], found: Mapping[str, Found], beside: Mapping[str, Sequence[str]]
+    folder: Path, listed: Sequence[Listed], found: Mapping[str, FoundPicture], beside: Mapping[str, Sequence[str]]
 ) -> list[str]:
     """Caption files of no picture, in folders that have pictures: elsewhere a text file is no caption."""
     known = {file for files in beside.values() for file in files}

@@ -53,7 +53,7 @@ def load(file: Path, background: tuple[int, int, int] = WHITE) -> Image.Image:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class Crop:
     """A part of a picture and how it is drawn.
 
     box        in source pixels: left, top, right, bottom
@@ -76,11 +76,11 @@ class Cut:
         return max(across, down) if self.pad else min(across, down)
 
 
-def centre(source: tuple[int, int], size: tuple[int, int]) -> Cut:
+def centre(source: tuple[int, int], size: tuple[int, int]) -> Crop:
     """The largest middle part of `source` that has the shape of `size`; both (width, height)."""
     w, h = largest(source, size)
     left, top = (source[0] - w) // 2, (source[1] - h) // 2
-    return Cut(box=(left, top, left + w, top + h), size=size)
+    return Crop(box=(left, top, left + w, top + h), size=size)
 
 
 def largest(source: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
@@ -105,13 +105,13 @@ def bucket_of(source: tuple[int, int], size: int, multiple: int) -> tuple[int, i
     return min(bucket_sizes(size, multiple), key=lambda s: (abs(np.log(s[0] / s[1] / ratio)), s))
 
 
-def bucket(source: tuple[int, int], size: int, multiple: int) -> Cut:
+def bucket(source: tuple[int, int], size: int, multiple: int) -> Crop:
     """The bucket that cuts least off, and the middle part that fits it."""
     return centre(source, bucket_of(source, size, multiple))
 
 
 def cut(
-    image: Image.Image, how: Cut, background: tuple[int, int, int] = WHITE, source: tuple[int, int] | None = None
+    image: Image.Image, how: Crop, background: tuple[int, int, int] = WHITE, source: tuple[int, int] | None = None
 ) -> Image.Image:
     """The part of the picture at its size, by Lanczos; of a grey mask without overshoot, on black borders.
 

@@ -5,13 +5,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lorakit.data.images import BadPicture, Cut
+from lorakit.data.images import BadPicture, Crop
 from lorakit.data.mask_files import of_alpha, of_file
 
 __all__ = ["draw", "for_latents", "hidden", "loss_weights", "of_alpha", "of_file"]
 
 
-def loss_weights(mask: Image.Image, how: Cut, latent: tuple[int, int], unmasked: float = 0.0) -> Tensor | None:
+def loss_weights(mask: Image.Image, how: Crop, latent: tuple[int, int], unmasked: float = 0.0) -> Tensor | None:
     """Weights [1, h, w] of the loss of each latent pixel, of mean 1; None where all are the same.
 
     mask        grey picture of the source's size; white counts 1, black counts `unmasked`

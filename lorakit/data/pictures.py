@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lorakit.data.tables import Row
+from lorakit.data.tables import TableRow
 
 _KOHYA = re.compile(r"^(\d+)_(.+)$")
 
@@ -26,7 +26,7 @@ def number_of(path: str) -> Number | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class PictureFile:
     """A picture file and what belongs to it, as paths below the folder.
 
     problem     why it is not even opened
@@ -42,5 +42,5 @@ class Picture:
     outside: bool = False
     captions: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
-    row: Row | None = None
+    row: TableRow | None = None
     number: Number | None = None

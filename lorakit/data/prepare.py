@@ -12,9 +12,9 @@ from typing import Any
 from PIL import Image
 
 from lorakit.data import quality, thumbs
-from lorakit.data.crops import Placed, View
+from lorakit.data.crops import PictureView, PlacedCrop
 from lorakit.data.decode import HEIC_SUFFIXES, MOST_PIXELS, BadPicture, Decoded, Unread, decode
-from lorakit.data.images import Cut, cut, read_file
+from lorakit.data.images import Crop, cut, read_file
 from lorakit.data.looks import look
 from lorakit.data.mask_files import mask_name, mask_of, of_file
 from lorakit.io.files import write_bytes
@@ -24,7 +24,7 @@ _SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "TIFF": (".tif", ".tiff"), "HEIF": HEIC_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class PrepareSettings:
     """What a written picture depends on besides its source's bytes."""
 
     size: tuple[int, int]
@@ -57,20 +57,20 @@ def encode(picture: Image.Image, image_format: str) -> bytes:
     return data.getvalue()
 
 
-def target(source: tuple[int, int], wanted: Wanted) -> tuple[int, int]:
+def target(source: tuple[int, int], wanted: PrepareSettings) -> tuple[int, int]:
     """The size (width, height) at which a picture of size `source` is drawn."""
     choose = getattr(CROPS[wanted.crop], "target", None)
     return choose(source, wanted.size, wanted.multiple) if choose else wanted.size
 
 
-def scale(source: tuple[int, int], wanted: Wanted) -> float:
+def scale(source: tuple[int, int], wanted: PrepareSettings) -> float:
     """Source pixels along one drawn pixel before any augmentation; below 1 the picture would be enlarged."""
     drawn = target(source, wanted)
     across, down = source[0] / drawn[0], source[1] / drawn[1]
     return max(across, down) if wanted.crop == "pad" else min(across, down)
 
 
-def _check(source: tuple[int, int], wanted: Wanted) -> None:
+def _check(source: tuple[int, int], wanted: PrepareSettings) -> None:
     if min(source) < wanted.min_size:
         raise BadPicture(f"{source[0]}x{source[1]} is smaller than --min-size {wanted.min_size}")
     if scale(source, wanted) < 1 and wanted.upscale == "none":
@@ -81,7 +81,7 @@ def _check(source: tuple[int, int], wanted: Wanted) -> None:
         )
 
 
-def varied(cut: Cut, wanted: Wanted, seed: str, copy: int) -> tuple[Cut, list[dict[str, Any]], list[str]]:
+def varied(cut: Crop, wanted: PrepareSettings, seed: str, copy: int) -> tuple[Crop, list[dict[str, Any]], list[str]]:
     """The cut of copy number `copy` (0 is the plain one), its augmentations with all their numbers, and remarks."""
     done: list[dict[str, Any]] = []
     remarks: list[str] = []
@@ -101,7 +101,7 @@ def varied(cut: Cut, wanted: Wanted, seed: str, copy: int) -> tuple[Cut, list[di
 
 
 def draw(
-    found: Decoded, how: Cut, augmentations: list[dict[str, Any]], background: tuple[int, int, int]
+    found: Decoded, how: Crop, augmentations: list[dict[str, Any]], background: tuple[int, int, int]
 ) -> Image.Image:
     """The picture that a row of metadata.jsonl describes."""
     picture = cut(found.image, how, background, found.size)
@@ -112,7 +112,7 @@ def draw(
     return picture
 
 
-def draw_mask(mask: Image.Image, how: Cut, size: tuple[int, int]) -> bytes:
+def draw_mask(mask: Image.Image, how: Crop, size: tuple[int, int]) -> bytes:
     """File bytes of a grey mask of the whole source, cut and turned as its picture is; of `size`, to which a picture that
     is enlarged late comes."""
     part = cut(mask, how, source=mask.size)
@@ -126,8 +126,8 @@ def mask_share(mask: Image.Image) -> float:
 
 def _row(
     found: Decoded,
-    placed: Placed,
-    wanted: Wanted,
+    placed: PlacedCrop,
+    wanted: PrepareSettings,
     *,
     name: str,
     digest: str,
@@ -141,7 +141,7 @@ def _row(
     late = enlarged and wanted.upscale not in ("none", "lanczos")
     if late:  # a model enlarges it afterwards: keep its own pixels till then
         box = how.box
-        how = Cut(box=box, size=(box[2] - box[0], box[3] - box[1]), pad=False, angle=how.angle, mirrored=how.mirrored)
+        how = Crop(box=box, size=(box[2] - box[0], box[3] - box[1]), pad=False, angle=how.angle, mirrored=how.mirrored)
     picture = draw(found, how, augmentations, wanted.background)
     file = f"{name}{f'+{copy}' if copy else ''}.{wanted.image_format}"
     judged = quality.figures(picture)
@@ -181,7 +181,7 @@ def _row(
     return row
 
 
-def _cut_off(how: Cut, source: tuple[int, int]) -> float:
+def _cut_off(how: Crop, source: tuple[int, int]) -> float:
     left, top, right, bottom = how.box
     return 0.0 if how.pad else round(1 - (right - left) * (bottom - top) / (source[0] * source[1]), 4)
 
@@ -191,7 +191,7 @@ def prepare(
     into: Path | None,
     name: str,
     *,
-    wanted: Wanted,
+    wanted: PrepareSettings,
     known: str | None,
     intact: Callable[[], bool],
     thumb: bool,
@@ -230,7 +230,7 @@ def prepare(
             record["thumb"] = thumbs.data_uri(small)
         _check(found.size, wanted)
         placed = CROPS[wanted.crop].place(
-            View(found.image, found.size, target(found.size, wanted), f"{wanted.seed}/{digest}")
+            PictureView(found.image, found.size, target(found.size, wanted), f"{wanted.seed}/{digest}")
         )
         seen = look(small)
         record |= {"look": f"{seen.bits:016x}", "colours": base64.b85encode(seen.colours).decode()}

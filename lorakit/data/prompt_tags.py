@@ -18,7 +18,7 @@ _FOREIGN = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tag:
+class PromptTag:
     """One tag for a file.
 
     spelled   as it stands in the prompt
@@ -36,19 +36,19 @@ class Tag:
     unread: tuple[str, ...] = field(default=())
 
 
-def adapters(prompt: str) -> list[Tag]:
+def adapters(prompt: str) -> list[PromptTag]:
     """The tags for adapters, in order; ValueError for one whose weight is no number."""
     return [_tag(found) for found in _FILE.finditer(prompt) if found[1].lower() in LORA]
 
 
-def _tag(found: re.Match[str]) -> Tag:
+def _tag(found: re.Match[str]) -> PromptTag:
     name, *rest = found[2].split(":")
     named = dict(one.split("=", 1) for one in rest if "=" in one)
     numbers = [one for one in rest if "=" not in one]
     text = _number(named.pop("te", numbers[0] if numbers else "1"), found[0])
     weight = _number(named.pop("unet", numbers[1] if len(numbers) > 1 else f"{text}"), found[0])
     unread = [*numbers[2:], *(f"{key}={value}" for key, value in named.items() if key != "lbw")]
-    return Tag(
+    return PromptTag(
         spelled=found[0], name=name.strip(), weight=weight, text=text, blocks=named.get("lbw", ""), unread=tuple(unread)
     )
 
@@ -69,16 +69,16 @@ def without_adapters(prompt: str) -> str:
     return _FILE.sub(lambda found: "" if found[1].lower() in LORA else found[0], prompt)
 
 
-def embeddings(prompt: str) -> list[Tag]:
+def embeddings(prompt: str) -> list[PromptTag]:
     """The tags for embeddings, in order."""
-    return [Tag(spelled=found[0], name=_embedding(found)) for found in _each_embedding(prompt)]
+    return [PromptTag(spelled=found[0], name=_embedding(found)) for found in _each_embedding(prompt)]
 
 
-def with_embeddings(prompt: str, word: Callable[[Tag], str | None]) -> str:
+def with_embeddings(prompt: str, word: Callable[[PromptTag], str | None]) -> str:
     """The prompt with each tag for an embedding replaced by a word; by None it is left as it is."""
 
     def change(found: re.Match[str]) -> str:
-        new = word(Tag(spelled=found[0], name=_embedding(found)))
+        new = word(PromptTag(spelled=found[0], name=_embedding(found)))
         return found[0] if new is None else new
 
     prompt = _EMBEDDING.sub(change, prompt)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lorakit.data.faults import Faults
-from lorakit.data.pictures import Picture
+from lorakit.data.pictures import PictureFile
 from lorakit.data.tables import MOST_REPEATS, TOO_OFTEN
 from lorakit.errors import some
 from lorakit.talk import Note
@@ -24,7 +24,7 @@ def times_of(asked: str) -> int | None:
 
 
 def repeats_of(
-    pictures: Sequence[Picture], asked: str, faults: Faults, note: Note, unequal: str = "", dated: str = ""
+    pictures: Sequence[PictureFile], asked: str, faults: Faults, note: Note, unequal: str = "", dated: str = ""
 ) -> list[int]:
     """How often an epoch shows each picture, 0 for those that are left out.
 

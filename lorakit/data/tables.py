@@ -22,7 +22,7 @@ TOO_OFTEN = (
 
 
 @dataclass(kw_only=True)
-class Row:
+class TableRow:
     """What a table says of a picture, where it says anything: captions, repeats, mask (a path below the folder).
 
     written and token are ppim's: sha256 of the file, and the word for the subject in the captions
@@ -39,10 +39,10 @@ class NoTable(Exception):
     """A file of a table's name that is a table of something else; why."""
 
 
-def read_table(folder: Path, path: str, faults: Faults) -> dict[str, Row]:
+def read_table(folder: Path, path: str, faults: Faults) -> dict[str, TableRow]:
     """The rows of the table at `path` below `folder` by picture, as a path below `folder` too; several rows of one picture
     give it several captions. What is wrong goes to `faults`; NoTable for a table of something else."""
-    table, rows = folder / path, dict[str, Row]()
+    table, rows = folder / path, dict[str, TableRow]()
     wrong = "{n} lines are not an object with file_name, text (and repeats, at least 1)"
     for number, line in _json(table) if path.endswith(".jsonl") else _csv(table):
         where = f"{table.name}:{number}"
@@ -69,7 +69,7 @@ def read_table(folder: Path, path: str, faults: Faults) -> dict[str, Row]:
         if not file.is_file():
             faults.add(f"{table.name} names {{n}} pictures that are not there; run ppim again", str(name))
             continue
-        row = rows.setdefault(_below(folder, file), Row())
+        row = rows.setdefault(_below(folder, file), TableRow())
         row.captions = tuple(dict.fromkeys((*row.captions, *lines_of("\n".join(texts)))))
         row.repeats = repeats or row.repeats
         row.mask = _below(folder, file_named(table.parent, mask)) if mask else row.mask

@@ -34,7 +34,7 @@ OTHERS = {
 }
 
 
-class Found(NamedTuple):
+class FoundPicture(NamedTuple):
     """A picture file below the folder; `problem` says why it is not even opened, `outside` that a link led out to it."""
 
     path: str
@@ -55,7 +55,7 @@ class Listed:
     """
 
     path: str
-    pictures: list[Found] = field(default_factory=list)
+    pictures: list[FoundPicture] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     hidden: frozenset[str] = frozenset()
     problem: str = ""
@@ -124,7 +124,7 @@ def folders(folder: Path, places: Mapping[Path, str] | None = None) -> Iterator[
             path, suffix = listed.below(entry.name), suffix_of(entry.name)
             trouble, outside = _trouble(entry, suffix), linked or leads_out(entry)
             if suffix in SUFFIXES or (suffix in OTHERS and trouble != "a folder"):
-                listed.pictures.append(Found(path, trouble, outside))
+                listed.pictures.append(FoundPicture(path, trouble, outside))
             else:
                 listed.files.append(entry.name)
             if trouble == "a folder":
@@ -132,12 +132,12 @@ def folders(folder: Path, places: Mapping[Path, str] | None = None) -> Iterator[
         yield listed
 
 
-def walk(folder: Path, without: Path | None = None) -> Iterator[Found]:
+def walk(folder: Path, without: Path | None = None) -> Iterator[FoundPicture]:
     """Pictures below `folder`, in no order, and the folders that cannot be read; those of the folder `without` are left
     out."""
     for listed in folders(folder, {} if without is None else {without: "left out"}):
         if listed.problem:
-            yield Found(listed.path or ".", listed.problem)
+            yield FoundPicture(listed.path or ".", listed.problem)
         if not listed.place:
             yield from listed.pictures
 

@@ -68,10 +68,10 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)  # C libraries print their complaints about a file there; ours go into the answer
     setup = json.loads(sys.stdin.buffer.readline())
-    from lorakit.data.prepare import Wanted
+    from lorakit.data.prepare import PrepareSettings
 
     fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in setup["wanted"].items()}
-    wanted = Wanted(**fields)
+    wanted = PrepareSettings(**fields)
     raw, data, into = (setup[key] and Path(os.fsdecode(bytes.fromhex(setup[key]))) for key in ("raw", "data", "into"))
     limit(wanted.max_pixels)
     for line in sys.stdin.buffer:

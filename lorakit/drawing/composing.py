@@ -21,7 +21,7 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Changes:
+class MemberChanges:
     """What options say of a composition's adapters, each `NAME=...`; NAME is the adapter's name, file or number. Schedules
     and blocks without a name are every adapter's."""
 
@@ -35,7 +35,7 @@ class Changes:
     composite: bool = False
 
 
-def read(arguments: Sequence[str], changes: Changes | None = None) -> Composition:
+def read(arguments: Sequence[str], changes: MemberChanges | None = None) -> Composition:
     """One composition of adapter files and recipes, changed by options. Ways other than the sum are one recipe's, and
     the other adapters act beside it all the time."""
     check_adapters(arguments)
@@ -54,7 +54,7 @@ def read(arguments: Sequence[str], changes: Changes | None = None) -> Compositio
     if len(ways) > 1:
         raise UsageError(f"one recipe that is a {ways[0].way} or a {ways[1].way} at a time; merge or bake the others")
     way, settings = (ways[0].way, ways[0].settings) if ways else ("sum", {})
-    return changed(Composition(named(members), way, settings), changes or Changes())
+    return changed(Composition(named(members), way, settings), changes or MemberChanges())
 
 
 def named(members: Sequence[Member]) -> tuple[Member, ...]:
@@ -70,7 +70,7 @@ def named(members: Sequence[Member]) -> tuple[Member, ...]:
     return tuple(found)
 
 
-def changed(composition: Composition, changes: Changes) -> Composition:
+def changed(composition: Composition, changes: MemberChanges) -> Composition:
     members = list(composition.members)
     each = partial(_each, members)
     each(changes.schedules, "--schedule", lambda m, text: replace(m, curve=curve.read(text)), all_of=True)

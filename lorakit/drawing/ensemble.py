@@ -25,7 +25,7 @@ from lorakit.models import tokens
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.gated import Stack
 from lorakit.models.load import Components
-from lorakit.models.prompts import Reading, encode, length
+from lorakit.models.prompts import PromptReading, encode, length
 from lorakit.models.sample import Acting, Forward, Spoken
 from lorakit.talk import Note
 from lorakit.targets import canonical
@@ -73,7 +73,7 @@ class Ensemble:
             _collect(adapter, path, learnt)
         self._tokens = {path: list(adapter.embeddings) for path, adapter in read.items()}
         self._words_alone = {path for path, adapter in read.items() if not adapter.modules and not adapter.biases}
-        self.words, self._taught = tokens.Vocabulary({}), False
+        self.words, self._taught = tokens.LearnedWords({}), False
         try:
             for member in members:
                 if _key(member) not in self._numbers:
@@ -95,7 +95,7 @@ class Ensemble:
         given = {token: _vectors(by) for token, (_, by) in learnt.items()}
         vectors = {token: len(next(iter(by.values()))) for token, by in given.items()}
         first = max(len(tokenizer) for tokenizer in components.tokenizers.values())
-        self.words = tokens.Vocabulary(vectors, self._named_by_file(), first)
+        self.words = tokens.LearnedWords(vectors, self._named_by_file(), first)
         source = ", ".join(dict.fromkeys(str(path) for path, _ in learnt.values()))
         tokens.add(components.tokenizers, components.text_encoders, given, source, self.words.hidden)
         self._taught = True
@@ -185,7 +185,7 @@ class Ensemble:
                 found[token] = found.get(token, 0.0) + member.at(fraction) if alone else 1.0
         return tuple(found.items())
 
-    def reading(self, reading: Reading, composition: Composition | None = None) -> Reading:
+    def reading(self, reading: PromptReading, composition: Composition | None = None) -> PromptReading:
         """The same with the learned words of a composition, the first where none is given."""
         chosen = composition or next(iter(self.compositions), Composition())
         return replace(reading, words=self.words, acting=self.acting_words(chosen))
@@ -205,7 +205,7 @@ class Ensemble:
         return ", ".join(words), texts, learned
 
     def told(
-        self, acting: Acting | None, prompt: str, negative: str, reading: Reading, steps: Steps = _ONE
+        self, acting: Acting | None, prompt: str, negative: str, reading: PromptReading, steps: Steps = _ONE
     ) -> tuple[Mapping[Variant | None, Sequence[Spoken]], Mapping[Variant | None, Spoken]]:
         """What a prompt, or each that AND joins, and a negative prompt say over the steps, by variant, all of one length;
         each wording is encoded once."""
@@ -224,14 +224,14 @@ class Ensemble:
             told[v], without[v] = parts, last
         return told, without
 
-    def _spoken(self, texts: Sequence[str], weights: tuple[float, ...], count: int, reading: Reading) -> Spoken:
+    def _spoken(self, texts: Sequence[str], weights: tuple[float, ...], count: int, reading: PromptReading) -> Spoken:
         """What is said in each step; a wording that comes again is encoded once."""
         wordings = list(dict.fromkeys(texts))
         numbers = {text: i for i, text in enumerate(wordings)}
         encoded = tuple(self._encode(text, weights, count, reading) for text in wordings)
         return Spoken(encoded, tuple(numbers[text] for text in texts))
 
-    def _encode(self, text: str, weights: tuple[float, ...], count: int, reading: Reading) -> Conditioning:
+    def _encode(self, text: str, weights: tuple[float, ...], count: int, reading: PromptReading) -> Conditioning:
         key = (text, weights, count, reading)
         if key not in self._encoded:
             with torch.no_grad(), self.stack.gates.at(weights):

@@ -22,7 +22,7 @@ from lorakit.models.conditioning import Conditioning
 from lorakit.models.encode import latent_moments, to_tensor
 from lorakit.models.load import Components
 from lorakit.models.predict import predict
-from lorakit.models.prompts import Reading, encode
+from lorakit.models.prompts import PromptReading, encode
 from lorakit.patterns import Pattern
 from lorakit.talk import Note, Talk
 
@@ -83,7 +83,7 @@ def learn(components: Components, composition: Composition, data: Path, how: Lea
     if any(member.weight == 0 for member in composition.members):
         raise UsageError("--learn scales each adapter's weight; an adapter at 0 stays there: give it another weight")
     ensemble = Ensemble(components, [composition], talk.note)
-    gates = _Gates(ensemble, composition, how.per)
+    gates = _WeightFactors(ensemble, composition, how.per)
     gates.written(gates.values.detach())  # what cannot be written is told before it is learnt
     train, held = _sets(components, data, how, talk.note)
     before = best = _loss(components, ensemble, gates, held).item()
@@ -143,7 +143,7 @@ class _Strides:
         self.adam.step()
 
 
-class _Gates:
+class _WeightFactors:
     """The factors of the members' weights, [numbers], and which adapts what."""
 
     def __init__(self, ensemble: Ensemble, composition: Composition, per: str) -> None:
@@ -274,7 +274,7 @@ class _Errors:
     """Mean squared errors of a set's pieces. Captions are encoded once for each band; where adapters reach the text
     encoders, what the pieces ask of the states is gathered, and goes back through the encoders in the end."""
 
-    def __init__(self, components: Components, ensemble: Ensemble, gates: _Gates, held: _Set) -> None:
+    def __init__(self, components: Components, ensemble: Ensemble, gates: _WeightFactors, held: _Set) -> None:
         self.components, self.ensemble, self.gates, self.held = components, ensemble, gates, held
         self._made: dict[int, tuple[list[str], Conditioning, Conditioning]] = {}
 
@@ -304,7 +304,7 @@ class _Errors:
         if band not in self._made:
             distinct = sorted(set(self.held.captions))
             with self.ensemble.stack.gates.at((), learned=self.gates.at(band)):
-                reading = self.ensemble.reading(Reading(plain=True, cut=True))
+                reading = self.ensemble.reading(PromptReading(plain=True, cut=True))
                 rows = [encode(self.components, text, reading) for text in distinct]
             whole = Conditioning.cat(rows)
             learnt = whole.states.requires_grad
@@ -320,7 +320,7 @@ class _Errors:
         return torch.cat([torch.ones(1, 1, *mean.shape[2:]), mean], 1).expand(count, -1, -1, -1)
 
 
-def _descend(components: Components, ensemble: Ensemble, gates: _Gates, train: _Set, scale: float) -> float:
+def _descend(components: Components, ensemble: Ensemble, gates: _WeightFactors, train: _Set, scale: float) -> float:
     """Gradients of the mean loss and the pull towards 1; gives the loss without the pull."""
     errors, total = _Errors(components, ensemble, gates, train), 0.0
     for band, piece in _pieces(train, gates.per):
@@ -333,7 +333,7 @@ def _descend(components: Components, ensemble: Ensemble, gates: _Gates, train: _
 
 
 @torch.no_grad()
-def _leave_out(components: Components, ensemble: Ensemble, gates: _Gates, train: _Set) -> bool:
+def _leave_out(components: Components, ensemble: Ensemble, gates: _WeightFactors, train: _Set) -> bool:
     """Start without the adapters that do harm alone: far from where they help, the loss is too flat to lead there.
     Whether there are such."""
     best = _loss(components, ensemble, gates, train).item()
@@ -355,6 +355,6 @@ def _leave_out(components: Components, ensemble: Ensemble, gates: _Gates, train:
 
 
 @torch.no_grad()
-def _loss(components: Components, ensemble: Ensemble, gates: _Gates, held: _Set) -> Tensor:
+def _loss(components: Components, ensemble: Ensemble, gates: _WeightFactors, held: _Set) -> Tensor:
     errors = _Errors(components, ensemble, gates, held)
     return torch.stack([errors.sum(band, piece) for band, piece in _pieces(held, gates.per)]).sum() / len(held.times)

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from lorakit.io.files import Taken, remove, write_bytes
+from lorakit.io.files import NameTaken, remove, write_bytes
 
 # 00004.png and what belongs to it: 00004.steps.png, and grid-00004.png of a grid whose first picture it is; the grid of
 # 00000 is plain grid.png. Longer numbers are dates or the like.
@@ -42,7 +42,7 @@ class Numbered:
                 self._clear(number)
             try:
                 write_bytes(self.file(number), data, new=not self.anew)
-            except Taken:  # by another run, since it was looked
+            except NameTaken:  # by another run, since it was looked
                 continue
             return number
 

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 
 from lorakit.composition import wording
 from lorakit.data import prompt_tags
-from lorakit.data.prompt_tags import Tag
+from lorakit.data.prompt_tags import PromptTag
 from lorakit.errors import shorten, some
-from lorakit.models.tokens import Vocabulary
+from lorakit.models.tokens import LearnedWords
 
 _SHOWN = 60  # letters of what stands in a prompt
 _MOST = 3  # things of a kind that are told
@@ -26,7 +26,7 @@ class Remark:
     sentence: str
 
 
-def of(text: str, negative: bool, plain: bool, steps: wording.Steps | None, words: Vocabulary) -> list[Remark]:
+def of(text: str, negative: bool, plain: bool, steps: wording.Steps | None, words: LearnedWords) -> list[Remark]:
     """What there is to say of one prompt; `steps` are those of its drawing, where brackets in it change."""
     where = "the negative prompt" if negative else "the prompt"
     tags = list(dict.fromkeys(prompt_tags.spelled(text)))
@@ -87,14 +87,14 @@ def lines(remarks: Iterable[Remark]) -> list[str]:
     ]
 
 
-def drawn(text: str, words: Vocabulary) -> str:
+def drawn(text: str, words: LearnedWords) -> str:
     """The prompt without tags for adapters, with the words of the embeddings that it names; those that are not there are
     left out."""
     text = prompt_tags.without_adapters(text)
     return prompt_tags.with_embeddings(text, lambda tag: _escaped(_word(tag, words) or ""))
 
 
-def _word(tag: Tag, words: Vocabulary) -> str | None:
+def _word(tag: PromptTag, words: LearnedWords) -> str | None:
     """The learned word that a tag names, as ComfyUI names it: by the file, with folder and ending or without."""
     path = PurePosixPath(tag.name)
     return next((found for name in (tag.name, path.name, path.stem) if (found := words.find(name)) is not None), None)

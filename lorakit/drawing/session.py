@@ -26,8 +26,8 @@ from lorakit.formats import recipes
 from lorakit.io.inputs import sha256_of
 from lorakit.models.encode import latent_moments, to_tensor
 from lorakit.models.load import Components, is_small, load
-from lorakit.models.prompts import Reading, lost
-from lorakit.models.sample import Acting, Drawing, Picture, draw_pictures, solver_of, steps_done
+from lorakit.models.prompts import PromptReading, lost
+from lorakit.models.sample import Acting, Drawing, PictureRequest, draw_pictures, solver_of, steps_done
 from lorakit.models.solvers import named_spacing
 from lorakit.process_config import NOTHING, Overrides
 from lorakit.runtime.device import gain_of_bfloat16, pick_device, pick_dtype
@@ -291,9 +291,9 @@ class Session:
             self._acting[key] = composition, self.ensemble.acting(composition, steps, how.size)
         return self._acting[key][1]
 
-    def _asked(self, shot: Shot, how: Drawing, acting: Acting | None) -> Picture:
+    def _asked(self, shot: Shot, how: Drawing, acting: Acting | None) -> PictureRequest:
         request = shot.request
-        reading = Reading(plain=request.plain, cut=request.cut, clip_skip=request.clip_skip)
+        reading = PromptReading(plain=request.plain, cut=request.cut, clip_skip=request.clip_skip)
         prompt, without = (self._drawn_words(text, shot) for text in (shot.prompt, request.negative))
         told, negative = self.ensemble.told(acting, prompt, without, reading, self._numbered(how))
         if request.cut and shot.prompt not in self._said:
@@ -302,9 +302,9 @@ class Session:
                 self.note(f"the prompt is longer than the model reads; left out: {left!r}")
         shares = tuple(weight for _, weight in self._prompts(shot))
         if request.image is None:
-            return Picture(seed=shot.seed, told=told, negative=negative, shares=shares)
+            return PictureRequest(seed=shot.seed, told=told, negative=negative, shares=shares)
         start, mask, masked = self._start(request, how.size)
-        return Picture(
+        return PictureRequest(
             seed=shot.seed, told=told, negative=negative, start=start, mask=mask, masked=masked, shares=shares
         )
 

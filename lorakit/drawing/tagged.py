@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorakit.composition import Composition, Member
 from lorakit.data import prompt_tags
-from lorakit.data.prompt_tags import Tag
+from lorakit.data.prompt_tags import PromptTag
 from lorakit.drawing import composing
 from lorakit.drawing.request import Shot
 from lorakit.errors import InputError, UsageError, some
@@ -89,7 +89,7 @@ class Tagged:
         self.library = None if folder is None else Library(folder)
         self.note = note
         self.used = False  # whether a prompt named an adapter of the folder
-        self._made: dict[tuple[int, tuple[Tag, ...], tuple[str, ...]], tuple[Composition, Composition]] = {}
+        self._made: dict[tuple[int, tuple[PromptTag, ...], tuple[str, ...]], tuple[Composition, Composition]] = {}
         self._told: set[str] = set()
 
     def shots(self, shots: Sequence[Shot]) -> list[Shot]:
@@ -111,7 +111,7 @@ class Tagged:
                 prompt = prompt.replace(tag.spelled, "")
         return replace(shot, prompt=prompt, composition=self._made[key][1])
 
-    def _composed(self, composition: Composition, tags: Sequence[Tag], embeddings: Sequence[str]) -> Composition:
+    def _composed(self, composition: Composition, tags: Sequence[PromptTag], embeddings: Sequence[str]) -> Composition:
         """The composition and the adapters that a prompt names and it has not."""
         members: list[Member] = []
         for tag in tags:
@@ -130,7 +130,7 @@ class Tagged:
         self.used = True
         return replace(composition, members=composing.named([*composition.members, *members]))
 
-    def _member(self, tag: Tag, path: Path) -> Member:
+    def _member(self, tag: PromptTag, path: Path) -> Member:
         if tag.unread:
             self._say(f"{tag.spelled}: not read: {', '.join(tag.unread)}")
         try:
@@ -154,7 +154,7 @@ class Tagged:
             self.note(text)
 
 
-def _adapters(prompt: str) -> list[Tag]:
+def _adapters(prompt: str) -> list[PromptTag]:
     try:
         return prompt_tags.adapters(prompt)
     except ValueError as error:

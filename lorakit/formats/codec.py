@@ -82,7 +82,7 @@ def build(groups: Groups, resolve: Callable[[str], str | None], metadata: Mappin
 
 
 @dataclass
-class _Found:
+class _ModuleTensors:
     """Of one module: factor to (key, array), and all of its keys."""
 
     tensors: Mapping[str, tuple[str, Array]]
@@ -91,9 +91,9 @@ class _Found:
 
 def _by_module(
     groups: Groups, names: Mapping[str, str | None], notes: list[str]
-) -> tuple[dict[str, _Found], list[str]]:
+) -> tuple[dict[str, _ModuleTensors], list[str]]:
     """(module to what is found of it, faults). Two spellings of a module count once where all they say is the same."""
-    modules: dict[str, _Found] = {}
+    modules: dict[str, _ModuleTensors] = {}
     faults: list[str] = []
     twice = [module for stem in groups.again if (module := names[stem]) is not None]
     for stem, found in groups.modules.items():
@@ -104,7 +104,7 @@ def _by_module(
         elif module is None:
             faults += [f"{key}: the base model families have no such module" for key in keys]
         elif module not in modules:
-            modules[module] = _Found(found, keys)
+            modules[module] = _ModuleTensors(found, keys)
         elif _are_same(found, modules[module].tensors):
             modules[module].keys += keys
             twice.append(module)

@@ -28,13 +28,13 @@ def part_of_width(width: int) -> str:
 
 def read(tensors: Mapping[str, Array], metadata: Mapping[str, str], name: str) -> Adapter:
     """The adapter in a file without settings of PEFT's."""
-    reading = Reading()
+    reading = KeyReading()
     for key, array in tensors.items():
         reading.add(parse(key), array)
     return reading.adapter(lambda part: None, metadata, name)
 
 
-class Reading:
+class KeyReading:
     """The keys of one file on their way to an adapter: grouped, then given the scale that PEFT's settings say."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from lorakit.adapter import Adapter
-from lorakit.architectures import ARCHITECTURES, Architecture, Place, Shape
+from lorakit.architectures import ARCHITECTURES, Architecture, ModulePlace, Shape
 from lorakit.arrays import Array
 from lorakit.delta import Delta
 from lorakit.deltas.full import Full
@@ -65,13 +65,13 @@ class Style:
     def spelled(self, path: str) -> str:
         return f"{self.prefix}{_flat(path) if self.flat else path}"
 
-    def is_fused(self, place: Place) -> bool:
+    def is_fused(self, place: ModulePlace) -> bool:
         """Whether the file has the weight whole."""
         if (place.original, None) in self.held:
             return True
         return self.original and not any((place.original, k) in self.held for k in range(len(place.rule.parts)))
 
-    def name(self, place: Place) -> str:
+    def name(self, place: ModulePlace) -> str:
         """The name of a module that is neither split nor put together."""
         if place.part is None and not (self.original or len(place.rule.parts) > 1):
             mine = place.diffusers()[0]
@@ -101,7 +101,7 @@ def _renamed(
     deltas: Mapping[str, Delta], one: Architecture | None, style: Style, shapes: Mapping[str, Shape | None]
 ) -> Iterator[tuple[str, str, Delta]]:
     """(old name, new name, delta); `shapes` are those of the weights, where they are not the deltas' own."""
-    groups: dict[str, dict[int | None, _Member]] = {}
+    groups: dict[str, dict[int | None, _WeightModule]] = {}
     for name, delta in deltas.items():
         spelled = stranger(name)
         place = one.place(spelled.path) if one is not None and spelled is not None else None
@@ -111,18 +111,18 @@ def _renamed(
             yield name, _opaque(name, spelled, style), delta
         else:
             shape = shapes.get(name) if len(delta.shape or ()) == 1 else delta.shape
-            groups.setdefault(place.original, {})[place.part] = _Member(name, place, delta, shape)
+            groups.setdefault(place.original, {})[place.part] = _WeightModule(name, place, delta, shape)
     for found in groups.values():
         assert one is not None
         yield from _group(found, one, style)
 
 
 @dataclass(frozen=True)
-class _Member:
+class _WeightModule:
     """A module of a weight of the original: its name in the file, where it is, its delta, and the shape of its weight."""
 
     name: str
-    place: Place
+    place: ModulePlace
     delta: Delta
     shape: Shape | None
 
@@ -135,7 +135,9 @@ class _Member:
         return (self.delta.shape or (0,))[0]
 
 
-def _group(found: Mapping[int | None, _Member], one: Architecture, style: Style) -> Iterator[tuple[str, str, Delta]]:
+def _group(
+    found: Mapping[int | None, _WeightModule], one: Architecture, style: Style
+) -> Iterator[tuple[str, str, Delta]]:
     """The modules that are of one weight of the original."""
     first = next(iter(found.values()))
     place, fused = first.place, style.is_fused(first.place)
@@ -160,7 +162,7 @@ def _group(found: Mapping[int | None, _Member], one: Architecture, style: Style)
         yield from ((member.name, style.name(member.place), member.delta) for member in found.values())
 
 
-def _sizes(one: Architecture, member: _Member) -> tuple[int, ...]:
+def _sizes(one: Architecture, member: _WeightModule) -> tuple[int, ...]:
     rule = member.place.rule
     sizes = rule.sizes(member.rows, member.inputs or 1) if member.inputs is not None or not rule.whole else None
     if sizes is None:
@@ -168,7 +170,7 @@ def _sizes(one: Architecture, member: _Member) -> tuple[int, ...]:
     return sizes
 
 
-def _rows(one: Architecture, members: Sequence[_Member | None]) -> tuple[int, ...]:
+def _rows(one: Architecture, members: Sequence[_WeightModule | None]) -> tuple[int, ...]:
     """How many rows each part has, those that the file lacks too."""
     there = [member for member in members if member is not None]
     if len(there) == len(members):
@@ -191,17 +193,17 @@ def _told(name: str, work: Callable[[], Any]) -> Any:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _turns(old: str, new: str, place: Place) -> bool:
+def _turns(old: str, new: str, place: ModulePlace) -> bool:
     """Whether a rename is from the original's name to diffusers', or back."""
     return _is_original(old, place) != _is_original(new, place)
 
 
-def _is_original(name: str, place: Place) -> bool:
+def _is_original(name: str, place: ModulePlace) -> bool:
     spelled = stranger(name)
     return spelled is not None and _flat(spelled.path) == _flat(place.original)
 
 
-def _has_halves(member: _Member) -> bool:
+def _has_halves(member: _WeightModule) -> bool:
     """Whether the rows are a shift and a scale for each input: other norms have more of them, in one order everywhere."""
     if member.inputs is None:
         raise ValueError(

@@ -22,7 +22,7 @@ from lorakit.fusing.process import said
 from lorakit.fusing.tokens import (
     TOKENIZER_FILES,
     TOKENS,
-    Vocabulary,
+    EncoderVocabulary,
     add_tokens,
     files_beside,
     texts_of,
@@ -205,7 +205,7 @@ def _write_folder(
     *,
     untouched: set[str],
     same: bool,
-    vocabulary: Mapping[str, Vocabulary],
+    vocabulary: Mapping[str, EncoderVocabulary],
     configs: Mapping[str, Any],
     tokenizers: Mapping[str, Path],
     note: Note,

@@ -9,7 +9,7 @@ from lorakit.arrays import Stored, stored
 from lorakit.errors import InputError, UsageError, some
 from lorakit.families import Unet
 from lorakit.formats.layouts import UNET_FILE, Model, describe, folder, marks, original
-from lorakit.formats.layouts.place import THIRDS, Rule, below, spelled
+from lorakit.formats.layouts.place import THIRDS, KeyRule, below, spelled
 from lorakit.talk import Note
 
 Plan = dict[str, dict[str, Stored]]  # file to key to tensor
@@ -18,7 +18,7 @@ Plan = dict[str, dict[str, Stored]]  # file to key to tensor
 def same_layout(base: Model, arrays: Mapping[str, Stored]) -> Plan:
     """The files as they are, but for the parameters whose array is another."""
     plan: Plan = {file: {key: stored(x) for key, x in tensors.items()} for file, tensors in base.files.items()}
-    by_key: dict[tuple[str, str], list[Rule]] = {}
+    by_key: dict[tuple[str, str], list[KeyRule]] = {}
     for place in base.places.values():
         by_key.setdefault((place.file, place.rule.key), []).append(place.rule)
     for (file, key), rules in by_key.items():
@@ -27,7 +27,7 @@ def same_layout(base: Model, arrays: Mapping[str, Stored]) -> Plan:
     return plan
 
 
-def _assembled(rules: list[Rule], arrays: Mapping[str, Stored]) -> Stored:
+def _assembled(rules: list[KeyRule], arrays: Mapping[str, Stored]) -> Stored:
     """A file's tensor, of the parameters that lie in it."""
     parts = [spelled(rule, arrays[rule.ours]) for rule in sorted(rules, key=lambda rule: rule.third or 0)]
     return parts[0] if rules[0].third is None else below(parts)
@@ -50,7 +50,7 @@ def other_layout(
         if kind == "sd2":
             names |= _idle_layer(arrays, note)
         rules = original.wanted(names.keys(), unet, kind)
-        by_key: dict[str, list[Rule]] = {}
+        by_key: dict[str, list[KeyRule]] = {}
         for rule in rules:
             by_key.setdefault(rule.key, []).append(rule)
         split = [k for k, of in by_key.items() if of[0].third is not None and len(of) != THIRDS]

@@ -32,7 +32,7 @@ TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class EncoderVocabulary:
     """The learned tokens of one text encoder: its tokenizer's files, the numbers of the tokens, their vectors."""
 
     source: Path
@@ -53,9 +53,9 @@ class Vocabulary:
         return Stored(table.dtype, (size, table.shape[1]), read)
 
 
-def vocabulary_of(adapter: Adapter, base: Model, given: Path | None) -> dict[str, Vocabulary]:
+def vocabulary_of(adapter: Adapter, base: Model, given: Path | None) -> dict[str, EncoderVocabulary]:
     """Text encoder to its tokens. A token of n vectors is n entries: `<s1>`, `<s1>_1` ... as diffusers has it."""
-    found: dict[str, Vocabulary] = {}
+    found: dict[str, EncoderVocabulary] = {}
     for part in ("text_encoder", "text_encoder_2"):
         vectors = {
             token if i == 0 else f"{token}_{i}": row
@@ -80,7 +80,7 @@ def vocabulary_of(adapter: Adapter, base: Model, given: Path | None) -> dict[str
         for token in vectors:
             numbers[token] = known.get(token, free)
             free += token not in known
-        found[part] = Vocabulary(source, numbers, vectors, known.get("<|endoftext|>"))
+        found[part] = EncoderVocabulary(source, numbers, vectors, known.get("<|endoftext|>"))
     return found
 
 
@@ -124,7 +124,7 @@ def files_beside(adapter: Adapter, output: Path, force: bool) -> dict[Path, Enco
     return found
 
 
-def add_tokens(model: Path, part: str, added: Vocabulary) -> None:
+def add_tokens(model: Path, part: str, added: EncoderVocabulary) -> None:
     """Write the tokens into the tokenizer's files, and what follows from them into the text encoder's config."""
     place = model / tokenizer_of(part)
     if not place.is_dir():

@@ -14,7 +14,7 @@ _OF_A_FILE = re.compile(
 
 
 @dataclass(frozen=True)
-class Kind:
+class OutputKind:
     """A kind of output.
 
     what     what is written, for people: "an adapter"
@@ -44,18 +44,18 @@ class Kind:
         return " or ".join(filter(None, (files, "a folder" if self.folder else "")))
 
 
-ADAPTER = Kind("an adapter", (".safetensors",))
-EMBEDDING = Kind("an embedding", (".safetensors",))
-A1111_EMBEDDING = Kind("an embedding for A1111", (".safetensors", ".pt"))
-PEFT = Kind("a PEFT adapter", folder=True)
-MERGED_MODEL = Kind("a merged model", (".safetensors", ".ckpt"), folder=True)
-TRAINED_MODEL = Kind("a trained model", (".safetensors",), folder=True)
-RECIPE = Kind("a recipe", (".toml",))
-PAGE = Kind("a report", (".html",))
-PICTURE = Kind("a picture", (".png",))
-FILM = Kind("a film", (".gif", ".webp", ".mp4"))
-PICTURES = Kind("what is drawn", (".png",), folder=True)
-FOLDER = Kind("what is written", folder=True)
+ADAPTER = OutputKind("an adapter", (".safetensors",))
+EMBEDDING = OutputKind("an embedding", (".safetensors",))
+A1111_EMBEDDING = OutputKind("an embedding for A1111", (".safetensors", ".pt"))
+PEFT = OutputKind("a PEFT adapter", folder=True)
+MERGED_MODEL = OutputKind("a merged model", (".safetensors", ".ckpt"), folder=True)
+TRAINED_MODEL = OutputKind("a trained model", (".safetensors",), folder=True)
+RECIPE = OutputKind("a recipe", (".toml",))
+PAGE = OutputKind("a report", (".html",))
+PICTURE = OutputKind("a picture", (".png",))
+FILM = OutputKind("a film", (".gif", ".webp", ".mp4"))
+PICTURES = OutputKind("what is drawn", (".png",), folder=True)
+FOLDER = OutputKind("what is written", folder=True)
 
 _OF_MODES = {"full": TRAINED_MODEL, "ti": EMBEDDING}
 _OF_FORMATS = {
@@ -66,11 +66,11 @@ _OF_FORMATS = {
 }
 
 
-def of_format(name: str) -> Kind:
+def of_format(name: str) -> OutputKind:
     """What a file of an adapter format is."""
     return _OF_FORMATS.get(name, ADAPTER)
 
 
-def of_mode(name: str) -> Kind:
+def of_mode(name: str) -> OutputKind:
     """What a training mode makes."""
     return _OF_MODES.get(name, ADAPTER)

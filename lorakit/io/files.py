@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from lorakit.errors import RefusedError, StorageError, UsageError, reason
-from lorakit.io.endings import FOLDER, Kind
+from lorakit.io.endings import FOLDER, OutputKind
 from lorakit.io.reader import step_aside
 from lorakit.io.record import TEMPORARY, What, clear, left_over, record_of, stranger_in, survey, write_record
 from lorakit.naming import shown
@@ -20,14 +20,14 @@ from lorakit.runtime import platform
 from lorakit.talk import Note, silent
 
 
-class Taken(RefusedError):
+class NameTaken(RefusedError):
     """Something stands where a new file was to be; it stays."""
 
 
 _FREE: set[Path] = set()  # targets that were found free, and must be so still when they are written
 
 
-def check_target(target: Path, kind: Kind, *, force: bool) -> None:
+def check_target(target: Path, kind: OutputKind, *, force: bool) -> None:
     """Refuse, before any work, an output that cannot be or must not be written. Creates nothing.
 
     raises  UsageError (2) where its name says that it is of another kind; RefusedError (4) where it exists and `force`
@@ -51,7 +51,7 @@ def check_target(target: Path, kind: Kind, *, force: bool) -> None:
     _check_writable(target, resolved.parent)
 
 
-def check_targets(targets: Iterable[tuple[Path | str | None, Kind]], *, force: bool) -> None:
+def check_targets(targets: Iterable[tuple[Path | str | None, OutputKind]], *, force: bool) -> None:
     """The same for all outputs of a command; those that are None are not asked for."""
     seen: set[Path] = set()
     for path, kind in targets:
@@ -244,8 +244,8 @@ def _put(partial: Path, resolved: Path, shown: Path, new: bool) -> None:
     os.replace(partial, resolved)
 
 
-def _taken(shown: Path) -> Taken:
-    return Taken(
+def _taken(shown: Path) -> NameTaken:
+    return NameTaken(
         f"{shown} was written by another while this was at work, and stays; choose another output or overwrite it with --force"
     )
 

@@ -250,7 +250,7 @@ class What(Enum):
     IN_USE = "in use"
 
 
-class Found(NamedTuple):
+class Entry(NamedTuple):
     name: str
     what: What
 
@@ -258,7 +258,7 @@ class Found(NamedTuple):
 Lists = Callable[[Path], Known | None]
 
 
-def survey(folder: Path, lists: Lists = lambda folder: None) -> Iterator[Found]:
+def survey(folder: Path, lists: Lists = lambda folder: None) -> Iterator[Entry]:
     """All that stands below a folder but its records and its folders that hold something, in the order of names.
 
     A file is lorakit's where a record lists it: the one in its own folder, or one above it, up to `folder`. Links are not
@@ -269,31 +269,31 @@ def survey(folder: Path, lists: Lists = lambda folder: None) -> Iterator[Found]:
     yield from _below(folder, "", [], lists)
 
 
-def _below(folder: Path, prefix: str, above: list[tuple[Record, int]], lists: Lists) -> Iterator[Found]:
+def _below(folder: Path, prefix: str, above: list[tuple[Record, int]], lists: Lists) -> Iterator[Entry]:
     records = [*above, (Record(folder, lists(folder) or _unknown), len(prefix))]
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
-        yield Found(prefix.removesuffix("/") or ".", What.STRANGER)
+        yield Entry(prefix.removesuffix("/") or ".", What.STRANGER)
         return
     if not entries and prefix:
-        yield Found(prefix.removesuffix("/"), What.EMPTY)
+        yield Entry(prefix.removesuffix("/"), What.EMPTY)
     for entry in entries:
         name = f"{prefix}{entry.name}"
         if (match := TEMPORARY.fullmatch(entry.name)) and match[3] == "partial" and not entry.is_symlink():
-            yield Found(name, What.OURS if left_over(Path(entry.path)) else What.IN_USE)
+            yield Entry(name, What.OURS if left_over(Path(entry.path)) else What.IN_USE)
         elif entry.is_dir(follow_symlinks=False):
             yield from _below(Path(entry.path), f"{name}/", records, lists)
         elif entry.name == RECORD and not records[-1][0]._foreign():
             continue
         elif is_lock(Path(entry.path)):
-            yield Found(name, What.IN_USE)
+            yield Entry(name, What.IN_USE)
         elif any(record.ours(name[start:]) for record, start in records):
-            yield Found(name, What.OURS)
+            yield Entry(name, What.OURS)
         elif entry.name in _LITTER and entry.is_file(follow_symlinks=False):
-            yield Found(name, What.LITTER)
+            yield Entry(name, What.LITTER)
         else:
-            yield Found(name, What.STRANGER)
+            yield Entry(name, What.STRANGER)
 
 
 def left_over(path: Path) -> bool:

@@ -209,7 +209,7 @@ def _send_on(fd: int, begin: int, end: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Planned:
+class _PlannedFile:
     """A file that nothing is wrong with but, maybe, numbers that are not finite."""
 
     entries: dict[str, Entry]
@@ -220,14 +220,14 @@ class _Planned:
         return _spelled(self.spelled, {**self.notes, **hashes})
 
 
-def _planned(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> _Planned:
+def _planned(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> _PlannedFile:
     # A hash of what the tensors came from is wrong here. Of the two kinds, sshs_legacy_hash cannot be made again: it
     # is of a stretch of the file as its first writer would have spelled it without the other metadata.
     notes = naming.spelled({key: value for key, value in metadata.items() if key not in (*HASHES, "sshs_legacy_hash")})
     try:
         entries = _layout(tensors)
         fields = ({"dtype": kind, "shape": shape, "data_offsets": span} for kind, shape, *span in entries.values())
-        planned = _Planned(entries, _json(dict(zip(entries, fields, strict=True))), notes)
+        planned = _PlannedFile(entries, _json(dict(zip(entries, fields, strict=True))), notes)
         head = planned.head(_hashes("0" * 64))
         parse_header(head, len(head) + max((end for _, _, _, end in entries.values()), default=0))
     except InputError as error:

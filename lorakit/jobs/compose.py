@@ -23,7 +23,7 @@ from lorakit.talk import SILENT, Note, Talk
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ComposeOptions:
     """bake       write one adapter, not a recipe, in this file format
     plot          a picture of the weights over so many steps
     learn         pictures that the weights are to fit; with the model and how it is done
@@ -50,11 +50,11 @@ def run(
     force: bool,
     dry_run: bool,
     talk: Talk = SILENT,
-    changes: composing.Changes | None = None,
-    wanted: Wanted | None = None,
+    changes: composing.MemberChanges | None = None,
+    wanted: ComposeOptions | None = None,
 ) -> dict[str, Any]:
     """Every adapter is read, so that a recipe never names a broken one."""
-    wanted = wanted or Wanted()
+    wanted = wanted or ComposeOptions()
     curve_file = output.with_suffix(".learn.png") if wanted.learn else None
     kind = ADAPTER if wanted.bake else RECIPE
     check_targets([(output, kind), (wanted.plot, PICTURE), (curve_file, PICTURE)], force=force)
@@ -116,7 +116,7 @@ def _put(file: Path, image: Any) -> None:
 
 
 def _baked(
-    composition: Composition, output: Path, wanted: Wanted, force: bool, dry_run: bool, note: Note
+    composition: Composition, output: Path, wanted: ComposeOptions, force: bool, dry_run: bool, note: Note
 ) -> dict[str, Any]:
     """One adapter, exactly: the sum of the deltas at their weights."""
     from lorakit.formats import weighted
@@ -143,7 +143,7 @@ def _baked(
 
 
 def _learnt(
-    composition: Composition, wanted: Wanted, result: dict[str, Any], dry_run: bool, talk: Talk
+    composition: Composition, wanted: ComposeOptions, result: dict[str, Any], dry_run: bool, talk: Talk
 ) -> tuple[Composition, dict[str, str]]:
     from lorakit.drawing.learn import learn
     from lorakit.drawing.session import load_model

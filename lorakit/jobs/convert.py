@@ -40,7 +40,7 @@ PLAIN = ("diffusers", "peft", "cloneofsimo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Changes:
+class ConversionChanges:
     """What a conversion is asked to change besides the format.
 
     dtype        "F32", "F16" or "BF16" for all factors, None to keep each one's
@@ -64,7 +64,7 @@ def run(
     output: Path,
     to: str,
     *,
-    changes: Changes,
+    changes: ConversionChanges,
     base: str | None,
     model: str | None,
     force: bool,

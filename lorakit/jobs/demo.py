@@ -14,7 +14,7 @@ from lorakit.io.inputs import existing_folder
 from lorakit.io.record import Known, clear, recorded, stranger_in
 from lorakit.jobs import merge, ppim, sample, train
 from lorakit.jobs.ppim.keeping import STAGING
-from lorakit.jobs.train.life import known_by_mark
+from lorakit.jobs.train.run_options import known_by_mark
 from lorakit.models.described import native_size
 from lorakit.models.places import folder_of
 from lorakit.reports.page import Page, inline
@@ -104,7 +104,7 @@ class _Tour:
             mode="dreambooth", class_prompt=class_prompt, prior_count=_CLASS, steps=self.steps, seed=self.seed
         )
         # All in the folder is the tour's: a run that was cut off goes on, a finished one of the same options stays.
-        life = train.Life(output=target, run_folder=self.out / name / "run", keep=1, force=True)
+        life = train.RunOptions(output=target, run_folder=self.out / name / "run", keep=1, force=True)
         train.run(data, config, life, Talk(tick=self.tick))
         return target
 

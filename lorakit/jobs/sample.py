@@ -69,7 +69,7 @@ def run(
     force: bool,
     dry_run: bool,
     talk: Talk,
-    changes: composing.Changes | None = None,
+    changes: composing.MemberChanges | None = None,
     extras: Extras | None = None,
     lines: Sequence[str] = (),
     composition: Composition | None = None,
@@ -169,12 +169,12 @@ def _check_pictures(request: Request) -> None:
     request.curve()
 
 
-def _check_adapters(composition: Composition, changes: composing.Changes | None) -> None:
-    if not composition.members and changes not in (None, composing.Changes()):
+def _check_adapters(composition: Composition, changes: composing.MemberChanges | None) -> None:
+    if not composition.members and changes not in (None, composing.MemberChanges()):
         raise UsageError("options say how adapters act, and there is none; give one with --lora or --recipe")
 
 
-def _grid(extras: Extras, shots: list[Shot], changes: composing.Changes | None) -> list[list[Shot]]:
+def _grid(extras: Extras, shots: list[Shot], changes: composing.MemberChanges | None) -> list[list[Shot]]:
     if not extras.axes:
         return []
     check_count(math.prod(len(axis.values) for axis in extras.axes.values()))
@@ -302,7 +302,7 @@ def serve(
     dry_run: bool,
     note: Note,
     each: Callable[[dict[str, Any]], None],
-    changes: composing.Changes | None = None,
+    changes: composing.MemberChanges | None = None,
     extras: Extras | None = None,
 ) -> int:
     """Draw each line's pictures as it comes, into a folder; `each` gets one object a picture, or what was wrong with the

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lorakit.lowrank.decomposed import Decomposed
-from lorakit.lowrank.dense import Dense
+from lorakit.lowrank.dense import DenseDelta
 
 _PRECISE = 1e-4  # of the squared norm: remainders below this are worked out by themselves, as differences cancel
 _SIZES = 32
@@ -15,7 +15,7 @@ _ROUNDING = 1e-6  # of the squared norm: what products in float32 may take from 
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SpectrumRequest:
     """How many triplets are asked for.
 
     most    not more than this
@@ -84,13 +84,13 @@ def bounds(theta: np.ndarray, residual: np.ndarray, outside: float, k: int) -> n
 
 
 def finished(
-    x: Dense,
+    x: DenseDelta,
     left: np.ndarray,
     right: np.ndarray,
     *,
     inside: float,
     shape: tuple[int, ...],
-    wanted: Wanted,
+    wanted: SpectrumRequest,
     best: np.ndarray | None,
 ) -> Certified:
     """The triplets whose left vectors [p, k] and rows right = left' x [k, q] were found, as many as are wanted.
@@ -119,7 +119,7 @@ def finished(
     return replace(found, slack=max(0.0, float(errors.max(initial=0.0))))
 
 
-def nothing(x: Dense, shape: tuple[int, ...], wanted: Wanted) -> Certified:
+def nothing(x: DenseDelta, shape: tuple[int, ...], wanted: SpectrumRequest) -> Certified:
     """Of a delta that is 0."""
     u, vh = x.upright(np.zeros((x.p, 0), np.float32), np.zeros((0, x.q), np.float32))
     return Certified(u=u, s=np.zeros(0, np.float32), vh=vh, shape=shape, total=0.0, floor=wanted.floor)

@@ -10,7 +10,7 @@ _PIECE = 1 << 19  # numbers of the delta at a time, which stay in the cache for 
 _SUMMED = 512  # columns whose products are summed in float32
 
 
-class Dense:
+class DenseDelta:
     """A delta [out, in*kh*kw] in float32, lying: its smaller side as p rows x [p, q].
 
     What is narrow (bases, images of them) is numpy on the host in any case, so that an algorithm is written once; `rows`

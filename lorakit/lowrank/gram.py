@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lorakit.lowrank.certified import Certified, Wanted, bounds, finished, nothing
-from lorakit.lowrank.dense import Dense
+from lorakit.lowrank.certified import Certified, SpectrumRequest, bounds, finished, nothing
+from lorakit.lowrank.dense import DenseDelta
 
 _MORE = 16  # vectors beyond those asked for
 _SUMMED = 512  # columns whose products may have been summed in float32
@@ -13,7 +13,7 @@ _UNIT = 2.0**-24
 _FAINT = 1e-5  # of the largest eigenvalue
 
 
-def by_gram(x: Dense, shape: tuple[int, ...], wanted: Wanted) -> Certified:
+def by_gram(x: DenseDelta, shape: tuple[int, ...], wanted: SpectrumRequest) -> Certified:
     """The leading triplets of a delta.
 
     The Gram matrix loses half of the digits; the vectors that it gives are good enough for the Rayleigh-Ritz step on the

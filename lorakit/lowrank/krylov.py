@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.lowrank.dense import Dense
+from lorakit.lowrank.dense import DenseDelta
 
 _ILL = 1e-4  # least squared pivot, relative, that Cholesky's factor of a Gram matrix in float32 may have
 _LOST = 1e-9  # squared size, relative, below which a direction is the rounding of the others
@@ -24,7 +24,7 @@ class Space:
     accuracy (Musco and Musco, 2015).
     """
 
-    def __init__(self, x: Dense, width: int, draw: np.random.Generator) -> None:
+    def __init__(self, x: DenseDelta, width: int, draw: np.random.Generator) -> None:
         self.x, self._draw = x, draw
         self.basis = self.image = np.zeros((x.p, 0), np.float32)
         self.rows: list[Any] = []

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from lorakit.arrays import Stored
-from lorakit.lowrank.dense import Dense
+from lorakit.lowrank.dense import DenseDelta
 
 _SUMMED = 4096
 
 
-class OnDevice(Dense):
-    """`Dense` over a torch tensor in float32, on any device. TF32 is not used: proofs need the digits."""
+class OnDevice(DenseDelta):
+    """`DenseDelta` over a torch tensor in float32, on any device. TF32 is not used: proofs need the digits."""
 
     delta: Tensor
     x: Tensor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lorakit.lowrank.certified import Certified, Wanted, bounds, finished, nothing
-from lorakit.lowrank.dense import Dense
+from lorakit.lowrank.certified import Certified, SpectrumRequest, bounds, finished, nothing
+from lorakit.lowrank.dense import DenseDelta
 from lorakit.lowrank.krylov import Space
 from lorakit.lowrank.outside import PROBES, outside
 
@@ -17,7 +17,7 @@ _PRODUCTS = 4  # with the delta that a proof may take
 _FLAT = 1.1  # squares of the last value wanted and of the last in the space: nearer to each other they part too slowly
 
 
-def leading(x: Dense, shape: tuple[int, ...], wanted: Wanted, seed: int = 0) -> Certified | None:
+def leading(x: DenseDelta, shape: tuple[int, ...], wanted: SpectrumRequest, seed: int = 0) -> Certified | None:
     """The leading triplets of a delta; None where `by_gram` should be asked instead.
 
     The space grows until it holds what is wanted, and until it is proven that what was found holds at least `SHARE` of
@@ -101,7 +101,7 @@ class _Ritz:
         gaps = np.maximum(top - limit, 1e-3 * top)
         return float((self.residual.diagonal()[:k] / gaps).sum() + np.maximum(limit - top, 0).sum())
 
-    def finished(self, k: int, shape: tuple[int, ...], wanted: Wanted, best: np.ndarray) -> Certified:
+    def finished(self, k: int, shape: tuple[int, ...], wanted: SpectrumRequest, best: np.ndarray) -> Certified:
         taken = np.ascontiguousarray(self.turn[:, :k], np.float32)
         right = self.space.x.combined(taken, self.space.rows)
         left = self.space.basis @ taken

@@ -14,7 +14,7 @@ _EPS32, _EPS64 = 2.0**-23, 2.0**-52
 
 
 @dataclass(frozen=True)
-class Rule:
+class RankRule:
     """What decides a module's rank.
 
     kind    full: all that is not numerically zero; fixed: `value` triplets; energy: the fewest that hold the share
@@ -43,7 +43,7 @@ class Rule:
 
 
 def allot(
-    found: Mapping[str, Decomposed], rule: Rule, bytes_a_number: int = 4, bytes_a_module: int = 0
+    found: Mapping[str, Decomposed], rule: RankRule, bytes_a_number: int = 4, bytes_a_module: int = 0
 ) -> dict[str, int]:
     """Module to rank; 0 where a delta is 0, and where a budget has no room for it.
 
@@ -77,7 +77,7 @@ def _values(one: Decomposed) -> Any:
     return values.cpu().numpy() if is_torch(values) else values
 
 
-def _limit(one: Decomposed, s: Any, rule: Rule) -> int:
+def _limit(one: Decomposed, s: Any, rule: RankRule) -> int:
     """The rank of a module by itself."""
     import numpy as np
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from lorakit.arrays import Array, is_torch
-from lorakit.lowrank.certified import Certified, Wanted
+from lorakit.lowrank.certified import Certified, SpectrumRequest
 from lorakit.lowrank.decomposed import Decomposed
-from lorakit.lowrank.dense import Dense
+from lorakit.lowrank.dense import DenseDelta
 from lorakit.lowrank.gram import by_gram
 from lorakit.lowrank.randomised import leading
-from lorakit.lowrank.ranks import Rule, allot
-from lorakit.lowrank.taken import Taken, clamp, of_core, of_triplets, undecided
+from lorakit.lowrank.ranks import RankRule, allot
+from lorakit.lowrank.taken import TakenModule, clamp, of_core, of_triplets, undecided
 from lorakit.lowrank.tucker import core_of
 
 _NARROW = 16  # channels: a kernel between fewer (the first, the last) has no core to speak of
@@ -31,13 +31,13 @@ class Way:
     quantile  factors' values beyond this quantile are cut to it; None for none
     """
 
-    rule: Rule
+    rule: RankRule
     exact: bool = False
     tucker: bool = False
     quantile: float | None = None
 
 
-def solve(name: str, delta: Array, way: Way, floor: Floor | None = None, squared: float | None = None) -> Taken:
+def solve(name: str, delta: Array, way: Way, floor: Floor | None = None, squared: float | None = None) -> TakenModule:
     """What the rule takes of a delta [out, in] or [out, in, kh, kw], float32, in numpy or torch, not 0.
 
     floor    the noise of its unfolding by outputs (0) or inputs (1), once its triplets are known or before; for `auto`
@@ -58,37 +58,39 @@ def solve(name: str, delta: Array, way: Way, floor: Floor | None = None, squared
     return one if way.quantile is None else clamp(one, x, way.quantile)
 
 
-def dense(delta: Array, squared: float | None = None) -> Dense:
+def dense(delta: Array, squared: float | None = None) -> DenseDelta:
     """A matrix where it lies: numpy, or torch on any device."""
     if is_torch(delta):
         from lorakit.lowrank.on_device import OnDevice
 
         return OnDevice(delta, squared)
-    return Dense(delta, squared)
+    return DenseDelta(delta, squared)
 
 
-def triplets(x: Dense, shape: tuple[int, ...], wanted: Wanted, *, exact: bool, seed: int = 0) -> Certified:
+def triplets(
+    x: DenseDelta, shape: tuple[int, ...], wanted: SpectrumRequest, *, exact: bool, seed: int = 0
+) -> Certified:
     """The leading triplets: by a random subspace where that is less work and can be proven good."""
     found = None if exact else leading(x, shape, wanted, seed)
     return by_gram(x, shape, wanted) if found is None else found
 
 
-def wanted_of(rule: Rule, shape: Sequence[int], floor: float = 0.0) -> Wanted:
+def wanted_of(rule: RankRule, shape: Sequence[int], floor: float = 0.0) -> SpectrumRequest:
     """What has to be found of a weight of this shape for the rule to be applied."""
     side = min(shape[0], prod(shape[1:]))
     most = min(side, rule.cap or side)
     if rule.kind == "fixed":
-        return Wanted(min(most, int(rule.value)))
+        return SpectrumRequest(min(most, int(rule.value)))
     if rule.kind == "energy":
-        return Wanted(most, share=rule.value)
-    return Wanted(most, floor=floor)
+        return SpectrumRequest(most, share=rule.value)
+    return SpectrumRequest(most, floor=floor)
 
 
 def is_kernel(shape: Sequence[int]) -> bool:
     return len(shape) == 4 and shape[2] * shape[3] > 1
 
 
-def _tucker(name: str, delta: Array, way: Way, floor: Floor | None, seed: int) -> Taken:
+def _tucker(name: str, delta: Array, way: Way, floor: Floor | None, seed: int) -> TakenModule:
     rule = way.rule
     sides = min(delta.shape[:2])
     most = min(sides, rule.cap or sides, int(rule.value) if rule.kind == "fixed" else sides)

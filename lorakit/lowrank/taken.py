@@ -12,15 +12,15 @@ from lorakit.delta import Delta
 from lorakit.deltas.low_rank import LowRank
 from lorakit.lowrank.certified import Certified
 from lorakit.lowrank.decomposed import Decomposed
-from lorakit.lowrank.dense import Dense
-from lorakit.lowrank.ranks import Rule, allot
+from lorakit.lowrank.dense import DenseDelta
+from lorakit.lowrank.ranks import RankRule, allot
 from lorakit.lowrank.tucker import Core
 
 _HEADER = 2500  # bytes of a file that belong to no module
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
+class TakenModule:
     """One module's result. delta is None where nothing is above the rounding noise, or a budget left it out.
 
     found       the triplets, where a budget still has to decide
@@ -44,12 +44,12 @@ class Taken:
     clamped: float = 0.0
 
 
-def of_triplets(name: str, triplets: Decomposed, rank: int, found: Decomposed | None = None) -> Taken:
+def of_triplets(name: str, triplets: Decomposed, rank: int, found: Decomposed | None = None) -> TakenModule:
     """The first `rank` of them."""
     share, excess = 1.0, 0.0
     if isinstance(triplets, Certified):
         share, excess = triplets.of_optimum(rank), triplets.excess(rank)
-    return Taken(
+    return TakenModule(
         name=name,
         shape=triplets.shape,
         delta=triplets.cut(rank) if rank else None,
@@ -64,7 +64,7 @@ def of_triplets(name: str, triplets: Decomposed, rank: int, found: Decomposed | 
     )
 
 
-def undecided(name: str, triplets: Decomposed, most: int | None) -> Taken:
+def undecided(name: str, triplets: Decomposed, most: int | None) -> TakenModule:
     """Nothing yet, and the first `most` triplets for a budget to choose from."""
     found = triplets
     if most is not None and most < len(triplets.s):
@@ -72,11 +72,11 @@ def undecided(name: str, triplets: Decomposed, most: int | None) -> Taken:
     return of_triplets(name, triplets, 0, found)
 
 
-def of_core(name: str, core: Core, rank: int, shape: tuple[int, ...], floor: float) -> Taken:
+def of_core(name: str, core: Core, rank: int, shape: tuple[int, ...], floor: float) -> TakenModule:
     """A kernel as up, core and down of this rank."""
     kept, excess = core.kept(rank), core.excess(rank)
     best = 1 - max(0.0, max(0.0, 1 - kept) ** 0.5 - excess) ** 2
-    return Taken(
+    return TakenModule(
         name=name,
         shape=shape,
         delta=core.cut(rank) if rank else None,
@@ -90,10 +90,10 @@ def of_core(name: str, core: Core, rank: int, shape: tuple[int, ...], floor: flo
     )
 
 
-def whole(name: str, delta: Delta) -> Taken:
+def whole(name: str, delta: Delta) -> TakenModule:
     """A module that stays as it is."""
     norm = 0.0 if delta.needs_base else delta.norm()
-    return Taken(
+    return TakenModule(
         name=name,
         shape=delta.shape or (),
         delta=delta,
@@ -107,7 +107,7 @@ def whole(name: str, delta: Delta) -> Taken:
     )
 
 
-def clamp(one: Taken, x: Dense, quantile: float) -> Taken:
+def clamp(one: TakenModule, x: DenseDelta, quantile: float) -> TakenModule:
     """The module with its factors' values cut to a quantile of theirs, and what that does to it."""
     if not isinstance(one.delta, LowRank):
         return one
@@ -124,14 +124,14 @@ def _cut_to(x: np.ndarray, quantile: float) -> np.ndarray:
     return x.clip(-limit, limit)
 
 
-def spread(found: Sequence[Taken], rule: Rule, size: int) -> list[Taken]:
+def spread(found: Sequence[TakenModule], rule: RankRule, size: int) -> list[TakenModule]:
     """The ranks that fit into a file of the budget's bytes, keys and metadata included; `size` bytes a number.
 
     ValueError where it holds nothing.
     """
     a_module = 3 * (max((len(one.name) for one in found), default=0) + 120) + 4
     triplets = {one.name: one.found for one in found if one.found is not None}
-    ranks = allot(triplets, Rule("budget", max(0.0, rule.value - _HEADER), rule.cap), size, a_module)
+    ranks = allot(triplets, RankRule("budget", max(0.0, rule.value - _HEADER), rule.cap), size, a_module)
     if triplets and not any(ranks.values()):
         raise ValueError(f"{rule.value:g} bytes hold nothing of the adapter")
     # The spectrum is of all that was found, the triplets of what the cap of a kernel left.

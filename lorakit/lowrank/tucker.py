@@ -9,7 +9,7 @@ import numpy as np
 
 from lorakit.arrays import Array, on_host
 from lorakit.deltas.tucker import Tucker
-from lorakit.lowrank.certified import Certified, Wanted
+from lorakit.lowrank.certified import Certified, SpectrumRequest
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Core:
         )
 
 
-def core_of(delta: Array, most: int, solve: Callable[[Array, tuple[int, ...], Wanted], Certified]) -> Core:
+def core_of(delta: Array, most: int, solve: Callable[[Array, tuple[int, ...], SpectrumRequest], Certified]) -> Core:
     """Of a delta [out, in, kh, kw], float32, not 0; `most` is cut to what both sides have.
 
     solve  the triplets of a matrix, given the shape of what it unfolds and what is wanted of them
     """
     out, into, *kernel = delta.shape
-    wanted = Wanted(min(most, out, into))
+    wanted = SpectrumRequest(min(most, out, into))
     outer = solve(delta.reshape(out, -1), tuple(delta.shape), wanted)
     inner = solve(delta.swapaxes(0, 1).reshape(into, -1), (into, out, *kernel), wanted)
     k = min(len(outer.s), len(inner.s))

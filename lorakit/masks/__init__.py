@@ -13,7 +13,7 @@ Make = Callable[[Sequence[Image.Image]], list[Image.Image]]
 
 
 @dataclass(frozen=True)
-class How:
+class MaskSettings:
     """What masks may be told: words for the subject, a model's name or folder, where to compute."""
 
     prompt: str = ""

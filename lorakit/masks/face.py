@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFilter
 
 from lorakit.data.faces import find_faces, need_opencv
-from lorakit.masks import How, Make
+from lorakit.masks import Make, MaskSettings
 
 
-def identity(how: How) -> list[str]:
+def identity(how: MaskSettings) -> list[str]:
     return ["haarcascade", "1"]
 
 
@@ -25,7 +25,7 @@ def _mask(picture: Image.Image) -> Image.Image:
     return mask.filter(ImageFilter.GaussianBlur(max(picture.size) / 64))
 
 
-def load(how: How) -> Make:
+def load(how: MaskSettings) -> Make:
     need_opencv("--mask face")
 
     def make(pictures: Sequence[Image.Image]) -> list[Image.Image]:

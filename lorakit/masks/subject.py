@@ -7,17 +7,17 @@ from PIL import Image, ImageFilter
 
 from lorakit.data.faces import need_opencv
 from lorakit.data.saliency import salience
-from lorakit.masks import How, Make
+from lorakit.masks import Make, MaskSettings
 
 CLIPSEG = "CIDAS/clipseg-rd64-refined"
 _SIDE = 256  # GrabCut works at this longer side; the mask's edge is soft anyway
 
 
-def identity(how: How) -> list[str]:
+def identity(how: MaskSettings) -> list[str]:
     return ["clipseg", how.prompt, how.model or CLIPSEG] if how.by_words else ["grabcut", "1"]
 
 
-def load(how: How) -> Make:
+def load(how: MaskSettings) -> Make:
     if how.by_words:
         from lorakit.models.clipseg import load as load_clipseg
 

@@ -47,7 +47,7 @@ class _Term:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _ActingRanks:
     """Those of a stack's ranks whose terms act: down [R, in * kernel], up [out, R], and which term each rank is of."""
 
     acting: tuple[bool, ...]
@@ -69,7 +69,7 @@ class Module(nn.Module):
         self.down: Tensor | None = None  # [R, in * kernel], in the weight's dtype
         self.up: Tensor | None = None  # [out, R], scales and factors in it
         self._gates: dict[tuple[Any, ...], Tensor] = {}
-        self._parts: dict[tuple[bool, ...], _Part] = {}
+        self._parts: dict[tuple[bool, ...], _ActingRanks] = {}
         self.dense = False
         self.light = False  # whole deltas of the stack are kept: another set of weights is a few additions
         self.train(base.training)
@@ -128,7 +128,7 @@ class Module(nn.Module):
             return self._beside(x, part, self._gate(live, part), self._bias(live))
         return self._answer(x, live, now.uses, rest, more)
 
-    def _part(self, acting: Sequence[bool]) -> _Part | None:
+    def _part(self, acting: Sequence[bool]) -> _ActingRanks | None:
         """The stack of the terms that act: one at weight 0 costs nothing, and leaves no trace in the last bits. None where
         none of them is on the stack."""
         if self.up is None or self.down is None:
@@ -141,13 +141,13 @@ class Module(nn.Module):
                 return None
             together = at[-1] - at[0] + 1 == len(at)  # then it is a view
             where: Any = slice(at[0], at[-1] + 1) if together else at
-            found = _Part(key, self.down[where], self.up[:, where], [self.rows[k] for k in at])
+            found = _ActingRanks(key, self.down[where], self.up[:, where], [self.rows[k] for k in at])
             if len(self._parts) >= _PARTS:
                 self._parts.clear()
             self._parts[key] = found
         return found
 
-    def _apart(self, x: Tensor, uses: float, part: _Part) -> bool:
+    def _apart(self, x: Tensor, uses: float, part: _ActingRanks) -> bool:
         """Whether the stack beside the module is less work than composing its weight."""
         if self.dense or not isinstance(self.base, nn.Linear | nn.Conv2d):
             return False
@@ -158,7 +158,7 @@ class Module(nn.Module):
         made = _ADDED * len(set(part.rows)) if self.light else rank
         return uses * tokens * rank * (out + width) <= (made + _WRITTEN) * out * width
 
-    def _gate(self, live: Sequence[Any], part: _Part) -> Tensor:
+    def _gate(self, live: Sequence[Any], part: _ActingRanks) -> Tensor:
         """The weight of each rank of the part, [R]; `live` holds numbers, or tensors with a gradient."""
         weight = self.base.weight
         if isinstance(live[0], Tensor):
@@ -172,14 +172,14 @@ class Module(nn.Module):
             self._gates[key] = found
         return found
 
-    def _rows(self, sets: Sequence[Sequence[float]], part: _Part, x: Tensor) -> Tensor:
+    def _rows(self, sets: Sequence[Sequence[float]], part: _ActingRanks, x: Tensor) -> Tensor:
         """The gates of equal stretches of the batch, as they multiply what the stack's first half gives."""
         gates = torch.stack([self._gate(live, part) for live in sets]).repeat_interleave(len(x) // len(sets), 0)
         if isinstance(self.base, nn.Conv2d):
             return gates[:, :, None, None]
         return gates.view(len(x), *(1,) * (x.dim() - 2), -1)
 
-    def _beside(self, x: Tensor, part: _Part, gate: Tensor, bias: Tensor | None) -> Tensor:
+    def _beside(self, x: Tensor, part: _ActingRanks, gate: Tensor, bias: Tensor | None) -> Tensor:
         base: Any = self.base
         if isinstance(base, nn.Conv2d):
             down = part.down.view(-1, *base.weight.shape[1:])

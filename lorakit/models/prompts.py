@@ -16,7 +16,7 @@ from torch import Tensor
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.encode import encode_ids, zeros
 from lorakit.models.load import Components
-from lorakit.models.tokens import Vocabulary, spelled
+from lorakit.models.tokens import LearnedWords, spelled
 
 _ROUND, _SQUARE = 1.1, 1 / 1.1
 _WEIGHT = re.compile(r":\s*+([-+]?(?:\d++\.?\d*+|\.\d++))\s*+\)")
@@ -71,7 +71,7 @@ def _joined(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class PromptReading:
     """How prompts are read. plain: brackets are text. cut: what is longer than the model reads is left out. clip_skip
     counts as the webuis do, 1 is the model's own layer. words: the learned words of adapter files; acting: those of them
     that act, each with its weight, which is as that of a bracket around it."""
@@ -79,7 +79,7 @@ class Reading:
     plain: bool = False
     cut: bool = False
     clip_skip: int = 1
-    words: Vocabulary | None = None
+    words: LearnedWords | None = None
     acting: tuple[tuple[str, float], ...] = ()
 
     def pieces(self, text: str) -> list[tuple[str, float]]:
@@ -99,7 +99,7 @@ class Stretches:
     lost: str = ""
 
 
-def stretches(components: Components, part: str, prompt: str, reading: Reading) -> Stretches:
+def stretches(components: Components, part: str, prompt: str, reading: PromptReading) -> Stretches:
     tokenizer = components.tokenizers[part]
     room = tokenizer.model_max_length - 2
     ids: list[list[int]] = [[]]
@@ -122,17 +122,17 @@ def stretches(components: Components, part: str, prompt: str, reading: Reading) 
     return Stretches(ids[:1], weights[:1], reading.words.shown(lost) if reading.words else lost)
 
 
-def length(components: Components, prompt: str, reading: Reading) -> int:
+def length(components: Components, prompt: str, reading: PromptReading) -> int:
     """How many stretches the prompt has."""
     return max(len(stretches(components, part, prompt, reading).ids) for part in components.text_encoders)
 
 
-def lost(components: Components, prompt: str, reading: Reading) -> str:
+def lost(components: Components, prompt: str, reading: PromptReading) -> str:
     """What of the prompt the model does not read, where it is cut."""
     return max((stretches(components, part, prompt, reading).lost for part in components.text_encoders), key=len)
 
 
-def encode(components: Components, prompt: str, reading: Reading, count: int = 1) -> Conditioning:
+def encode(components: Components, prompt: str, reading: PromptReading, count: int = 1) -> Conditioning:
     """The conditioning of one prompt, of at least `count` stretches (empty ones follow), without sizes.
 
     A weight w puts a token's state w times as far from where the empty prompt has it. What the second text encoder

@@ -75,7 +75,7 @@ class Spoken:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class PictureRequest:
     """What one picture depends on, beside how it is drawn.
 
     told              by the variant that a forward asks for (None where there is one) its prompts: several where AND joins them
@@ -94,9 +94,9 @@ class Picture:
     shares: tuple[float, ...] = (1.0,)
 
     @staticmethod
-    def of(seed: int, told: Conditioning, negative: Conditioning, **more: Any) -> Picture:
+    def of(seed: int, told: Conditioning, negative: Conditioning, **more: Any) -> PictureRequest:
         """A picture of one prompt that says the same in every step, without variants."""
-        return Picture(seed=seed, told={None: (Spoken((told,)),)}, negative={None: Spoken((negative,))}, **more)
+        return PictureRequest(seed=seed, told={None: (Spoken((told,)),)}, negative={None: Spoken((negative,))}, **more)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def solver_of(components: Components, how: Drawing) -> Solver:
 @torch.inference_mode()
 def denoise(
     components: Components,
-    pictures: Sequence[Picture],
+    pictures: Sequence[PictureRequest],
     how: Drawing,
     acting: Acting | None = None,
     watch: Watch | None = None,
@@ -184,7 +184,7 @@ def denoise(
     return x
 
 
-def _together(components: Components, pictures: Sequence[Picture], how: Drawing, acting: Acting | None) -> int:
+def _together(components: Components, pictures: Sequence[PictureRequest], how: Drawing, acting: Acting | None) -> int:
     """How many forwards of a step go through in one batch: as many as make no batch larger than was asked for.
 
     On the CPU what is asked for must not matter to the bytes: a small model takes all, a large one, which gains nothing,
@@ -201,12 +201,12 @@ def _named(components: Components) -> str:
     return str(components.dtype).removeprefix("torch.")
 
 
-def _stacked(pictures: Sequence[Picture], name: str, components: Components) -> Tensor | None:
+def _stacked(pictures: Sequence[PictureRequest], name: str, components: Components) -> Tensor | None:
     found = [getattr(picture, name) for picture in pictures]
     return None if found[0] is None else torch.stack(found).to(components.device, torch.float32)
 
 
-def _inpaint(components: Components, pictures: Sequence[Picture], mask: Tensor | None, how: Drawing) -> Tensor:
+def _inpaint(components: Components, pictures: Sequence[PictureRequest], mask: Tensor | None, how: Drawing) -> Tensor:
     """For a UNet that inpaints; without a mask everything is to be drawn, on an empty picture."""
     masked = _stacked(pictures, "masked", components)
     if mask is None or masked is None:
@@ -232,7 +232,7 @@ class _Answers:
     variant and wording."""
 
     components: Components
-    pictures: Sequence[Picture]
+    pictures: Sequence[PictureRequest]
     how: Drawing
     gates: Gates | None
     inpaint: Tensor | None
@@ -300,13 +300,13 @@ def draw(
     components: Components, told: Sequence[Conditioning], negative: Conditioning, seeds: Sequence[int], how: Drawing
 ) -> Iterator[np.ndarray]:
     """One uint8 picture [h, w, 3] for each seed and its conditioning of one picture, in order."""
-    pictures = [Picture.of(seed, one, negative) for one, seed in zip(told, seeds, strict=True)]
+    pictures = [PictureRequest.of(seed, one, negative) for one, seed in zip(told, seeds, strict=True)]
     return draw_pictures(components, pictures, how)
 
 
 def draw_pictures(
     components: Components,
-    pictures: Sequence[Picture],
+    pictures: Sequence[PictureRequest],
     how: Drawing,
     acting: Acting | None = None,
     watch: Watch | None = None,
@@ -319,7 +319,7 @@ def draw_pictures(
     through together. Those of a batch are of one length of prompt, and of as many prompts joined by AND.
     """
 
-    def run(chosen: Sequence[Picture]) -> np.ndarray:
+    def run(chosen: Sequence[PictureRequest]) -> np.ndarray:
         return to_pictures(components, denoise(components, chosen, how, acting, watch))
 
     alike = [list(group) for _, group in groupby(pictures, key=_asks)]
@@ -337,6 +337,6 @@ def draw_pictures(
             yield from islice(pair, length)
 
 
-def _asks(picture: Picture) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def _asks(picture: PictureRequest) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """What pictures of one batch have in common."""
     return tuple(one[0].length for one in picture.told.values()), picture.shares

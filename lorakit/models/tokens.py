@@ -82,7 +82,7 @@ def start_rows(tokenizer: Any, table: nn.Embedding, text: str, vectors: int) -> 
     return rows[torch.arange(vectors, device=rows.device) % len(ids)].clone()
 
 
-class Vocabulary:
+class LearnedWords:
     """The learned words of adapter files, as prompts say them: whatever their case, and by other names too.
 
     The tokenizer knows their vectors by names that no text has, so that a word acts only where it stands by itself, and

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lorakit.adapter import Adapter
 from lorakit.training.learned_words import Learned
-from lorakit.training.loop import Group
+from lorakit.training.loop import ParameterGroup
 from lorakit.training.variants import Attached
 
 Result = Adapter | Mapping[str, Tensor]
@@ -37,7 +37,7 @@ class Trained:
     notes       what people should know before the first step
     """
 
-    groups: Sequence[Group]
+    groups: Sequence[ParameterGroup]
     result: Callable[[], Result]
     text_until: int = 0
     after: Callable[[int, Mapping[str, float]], None] = rest

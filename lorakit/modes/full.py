@@ -7,7 +7,7 @@ from lorakit.config import TrainConfig
 from lorakit.models.load import Components
 from lorakit.modes import Trained
 from lorakit.training.branches import curve
-from lorakit.training.loop import Group
+from lorakit.training.loop import ParameterGroup
 
 ADAPTERS = False
 
@@ -15,7 +15,7 @@ ADAPTERS = False
 def begin(components: Components, config: TrainConfig) -> Trained:
     components.unet.requires_grad_(True)
     parameters = {f"unet.{name}": p for name, p in components.unet.named_parameters()}
-    groups = [Group(name="unet", parameters=parameters, rate=curve(config, config.lr or 0.0, 0, config.total))]
+    groups = [ParameterGroup(name="unet", parameters=parameters, rate=curve(config, config.lr or 0.0, 0, config.total))]
     until = 0
     if config.text_encoder:
         until = min(config.total, config.total if config.text_steps is None else config.text_steps)
@@ -24,7 +24,7 @@ def begin(components: Components, config: TrainConfig) -> Trained:
             encoder.requires_grad_(True)
             text |= {f"{part}.{name}": p for name, p in encoder.named_parameters()}
         groups.append(
-            Group(
+            ParameterGroup(
                 name="text",
                 parameters=text,
                 rate=curve(config, config.lr_text or 0.0, 0, until),

@@ -16,7 +16,7 @@ _MOST_SHOWN = 1000  # pictures with thumbnails; the page names the rest, so that
 _VERDICTS = ("taken", "duplicate", "rejected")
 
 
-class Found(Protocol):
+class LintSummary(Protocol):
     """What the lint of the set has to say: lines, pictures by size, mean share cut off."""
 
     @property
@@ -143,7 +143,7 @@ def _histogram(sizes: dict[str, int]) -> str:
     return f'<section><h2>Sizes training will see</h2><div class="bars">{"".join(lines)}</div></section>'
 
 
-def _head(out: TextIO, counts: dict[str, int], found: Found, raw: Path) -> None:
+def _head(out: TextIO, counts: dict[str, int], found: LintSummary, raw: Path) -> None:
     buttons = "".join(
         f'<button data-verdict="{verdict}" aria-pressed="false">{counts[verdict]} {verdict}</button>'
         for verdict in _VERDICTS
@@ -165,7 +165,7 @@ def _head(out: TextIO, counts: dict[str, int], found: Found, raw: Path) -> None:
         out.write(f'<section><h2>Worth a look</h2><ul class="lint">{items}</ul></section>')
 
 
-def write(file: Path, data: Path, records: Iterable[dict[str, Any]], raw: Path, found: Found) -> None:
+def write(file: Path, data: Path, records: Iterable[dict[str, Any]], raw: Path, found: LintSummary) -> None:
     """Write the report of the training set `data` to `file`, a record at a time."""
     cards: list[str] = []
     counts = dict.fromkeys(_VERDICTS, 0)

@@ -23,7 +23,7 @@ _SHORTEST_WAIT = 0.05  # seconds in which the threads can hand on what a late pr
 
 
 @dataclass(eq=False, kw_only=True)
-class _Worker:
+class _WorkerProcess:
     """A process, what it was asked last (`tag`), and when it must have answered (`deadline`, 0 while it is idle).
 
     heard   whether its answer, or its end, waits to be looked at
@@ -73,11 +73,11 @@ class Guarded:
 
     def __init__(self, module: str, setup: dict[str, Any], count: int, seconds: float) -> None:
         self._module, self._setup, self._seconds = module, json.dumps(setup).encode() + b"\n", seconds
-        self._said = SimpleQueue[tuple[_Worker, bytes]]()  # lines of the processes; an empty one is the last
-        self._workers: list[_Worker] = []
+        self._said = SimpleQueue[tuple[_WorkerProcess, bytes]]()  # lines of the processes; an empty one is the last
+        self._workers: list[_WorkerProcess] = []
         self._count, self._deaths = count, 0
 
-    def _start(self) -> _Worker:
+    def _start(self) -> _WorkerProcess:
         home = str(Path(lorakit.__file__).parents[1])
         paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -90,13 +90,13 @@ class Guarded:
             stderr=subprocess.DEVNULL,
             env=env,
         )
-        worker = _Worker(process=process, listener=Thread(target=lambda: self._listen(worker), daemon=True))
+        worker = _WorkerProcess(process=process, listener=Thread(target=lambda: self._listen(worker), daemon=True))
         worker.send(self._setup)
         worker.listener.start()
         self._workers.append(worker)
         return worker
 
-    def _listen(self, worker: _Worker) -> None:
+    def _listen(self, worker: _WorkerProcess) -> None:
         """In a thread for each process, since Windows cannot wait for several pipes at once."""
         assert worker.process.stdout is not None
         line = b"\n"
@@ -105,11 +105,11 @@ class Guarded:
             worker.heard = True
             self._said.put((worker, line if line.endswith(b"\n") else b""))
 
-    def _drop(self, worker: _Worker) -> None:
+    def _drop(self, worker: _WorkerProcess) -> None:
         self._workers.remove(worker)
         worker.end()
 
-    def _idle(self) -> _Worker | None:
+    def _idle(self) -> _WorkerProcess | None:
         for worker in self._workers:
             if not worker.busy:
                 return worker
@@ -129,7 +129,7 @@ class Guarded:
             self._drop(worker)
             yield worker.tag, {"reason": f"took longer than {self._seconds:g} seconds to read"}
 
-    def _take(self, worker: _Worker, line: bytes) -> Iterator[tuple[Any, dict[str, Any]]]:
+    def _take(self, worker: _WorkerProcess, line: bytes) -> Iterator[tuple[Any, dict[str, Any]]]:
         """An answer, or the end of a process."""
         if line:
             worker.deadline, worker.heard, self._deaths = 0.0, False, 0

@@ -16,7 +16,7 @@ from lorakit.formats import files
 from lorakit.models.load import Components
 from lorakit.registry import TRAINABLE
 from lorakit.training import variants
-from lorakit.training.loop import Group
+from lorakit.training.loop import ParameterGroup
 from lorakit.training.rates import rate
 
 
@@ -46,7 +46,7 @@ class Adapters:
     """
 
     attached: variants.Attached
-    groups: list[Group]
+    groups: list[ParameterGroup]
     text_until: int
     notes: tuple[str, ...] = ()
 
@@ -91,10 +91,12 @@ def attach(components: Components, config: TrainConfig, first: int, learns: Call
     notes = _loaded(attached, config.init_from) if config.init_from else ()
     last = config.total if config.text_steps is None else min(config.total, first + config.text_steps)
 
-    def group(name: str, mine: Callable[[str], bool], peak: float, end: int, when: Callable[[int], bool]) -> Group:
+    def group(
+        name: str, mine: Callable[[str], bool], peak: float, end: int, when: Callable[[int], bool]
+    ) -> ParameterGroup:
         parameters = {key: p for key, p in attached.parameters.items() if mine(key)}
         factors = {key: attached.rates[key] for key in parameters}
-        return Group(
+        return ParameterGroup(
             name=name, parameters=parameters, rate=curve(config, peak, first, end), learns=when, factors=factors
         )
 

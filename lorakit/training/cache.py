@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lorakit.data import masks
 from lorakit.data.dataset import Example, size_of, unreadable, why_not
-from lorakit.data.images import BadPicture, Cut, bucket, centre
+from lorakit.data.images import BadPicture, Crop, bucket, centre
 from lorakit.errors import InputError
 from lorakit.io.inputs import sha256_of
 from lorakit.io.pack import Pack
@@ -24,7 +24,7 @@ from lorakit.models.fingerprint import Counts, encoder_hash
 from lorakit.models.load import Components
 from lorakit.runtime.workers import cores
 from lorakit.talk import Tick
-from lorakit.training.encoding import Bad, Encoder, Moments, View
+from lorakit.training.encoding import Bad, Encoder, EncoderView, Moments
 from lorakit.training.placed import Hidden, Placed
 
 _LATENTS = "latents.pack"
@@ -86,7 +86,7 @@ def _read(pack: Pack, key: bytes) -> Moments | None:
     return None if arrays is None else (torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["spread"]))
 
 
-class _Latents:
+class _LatentCache:
     """Moments by view, in memory and, where there is a pack, on the disk."""
 
     def __init__(self, pack: Pack | None, encoder: str) -> None:
@@ -104,10 +104,10 @@ class _Latents:
     def _known(self, key: bytes) -> Moments | None:
         return None if self.pack is None else _read(self.pack, key)
 
-    def fill(self, components: Components, views: Sequence[View], bad: Bad, tick: Tick) -> None:
+    def fill(self, components: Components, views: Sequence[EncoderView], bad: Bad, tick: Tick) -> None:
         """See that all views are there: read, or encoded and written, each at once, so that a crash loses none."""
         distinct = {view.key(self.encoder): view for view in views}
-        missing: list[View] = []
+        missing: list[EncoderView] = []
         for key, view in distinct.items():
             if (found := self._known(key)) is None:
                 missing.append(view)
@@ -130,7 +130,7 @@ class _Latents:
             self.counts.damaged = self.pack.damaged
             self.pack.sync()
 
-    def of(self, view: View) -> Moments:
+    def of(self, view: EncoderView) -> Moments:
         """The moments of a view that `fill` has seen to; InputError where the file on the disk was changed since."""
         key = view.key(self.encoder)
         found = self._memory.get(key) if self._memory is not None else self._known(key)
@@ -140,7 +140,7 @@ class _Latents:
         return found
 
 
-def _cut_of(example: Example, size: int, shape: tuple[int, int] | None, multiple: int) -> Cut | None:
+def _cut_of(example: Example, size: int, shape: tuple[int, int] | None, multiple: int) -> Crop | None:
     source = example.size or size_of(example.file)
     if source is None:
         return None
@@ -168,15 +168,15 @@ def _cuts(
     mask_weight: float | None,
     alpha: bool,
     bad: Bad,
-) -> tuple[list[tuple[Cut, ...]], dict[tuple[int, bool], Tensor | None]]:
+) -> tuple[list[tuple[Crop, ...]], dict[tuple[int, bool], Tensor | None]]:
     """The cut of each picture, as it is and with `flip` mirrored, and the loss weights by (picture, whether mirrored) of
     those that have a mask; pictures and masks that cannot be used go to `bad`."""
-    cuts: list[tuple[Cut, ...]] = []
+    cuts: list[tuple[Crop, ...]] = []
     weights: dict[tuple[int, bool], Tensor | None] = {}
     for i, example in enumerate(examples):
         how = _cut_of(example, size, shapes[i] if shapes is not None else None, components.multiple)
         cuts.append(
-            (how, replace(how, mirrored=True)) if how and flip else (how or Cut(box=(0, 0, 1, 1), size=(size, size)),)
+            (how, replace(how, mirrored=True)) if how and flip else (how or Crop(box=(0, 0, 1, 1), size=(size, size)),)
         )
         try:
             if how is None:
@@ -236,12 +236,12 @@ def cache_latents(
             keys=digests,
         )
 
-    def views(i: int, one: Cut) -> list[View]:
+    def views(i: int, one: Crop) -> list[EncoderView]:
         """What is encoded of a picture in one orientation: all of it, then what each drawn mask leaves of it."""
         seeds = [(inpainting[1], number) for number in range(inpainting[0])] if inpainting else []
-        return [View(examples[i].file, digests[i], one, mask=mask) for mask in (None, *seeds)]
+        return [EncoderView(examples[i].file, digests[i], one, mask=mask) for mask in (None, *seeds)]
 
-    latents = _Latents(Pack(folder / _LATENTS) if folder is not None else None, encoder or encoder_hash(components))
+    latents = _LatentCache(Pack(folder / _LATENTS) if folder is not None else None, encoder or encoder_hash(components))
     every = [view for i, row in enumerate(cuts) for one in row for view in views(i, one)]
     latents.fill(components, every, bad, tick)
     if bad.names:
@@ -267,7 +267,7 @@ def cache_latents(
     )
 
 
-def _bare(components: Components, how: Cut, mask: Tensor | None) -> Placed:
+def _bare(components: Components, how: Crop, mask: Tensor | None) -> Placed:
     """A picture whose latents have a shape and no numbers."""
     width, height = (side // components.vae_factor for side in how.size)
     latents = torch.empty(components.vae.config.latent_channels, height, width, device="meta")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.reports.bars import bars
-from lorakit.training.loop import Group
+from lorakit.training.loop import ParameterGroup
 
 _MOST = 20_000  # steps that are looked at
 _POINTS = 200  # that are told
@@ -64,7 +64,7 @@ class Course:
         return [*lines, f"{'step':>{max(4, len(label))}} {' ' * (len(label) < 4)}{first}{gap}{last}"]
 
 
-def course(group: Group, steps: int) -> Course:
+def course(group: ParameterGroup, steps: int) -> Course:
     """Of a run of so many steps; of a long one, as much as is worth looking at."""
     stride = max(1, steps // _MOST) | 1  # odd: groups that take turns are seen too
     seen = sorted({*range(0, steps, stride), max(0, steps - 2), steps - 1})

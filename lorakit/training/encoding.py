@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lorakit.data import masks
-from lorakit.data.images import BadPicture, Cut, cut, load
+from lorakit.data.images import BadPicture, Crop, cut, load
 from lorakit.diffusion.noise import generator
 from lorakit.models.encode import latent_moments, to_tensor
 from lorakit.models.load import Components, is_small
@@ -26,7 +26,7 @@ Moments = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class View:
+class EncoderView:
     """One thing to encode: a picture's cut, maybe with what a drawn mask covers taken out.
 
     digest  sha256 of the file's bytes
@@ -35,7 +35,7 @@ class View:
 
     file: Path
     digest: str
-    cut: Cut
+    cut: Crop
     mask: tuple[int, int] | None = None
 
     def _drawn(self) -> Tensor:
@@ -80,10 +80,10 @@ class Bad:
 
 
 @dataclass
-class Encoded:
+class EncodedView:
     """`made` where the encoder was asked, and not only the cache under another name."""
 
-    view: View
+    view: EncoderView
     content: bytes
     moments: Moments
     made: bool
@@ -97,21 +97,21 @@ class Encoder:
     name: str
     known: Callable[[bytes], Moments | None] = lambda key: None
 
-    def all(self, views: Sequence[View], bad: Bad) -> Iterator[Encoded]:
+    def all(self, views: Sequence[EncoderView], bad: Bad) -> Iterator[EncodedView]:
         """Each view that can be read, in any order; the others go to `bad`."""
 
-        groups: dict[tuple[Path, Cut], list[View]] = {}
+        groups: dict[tuple[Path, Crop], list[EncoderView]] = {}
         for view in views:
             groups.setdefault((view.file, _upright(view.cut)), []).append(view)
 
-        def finished(group: list[View]) -> list[Encoded]:
+        def finished(group: list[EncoderView]) -> list[EncodedView]:
             return [done for pair in _pixels(group, bad) for done in self._finish([pair], 1)]
 
         if is_small(self.components):
             for found in each(finished, groups.values(), cores()):
                 yield from found
             return
-        waiting: list[tuple[View, Tensor]] = []
+        waiting: list[tuple[EncoderView, Tensor]] = []
         ordered = sorted(groups.values(), key=lambda group: group[0].cut.size)
         for future in _ahead(ordered, lambda group: _pixels(group, bad), cores(), 2 * cores() + 8):
             for view, x in future.result():
@@ -123,26 +123,26 @@ class Encoder:
         if waiting:
             yield from self._finish(waiting, self._together(waiting[0][0]))
 
-    def _together(self, view: View) -> int:
+    def _together(self, view: EncoderView) -> int:
         width, height = view.cut.size
         return 1 if self.components.device.type == "cpu" else max(1, _BATCH_PIXELS // (width * height))
 
-    def _finish(self, pictures: list[tuple[View, Tensor]], count: int) -> list[Encoded]:
+    def _finish(self, pictures: list[tuple[EncoderView, Tensor]], count: int) -> list[EncodedView]:
         keys = [content_key(x, self.name) for _, x in pictures]
         there = [self.known(key) for key in keys]
         new = [x for (_, x), found in zip(pictures, there, strict=True) if found is None]
         made = iter(_moments(self.components, new, count)) if new else iter(())
         return [
-            Encoded(view, key, found or next(made), found is None)
+            EncodedView(view, key, found or next(made), found is None)
             for (view, _), key, found in zip(pictures, keys, there, strict=True)
         ]
 
 
-def _upright(how: Cut) -> Cut:
+def _upright(how: Crop) -> Crop:
     return replace(how, mirrored=False)
 
 
-def _pixels(group: list[View], bad: Bad) -> list[tuple[View, Tensor]]:
+def _pixels(group: list[EncoderView], bad: Bad) -> list[tuple[EncoderView, Tensor]]:
     """What goes into the encoder for all views of one cut and its mirror image, which is decoded once."""
     try:
         image = cut(load(group[0].file), _upright(group[0].cut))

@@ -14,7 +14,7 @@ from lorakit.config import TrainConfig
 from lorakit.diffusion.noise import normal
 from lorakit.models import tokens
 from lorakit.models.load import Components
-from lorakit.training.loop import Group
+from lorakit.training.loop import ParameterGroup
 
 
 class Learned:
@@ -44,9 +44,9 @@ class Learned:
         for rows in self.rows.values():
             rows.rows.requires_grad_(True)
 
-    def group(self, rate: Callable[[int], float], learns: Callable[[int], bool], weight: float = 1.0) -> Group:
+    def group(self, rate: Callable[[int], float], learns: Callable[[int], bool], weight: float = 1.0) -> ParameterGroup:
         parameters = {f"tokens.{part}": rows.rows for part, rows in self.rows.items()}
-        return Group(name="tokens", parameters=parameters, rate=rate, learns=learns, weight=weight)
+        return ParameterGroup(name="tokens", parameters=parameters, rate=rate, learns=learns, weight=weight)
 
     def after(self, step: int, rates: Mapping[str, float]) -> None:
         """Draw each vector's norm to `norm`, by a share that grows with the rate (Ryu, cloneofsimo/lora, 2022)."""

@@ -14,7 +14,7 @@ from lorakit.training.gradients import Scaler, Total, clip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class ParameterGroup:
     """Parameters that share a rate and learn at the same steps.
 
     rate        step (from 0) to the learning rate
@@ -81,7 +81,7 @@ def finite(step: Step) -> bool:
 
 def train(
     optimizer: torch.optim.Optimizer,
-    groups: Sequence[Group],
+    groups: Sequence[ParameterGroup],
     descend: Callable[[int, Sequence[nn.Parameter]], Descent],
     steps: int,
     *,
@@ -136,7 +136,7 @@ def train(
 
 
 def optimizer_of(
-    groups: Sequence[Group], make: Callable[[list[optimizers.Group]], torch.optim.Optimizer]
+    groups: Sequence[ParameterGroup], make: Callable[[list[optimizers.OptimizerGroup]], torch.optim.Optimizer]
 ) -> torch.optim.Optimizer:
     """The optimizer that `make` gives for the parameters of all groups, divided by the factors of their rates."""
     inner = [(group.name, one) for group in groups for one in optimizers.groups_of(group.parameters, group.factors)]

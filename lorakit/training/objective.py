@@ -25,7 +25,7 @@ from lorakit.runtime.world import World
 from lorakit.training.gradients import Scaler
 from lorakit.training.loop import Descent
 from lorakit.training.precision import Precision
-from lorakit.training.samples import Ahead, Draws, Sample, Source, distribution_of
+from lorakit.training.samples import Ahead, Draws, Sample, TrainingSource, distribution_of
 from lorakit.training.shards import Shards
 from lorakit.training.texts import Texts
 from lorakit.training.variants import Attached
@@ -34,7 +34,7 @@ _TOGETHER = 8  # held-out samples a forward; fixed, so that sums do not depend o
 
 
 @dataclass(frozen=True)
-class _Part:
+class _SampleStack:
     """Samples of one shape, stacked: they go through the UNet together."""
 
     samples: Sequence[Sample]
@@ -62,7 +62,7 @@ class _Part:
 
 
 # A loss, [], of each part the samples' errors, and gradients.
-_Done = tuple[Tensor, Sequence[tuple[_Part, Tensor]], Sequence[Tensor]]
+_Done = tuple[Tensor, Sequence[tuple[_SampleStack, Tensor]], Sequence[Tensor]]
 
 
 class Objective:
@@ -78,7 +78,7 @@ class Objective:
     def __init__(
         self,
         components: Components,
-        sources: Sequence[Source],
+        sources: Sequence[TrainingSource],
         texts: Texts,
         config: TrainConfig,
         world: World,
@@ -124,7 +124,7 @@ class Objective:
             waited=waited,
         )
 
-    def _share(self, samples: Sequence[Sample], rank: int | None = None) -> list[_Part]:
+    def _share(self, samples: Sequence[Sample], rank: int | None = None) -> list[_SampleStack]:
         return _parts([samples[i] for i in self.world.share(samples, rank)], self.micro, self.pieces)
 
     def _whole(self, step: int, samples: Sequence[Sample], parameters: Sequence[nn.Parameter]) -> _Done:
@@ -132,7 +132,7 @@ class Objective:
         parts = self._share(samples)
         total, own = torch.zeros((), device=self.components.device), []
         gradients = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
-        work: Callable[[_Part], tuple[Tensor, Tensor, Sequence[Tensor]]] = lambda part: self._descend(  # noqa: E731
+        work: Callable[[_SampleStack], tuple[Tensor, Tensor, Sequence[Tensor]]] = lambda part: self._descend(  # noqa: E731
             step, part, parameters
         )
         done = each(work, parts, cores()) if self.pieces > 1 else map(work, parts)
@@ -143,7 +143,7 @@ class Objective:
         return total, own, gradients
 
     def _descend(
-        self, step: int, part: _Part, parameters: Sequence[nn.Parameter]
+        self, step: int, part: _SampleStack, parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         with self._dropping(part):
             loss, error, scaled = self._scaled(step, part)
@@ -159,7 +159,7 @@ class Objective:
             self.texts.still([sample.caption for sample in samples])  # encoded together, or by each as it comes to it
         parts = self._share(samples)
         most = max(len(self._share(samples, rank)) for rank in range(self.world.size))
-        idle = [_Part([replace(samples[0], weight=0.0)])] * (most - len(parts))
+        idle = [_SampleStack([replace(samples[0], weight=0.0)])] * (most - len(parts))
         total, own = torch.zeros((), device=self.components.device), []
         with self.shards.descending():
             for part in [*parts, *idle]:
@@ -169,12 +169,12 @@ class Objective:
                 own.append((part, error))
         return total, own[: len(parts)], self.shards.gradients(parameters)
 
-    def _scaled(self, step: int, part: _Part) -> tuple[Tensor, Tensor, Tensor]:
+    def _scaled(self, step: int, part: _SampleStack) -> tuple[Tensor, Tensor, Tensor]:
         """What `_loss` gives, and the loss as its gradient is to be taken."""
         loss, error = self._loss(step, part)
         return loss, error, loss if self.scaler is None else self.scaler.scaled(loss)
 
-    def _dropping(self, part: _Part) -> AbstractContextManager[None]:
+    def _dropping(self, part: _SampleStack) -> AbstractContextManager[None]:
         if self.attached is None or not self.config.dropout:
             return nullcontext()
         return self.attached.dropping([generator(*sample.key) for sample in part.samples])
@@ -186,19 +186,27 @@ class Objective:
 
         def say(sample: Sample) -> Tensor:
             with torch.no_grad():  # in a thread of its own
-                return self._said(partial(self.texts, 0), _Part([sample]))[0].cpu()
+                return self._said(partial(self.texts, 0), _SampleStack([sample]))[0].cpu()
 
         def inputs(sample: Sample) -> list[Any]:
             tensors = [sample.latents, sample.seen, *(() if sample.inpaint is None else (sample.inpaint,))]
             kind = [str(self.precision.compute), self.components.device.type]
-            return [name, kind, sample.timestep, sample.caption, sample.sizes, self._noisy(_Part([sample])), *tensors]
+            return [
+                name,
+                kind,
+                sample.timestep,
+                sample.caption,
+                sample.sizes,
+                self._noisy(_SampleStack([sample])),
+                *tensors,
+            ]
 
         draws, count = self.samples, cores() if self.pieces > 1 else 1
         taught = [(source.teacher, draws.taught(source)) for source in draws.sources if source.teacher is not None]
         return sum(teacher.fill(asked, say, inputs, folder, count) for teacher, asked in taught)
 
     @torch.no_grad()
-    def errors(self, source: Source, pairs: Sequence[tuple[int, int]], strata: int) -> Tensor:
+    def errors(self, source: TrainingSource, pairs: Sequence[tuple[int, int]], strata: int) -> Tensor:
         """The unweighted error of each (picture of a source that is not trained on, stratum of the timesteps), [pairs], on
         the CPU."""
         found, shapes = torch.zeros(len(pairs)), source.shapes()
@@ -208,11 +216,11 @@ class Objective:
         for same in by_shape.values():
             for start in range(0, len(same), _TOGETHER):
                 places = same[start : start + _TOGETHER]
-                part = _Part([self.samples.held_out(source, *pairs[at], strata) for at in places])
+                part = _SampleStack([self.samples.held_out(source, *pairs[at], strata) for at in places])
                 found[places] = self._error(self.texts.now, part).cpu()
         return found
 
-    def _said(self, texts: Callable[[Sequence[str]], Conditioning], part: _Part) -> Tensor:
+    def _said(self, texts: Callable[[Sequence[str]], Conditioning], part: _SampleStack) -> Tensor:
         """What the model says of a part, [b, c, h, w], float32."""
         noisy = self._noisy(part)
         inpaint = part.stack("inpaint") if self.components.inpaints else None
@@ -221,10 +229,10 @@ class Objective:
             t = self.process.at(part.size).told(part.timesteps).to(self.components.device)
             return predict(self.components, noisy, t, told, inpaint).float()
 
-    def _noisy(self, part: _Part) -> Tensor:
+    def _noisy(self, part: _SampleStack) -> Tensor:
         return self.process.at(part.size).noisy(part.stack("latents"), part.stack("seen"), part.timesteps)
 
-    def _wanted(self, part: _Part) -> Tensor:
+    def _wanted(self, part: _SampleStack) -> Tensor:
         """What it should say: the process's target, or its teacher's word."""
         found = self.process.at(part.size).target(part.stack("latents"), part.stack("noise"), part.timesteps)
         if any(sample.taught is not None for sample in part.samples):
@@ -232,20 +240,20 @@ class Objective:
             found = torch.stack([own if sample.taught is None else sample.taught for own, sample in pairs])
         return found.to(self.components.device)
 
-    def _loss(self, step: int, part: _Part) -> tuple[Tensor, Tensor]:
+    def _loss(self, step: int, part: _SampleStack) -> tuple[Tensor, Tensor]:
         """(weighted loss of the part, [], and each sample's unweighted error [b])."""
         error = self._error(partial(self.texts, step), part)
         weights = torch.tensor([sample.weight for sample in part.samples]) * self.weights[part.timesteps]
         return (error * weights.to(error.device)).sum(), error.detach()
 
-    def _error(self, texts: Callable[[Sequence[str]], Conditioning], part: _Part) -> Tensor:
+    def _error(self, texts: Callable[[Sequence[str]], Conditioning], part: _SampleStack) -> Tensor:
         """How wrong the model is at each sample of a part, [b], before any weight."""
         config, device, t, mask = self.config, self.components.device, part.timesteps, part.mask
         delta = losses.huber_delta(t, self.process.steps, config.huber, "exponential").to(device)
         each_one = losses.LOSSES[config.loss](self._said(texts, part) - self._wanted(part), delta)
         return losses.mean_by_sample(each_one, None if mask is None else mask.to(device))
 
-    def _told(self, told: Conditioning, part: _Part, latents: Tensor) -> Conditioning:
+    def _told(self, told: Conditioning, part: _SampleStack, latents: Tensor) -> Conditioning:
         """What the denoiser is told of a part: the text, and for SDXL the sizes."""
         if not self.components.sized:
             return told
@@ -261,7 +269,7 @@ class Objective:
         )
 
 
-def _parts(samples: Sequence[Sample], micro: int, pieces: int) -> list[_Part]:
+def _parts(samples: Sequence[Sample], micro: int, pieces: int) -> list[_SampleStack]:
     """The samples in parts of one shape, at most `micro` each; of a small model each in so many pieces."""
     by_shape: dict[tuple[int, ...], list[Sample]] = {}
     for sample in samples:
@@ -271,5 +279,5 @@ def _parts(samples: Sequence[Sample], micro: int, pieces: int) -> list[_Part]:
         for start in range(0, len(same), micro):
             part = same[start : start + micro]
             size = -(-len(part) // pieces)
-            found += [_Part(part[i : i + size]) for i in range(0, len(part), size)]
+            found += [_SampleStack(part[i : i + size]) for i in range(0, len(part), size)]
     return found

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lorakit.data.images import Cut
+from lorakit.data.images import Crop
 
 
 class Hidden(NamedTuple):
@@ -32,7 +32,7 @@ class Placed:
 
     mean: Tensor
     spread: Tensor
-    cut: Cut
+    cut: Crop
     mask: Tensor | None = None
     hidden: Sequence[Hidden] = ()
 

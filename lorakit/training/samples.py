@@ -49,7 +49,7 @@ class Sample:
 
 
 @dataclass(kw_only=True)
-class Source:
+class TrainingSource:
     """A set of encoded pictures, how many of them a step shows, their weight in the loss, and what becomes of captions.
 
     batch   places in a step, of all processes and micro-steps together
@@ -104,7 +104,7 @@ class Draws:
     """The samples of a step. Each draws from generators of its own, one a purpose, so that batch size, order, other
     options and restarts leave it alone."""
 
-    def __init__(self, sources: Sequence[Source], config: TrainConfig, distribution: Timesteps) -> None:
+    def __init__(self, sources: Sequence[TrainingSource], config: TrainConfig, distribution: Timesteps) -> None:
         self.sources, self.config, self.distribution = sources, config, distribution
 
     def at(self, step: int) -> list[Sample]:
@@ -123,14 +123,14 @@ class Draws:
                 )
         return found
 
-    def held_out(self, source: Source, i: int, stratum: int, strata: int) -> Sample:
+    def held_out(self, source: TrainingSource, i: int, stratum: int, strata: int) -> Sample:
         """Picture i of a set that is not trained on, always with the same noise and the same timestep, which lies in one of
         `strata` equal shares of those that training draws; its caption is the one that training would show, whole and in order."""
         key = (self.config.seed, "validation", source.cached.keys[i], stratum)
         u = (stratum + times.uniform_number(noises.generator(*key, "timestep"))) / strata
         return self._one(source, i, source.settled(i, stratum), key, int(self.distribution.at(u)), 0, 1.0, ())
 
-    def taught(self, source: Source) -> dict[tuple[int, int], Sample]:
+    def taught(self, source: TrainingSource) -> dict[tuple[int, int], Sample]:
         """By (picture, draw) all that a source with a teacher can show."""
         found = {}
         for at, i in enumerate(source.shown):
@@ -140,10 +140,12 @@ class Draws:
                 found[i, number] = self._one(source, i, source.caption(at, 0), key, t, 0, 1.0, ())
         return found
 
-    def _taught_key(self, source: Source, i: int, number: int) -> tuple[int | str, ...]:
+    def _taught_key(self, source: TrainingSource, i: int, number: int) -> tuple[int | str, ...]:
         return (self.config.seed, source.name, source.cached.keys[i], number)
 
-    def _keys(self, source: Source, step: int, shown: Sequence[int]) -> tuple[list[tuple[int | str, ...]], list[int]]:
+    def _keys(
+        self, source: TrainingSource, step: int, shown: Sequence[int]
+    ) -> tuple[list[tuple[int | str, ...]], list[int]]:
         """By place of a step what its picture's draws are keyed by, and its timestep."""
         config, count = self.config, len(shown)
         keys: list[tuple[int | str, ...]] = [(config.seed, source.name, step, place) for place in range(count)]
@@ -158,7 +160,7 @@ class Draws:
 
     def _one(
         self,
-        source: Source,
+        source: TrainingSource,
         i: int,
         caption: str,
         key: tuple[int | str, ...],

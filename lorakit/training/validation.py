@@ -17,7 +17,7 @@ from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import Components
 from lorakit.models.predict import predict
 from lorakit.training.objective import Objective
-from lorakit.training.samples import Source
+from lorakit.training.samples import TrainingSource
 
 STRATA = 8
 
@@ -62,7 +62,7 @@ def _t95(freedom: int) -> float:
     return z + g1 / freedom + g2 / freedom**2 + g3 / freedom**3
 
 
-def losses(objective: Objective, source: Source, most: int) -> Tensor:
+def losses(objective: Objective, source: TrainingSource, most: int) -> Tensor:
     """The errors [pictures, STRATA] of the model as it stands at the task that is trained, unweighted, on the CPU; finite
     or not. The first `most` pictures are shown as training shows them: captions, masks, noise and kind of loss."""
     count = min(most, len(source.cached.keys))
@@ -70,7 +70,7 @@ def losses(objective: Objective, source: Source, most: int) -> Tensor:
     return objective.errors(source, pairs, STRATA).view(-1, STRATA)
 
 
-def captions(source: Source, most: int) -> set[str]:
+def captions(source: TrainingSource, most: int) -> set[str]:
     """All captions that `losses` shows."""
     return {source.settled(i, stratum) for i in range(min(most, len(source.captions))) for stratum in range(STRATA)}
 

@@ -34,8 +34,8 @@ def arithmetic(family: str, rank: int) -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     import numpy as np
 
-    from lorakit.lowrank.certified import Wanted
-    from lorakit.lowrank.dense import Dense
+    from lorakit.lowrank.certified import SpectrumRequest
+    from lorakit.lowrank.dense import DenseDelta
     from lorakit.lowrank.gram import by_gram
     from lorakit.lowrank.randomised import leading
     from tests.support.matrices import fine_tuned
@@ -62,9 +62,9 @@ def arithmetic(family: str, rank: int) -> None:
             return found
 
         for _ in range(2 if min(out, into) < 700 else 0):  # what comes first costs more
-            leading(Dense(delta), delta.shape, Wanted(k))
-        found = timed(lambda d=delta, k=k: leading(Dense(d), d.shape, Wanted(k)))
-        exact = timed(lambda d=delta, k=k: by_gram(Dense(d), d.shape, Wanted(k)))
+            leading(DenseDelta(delta), delta.shape, SpectrumRequest(k))
+        found = timed(lambda d=delta, k=k: leading(DenseDelta(d), d.shape, SpectrumRequest(k)))
+        exact = timed(lambda d=delta, k=k: by_gram(DenseDelta(d), d.shape, SpectrumRequest(k)))
         if found is None:
             found, took[0] = exact, took[0] + took[1]  # what could not be proven is done again, exactly
         s = timed(lambda d=delta: np.linalg.svd(d, full_matrices=False)[1])

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from lorakit.data.decode import decode
 from lorakit.data.images import cut
-from lorakit.data.prepare import Wanted, scale
+from lorakit.data.prepare import PrepareSettings, scale
 from lorakit.registry import CROPS
 from lorakit.runtime.guarded import Guarded
 
@@ -57,14 +57,14 @@ def plain(files: list[Path], out: Path, size: int, image_format: str) -> None:
         picture.save(out / f"{file.stem}.{image_format}", **({"quality": 95} if image_format == "jpg" else {}))
 
 
-def psnr(file: Path, wanted: Wanted) -> float:
+def psnr(file: Path, wanted: PrepareSettings) -> float:
     """Of what is drawn from the picture decoded smaller, against full decoding and Lanczos."""
-    from lorakit.data.crops import View
+    from lorakit.data.crops import PictureView
     from lorakit.data.prepare import target
 
     data = file.read_bytes()
     small, whole = decode(data, scale_of=lambda size: scale(size, wanted)), decode(data)
-    how = CROPS[wanted.crop].place(View(whole.image, whole.size, target(whole.size, wanted), "")).cut
+    how = CROPS[wanted.crop].place(PictureView(whole.image, whole.size, target(whole.size, wanted), "")).cut
     a, b = cut(small.image, how, source=small.size), cut(whole.image, how)
     square = float(np.square(np.asarray(a, float) - np.asarray(b, float)).mean())
     return 99.0 if square == 0 else -10 * np.log10(square / 255**2)
@@ -75,7 +75,9 @@ def cpu(who: int = resource.RUSAGE_SELF) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def pool(files: list[Path], out: Path, wanted: Wanted, count: int, answer: str = "rows") -> tuple[float, float]:
+def pool(
+    files: list[Path], out: Path, wanted: PrepareSettings, count: int, answer: str = "rows"
+) -> tuple[float, float]:
     """(wall seconds, CPU seconds) of `count` worker processes over all files, with their start."""
     setup = {"wanted": asdict(wanted), "raw": os.fsencode(files[0].parent).hex(), "data": os.fsencode(out).hex()}
     wall, used = time.perf_counter(), cpu(resource.RUSAGE_CHILDREN)
@@ -103,7 +105,7 @@ def main() -> None:
             f"{len(files)} JPEGs of 4000x3000, {megabytes:.1f} MB, to {options.size}x{options.size}; Pillow {Image.__version__}"
         )
         for image_format in ("png", "jpg"):
-            wanted = Wanted(size=(options.size, options.size), multiple=64, image_format=image_format)
+            wanted = PrepareSettings(size=(options.size, options.size), multiple=64, image_format=image_format)
             times: dict[str, list[float]] = {"plain": [], "ours": []}
             for _ in range(options.repeats):  # in turns, so that both see the same machine
                 start = cpu()
@@ -114,7 +116,7 @@ def main() -> None:
             print(f"to {image_format}: plain Pillow {a:.0f} ms, lorakit {b:.0f} ms CPU a picture: {a / b:.2f}x")
         values = [psnr(file, wanted) for file in files]
         print(f"PSNR against full decoding and Lanczos: least {min(values):.1f} dB, mean {np.mean(values):.1f} dB")
-        wanted = Wanted(size=(options.size, options.size), multiple=64)
+        wanted = PrepareSettings(size=(options.size, options.size), multiple=64)
         many = files * 12  # so many that starting is no part of the figure, as in any folder that is worth the cores
         counts = [count for count in (1, 2, 4, 8) if count <= len(os.sched_getaffinity(0))]
         walls: dict[int, list[tuple[float, float]]] = {count: [] for count in counts}

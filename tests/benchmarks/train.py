@@ -33,7 +33,7 @@ def ours(name: str, batch: int, dtype: str = "float32") -> Step:
     from lorakit.training import loop, optimizers
     from lorakit.training.objective import Objective
     from lorakit.training.precision import precision
-    from lorakit.training.samples import Source
+    from lorakit.training.samples import TrainingSource
     from lorakit.training.texts import Texts
     from tests.support.cached import cached
 
@@ -44,7 +44,7 @@ def ours(name: str, batch: int, dtype: str = "float32") -> Step:
     captions = [CAPTION.format(i) for i in range(count)]
     config = TrainConfig(batch_size=batch, steps=100_000, lr=1e-4, lr_schedule="constant").suited()
     trained = lora.begin(components, config)
-    source = Source(
+    source = TrainingSource(
         name="data", cached=cached(means, spread=0.1), captions=[(caption,) for caption in captions], batch=batch
     )
     texts = Texts(components)

@@ -17,8 +17,8 @@ from lorakit.cli.train import train
 from lorakit.config import Recorded, TrainConfig
 from lorakit.errors import UsageError
 from lorakit.io import torch_files as tensors
-from lorakit.jobs.train import Life
-from lorakit.training.optimizers import Group, make
+from lorakit.jobs.train import RunOptions
+from lorakit.training.optimizers import OptimizerGroup, make
 
 HINTS = typing.get_type_hints(TrainConfig, include_extras=True)
 FIELDS = {field.name: typing.get_args(HINTS[field.name]) for field in fields(TrainConfig)}
@@ -159,7 +159,7 @@ def test_what_a_run_records_beside_its_config_is_what_is_marked():
         for name, parameter in inspect.signature(train).parameters.items()
         if name not in FIELDS and Recorded.ANY in getattr(parameter.annotation, "__metadata__", ())
     }
-    life = Life(
+    life = RunOptions(
         output=Path("x"),
         run_folder=Path("y"),
         file_format="diffusers",
@@ -252,6 +252,6 @@ def test_code_of_the_working_folder_runs_only_on_the_word_of_the_command_line(pr
 
 def test_installed_optimizers_are_found_without_the_working_folder():
     parameters = {"w": nn.Parameter(torch.ones(1))}
-    assert isinstance(make("torch.optim:SGD", [Group(parameters)], 0.1, installed=True), torch.optim.SGD)
+    assert isinstance(make("torch.optim:SGD", [OptimizerGroup(parameters)], 0.1, installed=True), torch.optim.SGD)
     with pytest.raises(UsageError, match="no_such_module"):
-        make("no_such_module:X", [Group(parameters)], 0.1, installed=True)
+        make("no_such_module:X", [OptimizerGroup(parameters)], 0.1, installed=True)

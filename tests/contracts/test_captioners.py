@@ -1,7 +1,7 @@
 import pytest
 
-from lorakit.captioners import BadCaption, How, Shown
-from lorakit.captioners.tagger import Tag, chosen
+from lorakit.captioners import BadCaption, CaptionerSettings, Shown
+from lorakit.captioners.tagger import VocabularyTag, chosen
 from lorakit.errors import InputError, UnavailableError
 from lorakit.registry import CAPTIONERS
 from tests.conftest import picture
@@ -21,9 +21,9 @@ def how(tmp_path_factory):
     phrases = home / "phrases.txt"
     phrases.write_text("# colour\nred\nblue\n\n# things 2\na cat\na dog\na house\n")
     return {
-        "blip": How(model=str(small_models.blip(home / "blip")), device="cpu"),
-        "clip": How(model=str(small_models.clip(home / "clip")), vocabulary=str(phrases), device="cpu"),
-        "tagger": How(model=str(small_models.tagger(home / "tagger")), threshold=0.0, device="cpu"),
+        "blip": CaptionerSettings(model=str(small_models.blip(home / "blip")), device="cpu"),
+        "clip": CaptionerSettings(model=str(small_models.clip(home / "clip")), vocabulary=str(phrases), device="cpu"),
+        "tagger": CaptionerSettings(model=str(small_models.tagger(home / "tagger")), threshold=0.0, device="cpu"),
     }
 
 
@@ -40,7 +40,7 @@ def shown(tmp_path):
 
 @pytest.mark.parametrize("name", CAPTIONERS.names())
 def test_captions_repeat_and_there_is_one_a_picture(name, how, shown):
-    captions = CAPTIONERS[name].load(how.get(name, How()))
+    captions = CAPTIONERS[name].load(how.get(name, CaptionerSettings()))
     said = captions(shown)
     assert len(said) == 3 and [text.text for text in said] == [text.text for text in captions(shown)]
     known = {"none": {""}, "filename": {"red apple"}, "keep": {"a red apple"}}
@@ -56,7 +56,9 @@ def test_a_model_says_the_same_whatever_shares_its_batch(name, how, shown):
 
 
 def test_blip_2_captions_by_the_same_way(shown, tmp_path):
-    captions = CAPTIONERS["blip"].load(How(model=str(small_models.blip2(tmp_path / "blip2")), device="cpu"))
+    captions = CAPTIONERS["blip"].load(
+        CaptionerSettings(model=str(small_models.blip2(tmp_path / "blip2")), device="cpu")
+    )
     said = [text.text for text in captions(shown)]
     assert said == [text.text for text in captions(shown)] and all(said)
     assert said == [captions([one])[0].text for one in shown]
@@ -67,10 +69,10 @@ def test_a_model_that_is_not_there_is_named_with_what_fetches_it(name, monkeypat
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UnavailableError, match="hf download nobody/nothing"):
-        CAPTIONERS[name].load(How(model="nobody/nothing"))
+        CAPTIONERS[name].load(CaptionerSettings(model="nobody/nothing"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no config\.json"):
-        CAPTIONERS[name].load(How(model=str(tmp_path / "empty")))
+        CAPTIONERS[name].load(CaptionerSettings(model=str(tmp_path / "empty")))
 
 
 def test_clip_takes_as_many_phrases_of_each_group_as_its_heading_says(how, shown):
@@ -79,7 +81,13 @@ def test_clip_takes_as_many_phrases_of_each_group_as_its_heading_says(how, shown
 
 
 def test_tags_are_chosen_by_threshold_and_ratings_are_none():
-    tags = [Tag("general", 9), Tag("long hair", 0), Tag("some one", 4), Tag("sky", 0), Tag("hat", 0)]
+    tags = [
+        VocabularyTag("general", 9),
+        VocabularyTag("long hair", 0),
+        VocabularyTag("some one", 4),
+        VocabularyTag("sky", 0),
+        VocabularyTag("hat", 0),
+    ]
     assert chosen(tags, [0.99, 0.5, 0.9, 0.7, 0.2], 0.35) == "some one, sky, long hair"
     assert chosen(tags, [0.99, 0.5, 0.8, 0.7, 0.2], 0.6) == "sky"
 
@@ -97,22 +105,22 @@ def test_tags_are_chosen_by_threshold_and_ratings_are_none():
 def test_sidecars_are_read_strictly(data, expected, tmp_path):
     (tmp_path / "x.txt").write_bytes(data)
     file = tmp_path / "x.png"
-    assert CAPTIONERS["keep"].load(How())([Shown(file, file)])[0].text == expected
+    assert CAPTIONERS["keep"].load(CaptionerSettings())([Shown(file, file)])[0].text == expected
 
 
 def test_a_picture_without_a_sidecar_is_noted(tmp_path):
-    assert CAPTIONERS["keep"].load(How())([Shown(tmp_path / "x.png", tmp_path / "x.png")])[0].notes == [
+    assert CAPTIONERS["keep"].load(CaptionerSettings())([Shown(tmp_path / "x.png", tmp_path / "x.png")])[0].notes == [
         "no caption beside it"
     ]
 
 
 def test_a_sidecar_in_another_coding_too_long_or_in_two_minds_is_refused(tmp_path):
     file = tmp_path / "x.png"
-    keep = CAPTIONERS["keep"].load(How())
+    keep = CAPTIONERS["keep"].load(CaptionerSettings())
     (tmp_path / "x.txt").write_bytes("ein Bär".encode("cp1252"))
     with pytest.raises(BadCaption, match=r"not utf-8 \(byte 5\).*--caption-encoding cp1252"):
         keep([Shown(file, file)])
-    assert CAPTIONERS["keep"].load(How(encoding="cp1252"))([Shown(file, file)])[0].text == "ein Bär"
+    assert CAPTIONERS["keep"].load(CaptionerSettings(encoding="cp1252"))([Shown(file, file)])[0].text == "ein Bär"
     (tmp_path / "x.txt").write_text("a dog")
     (tmp_path / "x.caption").write_text("a cat")
     with pytest.raises(BadCaption, match="differ"):
@@ -136,6 +144,6 @@ def test_the_built_in_blip_names_subjects_of_its_domain(tmp_path):
         square.alpha_composite(subject, (2, 2))
         square.convert("RGB").save(tmp_path / file.name)
         files.append(Shown(file, tmp_path / file.name))
-    said = CAPTIONERS["blip"].load(How(device="cpu"))(files)
+    said = CAPTIONERS["blip"].load(CaptionerSettings(device="cpu"))(files)
     right = [one.source.stem.partition("-")[0] in text.text for one, text in zip(files, said, strict=True)]
     assert all(right), [text.text for text in said]

@@ -13,7 +13,7 @@ import lorakit
 from lorakit.config import TrainConfig
 from lorakit.formats.layouts import open_model
 from lorakit.io import torch_files as tensors
-from lorakit.jobs.train import Life, run
+from lorakit.jobs.train import RunOptions, run
 from lorakit.registry import MODES
 from lorakit.talk import SILENT
 from tests.conftest import captioned
@@ -92,7 +92,7 @@ def config(mode: str, small: Path, own: Path, kind: type[TrainConfig] = TrainCon
 def trained(data: Path, asked: TrainConfig, folder: Path) -> dict[str, torch.Tensor]:
     """The tensors that a run writes, by file and name."""
     output = folder / ("model" if asked.mode == "full" else "x.safetensors")
-    run(data, asked, Life(output=output, run_folder=folder / "run", file_format="lorakit"), SILENT)
+    run(data, asked, RunOptions(output=output, run_folder=folder / "run", file_format="lorakit"), SILENT)
     if asked.mode != "full":
         return tensors.read(output)[0]
     return {name: x.tensor() for name, x in open_model(output).weights().items()}

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from lorakit.errors import UsageError
-from lorakit.masks import How
+from lorakit.masks import MaskSettings
 from lorakit.registry import MASKS
 from tests.support import small_models
 
@@ -26,7 +26,7 @@ def test_a_mask_has_its_picture_s_size_and_repeats(name, subject):
     cv2 = pytest.importorskip("cv2")
     if not hasattr(cv2, "CascadeClassifier"):
         pytest.skip("this OpenCV has no face cascades")
-    make = MASKS[name].load(How())
+    make = MASKS[name].load(MaskSettings())
     pictures = [subject, subject.resize((40, 60))]
     masks = make(pictures)
     assert [(m.mode, m.size) for m in masks] == [("L", (128, 96)), ("L", (40, 60))]
@@ -37,7 +37,7 @@ def test_grabcut_finds_the_subject(subject):
     cv2 = pytest.importorskip("cv2")
     if not hasattr(cv2, "data"):
         pytest.skip("this OpenCV has no face cascades")
-    mask = np.asarray(MASKS["subject"].load(How())([subject])[0]) > 127
+    mask = np.asarray(MASKS["subject"].load(MaskSettings())([subject])[0]) > 127
     truth = np.zeros_like(mask)
     truth[24:72, 48:88] = True
     assert (mask & truth).sum() / (mask | truth).sum() > 0.9
@@ -45,13 +45,13 @@ def test_grabcut_finds_the_subject(subject):
 
 def test_clipseg_masks_by_words(subject, tmp_path):
     model = str(small_models.clipseg(tmp_path / "clipseg"))
-    how = How("a red box", model, "cpu")
+    how = MaskSettings("a red box", model, "cpu")
     make = MASKS["subject"].load(how)
     (mask,) = make([subject])
     assert mask.size == subject.size and mask.getextrema()[1] == 255
-    assert MASKS["subject"].identity(how) != MASKS["subject"].identity(How("a cat", model))
+    assert MASKS["subject"].identity(how) != MASKS["subject"].identity(MaskSettings("a cat", model))
     with pytest.raises(UsageError, match="--mask-prompt"):
-        MASKS["subject"].load(How("", model))
+        MASKS["subject"].load(MaskSettings("", model))
 
 
 def test_swin2sr_enlarges_until_it_is_large_enough(subject, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lorakit.deltas.low_rank import LowRank
-from lorakit.lowrank.ranks import Rule
+from lorakit.lowrank.ranks import RankRule
 from lorakit.merging.kernel.draws import generator
 from lorakit.merging.kernel.module import merged
 from lorakit.registry import MERGE_METHODS
@@ -84,7 +84,7 @@ def test_the_same_draws_give_the_same_delta(method):
 @pytest.mark.parametrize("shape", [(12, 9), (4, 5, 3, 3)])
 def test_a_merged_module_is_what_the_method_says_at_full_rank(method, shape):
     deltas = [low(shape, 1, dtype="f4"), low(shape, 2, rank=1, dtype="f4")]
-    made = merged(MERGE_METHODS[method], deltas, [0.7, 0.4], settings(method), Rule("full"))
+    made = merged(MERGE_METHODS[method], deltas, [0.7, 0.4], settings(method), RankRule("full"))
     assert made.low is not None and made.error == 0 and made.low.shape == shape
     wanted = joined(method, deltas, [0.7, 0.4]).reshape(shape)
     assert np.linalg.norm(made.low.delta() - wanted) < 2e-6 * np.linalg.norm(wanted)

@@ -10,7 +10,7 @@ from lorakit.training import loop, optimizers
 from lorakit.training.objective import Objective
 from lorakit.training.placed import Hidden
 from lorakit.training.precision import precision
-from lorakit.training.samples import Source
+from lorakit.training.samples import TrainingSource
 from lorakit.training.texts import Texts
 from tests.support.cached import cached
 from tests.tiny import make
@@ -27,7 +27,7 @@ def test_one_step_changes_what_the_mode_trains_and_nothing_else(name, family, tm
     trained = MODES[name].begin(components, config)
     start = {key: p.detach().clone() for key, p in trained.parameters.items()}
     means = [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    source = Source(name="data", cached=cached(means), captions=[("a <s1>",), ("b <s1>",)], batch=2)
+    source = TrainingSource(name="data", cached=cached(means), captions=[("a <s1>",), ("b <s1>",)], batch=2)
     objective = Objective(
         components,
         [source],
@@ -68,7 +68,11 @@ def test_an_inpainting_model_learns_to_fill_in(tmp_path):
         hidden = [Hidden(mask, picture * (1 - mask), torch.zeros_like(picture))]
         objective = Objective(
             components,
-            [Source(name="data", cached=cached([picture] * 2, hidden=hidden), captions=[("a",), ("b",)], batch=2)],
+            [
+                TrainingSource(
+                    name="data", cached=cached([picture] * 2, hidden=hidden), captions=[("a",), ("b",)], batch=2
+                )
+            ],
             Texts(components),
             config,
             World(),

@@ -10,8 +10,8 @@ from lorakit.drawing.ensemble import Ensemble
 from lorakit.formats import writing
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import load
-from lorakit.models.prompts import Reading
-from lorakit.models.sample import Drawing, Picture, denoise, steps_done
+from lorakit.models.prompts import PromptReading
+from lorakit.models.sample import Drawing, PictureRequest, denoise, steps_done
 from lorakit.registry import COMPOSINGS
 from lorakit.schedulers import SCHEDULERS
 from tests.tiny import make
@@ -22,9 +22,9 @@ def components(tmp_path_factory):
     return load(str(make(tmp_path_factory.mktemp("model") / "model")), torch.device("cpu"), torch.float32)
 
 
-def picture(seed: int, **more) -> Picture:
+def picture(seed: int, **more) -> PictureRequest:
     told = Conditioning(torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(0)))
-    return Picture.of(seed, told, Conditioning(torch.zeros_like(told.states)), **more)
+    return PictureRequest.of(seed, told, Conditioning(torch.zeros_like(told.states)), **more)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -80,8 +80,8 @@ def test_every_composition_draws_the_same_finite_picture_twice(components, membe
     how, composition = Drawing(size=(32, 32), steps=2, guidance=2.0, scheduler=name), Composition(members, way)
     ensemble = Ensemble(components, [composition], lambda text: None)
     acting = ensemble.acting(composition, steps_done(components, how), how.size)
-    told, negative = ensemble.told(acting, "a cat", "", Reading())
-    asked = Picture(seed=7, told=told, negative=negative)
+    told, negative = ensemble.told(acting, "a cat", "", PromptReading())
+    asked = PictureRequest(seed=7, told=told, negative=negative)
     first, second = (denoise(components, [asked], how, acting) for _ in range(2))
     assert torch.equal(first, second) and first.isfinite().all()
     nothing = ensemble.acting(composition.scaled(0.0), steps_done(components, how), how.size)

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 
 from lorakit.data import decode as decoding
 from lorakit.data.decode import BadPicture, Unread, decode, reduction
-from lorakit.data.images import Cut, cut
+from lorakit.data.images import Crop, cut
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "dreambooth"
 
@@ -138,7 +138,7 @@ def test_reduced_decoding_keeps_45_db_against_full_decoding_and_lanczos(subject)
     data = (PHOTOS / subject).read_bytes()
     whole = decode(data)
     for target in (120, 220, 320, 512, 600):
-        how = Cut(box=(0, 0, *whole.size), size=(target, target))
+        how = Crop(box=(0, 0, *whole.size), size=(target, target))
         small = decode(data, scale_of=lambda size, target=target: size[0] / target)
         assert small.size == whole.size
         if small.image.size != whole.size:

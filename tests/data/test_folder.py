@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorakit.captioners import BadCaption, How, Shown
+from lorakit.captioners import BadCaption, CaptionerSettings, Shown
 from lorakit.captioners.keep import load
 from lorakit.data import dataset, pngtext
 from lorakit.errors import InputError
@@ -68,7 +68,7 @@ def by_train(folder, **options):
 
 
 def by_ppim(folder, captions=True):
-    notes, keep, shown = [], load(How()), {}
+    notes, keep, shown = [], load(CaptionerSettings()), {}
     for one in reading.sources(folder, folder.parent / "made", notes.append, captions=captions):
         if one.problem:
             shown[one.path] = one.problem

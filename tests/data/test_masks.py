@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lorakit.data import masks
-from lorakit.data.images import BadPicture, Cut, centre
+from lorakit.data.images import BadPicture, Crop, centre
 
 
 def grey(rows):
@@ -15,17 +15,17 @@ def grey(rows):
 
 def test_a_latent_pixel_counts_its_share_of_the_mask_and_the_mean_is_one():
     mask = grey([[255, 255, 0, 0], [255, 0, 0, 0]])
-    weights = masks.loss_weights(mask, Cut(box=(0, 0, 4, 2), size=(4, 2)), (2, 1))
+    weights = masks.loss_weights(mask, Crop(box=(0, 0, 4, 2), size=(4, 2)), (2, 1))
     assert weights.tolist() == [[[2.0, 0.0]]]  # 3/4 and 0, of mean 3/8
-    weights = masks.loss_weights(mask, Cut(box=(0, 0, 4, 2), size=(4, 2)), (2, 1), unmasked=0.5)
+    weights = masks.loss_weights(mask, Crop(box=(0, 0, 4, 2), size=(4, 2)), (2, 1), unmasked=0.5)
     assert weights[0, 0].tolist() == pytest.approx([0.875 / 0.6875, 0.5 / 0.6875])
 
 
 def test_a_mask_of_ones_is_no_mask_and_one_of_zeros_is_refused():
-    how = Cut(box=(0, 0, 8, 8), size=(8, 8))
+    how = Crop(box=(0, 0, 8, 8), size=(8, 8))
     assert masks.loss_weights(Image.new("L", (8, 8), 255), how, (4, 4)) is None
     assert masks.loss_weights(Image.new("L", (8, 8), 0), how, (4, 4), unmasked=0.1) is None
-    assert masks.loss_weights(grey([[0, 255]]), Cut(box=(0, 0, 2, 1), size=(2, 1)), (2, 1), unmasked=1.0) is None
+    assert masks.loss_weights(grey([[0, 255]]), Crop(box=(0, 0, 2, 1), size=(2, 1)), (2, 1), unmasked=1.0) is None
     with pytest.raises(BadPicture, match="nothing to learn"):
         masks.loss_weights(Image.new("L", (8, 8), 0), how, (4, 4))
     with pytest.raises(ValueError, match="0 to 1"):
@@ -36,20 +36,20 @@ def test_a_mask_of_ones_is_no_mask_and_one_of_zeros_is_refused():
 @given(st.integers(0, 999), st.floats(0, 0.9), st.booleans())
 def test_the_mean_is_one_whatever_the_mask_and_the_cut(seed, unmasked, pad):
     values = np.random.default_rng(seed).integers(0, 256, (40, 56), np.uint8)
-    how = Cut(box=(0, 0, 56, 40), size=(64, 64), pad=True) if pad else centre((56, 40), (64, 64))
+    how = Crop(box=(0, 0, 56, 40), size=(64, 64), pad=True) if pad else centre((56, 40), (64, 64))
     weights = masks.loss_weights(Image.fromarray(values), how, (8, 8), unmasked)
     assert weights.shape == (1, 8, 8) and weights.dtype == torch.float32
     assert float(weights.mean()) == pytest.approx(1, abs=1e-5) and float(weights.min()) >= 0
 
 
 def test_padding_is_not_learnt():
-    weights = masks.loss_weights(Image.new("L", (8, 4), 255), Cut(box=(0, 0, 8, 4), size=(8, 8), pad=True), (4, 4))
+    weights = masks.loss_weights(Image.new("L", (8, 4), 255), Crop(box=(0, 0, 8, 4), size=(8, 8), pad=True), (4, 4))
     assert weights[0].tolist() == [[0.0] * 4, [2.0] * 4, [2.0] * 4, [0.0] * 4]
 
 
 def test_the_mask_is_cut_like_its_picture():
     mask = grey([[0, 255, 0, 0, 255, 0]])
-    weights = masks.loss_weights(mask, Cut(box=(1, 0, 3, 1), size=(2, 1)), (2, 1))
+    weights = masks.loss_weights(mask, Crop(box=(1, 0, 3, 1), size=(2, 1)), (2, 1))
     assert weights.tolist() == [[[2.0, 0.0]]]
 
 

@@ -3,23 +3,28 @@
 import pytest
 
 from lorakit.data import prompt_tags
-from lorakit.data.prompt_tags import Tag
+from lorakit.data.prompt_tags import PromptTag
 
 
 @pytest.mark.parametrize(
     ("tag", "expected"),
     [
-        ("<lora:style:0.8>", Tag(spelled="<lora:style:0.8>", name="style", weight=0.8, text=0.8)),
-        ("<lyco:a b>", Tag(spelled="<lyco:a b>", name="a b")),
+        ("<lora:style:0.8>", PromptTag(spelled="<lora:style:0.8>", name="style", weight=0.8, text=0.8)),
+        ("<lyco:a b>", PromptTag(spelled="<lyco:a b>", name="a b")),
         (
             "<lora:x:0.5:0.2>",
-            Tag(spelled="<lora:x:0.5:0.2>", name="x", weight=0.2, text=0.5),
+            PromptTag(spelled="<lora:x:0.5:0.2>", name="x", weight=0.2, text=0.5),
         ),  # the text encoder's comes first
         (
             "<lora:x:te=.5:unet=-1:dyn=8>",
-            Tag(spelled="<lora:x:te=.5:unet=-1:dyn=8>", name="x", weight=-1.0, text=0.5, blocks="", unread=("dyn=8",)),
+            PromptTag(
+                spelled="<lora:x:te=.5:unet=-1:dyn=8>", name="x", weight=-1.0, text=0.5, blocks="", unread=("dyn=8",)
+            ),
         ),
-        ("<LORA:x:1:lbw=MIDD>", Tag(spelled="<LORA:x:1:lbw=MIDD>", name="x", weight=1.0, text=1.0, blocks="MIDD")),
+        (
+            "<LORA:x:1:lbw=MIDD>",
+            PromptTag(spelled="<LORA:x:1:lbw=MIDD>", name="x", weight=1.0, text=1.0, blocks="MIDD"),
+        ),
     ],
 )
 def test_a_tag_for_an_adapter_is_read_as_the_webui_does(tag, expected):

@@ -10,8 +10,8 @@ from lorakit.drawing.ensemble import Ensemble
 from lorakit.errors import UsageError
 from lorakit.models import sample
 from lorakit.models.load import load
-from lorakit.models.prompts import Reading
-from lorakit.models.sample import Drawing, Picture, denoise, steps_done
+from lorakit.models.prompts import PromptReading
+from lorakit.models.sample import Drawing, PictureRequest, denoise, steps_done
 from tests.support.adapters_of_tiny import lora
 
 
@@ -35,7 +35,7 @@ def test_prompts_are_encoded_once_for_each_set_of_weights_in_the_text_encoder(co
         ensemble = Ensemble(components, [composition], lambda text: None)
         acting = ensemble.acting(composition, steps, (64, 64))
         for _ in range(2):
-            told, negative = ensemble.told(acting, "a cat", "a dog", Reading())
+            told, negative = ensemble.told(acting, "a cat", "a dog", PromptReading())
         assert len(seen) == expected and len(told) == len(negative) == expected // 2
         ensemble.remove()
         seen.clear()
@@ -53,10 +53,10 @@ def test_words_follow_the_prompt_where_the_adapter_acts(components, tmp_path):
     ensemble = Ensemble(components, [Composition((member,))], lambda text: None)
     acting = ensemble.acting(Composition((member,)), [(0, 0.0), (1, 1.0)], (64, 64))
     assert [step[0].variant[0] for step in acting.steps] == ["", "in the snow"]
-    told, _ = ensemble.told(acting, "a cat", "", Reading())
+    told, _ = ensemble.told(acting, "a cat", "", PromptReading())
     plain = Ensemble(components, [], lambda text: None)
     for words, text in (("", "a cat"), ("in the snow", "a cat, in the snow")):
-        wanted, _ = plain.told(None, text, "", Reading())
+        wanted, _ = plain.told(None, text, "", PromptReading())
         (one,), (other,) = told[next(v for v in told if v[0] == words)], wanted[None]
         assert torch.equal(one.wordings[0].states, other.wordings[0].states)
     ensemble.remove()
@@ -89,8 +89,8 @@ def test_forwards_of_a_step_go_through_side_by_side_and_say_what_each_alone_says
     how = Drawing(size=(64, 64), steps=2, guidance=2.0, scheduler="euler")
     ensemble = Ensemble(components, [composition], lambda text: None)
     acting = ensemble.acting(composition, steps_done(components, how), how.size)
-    told, negative = ensemble.told(acting, "a cat", "", Reading())
-    asked, rows, found = [Picture(seed=seed, told=told, negative=negative) for seed in (1, 2)], [], []
+    told, negative = ensemble.told(acting, "a cat", "", PromptReading())
+    asked, rows, found = [PictureRequest(seed=seed, told=told, negative=negative) for seed in (1, 2)], [], []
     hook = components.unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     for together in (sample._together, lambda *of: 1):
         monkeypatch.setattr(sample, "_together", together)

@@ -126,7 +126,7 @@ def test_a_checkpoint_is_the_adapter_that_training_would_write(variant, init, tm
     attached = variants.attach(targets, TRAINABLE[variant], lambda shape, name: normal(shape, 0, name), init=init)
     for parameter in attached.parameters.values():
         torch.nn.init.normal_(parameter)
-    optimizer = optimizers.make("adamw", [optimizers.Group(attached.parameters)], 0.1)
+    optimizer = optimizers.make("adamw", [optimizers.OptimizerGroup(attached.parameters)], 0.1)
     sum(p.square().sum() for p in attached.parameters.values()).backward()
     optimizer.step()
     fixed = {name: x for name, x in attached.state().items() if name not in attached.parameters}

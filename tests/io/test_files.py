@@ -82,7 +82,7 @@ def test_of_many_that_write_one_new_file_one_succeeds(tmp_path, way):
         done.append(number)
 
     def tried(number: int) -> None:
-        with suppress(files.Taken):
+        with suppress(files.NameTaken):
             write(number)
 
     threads = [threading.Thread(target=tried, args=(n,)) for n in range(8)]

@@ -6,7 +6,7 @@ import torch
 
 from lorakit.arrays import Stored, cast, raw
 from lorakit.lowrank import on_device
-from lorakit.lowrank.ranks import Rule
+from lorakit.lowrank.ranks import RankRule
 from lorakit.lowrank.solve import Way, solve
 from tests.support.matrices import fine_tuned, with_values
 
@@ -24,7 +24,7 @@ def there(request):
 @pytest.mark.parametrize("shape", [(200, 320), (320, 200), (40, 30, 3, 3)])
 def test_it_takes_what_numpy_takes(device, exact, shape):
     delta = fine_tuned(shape[0], int(np.prod(shape[1:]))).reshape(shape)
-    way = Way(Rule("fixed", 8), exact=exact)
+    way = Way(RankRule("fixed", 8), exact=exact)
     here, there = solve("m", delta, way), solve("m", torch.from_numpy(delta).to(device), way)
     assert here.kept == pytest.approx(there.kept, rel=1e-5) and there.of_optimum > 0.999
     np.testing.assert_allclose(there.values, here.values, rtol=1e-3)
@@ -32,7 +32,7 @@ def test_it_takes_what_numpy_takes(device, exact, shape):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("rule", [Rule("energy", 0.9), Rule("full"), Rule("budget", 9999.0, 4)])
+@pytest.mark.parametrize("rule", [RankRule("energy", 0.9), RankRule("full"), RankRule("budget", 9999.0, 4)])
 def test_every_rule_works_there(device, rule):
     delta = with_values(60, 50, [3.0, 2.0, 1.0])
     here, there = solve("m", delta, Way(rule)), solve("m", torch.from_numpy(delta).to(device), Way(rule))
@@ -42,7 +42,7 @@ def test_every_rule_works_there(device, rule):
 @pytest.mark.parametrize("device", DEVICES)
 def test_kernels_with_a_core_and_clamping_work_there(device):
     delta = fine_tuned(32, 288).reshape(32, 32, 3, 3)
-    for way in (Way(Rule("fixed", 4), tucker=True), Way(Rule("fixed", 4), quantile=0.9)):
+    for way in (Way(RankRule("fixed", 4), tucker=True), Way(RankRule("fixed", 4), quantile=0.9)):
         here, there = solve("m", delta, way), solve("m", torch.from_numpy(delta).to(device), way)
         assert there.kept == pytest.approx(here.kept, rel=1e-4) and there.delta.kind == here.delta.kind
 

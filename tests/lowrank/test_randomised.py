@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit.lowrank.certified import Wanted
-from lorakit.lowrank.dense import Dense
+from lorakit.lowrank.certified import SpectrumRequest
+from lorakit.lowrank.dense import DenseDelta
 from lorakit.lowrank.krylov import Space, orthonormal
 from lorakit.lowrank.outside import PROBES, least_length, outside
 from lorakit.lowrank.randomised import SHARE, leading
@@ -13,7 +13,7 @@ from tests.support.matrices import fine_tuned, with_values
 
 
 def solved(delta, wanted, seed=0):
-    return leading(Dense(delta), delta.shape, wanted, seed)
+    return leading(DenseDelta(delta), delta.shape, wanted, seed)
 
 
 def check(delta, found, rank):
@@ -37,7 +37,7 @@ def check(delta, found, rank):
 @pytest.mark.parametrize("seed", range(2))
 def test_what_is_found_is_proven_and_the_proof_is_true(shape, seed):
     delta = fine_tuned(*shape, seed=seed)
-    found = solved(delta, Wanted(32), seed)
+    found = solved(delta, SpectrumRequest(32), seed)
     assert found is not None and found.excess(32) < 2e-3
     check(delta, found, 32)
 
@@ -67,13 +67,15 @@ def test_no_spectrum_makes_the_certificate_too_small(out, into, rank, fall, nois
     delta = with_values(out, into, values, seed).astype("f8")
     rest = draw.standard_normal((out, into))
     delta = ((delta + rest * (noise * np.linalg.norm(delta) / np.linalg.norm(rest))) * 10.0**power).astype("f4")
-    found = triplets(Dense(delta), delta.shape, Wanted(rank), exact=False, seed=seed)  # or by the Gram matrix
+    found = triplets(
+        DenseDelta(delta), delta.shape, SpectrumRequest(rank), exact=False, seed=seed
+    )  # or by the Gram matrix
     check(delta, found, rank)
 
 
 def test_low_rank_is_found_exactly():
     delta = with_values(400, 600, [3.0, 2.0, 1.0, 0.5])
-    found = solved(delta, Wanted(8))
+    found = solved(delta, SpectrumRequest(8))
     np.testing.assert_allclose((found.u * found.s) @ found.vh, delta, rtol=0, atol=1e-6)
     assert found.excess(4) < 1e-3
 
@@ -81,33 +83,33 @@ def test_low_rank_is_found_exactly():
 @pytest.mark.parametrize("share", [0.5, 0.8, 0.89])
 def test_it_grows_until_the_share_is_held(share):
     delta = fine_tuned(600, 800)
-    found = solved(delta, Wanted(600, share=share))
+    found = solved(delta, SpectrumRequest(600, share=share))
     values = (np.linalg.svd(delta.astype("f8"), compute_uv=False) ** 2).cumsum()
     least = 1 + int((values < share * values[-1]).sum())
     assert found is None or least <= len(found.s) <= least + 1
 
 
 def test_a_floor_is_seen_from_above_and_below():
-    assert len(solved(with_values(400, 400, [5.0] * 10 + [1e-3] * 300), Wanted(400, floor=0.1)).s) == 10
+    assert len(solved(with_values(400, 400, [5.0] * 10 + [1e-3] * 300), SpectrumRequest(400, floor=0.1)).s) == 10
 
 
 def test_the_same_seed_gives_the_same_bits():
     delta = fine_tuned(320, 320)
-    a, b = (solved(delta, Wanted(16), 5) for _ in range(2))
+    a, b = (solved(delta, SpectrumRequest(16), 5) for _ in range(2))
     assert np.array_equal(a.u, b.u) and np.array_equal(a.vh, b.vh) and a.best == b.best
 
 
 def test_it_hands_over_what_it_cannot_prove():
     flat = np.random.default_rng(0).standard_normal((400, 400)).astype("f4")
-    assert solved(flat, Wanted(32)) is None  # no value stands out
-    assert solved(flat, Wanted(300)) is None  # more work than a whole decomposition
+    assert solved(flat, SpectrumRequest(32)) is None  # no value stands out
+    assert solved(flat, SpectrumRequest(300)) is None  # more work than a whole decomposition
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(40, 200), st.integers(2, 20), st.integers(0, 40), st.floats(0, 4), st.integers(0, 99))
 def test_the_bound_outside_a_space_holds(size, width, alike, fall, seed):
     values = np.concatenate([np.ones(alike), (np.arange(size - min(alike, size)) + 1.0) ** -fall])[:size]
-    x = Dense(with_values(size, size + 30, np.sort(values)[::-1], seed))
+    x = DenseDelta(with_values(size, size + 30, np.sort(values)[::-1], seed))
     draw = np.random.default_rng(seed)
     space = Space(x, width, draw)
     probes = draw.standard_normal((size, PROBES), np.float32)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lorakit.cli.ranks import parse, parse_size, rule
 from lorakit.errors import UsageError
 from lorakit.lowrank.decomposed import Decomposed, of_factors
-from lorakit.lowrank.ranks import Rule, allot
+from lorakit.lowrank.ranks import RankRule, allot
 
 
 def spectrum(values, out=10, fan_in=6, total=None, floor=0.0):
@@ -31,33 +31,36 @@ SQUARES_9_4_1 = [3.0, 2.0, 1.0]
     ("share", "rank"), [(0.01, 1), (9 / 14, 1), (0.65, 2), (13 / 14, 2), (0.93, 3), (0.9999999, 3), (1.0, 3)]
 )
 def test_energy_is_the_least_rank_that_holds_the_share(share, rank):
-    assert ranks_of(SQUARES_9_4_1, Rule("energy", share)) == rank
+    assert ranks_of(SQUARES_9_4_1, RankRule("energy", share)) == rank
 
 
 def test_energy_counts_what_the_triplets_do_not_hold():
-    assert ranks_of(SQUARES_9_4_1, Rule("energy", 0.5), total=20.0) == 2  # 9 / 20 is not half, 13 / 20 is
-    assert ranks_of(SQUARES_9_4_1, Rule("energy", 0.9), total=20.0) == 3  # out of reach: all there are
+    assert ranks_of(SQUARES_9_4_1, RankRule("energy", 0.5), total=20.0) == 2  # 9 / 20 is not half, 13 / 20 is
+    assert ranks_of(SQUARES_9_4_1, RankRule("energy", 0.9), total=20.0) == 3  # out of reach: all there are
 
 
-@pytest.mark.parametrize("kind", [Rule("full"), Rule("energy", 1.0), Rule("fixed", 9), Rule("budget", 1e6)])
+@pytest.mark.parametrize(
+    "kind", [RankRule("full"), RankRule("energy", 1.0), RankRule("fixed", 9), RankRule("budget", 1e6)]
+)
 def test_numerical_zeros_are_never_kept_and_small_values_are(kind):
     assert ranks_of([1.0, 1e-6, 1e-17, 0.0], kind) == 2
 
 
 @pytest.mark.parametrize(
-    "kind", [Rule("full"), Rule("energy", 0.5), Rule("fixed", 2), Rule("auto"), Rule("budget", 1e6)]
+    "kind", [RankRule("full"), RankRule("energy", 0.5), RankRule("fixed", 2), RankRule("auto"), RankRule("budget", 1e6)]
 )
 def test_a_delta_that_is_0_has_rank_0(kind):
     assert ranks_of([0.0, 0.0], kind) == 0 and ranks_of([], kind) == 0
 
 
 def test_auto_stops_at_the_floor_and_at_float32s_rounding():
-    assert ranks_of([1.0, 0.5, 0.01], Rule("auto"), floor=0.02) == 2
-    assert ranks_of([1.0, 1e-5, 1e-6], Rule("auto")) == 2  # 10 rows x 2^-23 = 1.2e-6
+    assert ranks_of([1.0, 0.5, 0.01], RankRule("auto"), floor=0.02) == 2
+    assert ranks_of([1.0, 1e-5, 1e-6], RankRule("auto")) == 2  # 10 rows x 2^-23 = 1.2e-6
 
 
 @pytest.mark.parametrize(
-    "kind", [Rule("full", cap=1), Rule("energy", 0.99, cap=1), Rule("auto", cap=1), Rule("budget", 1e6, cap=1)]
+    "kind",
+    [RankRule("full", cap=1), RankRule("energy", 0.99, cap=1), RankRule("auto", cap=1), RankRule("budget", 1e6, cap=1)],
 )
 def test_a_cap_holds_whatever_the_rule(kind):
     assert ranks_of(SQUARES_9_4_1, kind) == 1
@@ -66,17 +69,17 @@ def test_a_cap_holds_whatever_the_rule(kind):
 def test_a_budget_takes_the_largest_gain_a_byte():
     # A rank costs 4 * (2 + 2) = 16 bytes in a and 4 * (8 + 8) = 64 in b: gains 9, 4 and 16 / 4 = 4, 1 / 4 by 16 bytes.
     found = {"a": spectrum([3.0, 2.0], 2, 2), "b": spectrum([4.0, 1.0], 8, 8)}
-    assert allot(found, Rule("budget", 16)) == {"a": 1, "b": 0}
-    assert allot(found, Rule("budget", 95)) == {"a": 2, "b": 0}
-    assert allot(found, Rule("budget", 96)) == {"a": 2, "b": 1}
-    assert allot(found, Rule("budget", 96), bytes_a_number=2) == {"a": 2, "b": 2}
-    assert allot(found, Rule("budget", 15)) == {"a": 0, "b": 0}
+    assert allot(found, RankRule("budget", 16)) == {"a": 1, "b": 0}
+    assert allot(found, RankRule("budget", 95)) == {"a": 2, "b": 0}
+    assert allot(found, RankRule("budget", 96)) == {"a": 2, "b": 1}
+    assert allot(found, RankRule("budget", 96), bytes_a_number=2) == {"a": 2, "b": 2}
+    assert allot(found, RankRule("budget", 15)) == {"a": 0, "b": 0}
 
 
 def test_a_budget_pays_for_the_keys_of_each_module_once():
     found = {"a": spectrum([3.0, 2.0], 2, 2), "b": spectrum([2.5], 2, 2)}
-    assert allot(found, Rule("budget", 48), bytes_a_module=16) == {"a": 2, "b": 0}
-    assert allot(found, Rule("budget", 80), bytes_a_module=16) == {"a": 2, "b": 1}
+    assert allot(found, RankRule("budget", 48), bytes_a_module=16) == {"a": 2, "b": 0}
+    assert allot(found, RankRule("budget", 80), bytes_a_module=16) == {"a": 2, "b": 1}
 
 
 spectra = st.dictionaries(
@@ -98,8 +101,8 @@ def test_a_budget_is_kept_and_no_worse_than_a_fixed_rank_but_for_the_last_piece(
     def gain(ranks):
         return sum(float(found[name].s[:rank].double().square().sum()) for name, rank in ranks.items())
 
-    plain = allot(found, Rule("fixed", fixed))
-    spread = allot(found, Rule("budget", cost(plain)))
+    plain = allot(found, RankRule("fixed", fixed))
+    spread = allot(found, RankRule("budget", cost(plain)))
     assert cost(spread) <= cost(plain)
     largest = max(float(one.s[0]) ** 2 for one in found.values())
     assert gain(spread) >= gain(plain) - largest - 1e-6
@@ -126,7 +129,7 @@ def test_a_budget_is_the_best_of_all_choices(values, budget, alike):
         chosen = dict(zip(found, ranks, strict=True))
         if sum(4 * found[name].numbers_a_rank * rank for name, rank in chosen.items()) <= budget:
             best = max(best, gain(chosen))
-    ours = gain(allot(found, Rule("budget", budget)))
+    ours = gain(allot(found, RankRule("budget", budget)))
     assert ours <= best * (1 + 1e-9) + 1e-9
     if alike:
         assert ours >= best * (1 - 1e-6)
@@ -137,17 +140,17 @@ def test_a_budget_is_the_best_of_all_choices(values, budget, alike):
 def test_the_rank_of_a_sum_that_repeats_itself_is_found():
     up, down = torch.randn(20, 3), torch.randn(3, 30)
     twice = of_factors(torch.cat([up, up], 1), torch.cat([down, down], 0), (20, 30))
-    assert allot({"m": twice}, Rule("full")) == {"m": 3}
+    assert allot({"m": twice}, RankRule("full")) == {"m": 3}
 
 
 def test_ranks_are_read_as_they_are_spelled():
     assert [parse(x) for x in ("full", "auto", "32", "energy:0.99")] == [
-        Rule("full"),
-        Rule("auto"),
-        Rule("fixed", 32),
-        Rule("energy", 0.99),
+        RankRule("full"),
+        RankRule("auto"),
+        RankRule("fixed", 32),
+        RankRule("energy", 0.99),
     ]
-    assert rule("full", 8, "50MB") == Rule("budget", 50_000_000, 8)
+    assert rule("full", 8, "50MB") == RankRule("budget", 50_000_000, 8)
 
 
 @pytest.mark.parametrize(

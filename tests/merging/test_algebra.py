@@ -9,7 +9,7 @@ from lorakit.arrays import Stored, cast, raw
 from lorakit.deltas.full import Full
 from lorakit.deltas.low_rank import LowRank
 from lorakit.deltas.norm import Norm
-from lorakit.lowrank.ranks import Rule
+from lorakit.lowrank.ranks import RankRule
 from lorakit.merging.kernel.module import merged
 from lorakit.merging.kernel.operands import in_memory, operand
 from lorakit.registry import MERGE_METHODS
@@ -59,9 +59,9 @@ def test_the_sum_is_exact_whatever_the_types(shape, found, seed):
     weights = [weight for _, _, weight, _ in found]
     terms = [w * dense(delta) for w, delta in zip(weights, deltas, strict=True)]
     wanted = sum(terms)
-    made = join(deltas, weights, Rule("full"))
+    made = join(deltas, weights, RankRule("full"))
     assert np.linalg.norm(whole(made, wanted) - wanted) <= 3e-6 * max(map(np.linalg.norm, terms)) + 1e-30
-    back = join(deltas[::-1], weights[::-1], Rule("full"))
+    back = join(deltas[::-1], weights[::-1], RankRule("full"))
     assert np.linalg.norm(whole(back, wanted) - whole(made, wanted)) <= 6e-6 * max(map(np.linalg.norm, terms)) + 1e-30
 
 
@@ -74,7 +74,7 @@ def test_a_rank_gives_the_optimum_and_says_what_it_cost(shape, found, rank, seed
     size = np.linalg.norm(wanted)
     if size < 1e-3:
         return
-    made = join(deltas, weights, Rule("fixed", rank))
+    made = join(deltas, weights, RankRule("fixed", rank))
     best = np.linalg.norm(np.linalg.svd(wanted, compute_uv=False)[rank:]) / size
     error = np.linalg.norm(whole(made, wanted) - wanted) / size
     assert error <= 1.0001 * best + 1e-5
@@ -88,7 +88,7 @@ def test_weights_1_and_0_give_the_first_and_a_less_itself_nothing(shape, rank, d
     a, b = in_file(shape, rank, dtype, 2.0, seed), in_file(shape, 3, "F32", 1.0, seed + 1)
     wanted = dense(a)
     assert np.linalg.norm(whole(join([a, b], [1.0, 0.0], None), wanted) - wanted) <= 3e-6 * np.linalg.norm(wanted)
-    for rule in (None, Rule("fixed", 2), Rule("energy", 0.99), Rule("auto"), Rule("budget", 1e9)):
+    for rule in (None, RankRule("fixed", 2), RankRule("energy", 0.99), RankRule("auto"), RankRule("budget", 1e9)):
         made = join([a, a], [weight, -weight], rule)
         assert made.low is None and made.found is None
 
@@ -104,7 +104,7 @@ def test_dense_deltas_beside_low_rank_ones(shape, rank, weight, seed):
     full = Full(np.random.default_rng(seed).standard_normal(shape).astype("f4"))
     low = in_file(shape, 3, "F16", 2.0, seed)
     wanted = full.diff.reshape(shape[0], -1).astype("f8") + weight * dense(low)
-    made = merged(LINEAR, [operand(full), operand(in_memory(low))], [1.0, weight], {}, Rule("fixed", rank))
+    made = merged(LINEAR, [operand(full), operand(in_memory(low))], [1.0, weight], {}, RankRule("fixed", rank))
     best = np.linalg.norm(np.linalg.svd(wanted, compute_uv=False)[rank:])
     assert np.linalg.norm(whole(made, wanted) - wanted) <= 1.0001 * best + 1e-5 * np.linalg.norm(wanted)
     assert made.low.shape == shape

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.deltas.low_rank import LowRank
-from lorakit.lowrank.ranks import Rule
+from lorakit.lowrank.ranks import RankRule
 from lorakit.lowrank.sums import decompose, of_dense
 from lorakit.merging.kernel.module import merged
 from lorakit.registry import MERGE_METHODS
@@ -39,7 +39,7 @@ terms = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(shapes, terms, st.integers(0, 999), st.sampled_from([Rule("full"), None, Rule("energy", 1.0)]))
+@given(shapes, terms, st.integers(0, 999), st.sampled_from([RankRule("full"), None, RankRule("energy", 1.0)]))
 def test_the_sum_is_that_of_the_products(shape, found, seed, rule):
     deltas = [low(shape, rank, seed + i, alpha) for i, (rank, _, alpha) in enumerate(found)]
     weights = [weight for _, weight, _ in found]
@@ -54,7 +54,7 @@ def test_the_sum_is_that_of_the_products(shape, found, seed, rule):
 @given(shapes, st.integers(1, 6), st.integers(1, 9), st.integers(0, 999))
 def test_a_rank_is_the_optimum_and_its_error_is_stated(shape, most, rank, seed):
     deltas = [low(shape, 4, seed), low(shape, 3, seed + 1)]
-    made = merged(LINEAR, deltas, [1.0, -0.5], {}, Rule("fixed", min(most, rank)))
+    made = merged(LINEAR, deltas, [1.0, -0.5], {}, RankRule("fixed", min(most, rank)))
     whole = flat(wide(deltas[0]) - 0.5 * wide(deltas[1]))
     values = np.linalg.svd(whole, compute_uv=False)
     best = float((values[min(most, rank) :] ** 2).sum() / (values**2).sum()) ** 0.5
@@ -64,7 +64,7 @@ def test_a_rank_is_the_optimum_and_its_error_is_stated(shape, most, rank, seed):
 
 @pytest.mark.parametrize("weights", [(1.0, -1.0), (0.3, -0.3), (0.0, 0.0)])
 @pytest.mark.parametrize(
-    "rule", [Rule("full"), Rule("fixed", 2), Rule("energy", 0.9), Rule("auto"), Rule("budget", 1e6)]
+    "rule", [RankRule("full"), RankRule("fixed", 2), RankRule("energy", 0.9), RankRule("auto"), RankRule("budget", 1e6)]
 )
 @pytest.mark.parametrize("method", ["linear", "cat", "ties"])
 def test_what_cancels_is_nothing(method, rule, weights):
@@ -91,7 +91,7 @@ def test_a_strongly_cancelling_difference_is_cut_in_float64():
     near = LowRank(
         np.concatenate([a.down, small.down]), np.concatenate([a.up, np.float32(1e-4) * small.up], 1), 2.0
     )  # scale 1/4, as a has it
-    made = merged(LINEAR, [near, a], [1.0, -1.0], {}, Rule("fixed", 4))
+    made = merged(LINEAR, [near, a], [1.0, -1.0], {}, RankRule("fixed", 4))
     wanted = 1e-4 * wide(small)
     assert relative(wide(made.low), wanted) < 1e-3
 

@@ -14,7 +14,7 @@ from lorakit.errors import UsageError
 from lorakit.models.encode import conditioning_of
 from lorakit.models.load import load
 from lorakit.models.predict import predict
-from lorakit.models.sample import Drawing, Picture, denoise
+from lorakit.models.sample import Drawing, PictureRequest, denoise
 from tests.tiny import make
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def test_drawing_is_diffusers_and_asks_no_negative_prompt(distilled):
         requires_safety_checker=False,
     )
     told, _ = conditioning_of(distilled, ["a cat", "something else"])
-    picture = Picture.of(0, told[0], told[1])
+    picture = PictureRequest.of(0, told[0], told[1])
     how = Drawing(size=(64, 64), steps=1, guidance=8.5, scheduler="lcm")
     mine = denoise(distilled, [picture], how)
     noise = torch.randn((4, 16, 16), generator=generator(0, how.purpose))[None]

@@ -7,7 +7,7 @@ from lorakit.errors import UsageError
 from lorakit.models import tokens
 from lorakit.models.encode import conditioning_of
 from lorakit.models.load import load
-from lorakit.models.prompts import Reading, encode, length, lost, parse
+from lorakit.models.prompts import PromptReading, encode, length, lost, parse
 from tests.tiny import make
 
 
@@ -40,15 +40,15 @@ def test_brackets_weigh(prompt, pieces):
 def test_a_plain_prompt_is_what_the_tokenizer_makes_of_it(components):
     for text in ("a 3d emoji of a cat", ""):
         told, _ = conditioning_of(components, [text])
-        assert torch.equal(encode(components, text, Reading()).states, told.states)
-        assert torch.equal(encode(components, f"({text}:1.0)" if text else "", Reading()).states, told.states)
+        assert torch.equal(encode(components, text, PromptReading()).states, told.states)
+        assert torch.equal(encode(components, f"({text}:1.0)" if text else "", PromptReading()).states, told.states)
     bracket, _ = conditioning_of(components, ["a (red) cat"])
-    assert torch.equal(encode(components, "a (red) cat", Reading(plain=True)).states, bracket.states)
+    assert torch.equal(encode(components, "a (red) cat", PromptReading(plain=True)).states, bracket.states)
 
 
 def test_a_weight_moves_a_words_state_away_from_the_empty_prompts(components):
-    empty, one = (encode(components, text, Reading()).states for text in ("", "a red cat"))
-    two = encode(components, "a (red:2) cat", Reading()).states
+    empty, one = (encode(components, text, PromptReading()).states for text in ("", "a red cat"))
+    two = encode(components, "a (red:2) cat", PromptReading()).states
     torch.testing.assert_close(two[0, 2] - empty[0, 2], 2 * (one[0, 2] - empty[0, 2]))
     assert torch.equal(two[0, 1], one[0, 1]) and torch.equal(two[0, 4:], one[0, 4:])
 
@@ -56,13 +56,13 @@ def test_a_weight_moves_a_words_state_away_from_the_empty_prompts(components):
 def test_a_long_prompt_is_read_to_its_end_or_cut_with_what_is_left_out(components):
     room = components.tokenizer.model_max_length
     words = ["cat"] * (room - 2) + ["red", "fox"]
-    long = encode(components, " ".join(words), Reading()).states
-    assert long.shape[1] == 2 * room and length(components, " ".join(words), Reading()) == 2
-    assert torch.equal(long[:, room:], encode(components, "red fox", Reading()).states)
-    short = encode(components, " ".join(words), Reading(cut=True)).states
+    long = encode(components, " ".join(words), PromptReading()).states
+    assert long.shape[1] == 2 * room and length(components, " ".join(words), PromptReading()) == 2
+    assert torch.equal(long[:, room:], encode(components, "red fox", PromptReading()).states)
+    short = encode(components, " ".join(words), PromptReading(cut=True)).states
     assert torch.equal(short, long[:, :room])
-    assert lost(components, " ".join(words), Reading(cut=True)).split() == ["red", "fox"]
-    assert encode(components, "a BREAK b", Reading()).states.shape[1] == 2 * room
+    assert lost(components, " ".join(words), PromptReading(cut=True)).split() == ["red", "fox"]
+    assert encode(components, "a BREAK b", PromptReading()).states.shape[1] == 2 * room
 
 
 def test_clip_skip_takes_an_earlier_layer(components):
@@ -70,15 +70,15 @@ def test_clip_skip_takes_an_earlier_layer(components):
     with torch.no_grad():
         hidden = components.text_encoder(ids, output_hidden_states=True).hidden_states
         wanted = components.text_encoder.final_layer_norm(hidden[-2])
-    assert torch.equal(encode(components, "a cat", Reading(clip_skip=2)).states, wanted)
+    assert torch.equal(encode(components, "a cat", PromptReading(clip_skip=2)).states, wanted)
     with pytest.raises(UsageError, match="clip skip"):
-        encode(components, "a cat", Reading(clip_skip=9))
+        encode(components, "a cat", PromptReading(clip_skip=9))
 
 
 def test_a_learned_token_of_several_vectors_stands_in_a_prompt(tmp_path):
     for family in ("sd1", "sdxl"):
         components = load(str(make(tmp_path / family, family)), torch.device("cpu"), torch.float32)
-        before = encode(components, "a cat", Reading())
+        before = encode(components, "a cat", PromptReading())
         rows = {
             part: torch.randn(2, 32, generator=torch.Generator().manual_seed(1)) for part in components.text_encoders
         }
@@ -86,10 +86,10 @@ def test_a_learned_token_of_several_vectors_stands_in_a_prompt(tmp_path):
         components.vectors["<dog>"] = 2
         ids = components.tokenizer("a <dog> <dog>_1 cat").input_ids
         assert len(ids) == 6
-        told = encode(components, "a (<dog>:1.0) cat", Reading())
+        told = encode(components, "a (<dog>:1.0) cat", PromptReading())
         theirs, _ = conditioning_of(components, ["a <dog> cat"])
         assert torch.equal(told.states, theirs.states)
         if family == "sdxl":
             assert torch.equal(told.pooled, theirs.pooled)
-        again = encode(components, "a cat", Reading())
+        again = encode(components, "a cat", PromptReading())
         assert torch.equal(again.states, before.states)  # and nothing else changes

@@ -13,7 +13,7 @@ from lorakit.diffusion.spacing import beta_quantile
 from lorakit.errors import UsageError
 from lorakit.models.conditioning import Conditioning
 from lorakit.models.load import load
-from lorakit.models.sample import Drawing, Picture, denoise
+from lorakit.models.sample import Drawing, PictureRequest, denoise
 from lorakit.models.solvers import Solver, named_spacing, spacing_of
 from lorakit.schedulers import SCHEDULERS, SPACINGS, USUAL
 from tests.tiny import make
@@ -55,7 +55,7 @@ def told(components, seed=0):
 
 
 def ours(components, how, **more):
-    return denoise(components, [Picture.of(5, told(components, 1), told(components, 2), **more)], how)
+    return denoise(components, [PictureRequest.of(5, told(components, 1), told(components, 2), **more)], how)
 
 
 def theirs(components, name, how, spacing=None, pipeline=None, **more):

@@ -213,7 +213,7 @@ def test_learnt_weights_beat_every_uniform_one(program, tmp_path, lesson):
     done = learn.learn(components, composing.read(files), lesson / "data", how, lambda *of: None, lambda text: None)
     composition = composing.read(files)
     ensemble = Ensemble(components, [composition], lambda text: None)
-    gates = learn._Gates(ensemble, composition, "adapter")
+    gates = learn._WeightFactors(ensemble, composition, "adapter")
     _, held = learn._sets(components, lesson / "data", how, lambda text: None)
     for uniform in (0.0, 0.5, 1.0, 2.0):
         gates.values.data.fill_(uniform)

@@ -17,8 +17,8 @@ from lorakit.errors import InputError, RefusedError, UsageError
 from lorakit.formats import files, writing
 from lorakit.jobs import extract
 from lorakit.jobs.extract import models as extract_models
-from lorakit.jobs.extract.choices import Choices
-from lorakit.lowrank.ranks import Rule
+from lorakit.jobs.extract.choices import ExtractionChoices
+from lorakit.lowrank.ranks import RankRule
 from lorakit.models.places import folder_of
 from lorakit.talk import Talk
 from tests import tiny
@@ -63,7 +63,7 @@ def take(tuned, base, output, dtype=torch.float32, report=None, file_format="koh
         str(tuned),
         output,
         base=None if base is None else str(base),
-        choices=Choices(**choices),
+        choices=ExtractionChoices(**choices),
         file_format=file_format,
         dtype=dtype,
         report=report,
@@ -95,7 +95,7 @@ def dense(adapter: Adapter, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_low_rank_change_is_recovered(tuned, base, changes, tmp_path, exact):
-    done, adapter, _ = take(tuned, base, tmp_path / "x.safetensors", rule=Rule("fixed", 6), exact=exact)
+    done, adapter, _ = take(tuned, base, tmp_path / "x.safetensors", rule=RankRule("fixed", 6), exact=exact)
     assert set(adapter.modules) == set(changes) and done["layers"] == 3
     for name, delta in changes.items():
         torch.testing.assert_close(dense(adapter, name), delta, rtol=0, atol=3e-6)
@@ -104,7 +104,7 @@ def test_a_low_rank_change_is_recovered(tuned, base, changes, tmp_path, exact):
 
 
 def test_less_than_the_rank_leaves_the_other_values(tuned, base, tmp_path):
-    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=Rule("fixed", 1))
+    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=RankRule("fixed", 1))
     assert done["energy_kept"]["by_layer"][QUERY] == pytest.approx(4 / (4 + 2.25 + 1), rel=1e-5)  # values 2, 1.5, 1
     assert done["certificate"]["largest"] < 1e-3 and set(done["ranks"].values()) == {1}
 
@@ -113,14 +113,14 @@ def test_less_than_the_rank_leaves_the_other_values(tuned, base, tmp_path):
 def test_auto_finds_the_rank_under_the_rounding(base, changes, tmp_path, dtype):
     half = tune(base, tmp_path / "half", {}, dtype)
     tuned = tune(half, tmp_path / "tuned", changes, dtype)
-    done, _, _ = take(tuned, half, tmp_path / "x.safetensors", rule=Rule("auto"))
+    done, _, _ = take(tuned, half, tmp_path / "x.safetensors", rule=RankRule("auto"))
     assert done["ranks"] == {CONV: 4, QUERY: 3, TEXT: 2}
 
 
 def test_a_change_of_rounding_alone_is_no_change(base, tmp_path):
     half = tune(base, tmp_path / "half", {}, torch.float16)
     with pytest.raises(InputError, match="rounding noise alone"):
-        take(half, base, tmp_path / "x.safetensors", rule=Rule("auto"))
+        take(half, base, tmp_path / "x.safetensors", rule=RankRule("auto"))
 
 
 def test_what_is_the_same_costs_no_arithmetic(tuned, base, tmp_path, monkeypatch):
@@ -145,7 +145,7 @@ def test_any_two_layouts(tmp_path):
     tuned = tune(base, tmp_path / "tuned", change)
     singles = [tiny.single(model, tmp_path / f"{model.name}.safetensors", "sd1") for model in (tuned, base)]
     for ours, theirs in ((singles[0], base), (tuned, singles[1]), (singles[0], singles[1]), (tuned, base)):
-        _, adapter, notes = take(ours, theirs, tmp_path / "x.safetensors", rule=Rule("fixed", 4))
+        _, adapter, notes = take(ours, theirs, tmp_path / "x.safetensors", rule=RankRule("fixed", 4))
         for name, delta in change.items():
             torch.testing.assert_close(dense(adapter, name), delta, rtol=0, atol=3e-6)
         assert set(adapter.modules) == set(change) and notes == []
@@ -160,7 +160,7 @@ def test_two_text_encoders_with_joined_weights(tmp_path):
     delta = torch.from_numpy(with_values(32, 32, [1.0]))
     tensors[key][32:64] += delta
     save_file(tensors, file)
-    _, adapter, _ = take(file, base, tmp_path / "x.safetensors", rule=Rule("fixed", 2))
+    _, adapter, _ = take(file, base, tmp_path / "x.safetensors", rule=RankRule("fixed", 2))
     name = "text_encoder_2.text_model.encoder.layers.1.self_attn.k_proj"
     assert list(adapter.modules) == [name]
     torch.testing.assert_close(dense(adapter, name), delta, rtol=0, atol=1e-6)
@@ -185,29 +185,29 @@ def test_a_kernel_as_up_core_and_down(base, changes, tmp_path, rank):
     sides = [torch.linalg.qr(torch.randn(32, 2, generator=torch.Generator().manual_seed(i)))[0] for i in (1, 2)]
     delta = torch.einsum("om,mnyx,in->oiyx", sides[0], inner, sides[1])
     tuned = tune(base, tmp_path / "tuned", {CONV: delta})
-    done, adapter, _ = take(tuned, base, tmp_path / "x.safetensors", rule=Rule("fixed", rank), conv_tucker=True)
+    done, adapter, _ = take(tuned, base, tmp_path / "x.safetensors", rule=RankRule("fixed", rank), conv_tucker=True)
     assert adapter.modules[CONV].kind == "tucker"
     torch.testing.assert_close(dense(adapter, CONV), delta, rtol=0, atol=3e-6)
     assert done["certificate"]["by_layer"][CONV] < 1e-3
 
 
 def test_kernels_may_have_a_rank_of_their_own(tuned, base, tmp_path):
-    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=Rule("fixed", 3), conv_rank=2)
+    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=RankRule("fixed", 3), conv_rank=2)
     assert done["ranks"] == {CONV: 2, QUERY: 3, TEXT: 3}
 
 
 def test_the_energy_rule_takes_the_least_rank(tuned, base, tmp_path):
-    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=Rule("energy", 0.8))
+    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=RankRule("energy", 0.8))
     # shares of the first squares of 2, 5/3, 4/3, 1: 42, 71, 90 %; of 2, 1.5, 1: 55, 86 %; of 2, 1: 80 %
     assert done["ranks"] == {CONV: 3, QUERY: 2, TEXT: 1}
 
 
 def test_a_budget_is_kept(tuned, base, tmp_path):
     file = tmp_path / "x.safetensors"
-    done, _, _ = take(tuned, base, file, rule=Rule("budget", 7000), dtype=torch.float16)
+    done, _, _ = take(tuned, base, file, rule=RankRule("budget", 7000), dtype=torch.float16)
     assert file.stat().st_size <= 7000 and done["layers"] >= 1
     with pytest.raises(UsageError, match="hold nothing"):
-        take(tuned, base, file, rule=Rule("budget", 100))
+        take(tuned, base, file, rule=RankRule("budget", 100))
 
 
 def test_a_budget_is_spent_as_well_as_it_can_be(base, tmp_path):
@@ -215,7 +215,7 @@ def test_a_budget_is_spent_as_well_as_it_can_be(base, tmp_path):
     names = {letter: QUERY.replace("to_q", f"to_{letter}") for letter in values}
     changes = {names[x]: torch.from_numpy(with_values(32, 32, values[x], ord(x))) for x in values}
     tuned = tune(base, tmp_path / "tuned", changes)
-    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=Rule("budget", 6000))
+    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=RankRule("budget", 6000))
     ranks = {letter: done["ranks"].get(names[letter], 0) for letter in values}
     assert (tmp_path / "x.safetensors").stat().st_size <= 6000 and 3 <= sum(ranks.values()) < 12
 
@@ -233,7 +233,7 @@ def test_a_budget_is_spent_as_well_as_it_can_be(base, tmp_path):
 
 
 def test_a_cap_and_a_share_go_together(tuned, base, tmp_path):
-    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=Rule("energy", 0.8, 2))
+    done, _, _ = take(tuned, base, tmp_path / "x.safetensors", rule=RankRule("energy", 0.8, 2))
     assert done["ranks"] == {CONV: 2, QUERY: 2, TEXT: 1}
 
 
@@ -248,7 +248,7 @@ def test_only_what_is_asked_for(tuned, base, tmp_path):
 
 
 def test_clamping_says_what_it_costs(tuned, base, tmp_path):
-    done, _, notes = take(tuned, base, tmp_path / "x.safetensors", rule=Rule("fixed", 4), clamp_quantile=0.9)
+    done, _, notes = take(tuned, base, tmp_path / "x.safetensors", rule=RankRule("fixed", 4), clamp_quantile=0.9)
     assert done["energy_kept"]["smallest"] < 0.999 and any("--clamp-quantile" in note for note in notes)
 
 
@@ -271,7 +271,7 @@ def test_bad_pairs_are_refused_by_name(tuned, base, changes, tmp_path):
     with pytest.raises(InputError, match=QUERY):
         take(broken, base, out)
     with pytest.raises(UsageError, match="no module has more"):
-        take(tuned, base, out, rule=Rule("fixed", 4000))
+        take(tuned, base, out, rule=RankRule("fixed", 4000))
     with pytest.raises(InputError, match="--target nothing"):
         take(tuned, base, out, target="nothing")
     text = load_file(base / FILES["text_encoder"])
@@ -310,7 +310,7 @@ def adapter_file(tmp_path):
 
 def test_an_adapter_is_re_ranked_to_the_optimum(adapter_file, tmp_path):
     whole = files.read(adapter_file)
-    done, adapter, _ = take(adapter_file, None, tmp_path / "x.safetensors", rule=Rule("fixed", 2))
+    done, adapter, _ = take(adapter_file, None, tmp_path / "x.safetensors", rule=RankRule("fixed", 2))
     for name in whole.modules:
         delta = dense(whole, name)
         best = torch.linalg.svdvals(delta)[2:].square().sum().sqrt()
@@ -339,7 +339,7 @@ def test_a_run_gives_its_last_checkpoint(adapter_file, tmp_path):
     folder.mkdir(parents=True)
     shutil.copy(adapter_file, folder / "step-000002.safetensors")
     (folder / "step-000001.safetensors").write_bytes(b"no adapter")
-    done, _, _ = take(tmp_path / "a.run", None, tmp_path / "x.safetensors", rule=Rule("energy", 0.5))
+    done, _, _ = take(tmp_path / "a.run", None, tmp_path / "x.safetensors", rule=RankRule("energy", 0.5))
     assert done["layers"] == 3
 
 
@@ -352,7 +352,7 @@ def test_what_is_no_adapter_is_said_to_be_a_model(base, adapter_file, tmp_path):
     with pytest.raises(InputError, match="has no text_encoder_2"):
         take(adapter_file, None, tmp_path / "x.safetensors", parts=("text_encoder_2",))
     with pytest.raises(UsageError, match="the adapter's own is 4"):
-        take(adapter_file, None, tmp_path / "x.safetensors", rule=Rule("fixed", 5))
+        take(adapter_file, None, tmp_path / "x.safetensors", rule=RankRule("fixed", 5))
 
 
 def test_an_output_that_exists_stays(adapter_file, tmp_path):
@@ -361,7 +361,7 @@ def test_an_output_that_exists_stays(adapter_file, tmp_path):
             str(adapter_file),
             adapter_file,
             base=None,
-            choices=Choices(),
+            choices=ExtractionChoices(),
             file_format="kohya",
             force=False,
             dry_run=False,

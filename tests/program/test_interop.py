@@ -12,7 +12,7 @@ from lorakit.models.encode import conditioning_of, to_pictures
 from lorakit.models.gated import Stack
 from lorakit.models.load import load
 from lorakit.models.places import folder_of
-from lorakit.models.sample import Acting, Drawing, Forward, Picture, denoise
+from lorakit.models.sample import Acting, Drawing, Forward, PictureRequest, denoise
 from lorakit.models.solvers import Solver
 from lorakit.training import variants
 from lorakit.training.variants import lora
@@ -54,7 +54,7 @@ def test_deltas_and_pictures_agree_with_diffusers(components, tmp_path, file_for
         with stack.gates.at((1.0,)):
             ours = components.unet(latents, time, states[:1]).sample
         how, forwards = Drawing(size=(64, 64), steps=8, guidance=3.0, scheduler="ddim"), [[Forward((1.0,), 8.0)]] * 8
-        picture = Picture.of(3, told[0], told[1])
+        picture = PictureRequest.of(3, told[0], told[1])
         drawn = to_pictures(components, denoise(components, [picture], how, Acting(stack.gates, forwards)))
         stack.remove()
         pipe.scheduler = Solver(components, "ddim", 8).scheduler

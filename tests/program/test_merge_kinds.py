@@ -12,7 +12,7 @@ from lorakit.formats import files
 from lorakit.formats.layouts import open_model
 from lorakit.io import safetensors
 from lorakit.jobs import merge
-from lorakit.lowrank.ranks import Rule
+from lorakit.lowrank.ranks import RankRule
 from lorakit.models.places import folder_of
 from lorakit.talk import SILENT, Talk
 from lorakit.targets import kohya_name_of
@@ -81,7 +81,7 @@ def run(arguments, output, *, rank=None, into=None, method="linear", **choices):
         force=False,
         dry_run=False,
         talk=Talk(note=said.append),
-        choices=merge.Choices(**choices),
+        choices=merge.MergeChoices(**choices),
         into=merge.Into(model=into) if into else None,
     )
     return done | {"said": said}
@@ -115,7 +115,7 @@ def test_kinds_are_merged_by_their_delta_against_the_base_model(two, base, kind,
     rank = min(rank, 6) if kind == "glora" else rank  # it has 4 and the other 3
     write(odd, {name: parts})
     write(other, plain())
-    done = run([f"{odd}:0.7", f"{other}:-0.4"], output, rank=Rule("fixed", rank), base="tiny")
+    done = run([f"{odd}:0.7", f"{other}:-0.4"], output, rank=RankRule("fixed", rank), base="tiny")
     wanted = 0.7 * dense(odd, name, base) - 0.4 * dense(other, name, base)
     values = np.linalg.svd(wanted, compute_uv=False)
     error = np.linalg.norm(found(output, name) - wanted) / np.linalg.norm(wanted)
@@ -162,7 +162,10 @@ def test_norms_and_biases_are_summed_by_their_weights(two, base):
     write(other, {NORM: {"w_norm": bias}, QUERY: LORA})
     for method in ("linear", "magnitude"):
         done = run(
-            [f"{odd}:2", f"{other}:-1"], output.with_name(f"{method}.safetensors"), rank=Rule("fixed", 3), method=method
+            [f"{odd}:2", f"{other}:-1"],
+            output.with_name(f"{method}.safetensors"),
+            rank=RankRule("fixed", 3),
+            method=method,
         )
         adapter = files.read(output.with_name(f"{method}.safetensors"))
         np.testing.assert_allclose(adapter.modules[NORM].delta(), 2 * vector - bias, rtol=1e-5, atol=1e-6)
@@ -179,14 +182,14 @@ def test_what_the_kinds_need_is_asked_for(two):
         write(odd, {name: parts})
         if kind != "full":
             with pytest.raises(UsageError, match=f"{kind}.*--base MODEL"):
-                run([str(odd), str(other)], output, rank=Rule("fixed", 4))
+                run([str(odd), str(other)], output, rank=RankRule("fixed", 4))
         if kind != "glora":
-            for rank in (None, Rule("full")):
+            for rank in (None, RankRule("full")):
                 with pytest.raises(UsageError, match="full rank"):
                     run([str(odd), str(other)], output, rank=rank, base="tiny")
     write(odd, {f"{BLOCK}.ff.net.0.proj": KINDS["oft"][1]})
     with pytest.raises(InputError, match=r"oft_blocks turn 64 outputs"):
-        run([str(odd), str(other)], output, rank=Rule("fixed", 4), base="tiny")
+        run([str(odd), str(other)], output, rank=RankRule("fixed", 4), base="tiny")
     assert not output.exists()
 
 
@@ -246,7 +249,7 @@ def test_the_report_names_every_module(two, tmp_path, into):
     write(other, plain())
     page = tmp_path / "page.html"
     output = output if into is None else tmp_path / "model"
-    done = run([str(odd), str(other)], output, into=into, rank=None if into else Rule("fixed", 2), report=page)
+    done = run([str(odd), str(other)], output, into=into, rank=None if into else RankRule("fixed", 2), report=page)
     text = page.read_text(encoding="utf-8")
     assert str(page) in done["outputs"] and all(name in text for name in EVERYWHERE)
     if into is None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lorakit.data.decode import decode
-from lorakit.data.images import Cut
+from lorakit.data.images import Crop
 from lorakit.data.prepare import draw
 from tests.conftest import picture
 
@@ -125,7 +125,7 @@ def test_copies_are_reproduced_from_their_lines(json_of, raw, tmp_path):
     for row in found[1:6]:
         source = decode((raw / row["source"]).read_bytes())
         changes = row["augmentations"]
-        how = Cut(
+        how = Crop(
             box=tuple(row["crop_box"]),
             size=tuple(row["size"]),
             pad=False,
@@ -203,14 +203,14 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
 
     from lorakit.jobs.ppim.keeping import Keeper
     from lorakit.jobs.ppim.manifest import Manifest
-    from lorakit.jobs.ppim.reading import Source, settle
+    from lorakit.jobs.ppim.reading import RawPicture, settle
     from lorakit.jobs.ppim.settings import Settings
 
     draw, used = np.random.default_rng(0), []
     for count in (100, 600):
         folder = tmp_path / str(count)
         folder.mkdir()
-        given = [Source(path=f"{i}.png", key=f"{i}.png", name=f"{i}") for i in range(count)]
+        given = [RawPicture(path=f"{i}.png", key=f"{i}.png", name=f"{i}") for i in range(count)]
         tracemalloc.start()
         manifest = Manifest(folder)
         for source in given:

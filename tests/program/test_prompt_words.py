@@ -162,7 +162,7 @@ def test_a_webuis_picture_is_drawn_with_the_adapters_of_a_folder(program, tmp_pa
 
 
 def test_words_are_found_by_themselves_in_any_case_and_by_other_names():
-    words = tokens.Vocabulary({"<s1>": 2, "Fox Hat": 1}, {"file": "<s1>"})
+    words = tokens.LearnedWords({"<s1>": 2, "Fox Hat": 1}, {"file": "<s1>"})
     one, two = words.hidden["<s1>"]
     assert words.split("a<S1>, foxhat", ["<s1>", "Fox Hat"]) == [
         ("a", None),
@@ -176,7 +176,7 @@ def test_words_are_found_by_themselves_in_any_case_and_by_other_names():
     assert words.split("<s1>_1", ["<s1>"]) == [(two, "<s1>")]
     assert words.find("FILE") == "<s1>" and words.find("fil") is None and words.names("<s1>") == ["<s1>", "file"]
     assert words.shown(f"x {two}") == "x <s1>_1"
-    assert remarks.drawn("embedding:file", tokens.Vocabulary({"a(b)": 1}, {"file": "a(b)"})) == r"a\(b\)"
+    assert remarks.drawn("embedding:file", tokens.LearnedWords({"a(b)": 1}, {"file": "a(b)"})) == r"a\(b\)"
 
 
 def test_a_file_that_has_deltas_too_gives_its_words_whole(tmp_path):

@@ -207,7 +207,7 @@ def test_a_model_that_is_trained_whole_says_what_it_was_trained_as(tmp_path, sou
         size=64,
         **options,
     )
-    train.run(data, settings, train.Life(output=tmp_path / target, run_folder=tmp_path / "run"), SILENT)
+    train.run(data, settings, train.RunOptions(output=tmp_path / target, run_folder=tmp_path / "run"), SILENT)
     wanted, _ = process_config.overridden(PROCESSES[name], settings.of_model, "")
     assert described(str(tmp_path / target)).configs[SCHEDULER] == wanted
     if target == "out":
@@ -223,7 +223,7 @@ def test_an_adapter_says_what_it_was_trained_for(tmp_path, name):
     base = says(tiny.make(tmp_path / "m", "sd2"), PROCESSES[name])
     data = captioned(tmp_path / "data", "a thing", [(64, 64)])
     settings = TrainConfig(model=str(base), steps=1, batch_size=1, size=64, lr=1e-2)
-    train.run(data, settings, train.Life(output=tmp_path / "a.safetensors", run_folder=tmp_path / "run"), SILENT)
+    train.run(data, settings, train.RunOptions(output=tmp_path / "a.safetensors", run_folder=tmp_path / "run"), SILENT)
     found = of_file(tmp_path / "a.safetensors")[1]
     velocity = name in ("v", "v, zero")
     assert found["ss_v_parameterization"] == str(velocity) and found["ss_zero_terminal_snr"] == str(name == "v, zero")

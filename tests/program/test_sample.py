@@ -253,7 +253,7 @@ def test_a_schedule_is_an_axis_and_the_denoising_a_film_that_names_the_weights(p
     assert done.stdout.split() == ["film.png", "film.steps.png", "film.steps.gif"]
     with Image.open(tmp_path / "film.steps.gif") as moving:
         assert moving.n_frames == 3
-    composition = composing.read(["a.safetensors"], composing.Changes(schedules=["1@0,0@1"]))
+    composition = composing.read(["a.safetensors"], composing.MemberChanges(schedules=["1@0,0@1"]))
     assert [session._stage(composition, i, 3) for i in range(3)] == ["step 1, a 1", "step 2, a 0.5", "step 3, a 0"]
 
 

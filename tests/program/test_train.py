@@ -22,7 +22,7 @@ from lorakit.formats import files, writing
 from lorakit.formats.clients import coverage
 from lorakit.formats.layouts import open_model
 from lorakit.io import torch_files as io
-from lorakit.jobs.train import Life, run
+from lorakit.jobs.train import RunOptions, run
 from lorakit.jobs.train import write as _write
 from lorakit.models.parts import part_with
 from lorakit.registry import TRAINABLE
@@ -77,7 +77,7 @@ def train(data: Path, output: Path, *, talk: Talk | None = None, life: dict | No
     return run(
         data,
         TrainConfig(**settings),
-        Life(output=output, run_folder=output.with_suffix(".run"), **how),
+        RunOptions(output=output, run_folder=output.with_suffix(".run"), **how),
         talk or Words().talk(),
     )
 

@@ -15,7 +15,7 @@ from lorakit.diffusion.noise import normal
 from lorakit.errors import InputError, UsageError
 from lorakit.registry import TRAINABLE
 from lorakit.targets import is_known
-from lorakit.training.variants import Rule, attach, parse, table, targets
+from lorakit.training.variants import TargetRule, attach, parse, table, targets
 
 
 def draw(shape, key):
@@ -109,10 +109,10 @@ def test_presets_name_what_they_say(parts):
 
 def test_the_first_rule_that_matches_decides(parts):
     rules = [
-        Rule(pattern=r"down_blocks.*to_q", rank=2),
-        Rule(pattern=r"down_blocks", rank=1, alpha=3.0, rate=0.5),
-        Rule(pattern=r"mid_block", on=False),
-        Rule(pattern=r"to_q$", rank=7),
+        TargetRule(pattern=r"down_blocks.*to_q", rank=2),
+        TargetRule(pattern=r"down_blocks", rank=1, alpha=3.0, rate=0.5),
+        TargetRule(pattern=r"mid_block", on=False),
+        TargetRule(pattern=r"to_q$", rank=7),
     ]
     found = {t.name: t for t in targets({"unet": parts["unet"]}, "attention", rules, 4, 8.0)}
     assert not [name for name in found if "mid_block" in name]
@@ -125,25 +125,25 @@ def test_the_first_rule_that_matches_decides(parts):
 
 def test_a_pattern_that_matches_nothing_is_an_error_with_the_nearest(parts):
     with pytest.raises(UsageError, match=r"'dwon_blocks' matches no target module; near it are down_blocks"):
-        targets(parts, "attention", [Rule(pattern="dwon_blocks", rank=2)], 4, None)
+        targets(parts, "attention", [TargetRule(pattern="dwon_blocks", rank=2)], 4, None)
     with pytest.raises(UsageError, match=r"--target to_qq: .*near it are to_q"):
         targets(parts, "to_qq", [], 4, None)
     with pytest.raises(UsageError, match="no regular expression"):
-        targets(parts, "attention", [Rule(pattern="down(", rank=2)], 4, None)
+        targets(parts, "attention", [TargetRule(pattern="down(", rank=2)], 4, None)
     with pytest.raises(InputError, match="leave no module"):
-        targets(parts, "attention", [Rule(pattern="", on=False)], 4, None)
+        targets(parts, "attention", [TargetRule(pattern="", on=False)], 4, None)
 
 
 def test_rules_are_read():
-    assert parse("down=4") == Rule(pattern="down", rank=4) and parse(r"a=b\.c=4:2.5") == Rule(
+    assert parse("down=4") == TargetRule(pattern="down", rank=4) and parse(r"a=b\.c=4:2.5") == TargetRule(
         pattern=r"a=b\.c", rank=4, alpha=2.5
     )
-    assert parse("mid=off") == Rule(pattern="mid", on=False) and parse("a=4:2@0.5") == Rule(
+    assert parse("mid=off") == TargetRule(pattern="mid", on=False) and parse("a=4:2@0.5") == TargetRule(
         pattern="a", rank=4, alpha=2.0, rate=0.5
     )
     for bad in ("down", "down=", "=4", "down=0", "down=x", "down=4:", "down=4:0", "down=4:nan"):
         if bad == "down=4:":
-            assert parse(bad) == Rule(pattern="down", rank=4)
+            assert parse(bad) == TargetRule(pattern="down", rank=4)
             continue
         with pytest.raises(UsageError, match="expected PATTERN=RANK"):
             parse(bad)
@@ -226,7 +226,7 @@ def test_going_on_at_another_rank_is_exact_upwards_and_tells_the_error_downwards
 
 
 def test_lora_plus_raises_the_rate_of_up(parts):
-    with attached(parts, rules=[Rule(pattern="text_encoder", rate=0.5)], plus=16.0) as found:
+    with attached(parts, rules=[TargetRule(pattern="text_encoder", rate=0.5)], plus=16.0) as found:
         rates = {(n.partition(".")[0], n.rpartition(".")[2]): r for n, r in found.rates.items()}
     assert rates == {
         ("unet", "down"): 1.0,

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from lorakit.data.dataset import measured, read
-from lorakit.data.images import Cut
+from lorakit.data.images import Crop
 from lorakit.data.masks import for_latents
 from lorakit.errors import InputError
 from lorakit.models.encode import latent_moments, to_tensor
@@ -222,7 +222,7 @@ def test_inpainting_keeps_several_masks_of_each_picture(components, pictures, tm
     assert sum(count(cached)) == 24 and cached.counts.made > 18 and [len(p.hidden) for p in cached.placed] == [3] * 6
     mask, mean, _ = cached.placed[0].hidden[1]
     assert mask.shape == (1, *mean.shape[1:]) and set(mask.flatten().tolist()) <= {0.0, 1.0}
-    view = encoding.View(pictures / "0.png", cached.keys[0], cached.placed[0].cut, mask=(7, 1))
+    view = encoding.EncoderView(pictures / "0.png", cached.keys[0], cached.placed[0].cut, mask=(7, 1))
     assert torch.equal(mask, for_latents(view.hole(), components.vae_factor))
     x = to_tensor(np.asarray(Image.open(pictures / "0.png"))) * (view.hole() < 0.5)
     torch.testing.assert_close(mean, latent_moments(components, x[None])[0][0])
@@ -305,14 +305,14 @@ def test_what_is_bound_to_a_picture_is_mirrored_with_it(components, tmp_path):
     assert not torch.equal(turned.mask, plain.mask)
     pixels = to_tensor(np.asarray(whole.crop((16, 0, 80, 64))))
     for number, hidden in enumerate(turned.hidden):
-        hole = encoding.View(tmp_path / "a.png", sets["plain"].keys[0], plain.cut, mask=(0, number)).hole()
+        hole = encoding.EncoderView(tmp_path / "a.png", sets["plain"].keys[0], plain.cut, mask=(0, number)).hole()
         torch.testing.assert_close(hidden.mean, latent_moments(components, (pixels * (hole < 0.5)).flip(2)[None])[0][0])
         assert torch.equal(hidden.mask, for_latents(hole.flip(2), components.vae_factor))
 
 
 def test_the_corner_of_a_mirrored_cut_is_counted_from_the_other_side():
     """The box leaves 16 pixels on the left and 17 on the right, and 10 above; all is shown at half its size."""
-    how = Cut(box=(16, 10, 80, 74), size=(32, 32))
+    how = Crop(box=(16, 10, 80, 74), size=(32, 32))
     x = torch.zeros(4, 4, 4)
     corners = [Placed(mean=x, spread=x, cut=replace(how, mirrored=on)).corner((97, 90)) for on in (False, True)]
     assert corners == [(8, 5), (round(17 / 2), 5)]

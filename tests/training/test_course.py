@@ -5,11 +5,11 @@ from torch import nn
 
 from lorakit.reports.bars import bars
 from lorakit.training.course import Course, course
-from lorakit.training.loop import Group
+from lorakit.training.loop import ParameterGroup
 
 
 def group(rate, learns=lambda step: True, factors=None):
-    return Group(
+    return ParameterGroup(
         name="unet",
         parameters={"a": nn.Parameter(torch.zeros(1)), "b": nn.Parameter(torch.zeros(1))},
         rate=rate,

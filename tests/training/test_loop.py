@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorakit.training.loop import Descent, Diverged, Group, optimizer_of, train
+from lorakit.training.loop import Descent, Diverged, ParameterGroup, optimizer_of, train
 
 
 def _torch(kind, inner, **settings):
@@ -30,8 +30,8 @@ def run(groups, steps, descend=None, **more):
 def test_groups_learn_at_their_own_steps_and_rates():
     a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     groups = [
-        Group(name="a", parameters={"a": a}, rate=lambda step: 0.5, learns=lambda step: step % 2 == 0),
-        Group(
+        ParameterGroup(name="a", parameters={"a": a}, rate=lambda step: 0.5, learns=lambda step: step % 2 == 0),
+        ParameterGroup(
             name="b", parameters={"b": b}, rate=lambda step: 0.25 * step, learns=lambda step: step % 2 == 1, weight=2.0
         ),
     ]
@@ -44,8 +44,8 @@ def test_groups_learn_at_their_own_steps_and_rates():
 def test_parameters_at_rest_do_not_change_by_a_bit_even_under_weight_decay():
     a, b = nn.Parameter(torch.full((1,), 0.3)), nn.Parameter(torch.full((1,), 0.7))
     groups = [
-        Group(name="a", parameters={"a": a}, rate=lambda step: 0.1, learns=lambda step: step < 2),
-        Group(name="b", parameters={"b": b}, rate=lambda step: 0.1),
+        ParameterGroup(name="a", parameters={"a": a}, rate=lambda step: 0.1, learns=lambda step: step < 2),
+        ParameterGroup(name="b", parameters={"b": b}, rate=lambda step: 0.1),
     ]
     optimizer = optimizer_of(groups, lambda inner: _torch(torch.optim.AdamW, inner, weight_decay=0.5))
     seen = []
@@ -63,13 +63,13 @@ def test_parameters_at_rest_do_not_change_by_a_bit_even_under_weight_decay():
 
 def test_factors_of_a_rate_reach_their_parameters():
     a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
-    run([Group(name="x", parameters={"a": a, "b": b}, rate=lambda step: 0.1, factors={"b": 16.0})], 1)
+    run([ParameterGroup(name="x", parameters={"a": a, "b": b}, rate=lambda step: 0.1, factors={"b": 16.0})], 1)
     assert a.item() == pytest.approx(-0.1) and b.item() == pytest.approx(-1.6)
 
 
 def test_gradients_are_scaled_down_to_the_norm():
     a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
-    (step,) = run([Group(name="x", parameters={"a": a, "b": b}, rate=lambda step: 1.0)], 1, max_norm=0.5)
+    (step,) = run([ParameterGroup(name="x", parameters={"a": a, "b": b}, rate=lambda step: 1.0)], 1, max_norm=0.5)
     assert step.norm.item() == pytest.approx(2**0.5)
     assert (a.item() ** 2 + b.item() ** 2) ** 0.5 == pytest.approx(0.5, rel=1e-4)
 
@@ -90,11 +90,11 @@ def test_a_number_that_is_not_finite_stops_before_the_parameters_change(bad):
         )
 
     with pytest.raises(Diverged) as raised:
-        run([Group(name="x", parameters={"a": a}, rate=lambda step: 0.25)], 5, slope)
+        run([ParameterGroup(name="x", parameters={"a": a}, rate=lambda step: 0.25)], 5, slope)
     assert a.item() == 0.5 and raised.value.step.number == 3 and raised.value.step.samples == ["data/3"]
 
 
 def test_steps_before_the_first_are_left_out():
     a = nn.Parameter(torch.zeros(1))
-    steps = run([Group(name="x", parameters={"a": a}, rate=lambda step: 0.0)], 5, first=3)
+    steps = run([ParameterGroup(name="x", parameters={"a": a}, rate=lambda step: 0.0)], 5, first=3)
     assert [step.number for step in steps] == [4, 5]

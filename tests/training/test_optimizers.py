@@ -5,7 +5,7 @@ import torch
 
 from lorakit.errors import UsageError
 from lorakit.runtime.extras import need
-from lorakit.training.optimizers import Group, averaged, groups_of, make, set_rates
+from lorakit.training.optimizers import OptimizerGroup, averaged, groups_of, make, set_rates
 
 
 def parameters(seed=0):
@@ -26,7 +26,7 @@ def lists(named):
 
 def test_lion_takes_the_sign():
     p = torch.nn.Parameter(torch.tensor([1.0, 1.0, 1.0]))
-    optimizer = make("lion", [Group({"p": p})], 0.1, ["weight_decay=0.5", "betas=0.9,0.99"])
+    optimizer = make("lion", [OptimizerGroup({"p": p})], 0.1, ["weight_decay=0.5", "betas=0.9,0.99"])
     p.grad = torch.tensor([3.0, -0.001, 0.0])
     optimizer.step()
     torch.testing.assert_close(p.detach(), torch.tensor([0.85, 1.05, 0.95]))
@@ -43,7 +43,7 @@ def test_prodigy_takes_the_packages_steps(settings):
     package = pytest.importorskip("prodigyopt")
     mine, theirs = parameters(), parameters()
     names = {"use_bias_correction": "bias_correction"}
-    ours = make("prodigy", [Group(mine)], 1.0, [f"{names.get(k, k)}={v}" for k, v in settings.items()])
+    ours = make("prodigy", [OptimizerGroup(mine)], 1.0, [f"{names.get(k, k)}={v}" for k, v in settings.items()])
     reference = package.Prodigy(lists(theirs), lr=1.0, **settings)
     walk(mine, ours, 30)
     walk(theirs, reference, 30)
@@ -64,7 +64,7 @@ def test_prodigy_takes_rates_by_group():
 def test_schedule_free_takes_the_packages_steps(decay):
     package = pytest.importorskip("schedulefree")
     mine, theirs = parameters(), parameters()
-    ours = make("schedulefree", [Group(mine)], 0.02, [f"weight_decay={decay}"])
+    ours = make("schedulefree", [OptimizerGroup(mine)], 0.02, [f"weight_decay={decay}"])
     reference = package.AdamWScheduleFree(lists(theirs), lr=0.02, betas=(0.9, 0.99), weight_decay=decay)
     reference.train()
     walk(mine, ours)
@@ -79,14 +79,14 @@ def test_schedule_free_takes_the_packages_steps(decay):
 
 def test_adafactor_moves_a_factor_that_starts_at_zero():
     named = parameters()
-    walk(named, make("adafactor", [Group(named)], 0.01), 1)
+    walk(named, make("adafactor", [OptimizerGroup(named)], 0.01), 1)
     torch.testing.assert_close(named["b"].detach().abs().mean(), torch.tensor(0.01), rtol=0.3, atol=0)
 
 
 def test_adamw_in_one_kernel_and_in_lists_agree():
     one, other = parameters(), parameters()
-    walk(one, make("adamw", [Group(one)], 0.01))
-    walk(other, make("adamw", [Group(other)], 0.01, ["fused=false"]))
+    walk(one, make("adamw", [OptimizerGroup(one)], 0.01))
+    walk(other, make("adamw", [OptimizerGroup(other)], 0.01, ["fused=false"]))
     for a, b in zip(lists(one), lists(other), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -101,7 +101,7 @@ def test_groups_follow_their_factors():
 
 
 def test_what_is_not_there_is_said_in_one_sentence():
-    groups = [Group(parameters())]
+    groups = [OptimizerGroup(parameters())]
     with pytest.raises(UsageError, match="did you mean 'adamw'"):
         make("adamww", groups, 1e-4)
     with pytest.raises(UsageError, match=r"--optimizer nowhere:Thing: No module"):
@@ -117,5 +117,5 @@ def test_what_is_not_there_is_said_in_one_sentence():
 
 
 def test_settings_reach_an_imported_class():
-    optimizer = make("torch.optim:SGD", [Group(parameters())], 0.1, ["momentum=0.9", "nesterov=true"])
+    optimizer = make("torch.optim:SGD", [OptimizerGroup(parameters())], 0.1, ["momentum=0.9", "nesterov=true"])
     assert optimizer.param_groups[0]["momentum"] == 0.9 and optimizer.param_groups[0]["nesterov"] is True

@@ -2,14 +2,16 @@ import torch
 
 from lorakit.config import TrainConfig
 from lorakit.diffusion.timesteps import uniform
-from lorakit.training.samples import Ahead, Draws, Source
+from lorakit.training.samples import Ahead, Draws, TrainingSource
 from tests.support.cached import cached
 
 
 def draws(**options: object) -> Draws:
     means = [torch.full((4, 2, 2), float(i)) for i in range(4)]
     config = TrainConfig(**options).suited()  # type: ignore[arg-type]
-    return Draws([Source(name="data", cached=cached(means), captions=[("a", "b")] * 4, batch=4)], config, uniform(1000))
+    return Draws(
+        [TrainingSource(name="data", cached=cached(means), captions=[("a", "b")] * 4, batch=4)], config, uniform(1000)
+    )
 
 
 def test_strata_put_a_steps_timesteps_into_a_part_each():

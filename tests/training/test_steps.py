@@ -15,7 +15,7 @@ from lorakit.modes import lora
 from lorakit.runtime.world import World
 from lorakit.training.objective import Objective
 from lorakit.training.precision import precision
-from lorakit.training.samples import Source
+from lorakit.training.samples import TrainingSource
 from lorakit.training.texts import Texts
 from tests.support.cached import cached
 from tests.support.saying import PROCESSES, says
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def run(folder, **options):
     config = TrainConfig(model=str(folder), batch_size=3, steps=3, min_snr=0.0, **options).suited()
     components = load(str(folder), CPU, torch.float32, wanted=config.of_model)
-    source = Source(
+    source = TrainingSource(
         name="data",
         cached=cached([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(3)]),
         captions=[("a",)] * 3,

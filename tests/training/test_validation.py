@@ -12,7 +12,7 @@ from lorakit.runtime.world import World
 from lorakit.training.objective import Objective
 from lorakit.training.placed import Hidden
 from lorakit.training.precision import precision
-from lorakit.training.samples import Source
+from lorakit.training.samples import TrainingSource
 from lorakit.training.texts import Texts
 from lorakit.training.validation import STRATA, Drift, captions, compare, losses
 from tests.support.cached import cached
@@ -37,7 +37,7 @@ def test_the_held_out_loss_is_the_training_loss_of_the_same_pictures(tmp_path, o
     for latents of three times the usual size make the error of v one of the timestep."""
     config = TrainConfig(prediction_type="v_prediction", **options)
     components = load(str(make(tmp_path / "model")), torch.device("cpu"), torch.float32, wanted=config.of_model)
-    source = Source(
+    source = TrainingSource(
         name="data",
         cached=cached([3 * x for x in latents(8, 8)]),
         captions=[(f"picture {i}",) for i in range(8)],
@@ -53,9 +53,11 @@ def test_the_held_out_loss_is_the_training_loss_of_the_same_pictures(tmp_path, o
 
 def test_validation_shows_captions_whole():
     rules = CaptionRules(prefix="blue", suffix="end", dropout=1.0, tag_dropout=1.0, warmup_epochs=9)
-    source = Source(name="held-out", cached=cached(latents(1)), captions=[("a cat, on grass",)], batch=1, rules=rules)
+    source = TrainingSource(
+        name="held-out", cached=cached(latents(1)), captions=[("a cat, on grass",)], batch=1, rules=rules
+    )
     assert captions(source, 1) == {"blue, a cat, on grass, end"}
-    wild = Source(
+    wild = TrainingSource(
         name="held-out",
         cached=cached(latents(1)),
         captions=[("a {red|green} ball",)],
@@ -63,7 +65,7 @@ def test_validation_shows_captions_whole():
         rules=CaptionRules(wildcards=True),
     )
     assert captions(wild, 1) == {"a red ball", "a green ball"}
-    sentence = Source(
+    sentence = TrainingSource(
         name="held-out",
         cached=cached(latents(1)),
         captions=[("",)],
@@ -79,7 +81,7 @@ def test_an_inpainting_model_is_measured_with_its_masks(tmp_path):
 
     def shown(hole):
         hidden = [Hidden(hole, picture * (1 - hole), torch.zeros_like(picture))]
-        return Source(name="held-out", cached=cached([picture], hidden=hidden), captions=[("a",)], batch=1)
+        return TrainingSource(name="held-out", cached=cached([picture], hidden=hidden), captions=[("a",)], batch=1)
 
     drawn, kept = shown(torch.ones(1, 16, 16)), shown(torch.zeros(1, 16, 16))
     measured = objective(components, drawn)
@@ -94,7 +96,7 @@ def test_a_mask_counts_in_the_held_out_loss(tmp_path):
     half = torch.zeros(1, 16, 16)
     half[..., :8] = 2.0
     masked = replace(whole, placed=[replace(whole.placed[0], mask=half)])
-    one, other = (Source(name="held-out", cached=of, captions=[("a",)], batch=1) for of in (whole, masked))
+    one, other = (TrainingSource(name="held-out", cached=of, captions=[("a",)], batch=1) for of in (whole, masked))
     measured = objective(components, one)
     assert not torch.equal(losses(measured, one, 1), losses(measured, other, 1))
 

@@ -4,14 +4,14 @@ import dataclasses
 import math
 import random
 
-from lorakit.data.images import Cut
+from lorakit.data.images import Crop
 
 
 def draw(chance: random.Random) -> dict[str, float]:
     return {"angle": round(chance.uniform(-10, 10), 2)}
 
 
-def cut(cut: Cut, parameters: dict[str, float]) -> Cut:
+def cut(cut: Crop, parameters: dict[str, float]) -> Crop:
     if cut.pad:
         return dataclasses.replace(cut, angle=cut.angle + parameters["angle"])
     left, top, right, bottom = cut.box

@@ -3,14 +3,14 @@
 import dataclasses
 import random
 
-from lorakit.data.images import Cut
+from lorakit.data.images import Crop
 
 
 def draw(chance: random.Random) -> dict[str, float]:
     return {name: round(chance.uniform(*span), 4) for name, span in (("side", (0.8, 1)), ("x", (0, 1)), ("y", (0, 1)))}
 
 
-def cut(cut: Cut, parameters: dict[str, float]) -> Cut:
+def cut(cut: Crop, parameters: dict[str, float]) -> Crop:
     left, top, right, bottom = cut.box
     w = max(1, round((right - left) * parameters["side"]))
     h = max(1, round((bottom - top) * parameters["side"]))

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from lorakit.data.images import Cut
+from lorakit.data.images import Crop
 
 
 @dataclass(frozen=True)
-class View:
+class PictureView:
     """A picture to be cut: perhaps decoded smaller than it is.
 
     image    RGB, upright
@@ -29,9 +29,9 @@ class View:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedCrop:
     """The cut, why it lies there ("" where that needs no words), and figures for the report."""
 
-    cut: Cut
+    cut: Crop
     why: str = ""
     figures: dict[str, float] | None = None

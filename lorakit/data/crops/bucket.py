@@ -1,6 +1,6 @@
 """The middle, at that size of about the same number of pixels whose shape cuts least off."""
 
-from lorakit.data.crops import Placed, View
+from lorakit.data.crops import PictureView, PlacedCrop
 from lorakit.data.images import bucket_of, centre
 
 
@@ -8,5 +8,5 @@ def target(source: tuple[int, int], size: tuple[int, int], multiple: int) -> tup
     return bucket_of(source, size[0], multiple)
 
 
-def place(view: View) -> Placed:
-    return Placed(centre(view.source, view.target))
+def place(view: PictureView) -> PlacedCrop:
+    return PlacedCrop(centre(view.source, view.target))

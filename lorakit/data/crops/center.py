@@ -1,8 +1,8 @@
 """The middle of the picture."""
 
-from lorakit.data.crops import Placed, View
+from lorakit.data.crops import PictureView, PlacedCrop
 from lorakit.data.images import centre
 
 
-def place(view: View) -> Placed:
-    return Placed(centre(view.source, view.target))
+def place(view: PictureView) -> PlacedCrop:
+    return PlacedCrop(centre(view.source, view.target))

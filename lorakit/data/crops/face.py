@@ -1,8 +1,8 @@
 """The part with the faces in its middle, a little above it; where none is found, as `smart`."""
 
-from lorakit.data.crops import Placed, View, smart
+from lorakit.data.crops import PictureView, PlacedCrop, smart
 from lorakit.data.faces import find_faces
-from lorakit.data.images import Cut, largest
+from lorakit.data.images import Crop, largest
 
 
 def _start(low: float, high: float, length: int, whole: int, share: float) -> int:
@@ -10,11 +10,11 @@ def _start(low: float, high: float, length: int, whole: int, share: float) -> in
     return max(0, min(whole - length, round((low + high) / 2 * whole - share * length)))
 
 
-def place(view: View) -> Placed:
+def place(view: PictureView) -> PlacedCrop:
     faces = find_faces(view.image)
     if not faces:
         other = smart.place(view)
-        return Placed(other.cut, f"no face found; {other.why}", other.figures)
+        return PlacedCrop(other.cut, f"no face found; {other.why}", other.figures)
     w, h = largest(view.source, view.target)
     big = faces[0].box
     near = [f.box for f in faces if (f.box[2] - f.box[0]) > 0.5 * (big[2] - big[0])]
@@ -29,4 +29,4 @@ def place(view: View) -> Placed:
     x = _start(left, right, w, view.source[0], 0.5)
     y = _start(top, bottom, h, view.source[1], 0.42)
     what = "face" if len(faces) == 1 else f"{len(faces)} faces"
-    return Placed(Cut(box=(x, y, x + w, y + h), size=view.target), f"{what} found", {"faces": len(faces)})
+    return PlacedCrop(Crop(box=(x, y, x + w, y + h), size=view.target), f"{what} found", {"faces": len(faces)})

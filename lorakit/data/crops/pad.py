@@ -1,8 +1,8 @@
 """The whole picture, on plain borders."""
 
-from lorakit.data.crops import Placed, View
-from lorakit.data.images import Cut
+from lorakit.data.crops import PictureView, PlacedCrop
+from lorakit.data.images import Crop
 
 
-def place(view: View) -> Placed:
-    return Placed(Cut(box=(0, 0, *view.source), size=view.target, pad=True))
+def place(view: PictureView) -> PlacedCrop:
+    return PlacedCrop(Crop(box=(0, 0, *view.source), size=view.target, pad=True))

@@ -2,12 +2,12 @@
 
 import random
 
-from lorakit.data.crops import Placed, View
-from lorakit.data.images import Cut, largest
+from lorakit.data.crops import PictureView, PlacedCrop
+from lorakit.data.images import Crop, largest
 
 
-def place(view: View) -> Placed:
+def place(view: PictureView) -> PlacedCrop:
     w, h = largest(view.source, view.target)
     draw = random.Random(f"{view.seed}/crop")
     left, top = draw.randint(0, view.source[0] - w), draw.randint(0, view.source[1] - h)
-    return Placed(Cut(box=(left, top, left + w, top + h), size=view.target))
+    return PlacedCrop(Crop(box=(left, top, left + w, top + h), size=view.target))

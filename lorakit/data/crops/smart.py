@@ -1,11 +1,11 @@
 """The part that keeps most of what stands out from the picture's edges."""
 
-from lorakit.data.crops import Placed, View
-from lorakit.data.images import Cut, largest
+from lorakit.data.crops import PictureView, PlacedCrop
+from lorakit.data.images import Crop, largest
 from lorakit.data.saliency import best_window, salience
 
 
-def place(view: View) -> Placed:
+def place(view: PictureView) -> PlacedCrop:
     w, h = largest(view.source, view.target)
     map_ = salience(view.image)
     scale = map_.shape[1] / view.source[0], map_.shape[0] / view.source[1]
@@ -14,4 +14,4 @@ def place(view: View) -> Placed:
     top = min(view.source[1] - h, round(top / scale[1]))
     why = f"keeps {kept:.0%} of what stands out (the middle keeps {middle:.0%})"
     figures = {"salience_kept": round(kept, 4), "salience_of_middle": round(middle, 4)}
-    return Placed(Cut(box=(left, top, left + w, top + h), size=view.target), why, figures)
+    return PlacedCrop(Crop(box=(left, top, left + w, top + h), size=view.target), why, figures)

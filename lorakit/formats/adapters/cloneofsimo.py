@@ -94,7 +94,7 @@ def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
 
 
 @dataclass
-class _Found:
+class _PartFactors:
     """Of one part: index to "up" and "down" to (key, array)."""
 
     pairs: dict[int, dict[str, tuple[str, Array]]] = field(default_factory=dict)
@@ -117,13 +117,13 @@ def _shape(pair: Mapping[str, tuple[str, Array]]) -> Shape | None:
 
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
-    parts, tokens, groups = dict[str, _Found](), Tokens(), Groups()
+    parts, tokens, groups = dict[str, _PartFactors](), Tokens(), Groups()
     for key, array in tensors.items():
         if found := _SAFE.fullmatch(key):
-            parts.setdefault(found[1], _Found()).add(int(found[2]), found[3], key, array)
+            parts.setdefault(found[1], _PartFactors()).add(int(found[2]), found[3], key, array)
         elif found := _LISTED.fullmatch(key):
             index = int(found[2])
-            parts.setdefault(found[1] or "list", _Found()).add(index // 2, ("up", "down")[index % 2], key, array)
+            parts.setdefault(found[1] or "list", _PartFactors()).add(index // 2, ("up", "down")[index % 2], key, array)
         elif key.startswith(_TI) or metadata.get(key) == _EMBED or _is_token(key, array):
             tokens.add(key.removeprefix(_TI), key, array, "text_encoder")
         else:
@@ -161,7 +161,7 @@ def _is_text(shapes: list[Shape | None]) -> bool:
     return len(whole) == 1 and all(shape[0] == shape[1] for shape in whole)
 
 
-def _order(part: str, held: _Found) -> tuple[str, ...] | str:
+def _order(part: str, held: _PartFactors) -> tuple[str, ...] | str:
     """The modules by number; or why they are not known."""
     if part not in _CLASSES:
         return "cloneofsimo files number the modules of unet and text_encoder only"

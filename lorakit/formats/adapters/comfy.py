@@ -16,7 +16,7 @@ from lorakit.deltas.turned import Turned
 from lorakit.families import FAMILIES, Shape
 from lorakit.formats.adapters import _bundle, _marks
 from lorakit.formats.codec import Context, Encoded
-from lorakit.formats.dotted import Reading
+from lorakit.formats.dotted import KeyReading
 from lorakit.formats.peft_config import STALE
 from lorakit.formats.scaling import shaped
 from lorakit.formats.spellings import parse
@@ -33,7 +33,7 @@ def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
 
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
-    reading, own = Reading(), _numbered_otherwise(metadata)
+    reading, own = KeyReading(), _numbered_otherwise(metadata)
     for key, array in tensors.items():
         spelled = parse(key)
         if spelled.part == "unet" and spelled.path in own:

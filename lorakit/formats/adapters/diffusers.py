@@ -11,7 +11,7 @@ from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
 from lorakit.formats.codec import Context, Encoded
-from lorakit.formats.dotted import Reading
+from lorakit.formats.dotted import KeyReading
 from lorakit.formats.factors import Factors, factors
 from lorakit.formats.peft_config import STALE, PeftConfig, settings
 from lorakit.formats.scaling import reshaped
@@ -32,14 +32,14 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
 
 def read(tensors: Mapping[str, Array], metadata: Mapping[str, str], name: str) -> Adapter:
     """A file of diffusers, whatever its age."""
-    reading = Reading()
+    reading = KeyReading()
     configs = _settings(metadata, reading)
     for key, array in tensors.items():
         reading.add(parse(key), array)
     return reading.adapter(configs.get, metadata, name)
 
 
-def _settings(metadata: Mapping[str, str], reading: Reading) -> dict[str, PeftConfig]:
+def _settings(metadata: Mapping[str, str], reading: KeyReading) -> dict[str, PeftConfig]:
     """By part. diffusers writes them with the part before each name, or without where there is but one part."""
     if SETTINGS not in metadata:
         return {}

@@ -17,7 +17,7 @@ from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
 from lorakit.formats.adapters.diffusers import as_peft
 from lorakit.formats.codec import Context, Encoded
-from lorakit.formats.dotted import Reading, part_of_width
+from lorakit.formats.dotted import KeyReading, part_of_width
 from lorakit.formats.factors import Factors, factors
 from lorakit.formats.peft_config import STALE, PeftConfig, settings
 from lorakit.formats.spellings import PREFIXES, Spelled, module_of, parse
@@ -34,7 +34,7 @@ def matches(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
 
 
 def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter:
-    reading, configs = Reading(), dict[str, PeftConfig | None]()
+    reading, configs = KeyReading(), dict[str, PeftConfig | None]()
     folders: dict[str, dict[str, Array]] = {}
     for key, array in tensors.items():
         folder, slash, path = key.rpartition("/")
@@ -49,7 +49,7 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
     return reading.adapter(lambda part: configs.get(part, single), _own(metadata), "peft")
 
 
-def _add(reading: Reading, part: str, spelled: Spelled, key: str, array: Array) -> None:
+def _add(reading: KeyReading, part: str, spelled: Spelled, key: str, array: Array) -> None:
     if not spelled.wrapped:
         reading.groups.unknown[key] = array
     elif spelled.factor in ("", "weight") and key.endswith((".weight", ".bias")):
@@ -74,7 +74,7 @@ def _part(spelled: Iterable[Spelled], held: Mapping[str, Array]) -> str:
     return part_of_width(next((int(x.shape[-1]) for x in arrays if x.ndim > 1), 0))
 
 
-def _config(metadata: Mapping[str, str], folder: str, reading: Reading) -> PeftConfig | None:
+def _config(metadata: Mapping[str, str], folder: str, reading: KeyReading) -> PeftConfig | None:
     source = f"{folder}{_CONFIG}"
     text = metadata.get(f"{folder}adapter_config")
     if text is None:

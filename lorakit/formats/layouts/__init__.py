@@ -11,11 +11,11 @@ from lorakit.arrays import Array, Stored
 from lorakit.errors import InputError
 from lorakit.formats import foreign
 from lorakit.formats.layouts import folder, original
-from lorakit.formats.layouts.place import Place, Rule
+from lorakit.formats.layouts.place import KeyRule, ParameterPlace
 from lorakit.io import pickles, safetensors
 from lorakit.targets import PARTS
 
-__all__ = ["FOLDER", "SINGLE", "UNET_FILE", "Model", "Place", "Rule", "open_model", "open_vae"]
+__all__ = ["FOLDER", "SINGLE", "UNET_FILE", "KeyRule", "Model", "ParameterPlace", "open_model", "open_vae"]
 
 SINGLE, FOLDER, UNET_FILE = "single file", "diffusers folder", "diffusers UNet"
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -34,7 +34,7 @@ class Model:
     path: Path
     layout: str
     files: Mapping[str, Mapping[str, Array]]
-    places: Mapping[str, Place]
+    places: Mapping[str, ParameterPlace]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def weights(self, parts: tuple[str, ...] = PARTS) -> dict[str, Stored]:
@@ -111,7 +111,7 @@ def _open_folder(path: Path) -> Model:
         raise InputError(f"{path}: no such model folder or checkpoint")
     foreign.check_index(path)
     files: dict[str, Mapping[str, Array]] = {}
-    places: dict[str, Place] = {}
+    places: dict[str, ParameterPlace] = {}
     for part, paths in folder.files(path).items():
         for file in paths:
             tensors, _ = _read(file)
@@ -149,11 +149,11 @@ def _read(path: Path) -> tuple[Mapping[str, Array], dict[str, str]]:
     return file, file.metadata
 
 
-def _places(path: Path, label: str, tensors: Mapping[str, Array], rules: list[Rule]) -> dict[str, Place]:
+def _places(path: Path, label: str, tensors: Mapping[str, Array], rules: list[KeyRule]) -> dict[str, ParameterPlace]:
     """InputError where two tensors are the same parameter."""
-    places: dict[str, Place] = {}
+    places: dict[str, ParameterPlace] = {}
     for rule in rules:
         if rule.ours in places and places[rule.ours].rule.key != rule.key:
             raise InputError(f"{path}: {places[rule.ours].rule.key} and {rule.key} are both {rule.ours}")
-        places[rule.ours] = Place(rule, label, tensors)
+        places[rule.ours] = ParameterPlace(rule, label, tensors)
     return places

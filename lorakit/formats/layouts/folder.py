@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from lorakit.errors import InputError
-from lorakit.formats.layouts.place import Rule
+from lorakit.formats.layouts.place import KeyRule
 from lorakit.targets import canonical
 
 PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
@@ -51,17 +51,17 @@ def weights_in(folder: Path) -> list[Path]:
     return next((choice for choice in choices if choice), [])
 
 
-def found(part: str, keys: Collection[str]) -> list[Rule]:
+def found(part: str, keys: Collection[str]) -> list[KeyRule]:
     """The rules of a part's keys: their own names, in our spelling."""
-    return [Rule(ours=_ours(part, key), key=key) for key in keys if not key.endswith("position_ids")]
+    return [KeyRule(ours=_ours(part, key), key=key) for key in keys if not key.endswith("position_ids")]
 
 
-def wanted(names: Collection[str]) -> dict[str, list[Rule]]:
+def wanted(names: Collection[str]) -> dict[str, list[KeyRule]]:
     """Part to the rules by which these parameters are spelled in its folder."""
-    rules: dict[str, list[Rule]] = {}
+    rules: dict[str, list[KeyRule]] = {}
     for name in names:
         part, _, key = name.partition(".")
-        rules.setdefault(part, []).append(Rule(ours=name, key=key))
+        rules.setdefault(part, []).append(KeyRule(ours=name, key=key))
     return rules
 
 

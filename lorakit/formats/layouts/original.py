@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from lorakit.families import Unet
-from lorakit.formats.layouts.place import Rule, counted
+from lorakit.formats.layouts.place import KeyRule, counted
 from lorakit.targets import original_names, text_paths
 
 LAYERS = 2  # of a block; the original code knows no other
@@ -43,7 +43,7 @@ _VAE_LEVEL = re.compile(r"decoder\.up\.(\d+)\.|decoder\.up_blocks\.(\d+)\.")
 _VAE_DEEPEST = 5  # resnets of a level
 
 
-def found(keys: Collection[str]) -> list[Rule]:
+def found(keys: Collection[str]) -> list[KeyRule]:
     """The rules of the parameters that a file with these keys has."""
     rules = list(_unet(original_names()))
     for prefix, part, open_clip, idle in TEXTS:
@@ -58,7 +58,7 @@ def found(keys: Collection[str]) -> list[Rule]:
     return [rule for rule in rules if rule.key in present]
 
 
-def wanted(names: Collection[str], unet: Unet, kind: str) -> list[Rule]:
+def wanted(names: Collection[str], unet: Unet, kind: str) -> list[KeyRule]:
     """The rules by which parameters of these names are spelled in a file of this kind: "sd1", "sd2", "sdxl" ..."""
     rules = list(_unet({theirs: ours for ours, theirs in unet.original_names()}))
     for part, prefix in PREFIX_OF[kind].items():
@@ -66,7 +66,7 @@ def wanted(names: Collection[str], unet: Unet, kind: str) -> list[Rule]:
         rules += _open_clip(prefix, part, 40, projected=True) if open_clip else _clip(prefix, part)
     rules += vae(levels_of(name.removeprefix("vae.") for name in names if name.startswith("vae.")))
     # of two spellings of a parameter the first is the usual one
-    usual: dict[str, Rule] = {}
+    usual: dict[str, KeyRule] = {}
     for rule in rules:
         if rule.ours in names:
             usual.setdefault(rule.ours, rule)
@@ -83,36 +83,36 @@ def levels_of(keys: Collection[str] | Iterator[str]) -> int:
     return counted(match[1] or match[2] for key in keys if (match := _VAE_LEVEL.match(key)))
 
 
-def _unet(names: Mapping[str, str]) -> Iterator[Rule]:
+def _unet(names: Mapping[str, str]) -> Iterator[KeyRule]:
     for theirs, ours in names.items():
-        yield from (Rule(ours=f"unet.{ours}.{kind}", key=f"{UNET}{theirs}.{kind}") for kind in _KINDS)
+        yield from (KeyRule(ours=f"unet.{ours}.{kind}", key=f"{UNET}{theirs}.{kind}") for kind in _KINDS)
 
 
-def _clip(prefix: str, part: str) -> Iterator[Rule]:
+def _clip(prefix: str, part: str) -> Iterator[KeyRule]:
     """transformers' own code in the file; some leave `text_model.` out."""
     paths = sorted(path.removeprefix("text_model.") for path in text_paths() if path != "text_projection")
     names = [*_EMBEDDINGS, *(f"{path}.{kind}" for path in paths for kind in _KINDS)]
     for begin in (f"{prefix}text_model.", prefix):
-        yield from (Rule(ours=f"{part}.text_model.{name}", key=f"{begin}{name}") for name in names)
+        yield from (KeyRule(ours=f"{part}.text_model.{name}", key=f"{begin}{name}") for name in names)
 
 
-def _open_clip(prefix: str, part: str, layers: int, *, projected: bool) -> Iterator[Rule]:
+def _open_clip(prefix: str, part: str, layers: int, *, projected: bool) -> Iterator[KeyRule]:
     inner = f"{part}.text_model."
-    yield Rule(ours=f"{inner}embeddings.token_embedding.weight", key=f"{prefix}token_embedding.weight")
-    yield Rule(ours=f"{inner}embeddings.position_embedding.weight", key=f"{prefix}positional_embedding")
+    yield KeyRule(ours=f"{inner}embeddings.token_embedding.weight", key=f"{prefix}token_embedding.weight")
+    yield KeyRule(ours=f"{inner}embeddings.position_embedding.weight", key=f"{prefix}positional_embedding")
     for kind in _KINDS:
-        yield Rule(ours=f"{inner}final_layer_norm.{kind}", key=f"{prefix}ln_final.{kind}")
+        yield KeyRule(ours=f"{inner}final_layer_norm.{kind}", key=f"{prefix}ln_final.{kind}")
     if projected:
-        yield Rule(ours=f"{part}.text_projection.weight", key=f"{prefix}text_projection", transposed=True)
+        yield KeyRule(ours=f"{part}.text_projection.weight", key=f"{prefix}text_projection", transposed=True)
     for i in range(layers):
         theirs, ours = f"{prefix}transformer.resblocks.{i}.", f"{inner}encoder.layers.{i}."
         for kind in _KINDS:
-            yield from (Rule(ours=f"{ours}{a}.{kind}", key=f"{theirs}{b}.{kind}") for b, a in _LAYER.items())
+            yield from (KeyRule(ours=f"{ours}{a}.{kind}", key=f"{theirs}{b}.{kind}") for b, a in _LAYER.items())
             for third, name in enumerate(_IN_PROJ):
-                yield Rule(ours=f"{ours}self_attn.{name}.{kind}", key=f"{theirs}attn.in_proj_{kind}", third=third)
+                yield KeyRule(ours=f"{ours}self_attn.{name}.{kind}", key=f"{theirs}attn.in_proj_{kind}", third=third)
 
 
-def vae(levels: int) -> Iterator[Rule]:
+def vae(levels: int) -> Iterator[KeyRule]:
     """An AutoencoderKL of so many resolutions; the original counts the decoder's from the top."""
     yield from _pair("quant_conv", "quant_conv")
     yield from _pair("post_quant_conv", "post_quant_conv")
@@ -124,8 +124,10 @@ def vae(levels: int) -> Iterator[Rule]:
         attention = f"{side}.mid_block.attentions.0"
         yield from _pair(f"{attention}.group_norm", f"{side}.mid.attn_1.norm")
         for theirs, ours in _VAE_ATTENTION.items():
-            yield Rule(ours=f"vae.{attention}.{ours}.weight", key=f"{VAE}{side}.mid.attn_1.{theirs}.weight", point=True)
-            yield Rule(ours=f"vae.{attention}.{ours}.bias", key=f"{VAE}{side}.mid.attn_1.{theirs}.bias")
+            yield KeyRule(
+                ours=f"vae.{attention}.{ours}.weight", key=f"{VAE}{side}.mid.attn_1.{theirs}.weight", point=True
+            )
+            yield KeyRule(ours=f"vae.{attention}.{ours}.bias", key=f"{VAE}{side}.mid.attn_1.{theirs}.bias")
     for i in range(levels):
         down, up = f"encoder.down_blocks.{i}", f"decoder.up_blocks.{levels - 1 - i}"
         for j in range(_VAE_DEEPEST):
@@ -135,10 +137,10 @@ def vae(levels: int) -> Iterator[Rule]:
         yield from _pair(f"{up}.upsamplers.0.conv", f"decoder.up.{i}.upsample.conv")
 
 
-def _resnet(ours: str, theirs: str) -> Iterator[Rule]:
+def _resnet(ours: str, theirs: str) -> Iterator[KeyRule]:
     for b, a in _VAE_RESNET.items():
         yield from _pair(f"{ours}.{a}", f"{theirs}.{b}")
 
 
-def _pair(ours: str, theirs: str) -> Iterator[Rule]:
-    yield from (Rule(ours=f"vae.{ours}.{kind}", key=f"{VAE}{theirs}.{kind}") for kind in _KINDS)
+def _pair(ours: str, theirs: str) -> Iterator[KeyRule]:
+    yield from (KeyRule(ours=f"vae.{ours}.{kind}", key=f"{VAE}{theirs}.{kind}") for kind in _KINDS)

@@ -23,7 +23,7 @@ THIRDS = 3  # OpenCLIP keeps q, k and v below each other in one tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class KeyRule:
     """How a layout spells one parameter.
 
     ours, key    "unet.conv_in.weight", "model.diffusion_model.input_blocks.0.0.weight"
@@ -40,10 +40,10 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Place:
+class ParameterPlace:
     """A parameter's rule and the file it lies in; `array` is the parameter, read when it is asked for."""
 
-    rule: Rule
+    rule: KeyRule
     file: str
     tensors: Mapping[str, Array]
 
@@ -91,7 +91,7 @@ def below(parts: list[Stored]) -> Stored:
     return Stored(first.dtype, shape, lambda: b"".join(x.raw() for x in parts))
 
 
-def spelled(rule: Rule, x: Stored) -> Stored:
+def spelled(rule: KeyRule, x: Stored) -> Stored:
     """A parameter as the rule's tensor holds it, its third of the rows where it is one."""
     if rule.transposed:
         x = turned(x)

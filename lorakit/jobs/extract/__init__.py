@@ -16,9 +16,9 @@ from lorakit.formats.scaling import balanced
 from lorakit.io.endings import ADAPTER, PAGE
 from lorakit.io.files import check_targets, write_text
 from lorakit.jobs.extract.adapter import of_adapter
-from lorakit.jobs.extract.choices import Choices
+from lorakit.jobs.extract.choices import ExtractionChoices
 from lorakit.jobs.extract.models import between
-from lorakit.lowrank.taken import Taken
+from lorakit.lowrank.taken import TakenModule
 from lorakit.reports.module_lines import Line, table
 from lorakit.runtime.signals import telling
 from lorakit.runtime.signals import written as told
@@ -30,7 +30,7 @@ def run(
     output: Path,
     *,
     base: str | None,
-    choices: Choices,
+    choices: ExtractionChoices,
     file_format: str | None,
     dtype: Any = "float32",
     device: str = "cpu",
@@ -68,7 +68,7 @@ def run(
     return {"outputs": written, "family": next(iter(families), None), **_figures(adapter, found), **extra}
 
 
-def _draw(report: Path, found: Sequence[Taken], title: str) -> None:
+def _draw(report: Path, found: Sequence[TakenModule], title: str) -> None:
     from lorakit.reports.spectra import Spectrum, page
 
     modules = [
@@ -87,7 +87,7 @@ def _draw(report: Path, found: Sequence[Taken], title: str) -> None:
     write_text(report, page(modules, title))
 
 
-def _figures(adapter: Adapter, found: Sequence[Taken]) -> dict[str, Any]:
+def _figures(adapter: Adapter, found: Sequence[TakenModule]) -> dict[str, Any]:
     taken = [one for one in found if one.delta is not None]
     kept = {one.name: one.kept for one in taken}
     shares = list(kept.values()) or [1.0]

@@ -18,11 +18,11 @@ from lorakit.formats import files, triggers
 from lorakit.formats.bases import families_of
 from lorakit.formats.checkpoints import describe
 from lorakit.formats.evidence import part_of
-from lorakit.jobs.extract.choices import TOKENS, Choices, metadata
+from lorakit.jobs.extract.choices import TOKENS, ExtractionChoices, metadata
 from lorakit.jobs.extract.differences import chosen
 from lorakit.lowrank.decomposed import of_factors
 from lorakit.lowrank.ranks import allot
-from lorakit.lowrank.taken import Taken, of_triplets, spread, undecided, whole
+from lorakit.lowrank.taken import TakenModule, of_triplets, spread, undecided, whole
 from lorakit.runtime.workers import cores, each
 from lorakit.talk import Tick
 from lorakit.targets import PARTS
@@ -31,14 +31,14 @@ _RUN_KEYS = ("lorakit.checkpoint", "lorakit.step")
 
 
 def of_adapter(
-    tuned: str, choices: Choices, size: int, tick: Tick
-) -> tuple[Adapter, list[Taken], Sequence[str], dict[str, Any]]:
+    tuned: str, choices: ExtractionChoices, size: int, tick: Tick
+) -> tuple[Adapter, list[TakenModule], Sequence[str], dict[str, Any]]:
     """(the adapter, what was taken of each module, the families it can be for, more figures); a number takes `size` bytes."""
     adapter = _read(Path(tuned))
     families = families_of(adapter)
     adapter = _part_of(adapter, tuned, choices)
     rule = choices.rule
-    found: list[Taken] = []
+    found: list[TakenModule] = []
     if rule is None and choices.conv_rank is None:
         found = [whole(name, delta) for name, delta in adapter.modules.items()]
     else:
@@ -84,7 +84,7 @@ def _read(path: Path) -> Adapter:
     return adapter
 
 
-def _part_of(adapter: Adapter, tuned: str, choices: Choices) -> Adapter:
+def _part_of(adapter: Adapter, tuned: str, choices: ExtractionChoices) -> Adapter:
     """The parts and modules that are asked for."""
     parts, has = choices.parts, _parts(adapter)
     missing = [part for part in parts if part not in has]
@@ -118,7 +118,7 @@ def _sides(delta: Delta) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-def _reranked(name: str, *, modules: Mapping[str, Delta], choices: Choices) -> Taken:
+def _reranked(name: str, *, modules: Mapping[str, Delta], choices: ExtractionChoices) -> TakenModule:
     low = plain(modules[name])
     if not all(finite(x) for x in (low.down, low.up)):
         raise InputError(f"NaN or infinity in {name}")

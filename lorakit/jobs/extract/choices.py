@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorakit.errors import UsageError
 from lorakit.families import FAMILIES
-from lorakit.lowrank.ranks import Rule
+from lorakit.lowrank.ranks import RankRule
 from lorakit.lowrank.solve import Way, is_kernel
 from lorakit.naming import spelled
 from lorakit.registry import nearest
@@ -19,7 +19,7 @@ TOKENS = "tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class ExtractionChoices:
     """What an extraction can be told.
 
     rule            what decides the ranks; None is rank 32 with a base model, and leaves an adapter as it is
@@ -31,7 +31,7 @@ class Choices:
     keep_bias       changed biases and norms become part of the adapter
     """
 
-    rule: Rule | None = None
+    rule: RankRule | None = None
     conv_rank: int | None = None
     conv_tucker: bool = False
     target: str = "all"
@@ -46,20 +46,22 @@ class Choices:
             hints = "; ".join(f"no part '{part}'{nearest(part, (*PARTS, TOKENS))}" for part in unknown)
             raise UsageError(f"--parts: {hints} (there are: {', '.join((*PARTS, TOKENS))})")
 
-    def rule_of(self, shape: Sequence[int], default: Rule | None = None) -> Rule:
+    def rule_of(self, shape: Sequence[int], default: RankRule | None = None) -> RankRule:
         """The rule for a weight of this shape."""
-        rule = self.rule or default or Rule("full")
+        rule = self.rule or default or RankRule("full")
         if self.conv_rank is None or not is_kernel(shape):
             return rule
         if rule.kind in ("fixed", "full"):
-            return Rule("fixed", self.conv_rank, rule.cap)
+            return RankRule("fixed", self.conv_rank, rule.cap)
         return replace(rule, cap=min(self.conv_rank, rule.cap or self.conv_rank))
 
-    def way_of(self, shape: Sequence[int], default: Rule | None = None) -> Way:
+    def way_of(self, shape: Sequence[int], default: RankRule | None = None) -> Way:
         return Way(self.rule_of(shape, default), self.exact, self.conv_tucker, self.clamp_quantile)
 
 
-def metadata(tuned: str, base: str | None, choices: Choices, rule: Rule | None, family: str | None) -> dict[str, str]:
+def metadata(
+    tuned: str, base: str | None, choices: ExtractionChoices, rule: RankRule | None, family: str | None
+) -> dict[str, str]:
     """What the adapter's file says it was made of."""
     settings = {k: v for k, v in asdict(choices).items() if k != "rule" and v not in (None, False, "all", ())}
     recipe = {

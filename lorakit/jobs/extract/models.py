@@ -16,27 +16,27 @@ from lorakit.arrays import Array
 from lorakit.delta import Delta
 from lorakit.deltas.norm import Norm
 from lorakit.errors import InputError, UsageError, some
-from lorakit.jobs.extract.choices import TOKENS, Choices, metadata
+from lorakit.jobs.extract.choices import TOKENS, ExtractionChoices, metadata
 from lorakit.jobs.extract.differences import Differences, Pair, compare
 from lorakit.lowrank import noise
 from lorakit.lowrank.decomposed import Decomposed
 from lorakit.lowrank.difference import difference
-from lorakit.lowrank.ranks import Rule
+from lorakit.lowrank.ranks import RankRule
 from lorakit.lowrank.solve import solve
-from lorakit.lowrank.taken import Taken, spread
+from lorakit.lowrank.taken import TakenModule, spread
 from lorakit.runtime.room import Room
 from lorakit.runtime.workers import cores, each
 from lorakit.talk import Note, Talk, Tick
 from lorakit.targets import is_known
 
-_DEFAULT = Rule("fixed", 32)
+_DEFAULT = RankRule("fixed", 32)
 _ROOM = 512 << 20  # bytes that modules in work may take together
 _TIMES = 4  # times the ranks that a budget allows on average: as many as one module may take of it
 
 
 def between(
-    tuned: str, base: str, choices: Choices, size: int, device: str, talk: Talk
-) -> tuple[Adapter, list[Taken], Sequence[str], dict[str, Any]]:
+    tuned: str, base: str, choices: ExtractionChoices, size: int, device: str, talk: Talk
+) -> tuple[Adapter, list[TakenModule], Sequence[str], dict[str, Any]]:
     """(the adapter, what was taken of each module, the families it can be for, more figures); a number takes `size` bytes.
 
     device  "cpu", or the name of a GPU, which then subtracts and multiplies
@@ -82,7 +82,7 @@ def between(
     return adapter, found, [pairs.family] if pairs.family else [], extra
 
 
-def _checked(choices: Choices, pairs: Differences, size: int) -> Choices:
+def _checked(choices: ExtractionChoices, pairs: Differences, size: int) -> ExtractionChoices:
     """A rank that no module can have is a slip of the hand. A budget gets its cap."""
     sides = [min(pair.shape[0], math.prod(pair.shape[1:])) for pair in pairs.weights]
     rule = choices.rule
@@ -99,16 +99,16 @@ def _checked(choices: Choices, pairs: Differences, size: int) -> Choices:
 
 
 @dataclass(kw_only=True)
-class _Worker:
+class _Comparer:
     """Compares weights; each of its threads has one place to put a difference, which modules use in turn."""
 
-    choices: Choices
-    rule: Rule
+    choices: ExtractionChoices
+    rule: RankRule
     device: str
     room: Room = field(default_factory=lambda: Room(_ROOM))
     places: threading.local = field(default_factory=threading.local)
 
-    def __call__(self, pair: Pair) -> Taken | str | None:
+    def __call__(self, pair: Pair) -> TakenModule | str | None:
         """One module compared; None where both are the same, its name where it is not finite."""
         with self.room.take(pair.room):
             try:
@@ -136,12 +136,12 @@ class _Worker:
 
 
 def _weights(
-    pairs: Sequence[Pair], choices: Choices, rule: Rule, device: str, tick: Tick
-) -> tuple[list[Taken], int, list[str]]:
+    pairs: Sequence[Pair], choices: ExtractionChoices, rule: RankRule, device: str, tick: Tick
+) -> tuple[list[TakenModule], int, list[str]]:
     """(what was taken of weights that differ, how many do not, names of those that are not finite)."""
-    found: list[Taken] = []
+    found: list[TakenModule] = []
     same, bad = 0, list[str]()
-    for done, one in enumerate(each(_Worker(choices=choices, rule=rule, device=device), pairs, cores()), 1):
+    for done, one in enumerate(each(_Comparer(choices=choices, rule=rule, device=device), pairs, cores()), 1):
         if one is None:
             same += 1
         elif isinstance(one, str):
@@ -160,7 +160,7 @@ def _floor(pair: Pair, side: int, found: Decomposed | None) -> float:
     return noise.floor(a, pair.tuned.dtype, b, pair.base.dtype, *more)
 
 
-def _tell(found: Sequence[Taken], choices: Choices, rule: Rule, note: Note) -> None:
+def _tell(found: Sequence[TakenModule], choices: ExtractionChoices, rule: RankRule, note: Note) -> None:
     left = sum(one.delta is None for one in found)
     if left:
         note(f"{left} modules were left out: {'nothing but rounding noise' if rule.kind == 'auto' else 'no room'}")

@@ -22,9 +22,9 @@ from lorakit.io.files import check_targets, write_text
 from lorakit.io.scratch import Scratch
 from lorakit.jobs.merge import figures as merge_figures
 from lorakit.jobs.merge import sources as merge_sources
-from lorakit.jobs.merge.modules import Cut, How, checked_settings
-from lorakit.jobs.merge.sources import Source
-from lorakit.lowrank.ranks import Rule, allot
+from lorakit.jobs.merge.modules import MergePlan, ModuleCutter, checked_settings
+from lorakit.jobs.merge.sources import MergeInput
+from lorakit.lowrank.ranks import RankRule, allot
 from lorakit.merging.kernel.module import Made
 from lorakit.merging.kernel.operands import is_vector
 from lorakit.models.base_weights import check_fits, weights_of
@@ -35,7 +35,7 @@ from lorakit.talk import Note, Talk, Tick
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class MergeChoices:
     """What a merge can be told besides the weights, the method and the rank.
 
     settings        of the method: density, spread, conflict; and the seed, for methods that draw
@@ -106,7 +106,7 @@ class _Plan:
     """
 
     outputs: Sequence[Path]
-    how: How
+    how: MergePlan
     names: Sequence[str]
     vectors: Collection[str]
     rest: Sequence[Adapter]
@@ -122,13 +122,13 @@ def run(
     alpha: float | None,
     weights: str | None,
     method: str,
-    rank: Rule | None,
+    rank: RankRule | None,
     file_format: str | None,
     dtype: str,
     force: bool,
     dry_run: bool,
     talk: Talk,
-    choices: Choices | None = None,
+    choices: MergeChoices | None = None,
     into: Into | None = None,
 ) -> dict[str, Any]:
     """The adapters' deltas joined by `method`, into `output`, or for a sweep into a numbered series of it.
@@ -138,7 +138,7 @@ def run(
     file_format  None is kohya's, and for architectures without tables what the adapters are
     into    a base model to collapse the result into, instead of writing an adapter; without a rank nothing is cut
     """
-    choices = choices or Choices()
+    choices = choices or MergeChoices()
     outputs = _outputs(output, len(choices.sweep))
     kind = ADAPTER if into is None else MERGED_MODEL
     check_targets([*((path, kind) for path in outputs), (choices.report, PAGE)], force=force)
@@ -179,8 +179,8 @@ def _planned(
     rows: Sequence[Sequence[float]],
     *,
     method: str,
-    rank: Rule | None,
-    choices: Choices,
+    rank: RankRule | None,
+    choices: MergeChoices,
     into: Into | None,
     file_format: str | None,
     note: Note,
@@ -204,7 +204,7 @@ def _planned(
         note(f"matches nothing: {line}")
     names = sorted({name for source in sources for name in source.adapter.modules})
     merge_sources.check_rank(rank, sources, names)
-    how = How(
+    how = MergePlan(
         sources=sources,
         rows=rows,
         factors=factors,
@@ -239,8 +239,8 @@ def _planned(
 
 def _cut(
     plan: _Plan,
-    rank: Rule | None,
-    choices: Choices,
+    rank: RankRule | None,
+    choices: MergeChoices,
     *,
     into: Into | None,
     dtype: str,
@@ -251,7 +251,7 @@ def _cut(
     """The outputs as adapters of a rank, written as such or into a model."""
     base = _base(choices, into, plan.how.sources, talk.note)
     keep = Scratch(plan.outputs[0]).keep
-    cut = Cut(
+    cut = ModuleCutter(
         how=plan.how, rule=rank, base=base, keep=keep, half=dtype == "float16", spectra=choices.report is not None
     )
     table = _worked(cut, plan.names, talk.tick)
@@ -276,14 +276,14 @@ def _cut(
         write_text(choices.report, merge_figures.page(found, shapes, f"{path.name}: what was merged"))
 
 
-def _shapes(sources: Sequence[Source], base: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:
+def _shapes(sources: Sequence[MergeInput], base: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:
     """Module to its weight's shape."""
     found = {name: tuple(x.shape) for name, x in base.items()}
     return found | {n: d.shape for s in sources for n, d in s.adapter.modules.items() if d.shape is not None}
 
 
 def _collapsed(
-    plan: _Plan, i: int, into: Into, *, choices: Choices, force: bool, dry_run: bool, talk: Talk
+    plan: _Plan, i: int, into: Into, *, choices: MergeChoices, force: bool, dry_run: bool, talk: Talk
 ) -> dict[str, Any]:
     """One output that goes into a model whole: each delta is made when its weight is written."""
     path, row = plan.outputs[i], plan.how.rows[i]
@@ -328,7 +328,7 @@ def _rows(
     return [row]
 
 
-def _base(choices: Choices, into: Into | None, sources: Sequence[Source], note: Note) -> Mapping[str, Stored]:
+def _base(choices: MergeChoices, into: Into | None, sources: Sequence[MergeInput], note: Note) -> Mapping[str, Stored]:
     """The base weights that deltas depend on."""
     needy = {name: d.kind for source in sources for name, d in source.adapter.modules.items() if d.needs_base}
     model = choices.base if into is None else into.model
@@ -339,7 +339,7 @@ def _base(choices: Choices, into: Into | None, sources: Sequence[Source], note: 
     return {}
 
 
-def _worked(cut: Cut, names: Sequence[str], tick: Tick) -> dict[str, list[Made]]:
+def _worked(cut: ModuleCutter, names: Sequence[str], tick: Tick) -> dict[str, list[Made]]:
     """Every module in every output, spread over the cores; all that is not finite is told at once."""
     table: dict[str, list[Made]] = {}
     bad: list[str] = []
@@ -362,7 +362,7 @@ def _deltas(found: Mapping[str, Made], vectors: Collection[str]) -> dict[str, De
     return deltas
 
 
-def _spread(found: Mapping[str, Made], rule: Rule, rest: Adapter, dtype: str, cut: Cut) -> dict[str, Made]:
+def _spread(found: Mapping[str, Made], rule: RankRule, rest: Adapter, dtype: str, cut: ModuleCutter) -> dict[str, Made]:
     """The ranks that fit into a file of the budget's bytes, keys, tokens and metadata included."""
     size = SIZES[type_named(dtype)]
     header = 1500 + sum(len(f"{key}{value}".encode()) + 8 for key, value in rest.metadata.items())
@@ -372,7 +372,7 @@ def _spread(found: Mapping[str, Made], rule: Rule, rest: Adapter, dtype: str, cu
     a_module = 3 * (max((len(name) for name in found), default=0) + 120) + 4
     left = rule.value - header - small_bytes
     triplets = {name: made.found for name, made in found.items() if made.found is not None}
-    ranks = allot(triplets, Rule("budget", max(0.0, left), rule.cap), size, a_module)
+    ranks = allot(triplets, RankRule("budget", max(0.0, left), rule.cap), size, a_module)
     if triplets and not any(ranks.values()):
         raise UsageError(
             f"--budget {rule.value:g} bytes hold nothing of the adapter ({header + small_bytes} are for the rest)"

@@ -9,8 +9,8 @@ from typing import Any
 from lorakit.delta import Delta
 from lorakit.formats import triggers
 from lorakit.jobs.merge.metadata import merged as merged_metadata
-from lorakit.jobs.merge.modules import How
-from lorakit.lowrank.ranks import Rule
+from lorakit.jobs.merge.modules import MergePlan
+from lorakit.lowrank.ranks import RankRule
 from lorakit.merging.kernel.module import Made
 from lorakit.reports import module_lines
 from lorakit.reports.module_lines import Line
@@ -92,7 +92,7 @@ def page_of_model(
 
 
 def metadata(
-    how: How, row: Sequence[float], settings: Mapping[str, float], rule: Rule | None, more: Mapping[str, Any]
+    how: MergePlan, row: Sequence[float], settings: Mapping[str, float], rule: RankRule | None, more: Mapping[str, Any]
 ) -> dict[str, str]:
     """Of one output: what the adapters agree on, and the recipe it can be made again with."""
     recipe: dict[str, Any] = {

@@ -17,9 +17,9 @@ from lorakit.delta import Delta
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, UsageError
 from lorakit.formats.scaling import balanced
-from lorakit.jobs.merge.sources import Source
+from lorakit.jobs.merge.sources import MergeInput
 from lorakit.lowrank.decomposed import Decomposed
-from lorakit.lowrank.ranks import Rule
+from lorakit.lowrank.ranks import RankRule
 from lorakit.merging.kernel.draws import generator
 from lorakit.merging.kernel.module import Made, merged, product_of
 from lorakit.merging.kernel.operands import in_memory, is_vector, operand
@@ -48,10 +48,10 @@ def checked_settings(method: str, given: Mapping[str, float], rows: Sequence[Seq
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
+class MergePlan:
     """What makes a module's deltas one: the weights in each output, the method, its settings and its draws."""
 
-    sources: Sequence[Source]
+    sources: Sequence[MergeInput]
     rows: Sequence[Sequence[float]]
     factors: ModuleWeights
     method: str
@@ -99,7 +99,7 @@ class Joined(Delta):
     needs_base: ClassVar[bool] = True
 
     name: str
-    how: How
+    how: MergePlan
     row: tuple[float, ...]
     terms: tuple[Delta | None, ...]
 
@@ -134,7 +134,7 @@ class Joined(Delta):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class ModuleCutter:
     """Modules to what an adapter holds of them, one in each output, the deltas read once for all.
 
     base     weights of the base model, for kinds that depend on them
@@ -143,8 +143,8 @@ class Cut:
     spectra  norms and singular values are wanted too
     """
 
-    how: How
-    rule: Rule | None
+    how: MergePlan
+    rule: RankRule | None
     base: Mapping[str, Stored]
     keep: Callable[[Array], Array]
     half: bool = False
@@ -160,7 +160,7 @@ class Cut:
         made = []
         for row in self.how.rows:
             method, settings = self.how.of(name, vector)
-            rule = Rule("full") if vector else self.rule
+            rule = RankRule("full") if vector else self.rule
             try:
                 one = merged(method, found, self.how.weights(name, row), settings, rule, self.spectra)
             except ValueError as error:

@@ -19,14 +19,14 @@ from lorakit.formats.bases import check_same
 from lorakit.formats.codec import flat
 from lorakit.formats.common_spelling import alike
 from lorakit.formats.weighted import Weighted
-from lorakit.lowrank.ranks import Rule
+from lorakit.lowrank.ranks import RankRule
 from lorakit.merging.kernel.operands import as_numpy, is_dense, is_vector
 from lorakit.registry import nearest
 from lorakit.talk import Note
 
 
 @dataclass(frozen=True)
-class Source:
+class MergeInput:
     file: Path
     sha256: str
     adapter: Adapter
@@ -36,7 +36,7 @@ class Source:
 class Sources:
     """The adapters of a merge, named alike; the families that all can be for, the likeliest first; the format to write."""
 
-    all: list[Source]
+    all: list[MergeInput]
     families: list[str]
     file_format: str
 
@@ -54,7 +54,7 @@ def read(
     InputError for keys that are wrong, empty files, different families and modules that do not fit each other.
     """
     sources = faults_together(
-        lambda one: Source(one.file, one.sha256(), one.scaled(_one(one.file, allow_unmatched, unmatched))), given
+        lambda one: MergeInput(one.file, one.sha256(), one.scaled(_one(one.file, allow_unmatched, unmatched))), given
     )
     sources = _renamed(sources, rename)
     pairs = [(source.file, source.adapter) for source in sources]
@@ -85,7 +85,7 @@ def not_finite(where: str, more: int = 0) -> InputError:
     return InputError(f"NaN or infinity in {where}{f' and {more} more' if more else ''}; nothing was written")
 
 
-def _one_shape(sources: Sequence[Source]) -> None:
+def _one_shape(sources: Sequence[MergeInput]) -> None:
     first: dict[str, tuple[Path, tuple[int, ...]]] = {}
     wrong = []
     for source in sources:
@@ -100,7 +100,7 @@ def _one_shape(sources: Sequence[Source]) -> None:
         raise InputError(f"the adapters are for different base models: {'; '.join(wrong[:5])}{more}")
 
 
-def check_kinds(sources: Sequence[Source], rule: Rule | None, based: bool, collapsed: bool) -> None:
+def check_kinds(sources: Sequence[MergeInput], rule: RankRule | None, based: bool, collapsed: bool) -> None:
     """UsageError for deltas that need a base model that is not given, and for dense ones without a rank to cut them to.
 
     based      whether there is a base model
@@ -124,7 +124,7 @@ def check_kinds(sources: Sequence[Source], rule: Rule | None, based: bool, colla
             )
 
 
-def check_rank(rule: Rule | None, sources: Sequence[Source], names: Sequence[str]) -> None:
+def check_rank(rule: RankRule | None, sources: Sequence[MergeInput], names: Sequence[str]) -> None:
     """A rank that no module can have is a slip of the hand."""
     if rule is None or rule.kind != "fixed" or not names:
         return
@@ -142,7 +142,7 @@ def check_rank(rule: Rule | None, sources: Sequence[Source], names: Sequence[str
         )
 
 
-def idle(factors: ModuleWeights, sources: Sequence[Source], allowed: bool) -> list[str]:
+def idle(factors: ModuleWeights, sources: Sequence[MergeInput], allowed: bool) -> list[str]:
     """Blocks and parts that were given a weight and are in no adapter."""
     found = factors.idle([{*source.adapter.modules, *source.adapter.biases} for source in sources])
     if found and not allowed:
@@ -153,7 +153,7 @@ def idle(factors: ModuleWeights, sources: Sequence[Source], allowed: bool) -> li
 # Learned tokens and biases: small, and never cut
 
 
-def _renamed(sources: Sequence[Source], texts: Iterable[str]) -> list[Source]:
+def _renamed(sources: Sequence[MergeInput], texts: Iterable[str]) -> list[MergeInput]:
     """Learned tokens under the names that `--rename-token` gives them."""
     found = list(sources)
     for text in texts:
@@ -176,7 +176,7 @@ def _renamed(sources: Sequence[Source], texts: Iterable[str]) -> list[Source]:
     return found
 
 
-def tokens(sources: Sequence[Source], row: Sequence[float]) -> dict[str, dict[str, Array]]:
+def tokens(sources: Sequence[MergeInput], row: Sequence[float]) -> dict[str, dict[str, Array]]:
     """The learned tokens of all adapters that count; two of one name must be the same."""
     found: dict[str, dict[str, Array]] = {}
     owners: dict[str, Path] = {}
@@ -194,7 +194,7 @@ def tokens(sources: Sequence[Source], row: Sequence[float]) -> dict[str, dict[st
     return found
 
 
-def biases(sources: Sequence[Source], row: Sequence[float], factors: ModuleWeights) -> dict[str, np.ndarray]:
+def biases(sources: Sequence[MergeInput], row: Sequence[float], factors: ModuleWeights) -> dict[str, np.ndarray]:
     """What is added to each bias: the weighted sum, whatever the method."""
     found: dict[str, np.ndarray] = {}
     for i, (source, weight) in enumerate(zip(sources, row, strict=True)):

@@ -13,7 +13,7 @@ from lorakit.jobs.ppim import finishing, lint, reading, table
 from lorakit.jobs.ppim.keeping import Keeper, caption_file, is_odd, known, mask_file, stay
 from lorakit.jobs.ppim.manifest import FILE as MANIFEST
 from lorakit.jobs.ppim.manifest import JOURNAL, Manifest
-from lorakit.jobs.ppim.reading import Source
+from lorakit.jobs.ppim.reading import RawPicture
 from lorakit.jobs.ppim.settings import Settings, native
 from lorakit.reports import training_set
 from lorakit.runtime.locks import held
@@ -70,7 +70,7 @@ def _prune(data: Path, gone: list[str], keeper: Keeper, prune: bool, note: Note)
         )
 
 
-def _name_others(data: Path, given: list[Source], gone: list[str], keeper: Keeper, note: Note) -> None:
+def _name_others(data: Path, given: list[RawPicture], gone: list[str], keeper: Keeper, note: Note) -> None:
     """Name the files in the folder that are a person's, once all together."""
     if not data.exists():
         return
@@ -105,7 +105,7 @@ def _tell_stayed(captions: finishing.Captioning, keeper: Keeper, settings: Setti
         note(f"{stay(masks, 'mask')}; --force {f'removes {them}' if settings.mask == 'none' else f'makes {them} anew'}")
 
 
-def _tell(raw: Path, given: list[Source], manifest: Manifest, note: Note) -> tuple[list[dict[str, str]], int]:
+def _tell(raw: Path, given: list[RawPicture], manifest: Manifest, note: Note) -> tuple[list[dict[str, str]], int]:
     """Say why each picture was left out; gives the rejected ones and the number of duplicates."""
     rejected, duplicates = [], 0
     for source in given:
@@ -119,7 +119,7 @@ def _tell(raw: Path, given: list[Source], manifest: Manifest, note: Note) -> tup
     return rejected, duplicates
 
 
-def _tell_masks(given: list[Source], settings: Settings, found: lint.Lint, note: Note) -> None:
+def _tell_masks(given: list[RawPicture], settings: Settings, found: lint.Lint, note: Note) -> None:
     """Say how many pictures of the set have a mask, and that those of RAW are not carried over where others are made."""
     if found.masks:
         note(f"{found.masks} of {lint.count(found.pictures, 'picture')} {'has' if found.masks == 1 else 'have'} a mask")
@@ -161,7 +161,7 @@ def run(
 
 
 def _fill(
-    raw: Path, given: list[Source], settings: Settings, keeper: Keeper, *, strict: bool, talk: Talk
+    raw: Path, given: list[RawPicture], settings: Settings, keeper: Keeper, *, strict: bool, talk: Talk
 ) -> dict[str, Any]:
     data, manifest = keeper.data, keeper.manifest
     if manifest.resumed:

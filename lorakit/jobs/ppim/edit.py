@@ -11,7 +11,7 @@ from lorakit.io.files import write_text
 from lorakit.jobs.ppim.keeping import caption_file
 from lorakit.jobs.ppim.lint import count
 from lorakit.jobs.ppim.manifest import Manifest
-from lorakit.jobs.ppim.reading import Source
+from lorakit.jobs.ppim.reading import RawPicture
 from lorakit.jobs.ppim.table import forget_text
 from lorakit.runtime import platform
 
@@ -49,7 +49,7 @@ def editor() -> list[str]:
         raise UsageError(f"$VISUAL or $EDITOR, {named}: {error}") from None
 
 
-def edit(given: list[Source], data: Path, manifest: Manifest, note: Any) -> int:
+def edit(given: list[RawPicture], data: Path, manifest: Manifest, note: Any) -> int:
     """Gives how many captions were changed. A file that cannot be read stays, and the next --edit opens it again."""
     command = editor()
     known = {row["file_name"]: row["text"] for s in given for row in manifest.get(s.key).get("rows", ())}

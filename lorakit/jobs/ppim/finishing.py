@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from lorakit import captioners, masks
-from lorakit.captioners import BadCaption, Shown, Text
+from lorakit.captioners import BadCaption, Caption, Shown
 from lorakit.data import quality, thumbs
 from lorakit.data.caption_rules import clean, replace
 from lorakit.data.captions import fill
@@ -20,7 +20,7 @@ from lorakit.data.prepare import encode, mask_share
 from lorakit.data.trigger_words import contains
 from lorakit.jobs.ppim.keeping import Keeper, caption_file, caption_in, is_odd, mask_file
 from lorakit.jobs.ppim.manifest import Manifest
-from lorakit.jobs.ppim.reading import CARRIED, Source
+from lorakit.jobs.ppim.reading import CARRIED, RawPicture
 from lorakit.jobs.ppim.settings import Settings, marked
 from lorakit.jobs.ppim.table import forget_text
 from lorakit.registry import CAPTIONERS, MASKS
@@ -40,8 +40,8 @@ def need(settings: Settings) -> None:
         need_opencv(f"--mask {settings.mask}")
 
 
-def caption_how(settings: Settings) -> captioners.How:
-    return captioners.How(
+def caption_how(settings: Settings) -> captioners.CaptionerSettings:
+    return captioners.CaptionerSettings(
         model=settings.caption_model,
         base=settings.base_model,
         device=settings.device,
@@ -52,18 +52,18 @@ def caption_how(settings: Settings) -> captioners.How:
     )
 
 
-def mask_how(settings: Settings) -> masks.How:
-    return masks.How(settings.mask_prompt, settings.mask_model, settings.device, settings.dtype)
+def mask_how(settings: Settings) -> masks.MaskSettings:
+    return masks.MaskSettings(settings.mask_prompt, settings.mask_model, settings.device, settings.dtype)
 
 
-def _taken(given: Iterable[Source], manifest: Manifest) -> Iterator[tuple[Source, dict[str, Any]]]:
+def _taken(given: Iterable[RawPicture], manifest: Manifest) -> Iterator[tuple[RawPicture, dict[str, Any]]]:
     for source in given:
         record = manifest.get(source.key)
         if record.get("rows"):
             yield source, record
 
 
-def enlarge(given: list[Source], settings: Settings, keeper: Keeper, tick: Tick) -> None:
+def enlarge(given: list[RawPicture], settings: Settings, keeper: Keeper, tick: Tick) -> None:
     """Where a picture must grow and a model was asked for: it grows, and is drawn at its size."""
     if settings.upscale in ("none", "lanczos"):
         return
@@ -94,7 +94,7 @@ def enlarge(given: list[Source], settings: Settings, keeper: Keeper, tick: Tick)
         tick(number + 1, len(todo))
 
 
-def repeat(given: list[Source], keeper: Keeper) -> None:
+def repeat(given: list[RawPicture], keeper: Keeper) -> None:
     """Note in the rows how often an epoch is to show their pictures, where that is not once."""
     for source, record in _taken(given, keeper.manifest):
         wanted = {"repeats": source.repeats} if source.repeats != 1 else {}
@@ -115,7 +115,7 @@ class Masking:
         wanted = settings.mask != "none"
         self.mark = marked([settings.mask, MASKS[settings.mask].identity(self.how)]) if wanted else ""
 
-    def run(self, given: list[Source], tick: Tick) -> None:
+    def run(self, given: list[RawPicture], tick: Tick) -> None:
         keeper, todo = self.keeper, []
         for source, record in _taken(given, keeper.manifest):
             before = [dict(row) for row in record["rows"]]
@@ -138,7 +138,7 @@ class Masking:
             done += len(some)
             tick(done, len(todo))
 
-    def _make(self, some: list[Source], make: masks.Make) -> None:
+    def _make(self, some: list[RawPicture], make: masks.Make) -> None:
         data, manifest = self.keeper.data, self.keeper.manifest
         records = [(source, manifest.get(source.key)) for source in some]
         rows = [row for _, record in records for row in record["rows"] if self._verdict(row, carried=False)]
@@ -162,7 +162,7 @@ class Masking:
         for file, encoded in coming:
             self.keeper.write(file, encoded)
 
-    def _carry(self, source: Source, record: dict[str, Any]) -> None:
+    def _carry(self, source: RawPicture, record: dict[str, Any]) -> None:
         """Bring the masks that wait in the staging folder to their places."""
         keeper = self.keeper
         coming = [row for row in record["rows"] if "carried" in row and self._may_come(row)]
@@ -218,7 +218,7 @@ class Masking:
         return False
 
 
-def _batches(items: list[Source], size: int) -> Iterator[list[Source]]:
+def _batches(items: list[RawPicture], size: int) -> Iterator[list[RawPicture]]:
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
@@ -256,14 +256,14 @@ class Captioning:
         own = replace(own, settings.caption_replace)
         return fill(settings.template, own, settings.token) if settings.template else own
 
-    def _shown(self, source: Source, record: dict[str, Any]) -> Shown:
+    def _shown(self, source: RawPicture, record: dict[str, Any]) -> Shown:
         beside = [self.raw / file for file in source.captions]
         return Shown(self.raw / source.path, self.data / record["rows"][0]["file_name"], beside, source.told)
 
-    def _asked(self, given: list[Source], tick: Tick) -> Iterator[tuple[Source, Text]]:
+    def _asked(self, given: list[RawPicture], tick: Tick) -> Iterator[tuple[RawPicture, Caption]]:
         """The captioner's own words for each picture: asked anew where they cost nothing or may have changed."""
         say = None
-        todo: list[Source] = []
+        todo: list[RawPicture] = []
         for source, record in _taken(given, self.manifest):
             picture = record["rows"][0]["file_sha256"]
             if self.light:
@@ -273,7 +273,7 @@ class Captioning:
                 except BadCaption as reason:
                     self._reject(source, record, str(reason))
             elif record.get("captioned") == [self.mark, picture]:
-                yield source, Text(record["own"])
+                yield source, Caption(record["own"])
             else:
                 todo.append(source)
         if todo and say is None:
@@ -291,7 +291,7 @@ class Captioning:
                 yield source, text
             tick(min(len(todo), start + len(some)), len(todo))
 
-    def _reject(self, source: Source, record: dict[str, Any], reason: str) -> None:
+    def _reject(self, source: RawPicture, record: dict[str, Any], reason: str) -> None:
         """Leave a picture out whose caption cannot be read; one that has a caption already stays as it is."""
         rows, keeper = record["rows"], self.keeper
         if any(row["text"] for row in rows) and not keeper.force:
@@ -307,7 +307,7 @@ class Captioning:
                 keeper.remove_row(row)
         self.manifest.put(source.key, {**record, "reason": reason, "again": True})
 
-    def run(self, given: list[Source], tick: Tick) -> None:
+    def run(self, given: list[RawPicture], tick: Tick) -> None:
         """Write what is new or changed."""
         for source, text in self._asked(given, tick):
             record = self.manifest.get(source.key)

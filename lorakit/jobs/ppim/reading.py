@@ -12,7 +12,7 @@ from lorakit.data.dataset import loose
 from lorakit.data.faults import Faults
 from lorakit.data.folder import look
 from lorakit.data.looks import Index, Look
-from lorakit.data.pictures import Picture
+from lorakit.data.pictures import PictureFile
 from lorakit.data.repeats import AUTO, repeats_of
 from lorakit.errors import StorageError
 from lorakit.jobs.ppim.keeping import Keeper, digest, mask_file
@@ -29,7 +29,7 @@ MOST_SHOWN = 1000  # pictures of which the report has small ones, so that it ope
 
 
 @dataclass(slots=True, kw_only=True)
-class Source:
+class RawPicture:
     """A picture file below RAW, and what belongs to it.
 
     key         its path as text
@@ -50,7 +50,7 @@ class Source:
     repeats: int = 1
 
 
-def sources(raw: Path, data: Path, note: Note, *, captions: bool) -> list[Source]:
+def sources(raw: Path, data: Path, note: Note, *, captions: bool) -> list[RawPicture]:
     """All of them in the order of their paths' bytes, which no folder listing or locale changes. What links lead to in
     DATA is none. InputError lists what is wrong with the tables in RAW.
 
@@ -64,11 +64,11 @@ def sources(raw: Path, data: Path, note: Note, *, captions: bool) -> list[Source
         note(line)
     pictures = [(one, times) for one, times in zip(contents.pictures, often, strict=True) if times]
     _tell_captions([one for one, _ in pictures], contents.loose, captions, note)
-    pictures += [(Picture(path=one.path, problem=one.problem), 1) for one in contents.unread]
+    pictures += [(PictureFile(path=one.path, problem=one.problem), 1) for one in contents.unread]
     pictures.sort(key=lambda pair: os.fsencode(pair[0].path))
     stems = names([one.path for one, _ in pictures])
     return [
-        Source(
+        RawPicture(
             path=one.path,
             key=shown(one.path),
             name=stem,
@@ -82,24 +82,24 @@ def sources(raw: Path, data: Path, note: Note, *, captions: bool) -> list[Source
     ]
 
 
-def _told(one: Picture) -> tuple[str, ...]:
+def _told(one: PictureFile) -> tuple[str, ...]:
     named = lines_of(one.number.words) if one.number else ()
     return one.row.captions if one.row is not None and one.row.captions else named
 
 
-def _tell_captions(pictures: list[Picture], without: list[str], carried: bool, note: Note) -> None:
+def _tell_captions(pictures: list[PictureFile], without: list[str], carried: bool, note: Note) -> None:
     if carried and without:
         note(loose(without))
     if not carried and (given := [one.path for one in pictures if one.captions or (one.row and one.row.captions)]):
         note(f"{count(len(given), 'picture')} with captions that are not read; --caption keep carries them over")
 
 
-def _known(record: dict[str, Any], source: Source, mark: str) -> bool:
+def _known(record: dict[str, Any], source: RawPicture, mark: str) -> bool:
     return record.get("mark") == mark and record.get("name") == source.name and not record.get("again")
 
 
 def _request(
-    source: Source, record: dict[str, Any], mark: str, keeper: Keeper, masks: tuple[str, ...]
+    source: RawPicture, record: dict[str, Any], mark: str, keeper: Keeper, masks: tuple[str, ...]
 ) -> dict[str, Any]:
     """What a worker is asked: only to look whether all is as it was, where nothing that it depends on has changed."""
     force = keeper.force
@@ -129,10 +129,10 @@ def _lacks_mask(row: dict[str, Any], masks: tuple[str, ...], keeper: Keeper) -> 
     return (ours and state == "absent") or (keeper.force and not (ours and state == "ours"))
 
 
-def read(given: list[Source], raw: Path, settings: Settings, keeper: Keeper, tick: Tick, *, anew: bool) -> int:
+def read(given: list[RawPicture], raw: Path, settings: Settings, keeper: Keeper, tick: Tick, *, anew: bool) -> int:
     """Prepare what is new or changed (all of `given`, where `anew`); gives how many were. Their records are kept."""
     manifest, mark, done, fresh = keeper.manifest, settings.mark(), 0, 0
-    at_work: dict[str, Source] = {}
+    at_work: dict[str, RawPicture] = {}
 
     def requests() -> Iterator[tuple[str, dict[str, Any]]]:
         nonlocal done
@@ -187,7 +187,7 @@ _KEPT = (
 )
 
 
-def _take(source: Source, answer: dict[str, Any], mark: str, keeper: Keeper) -> None:
+def _take(source: RawPicture, answer: dict[str, Any], mark: str, keeper: Keeper) -> None:
     """Put what was prepared of a source into the manifest and then into its place; what a person has changed stays, and
     so does what is no part of the set any more, until --prune."""
     old = keeper.manifest.get(source.key)
@@ -252,7 +252,7 @@ def _in_the_way(name: str) -> str:
     return f"another file stands in its place: {name} in the training set is not ppim's; rename it or the source"
 
 
-def _doubles(given: list[Source], manifest: Manifest) -> dict[str, tuple[str, str]]:
+def _doubles(given: list[RawPicture], manifest: Manifest) -> dict[str, tuple[str, str]]:
     """Of each picture that is there twice: how it is the same, and as which."""
     size: dict[str, int] = {}
     first: dict[str, str] = {}
@@ -279,7 +279,7 @@ def _doubles(given: list[Source], manifest: Manifest) -> dict[str, tuple[str, st
     return found
 
 
-def settle(given: list[Source], settings: Settings, keeper: Keeper) -> list[Source]:
+def settle(given: list[RawPicture], settings: Settings, keeper: Keeper) -> list[RawPicture]:
     """Mark the duplicates, whichever order the pictures were read in; gives those that are taken but not yet written.
 
     Of pictures with the same bytes the one with the shortest name stays, of those that look alike the largest.

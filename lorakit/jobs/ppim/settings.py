@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from lorakit.data.decode import MOST_PIXELS
-from lorakit.data.prepare import Wanted
+from lorakit.data.prepare import PrepareSettings
 from lorakit.models.described import native_size
 
 
@@ -50,8 +50,8 @@ class Settings:
     contact_sheet: bool = False
     edit: bool = False
 
-    def wanted(self) -> Wanted:
-        return Wanted(
+    def wanted(self) -> PrepareSettings:
+        return PrepareSettings(
             size=self.size,
             multiple=self.multiple,
             crop=self.crop,

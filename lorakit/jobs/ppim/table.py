@@ -11,7 +11,7 @@ from lorakit.errors import InputError, some
 from lorakit.io.files import replacing
 from lorakit.jobs.ppim.keeping import Keeper, caption_file, caption_in, digest, is_odd
 from lorakit.jobs.ppim.manifest import WHOLE, Manifest
-from lorakit.jobs.ppim.reading import Source
+from lorakit.jobs.ppim.reading import RawPicture
 
 FILE = "metadata.jsonl"
 # What the manifest needs to know of a row and nobody else.
@@ -33,7 +33,7 @@ _PRIVATE = frozenset(
 )
 
 
-def rows(given: Iterable[Source], manifest: Manifest) -> Iterator[dict[str, Any]]:
+def rows(given: Iterable[RawPicture], manifest: Manifest) -> Iterator[dict[str, Any]]:
     """The rows of the set as ppim makes them, one a picture to train on."""
     for source in given:
         record = manifest.get(source.key)
@@ -71,7 +71,7 @@ class Arrangement:
         return [line for name, line in self.lines if not name]
 
 
-def take_edits(given: list[Source], keeper: Keeper) -> Arrangement:
+def take_edits(given: list[RawPicture], keeper: Keeper) -> Arrangement:
     """Put into the manifest what a person has changed in metadata.jsonl since it was written: values, lines taken out,
     the order of the lines; with `force` it is forgotten, but for lines that are the person's own.
 
@@ -209,7 +209,7 @@ def _leave_out(keeper: Keeper, found: Mapping[str, Any], gone: set[str]) -> None
             keeper.manifest.put(source, record)
 
 
-def write(given: list[Source], gone: list[str], keeper: Keeper, arranged: Arrangement) -> int:
+def write(given: list[RawPicture], gone: list[str], keeper: Keeper, arranged: Arrangement) -> int:
     """Write metadata.jsonl; gives how many of its lines are ppim's."""
     file = keeper.data / FILE
     for source in given:
@@ -232,7 +232,7 @@ def write(given: list[Source], gone: list[str], keeper: Keeper, arranged: Arrang
     return written
 
 
-def _lines(given: list[Source], manifest: Manifest, arranged: Arrangement) -> Iterator[tuple[str, bool]]:
+def _lines(given: list[RawPicture], manifest: Manifest, arranged: Arrangement) -> Iterator[tuple[str, bool]]:
     """(line, is it ppim's?): where a person has ordered them the known ones in that order, and new ones after them."""
     done = set()
     if arranged.ordered:

@@ -20,8 +20,8 @@ from lorakit.io.files import check_place, check_target, growing, grown, write_te
 from lorakit.io.record import Record, recorded
 from lorakit.jobs.train import divide, identity, planning, replaying, resume
 from lorakit.jobs.train.data import read_data
-from lorakit.jobs.train.life import Life
 from lorakit.jobs.train.report import write_report
+from lorakit.jobs.train.run_options import RunOptions
 from lorakit.jobs.train.runner import Run
 from lorakit.models.base_weights import check_fits
 from lorakit.models.places import base_hash
@@ -37,10 +37,10 @@ from lorakit.runtime.world import World, alone_by_mistake, joined, place
 from lorakit.talk import SILENT, Talk
 from lorakit.training.loop import Diverged
 
-__all__ = ["Life", "run"]
+__all__ = ["RunOptions", "run"]
 
 
-def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, Any] | None:
+def run(data: Path, config: TrainConfig, life: RunOptions, talk: Talk) -> dict[str, Any] | None:
     """Train and write; what was done, or None in a process beside the main one.
 
     The output is checked before any work; an interrupted run of the same config goes on.
@@ -71,7 +71,7 @@ def run(data: Path, config: TrainConfig, life: Life, talk: Talk) -> dict[str, An
 _BEFORE = "no step was taken; class pictures and encoded pictures that are finished stay, and the same command goes on"
 
 
-def check(config: TrainConfig, life: Life) -> None:
+def check(config: TrainConfig, life: RunOptions) -> None:
     """Names, targets, and whether the adapter that training goes on from is for the model; before any work."""
     MODES.check(config.mode)
     TRAINABLE.check(config.variant)
@@ -90,12 +90,12 @@ def check(config: TrainConfig, life: Life) -> None:
     Record(life.run_folder, life.is_known).check(life.files())
 
 
-def _device(life: Life, world: World) -> torch.device:
+def _device(life: RunOptions, world: World) -> torch.device:
     return pick_device(world.device(life.device))
 
 
 def _inside(
-    data: Path, config: TrainConfig, life: Life, talk: Talk, world: World, how: Sharding | None
+    data: Path, config: TrainConfig, life: RunOptions, talk: Talk, world: World, how: Sharding | None
 ) -> dict[str, Any] | None:
     tokenizer = None if config.tokenizer is None else Path(config.tokenizer)
     # Weights that are trained are kept in float32, or small steps would be lost; autocast computes in the dtype.

@@ -19,15 +19,15 @@ from lorakit.errors import InputError, UsageError
 from lorakit.families import guess
 from lorakit.jobs.train.folder import read_examples
 from lorakit.jobs.train.identity import data_hash, items
-from lorakit.jobs.train.life import Life
 from lorakit.jobs.train.prior import class_pictures
+from lorakit.jobs.train.run_options import RunOptions
 from lorakit.jobs.train.words import notes_of_words
 from lorakit.models.fingerprint import encoder_hash
 from lorakit.models.load import Components
 from lorakit.runtime.world import World
 from lorakit.talk import Talk
 from lorakit.training.cache import Cached, cache_latents, tidy
-from lorakit.training.samples import Source
+from lorakit.training.samples import TrainingSource
 from lorakit.training.teacher import Teacher
 
 _MOST_CAPTIONS = 20_000  # encoded before the first step; more are encoded as they come
@@ -51,8 +51,8 @@ class Data:
     """
 
     folder: Path
-    sources: Sequence[Source]
-    measured: Sequence[Source]
+    sources: Sequence[TrainingSource]
+    measured: Sequence[TrainingSource]
     held_out: int
     captions: Sequence[str] | None
     pictures: Mapping[str, Path]
@@ -69,7 +69,7 @@ class Data:
 def read_data(
     folder: Path,
     config: TrainConfig,
-    life: Life,
+    life: RunOptions,
     *,
     components: Components,
     prior_of: str | None,
@@ -121,7 +121,7 @@ def read_data(
         if world.main and cache is not None:
             tidy(cache, [cached, *kept, *classes])
     sources = [
-        Source(
+        TrainingSource(
             name="data",
             cached=cached,
             captions=[e.captions for e in examples],
@@ -138,7 +138,7 @@ def read_data(
         teacher = Teacher() if config.prior_target == "teacher" else None
         weight, sizes = config.prior_weight, _sizes(prior)
         sources.append(
-            Source(
+            TrainingSource(
                 name="prior",
                 cached=of,
                 captions=captions,
@@ -155,7 +155,7 @@ def read_data(
         for i, e in enumerate(of)
     ]
     measured = [
-        Source(
+        TrainingSource(
             name="held-out",
             cached=of,
             captions=[e.captions for e in held],
@@ -232,7 +232,7 @@ def _sizes(examples: Sequence[Example]) -> list[tuple[int, int]]:
     return [example.size or (0, 0) for example in examples]
 
 
-def _captions(sources: Sequence[Source], config: TrainConfig) -> list[str] | None:
+def _captions(sources: Sequence[TrainingSource], config: TrainConfig) -> list[str] | None:
     found = {""}
     for source in sources:
         epochs = int(source.batches.epochs(config.total)) + 1

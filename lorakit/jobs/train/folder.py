@@ -11,11 +11,11 @@ from lorakit.data.captions import has_choice
 from lorakit.data.dataset import Example
 from lorakit.effects import refuse_idle
 from lorakit.errors import some
-from lorakit.jobs.train.life import Life
+from lorakit.jobs.train.run_options import RunOptions
 from lorakit.talk import Note
 
 
-def read_examples(folder: Path, config: TrainConfig, life: Life, note: Note) -> list[Example]:
+def read_examples(folder: Path, config: TrainConfig, life: RunOptions, note: Note) -> list[Example]:
     """The pictures of a folder, without what this run writes below it and its class pictures; with a template the captions
     are the tokens'."""
     templated = config.sentences != "none"
@@ -41,7 +41,7 @@ def read_examples(folder: Path, config: TrainConfig, life: Life, note: Note) -> 
 
 
 def _check_use(
-    folder: Path, found: Sequence[Example], choices: Sequence[str], config: TrainConfig, life: Life, note: Note
+    folder: Path, found: Sequence[Example], choices: Sequence[str], config: TrainConfig, life: RunOptions, note: Note
 ) -> None:
     """UsageError for an option that was given and has nothing to do in this folder; one of a shared file is noted."""
     captions = [caption for one in found for caption in one.captions]

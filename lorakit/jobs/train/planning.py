@@ -26,7 +26,7 @@ _PROBES = 2  # steps that are timed: the first also warms up
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class RunPlan:
     """Figures of a run before it begins. seconds and memory are measured by steps that change nothing; None where no
     step was taken."""
 
@@ -105,7 +105,7 @@ def _said(seconds: float) -> str:
     )
 
 
-def plan(run: Run) -> Planned:
+def plan(run: Run) -> RunPlan:
     """Where the run is only planned, two steps are measured; their gradients are thrown away."""
     config, data = run.config, run.data
     shapes = {f"{row['size'][0]}x{row['size'][1]}": row["pictures"] for row in data.table}
@@ -125,7 +125,7 @@ def plan(run: Run) -> Planned:
         if group in groups
     }
     courses = {option(named[group.name]): course(group, config.total) for group in run.trained.groups}
-    return Planned(
+    return RunPlan(
         steps=config.total,
         epochs=epochs,
         groups=groups,

@@ -13,7 +13,7 @@ from lorakit.drawing.request import Request, shots_of
 from lorakit.drawing.session import Session
 from lorakit.formats import writing
 from lorakit.io.files import write_bytes
-from lorakit.jobs.train.life import Life
+from lorakit.jobs.train.run_options import RunOptions
 from lorakit.models.load import Components
 from lorakit.talk import silent
 
@@ -24,7 +24,7 @@ def draw(
     step: int,
     components: Components,
     config: TrainConfig,
-    life: Life,
+    life: RunOptions,
     adapter: Adapter | None,
     family: str | None,
     *,

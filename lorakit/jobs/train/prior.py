@@ -12,14 +12,14 @@ from lorakit.data.dataset import Example
 from lorakit.drawing import class_pictures as prior_gen
 from lorakit.drawing.request import Request
 from lorakit.errors import InputError, UsageError
-from lorakit.jobs.train.life import Life
+from lorakit.jobs.train.run_options import RunOptions
 from lorakit.models.load import Components
 from lorakit.runtime.world import World
 from lorakit.talk import Talk
 
 
 def class_pictures(
-    components: Components, data: Path, config: TrainConfig, *, base: str, life: Life, talk: Talk, world: World
+    components: Components, data: Path, config: TrainConfig, *, base: str, life: RunOptions, talk: Talk, world: World
 ) -> list[Example]:
     """All pictures of --prior-dir, and of a cache of lorakit's own what is missing to --prior-count, drawn first with the
     untouched base model. A --prior-dir that is not there or empty, or that an earlier run began to fill, is filled itself.

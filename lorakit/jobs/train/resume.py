@@ -10,13 +10,13 @@ from lorakit.errors import InputError, RefusedError
 from lorakit.io.files import write_text
 from lorakit.io.plain import json_object, read_lines
 from lorakit.jobs.train.identity import differences
-from lorakit.jobs.train.life import Life
+from lorakit.jobs.train.run_options import RunOptions
 from lorakit.talk import Note
 from lorakit.training import checkpoints
 from lorakit.training.checkpoints import Checkpoint
 
 
-def resumed(life: Life, notes: dict[str, str], note: Note, piece: checkpoints.Piece) -> Checkpoint | None:
+def resumed(life: RunOptions, notes: dict[str, str], note: Note, piece: checkpoints.Piece) -> Checkpoint | None:
     """The checkpoint to go on from; None where the run begins.
 
     Of its tensors `piece` takes what this process holds. `auto` takes the newest whole one of the same run. An unfinished

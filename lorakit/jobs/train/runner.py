@@ -22,8 +22,8 @@ from lorakit.formats import clients
 from lorakit.jobs.train import previews, write
 from lorakit.jobs.train.data import Data
 from lorakit.jobs.train.identity import BASE, ITEMS
-from lorakit.jobs.train.life import Life
-from lorakit.jobs.train.watch import Watch, final_loss
+from lorakit.jobs.train.monitor import Monitor, final_loss
+from lorakit.jobs.train.run_options import RunOptions
 from lorakit.models import encode
 from lorakit.models.load import Components, is_small
 from lorakit.modes import Trained
@@ -51,7 +51,7 @@ class Run:
         self,
         components: Components,
         config: TrainConfig,
-        life: Life,
+        life: RunOptions,
         talk: Talk,
         world: World,
         data: Data,
@@ -177,7 +177,7 @@ class Run:
         trackers = (
             [TRACKERS[name].start(life.run_folder, config.values()) for name in life.track] if self.world.main else []
         )
-        watch = Watch(
+        watch = Monitor(
             life,
             self.talk,
             self.world,

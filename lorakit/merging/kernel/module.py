@@ -13,7 +13,7 @@ import numpy as np
 from lorakit.algebra import gram_norm
 from lorakit.deltas.low_rank import LowRank
 from lorakit.lowrank.decomposed import Decomposed
-from lorakit.lowrank.ranks import Rule, allot
+from lorakit.lowrank.ranks import RankRule, allot
 from lorakit.lowrank.sums import decompose, independent, of_dense
 from lorakit.merging.kernel.terms import Factors
 
@@ -62,7 +62,7 @@ def merged(
     deltas: Sequence[LowRank | None],
     weights: Sequence[float],
     settings: Mapping[str, Any],
-    rule: Rule | None,
+    rule: RankRule | None,
     spectra: bool = False,
 ) -> Made:
     """The deltas of one module merged.
@@ -77,11 +77,11 @@ def merged(
         if not product.any():
             return Made()
         ranks = sum(delta.rank for delta, weight in zip(deltas, weights, strict=True) if delta is not None and weight)
-        rule = rule or Rule("fixed", max(1, min(ranks, *product.shape)))
+        rule = rule or RankRule("fixed", max(1, min(ranks, *product.shape)))
         most = min(ranks, *product.shape) if rule.kind == "budget" else _most(rule)
         return _cut(of_dense(product, shape, most), rule, spectra)
     up, down = product
-    rule = rule or Rule("full")
+    rule = rule or RankRule("full")
     if up.shape[1] == 0:
         return Made()
     whole = rule.kind == "full" or (rule.kind == "fixed" and up.shape[1] <= rule.value)
@@ -108,7 +108,7 @@ def shape_of(deltas: Sequence[LowRank | None]) -> tuple[int, ...]:
     return max(shapes, key=len)
 
 
-def _most(rule: Rule) -> int | None:
+def _most(rule: RankRule) -> int | None:
     most = int(rule.value) if rule.kind == "fixed" else None
     return min(most or rule.cap, rule.cap) if rule.cap is not None else most
 
@@ -117,7 +117,7 @@ def _seen(found: Decomposed) -> dict[str, Any]:
     return {"norm": found.total**0.5, "values": tuple(found.s.tolist())}
 
 
-def _cut(found: Decomposed, rule: Rule, spectra: bool) -> Made:
+def _cut(found: Decomposed, rule: RankRule, spectra: bool) -> Made:
     made = Made(found=found, **(_seen(found) if spectra else {}))
     if rule.kind == "budget":
         return made if len(found.s) else Made()

@@ -13,7 +13,7 @@ use and write, where those trained are others; `found(optimizer)` the numbers, b
 are those of its method `found()` where it has one. An optimizer of elsewhere is named by its import path, `module:Class`.
 """
 
-from lorakit.training.optimizers._make import Group, averaged, found, groups_of, make, set_rates
+from lorakit.training.optimizers._make import OptimizerGroup, averaged, found, groups_of, make, set_rates
 from lorakit.training.optimizers._state import restore, state
 
-__all__ = ["Group", "averaged", "found", "groups_of", "make", "restore", "set_rates", "state"]
+__all__ = ["OptimizerGroup", "averaged", "found", "groups_of", "make", "restore", "set_rates", "state"]

@@ -20,23 +20,23 @@ from lorakit.registry import OPTIMIZERS, nearest
 
 
 @dataclass(frozen=True)
-class Group:
+class OptimizerGroup:
     """Parameters that share a rate: the run's, at each step, times `factor`."""
 
     parameters: Mapping[str, nn.Parameter]
     factor: float = 1.0
 
 
-def groups_of(parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> list[Group]:
+def groups_of(parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> list[OptimizerGroup]:
     """One group for each factor there is in `rates` (1 for a name that is not), in the order they first appear."""
     by_factor: dict[float, dict[str, nn.Parameter]] = {}
     for name, parameter in parameters.items():
         by_factor.setdefault(rates.get(name, 1.0), {})[name] = parameter
-    return [Group(group, factor) for factor, group in by_factor.items()]
+    return [OptimizerGroup(group, factor) for factor, group in by_factor.items()]
 
 
 def make(
-    name: str, groups: Sequence[Group], rate: float, settings: Sequence[str] = (), *, installed: bool = False
+    name: str, groups: Sequence[OptimizerGroup], rate: float, settings: Sequence[str] = (), *, installed: bool = False
 ) -> torch.optim.Optimizer:
     """The optimizer `name`, a registered one or `module:Class`, with `settings` as `key=value` texts.
 

@@ -11,7 +11,7 @@ from lorakit.runtime.extras import need
 NEEDS = ("tensorboard", "tensorboard", "--track tensorboard")
 
 
-class _Tracker:
+class _TensorBoard:
     def __init__(self, folder: Path) -> None:
         need(*NEEDS)
         from torch.utils.tensorboard import SummaryWriter
@@ -26,5 +26,5 @@ class _Tracker:
         self._writer.close()
 
 
-def start(run_folder: Path, config: Mapping[str, Any]) -> _Tracker:
-    return _Tracker(run_folder / "tensorboard")
+def start(run_folder: Path, config: Mapping[str, Any]) -> _TensorBoard:
+    return _TensorBoard(run_folder / "tensorboard")

@@ -12,7 +12,7 @@ from lorakit.runtime.extras import need
 NEEDS = ("wandb", "wandb", "--track wandb")
 
 
-class _Tracker:
+class _WeightsAndBiases:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         wandb = need(*NEEDS)
         mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
@@ -25,5 +25,5 @@ class _Tracker:
         self._run.finish()
 
 
-def start(run_folder: Path, config: Mapping[str, Any]) -> _Tracker:
-    return _Tracker(run_folder, config)
+def start(run_folder: Path, config: Mapping[str, Any]) -> _WeightsAndBiases:
+    return _WeightsAndBiases(run_folder, config)

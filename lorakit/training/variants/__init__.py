@@ -11,7 +11,7 @@ A variant's module defines
 `targets` finds the modules, `table` lists them, `attach` puts the branches there.
 """
 
-from lorakit.training.variants._attach import Attached, Loaded, Row, attach, table
-from lorakit.training.variants._rules import PRESETS, Rule, Target, parse, targets
+from lorakit.training.variants._attach import Attached, Loaded, TargetRow, attach, table
+from lorakit.training.variants._rules import PRESETS, Target, TargetRule, parse, targets
 
-__all__ = ["PRESETS", "Attached", "Loaded", "Row", "Rule", "Target", "attach", "parse", "table", "targets"]
+__all__ = ["PRESETS", "Attached", "Loaded", "Target", "TargetRow", "TargetRule", "attach", "parse", "table", "targets"]

@@ -22,7 +22,7 @@ Draw = Callable[[tuple[int, ...], str], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TargetRow:
     """One line of `--show-targets`."""
 
     module: str
@@ -43,13 +43,13 @@ class Loaded:
     untouched: tuple[str, ...]  # trained modules that no delta was for
 
 
-def table(targets: Sequence[Target], variant: ModuleType, axis: int = 0) -> list[Row]:
+def table(targets: Sequence[Target], variant: ModuleType, axis: int = 0) -> list[TargetRow]:
     """The modules, and how many parameters each gets; computes nothing."""
     rows = []
     for t in targets:
         sizes = variant.shapes(t.shape, Spec(t.rank, variant.scale(t.rank, t.alpha), axis=axis))
         rows.append(
-            Row(
+            TargetRow(
                 module=t.name,
                 kind=t.kind,
                 shape=t.shape,

@@ -83,7 +83,7 @@ class Branch(nn.Module):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.base.weight.dtype
 
 
-class Dense(Branch):
+class DenseBranch(Branch):
     """A branch whose whole delta is formed: added to a float32 weight, beside one of less precision, which would lose it."""
 
     def dense(self) -> Tensor:

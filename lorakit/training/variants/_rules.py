@@ -25,7 +25,7 @@ _MOST_RULES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class TargetRule:
     """For the modules whose full name ("unet.down_blocks.0...") `pattern` is found in; None leaves a value as it is.
 
     rate    factor on the learning rate
@@ -59,7 +59,7 @@ class Target:
 
 
 def targets(
-    parts: Mapping[str, nn.Module], chosen: str, rules: Sequence[Rule], rank: int, alpha: float | None
+    parts: Mapping[str, nn.Module], chosen: str, rules: Sequence[TargetRule], rank: int, alpha: float | None
 ) -> list[Target]:
     """The modules of `parts` (unet, text_encoder ..) that `chosen` names, a preset or a regular expression.
 
@@ -76,7 +76,7 @@ def targets(
             raise UsageError(f"pattern '{rule.pattern}' matches no target module{_near(rule.pattern, chosen_modules)}")
     found = []
     for name, module in chosen_modules.items():
-        rule = next((rule for pattern, rule in compiled if pattern.search(name)), Rule(pattern=""))
+        rule = next((rule for pattern, rule in compiled if pattern.search(name)), TargetRule(pattern=""))
         if not rule.on:
             continue
         own = rank if rule.rank is None else rule.rank
@@ -132,19 +132,19 @@ def _near(pattern: str, names: Mapping[str, Any]) -> str:
     return f"; near it are {', '.join(close)}" if close else f"; there is for instance {next(iter(names), 'none')}"
 
 
-def parse(text: str) -> Rule:
+def parse(text: str) -> TargetRule:
     """`PATTERN=RANK`, `PATTERN=RANK:ALPHA`, either with `@RATE`, or `PATTERN=off`; UsageError for anything else."""
     pattern, _, value = text.rpartition("=")
     if pattern and value == "off":
-        return Rule(pattern=pattern, on=False)
+        return TargetRule(pattern=pattern, on=False)
     sizes, at, rate = value.partition("@")
     rank, _, alpha = sizes.partition(":")
     try:
-        rule = Rule(
+        rule = TargetRule(
             pattern=pattern, rank=int(rank), alpha=float(alpha) if alpha else None, rate=float(rate) if at else None
         )
     except ValueError:
-        rule = Rule(pattern="", rank=0)
+        rule = TargetRule(pattern="", rank=0)
     numbers = [number for number in (rule.alpha, rule.rate) if number is not None]
     if not pattern or (rule.rank or 0) < 1 or not all(0 < number < float("inf") for number in numbers):
         raise UsageError(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lorakit.delta import Delta
 from lorakit.deltas.loha import LoHa
 from lorakit.training.variants import _fused
-from lorakit.training.variants._branch import Dense, Draw, Spec
+from lorakit.training.variants._branch import DenseBranch, Draw, Spec
 from lorakit.training.variants._low_rank import scale
 
 __all__ = ["Branch", "scale", "shapes", "start"]
@@ -37,7 +37,7 @@ def start(weight: Tensor, spec: Spec, draw: Draw) -> dict[str, Tensor]:
 _FORMED, _LENGTHENED = 450, 1000
 
 
-class Branch(Dense):
+class Branch(DenseBranch):
     """The delta costs a thin product of each half, and is added to the weight; where that is less work it goes beside the
     layer, as the product of factors of rank r² that it is, too."""
 

@@ -183,7 +183,7 @@ def judge(blip: Any, words: BlipProcessor, pictures: render.Pictures, which: lis
     return {name: round(count / max(1, len(which)), 4) for name, count in rights.items()}
 
 
-class _State:
+class _CaptionerState:
     """All that changes in training, on disk as `captioner.checkpoint`."""
 
     def __init__(self, trial: Trial, recipe: Recipe, work: Path) -> None:
@@ -234,7 +234,7 @@ def train(pictures: render.Pictures, work: Path, recipe: Recipe, start: Path | N
         trial.blip.load_state_dict(
             BlipForConditionalGeneration.from_pretrained(start, dtype=torch.float32).state_dict()
         )
-    state = _State(trial, recipe, work)
+    state = _CaptionerState(trial, recipe, work)
     size = sum(p.numel() for p in trial.blip.parameters())
     print(
         f"{len(shown)} pictures, {len(kept)} kept back, {len(words)} words, {size / 1e6:.2f} M parameters", flush=True

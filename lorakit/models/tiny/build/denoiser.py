@@ -35,7 +35,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Latents:
+class EncodedPictures:
     """Pictures encoded ahead: values [n, 4, s, s] bfloat16, and what each shows. Small enough to share whole."""
 
     values: Tensor
@@ -99,7 +99,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 @torch.no_grad()
-def encode(pictures: Pictures, vae: AutoencoderKL, side: int, variants: int, work: Path) -> Latents:
+def encode(pictures: Pictures, vae: AutoencoderKL, side: int, variants: int, work: Path) -> EncodedPictures:
     """Each trained picture once clean on white and `variants` - 1 times moved, scaled and on other colours."""
     out = work / f"latents{side}.pt"
     if not out.is_file():
@@ -120,7 +120,7 @@ def encode(pictures: Pictures, vae: AutoencoderKL, side: int, variants: int, wor
                 shown, names = shown + part, names + background
         torch.save({"values": torch.cat(values), "which": shown, "backgrounds": names}, out)
     saved = torch.load(out, weights_only=True)
-    return Latents(saved["values"].share_memory_(), tuple(saved["which"]), tuple(saved["backgrounds"]))
+    return EncodedPictures(saved["values"].share_memory_(), tuple(saved["which"]), tuple(saved["backgrounds"]))
 
 
 def loss(unet: UNet2DConditionModel, states: Tensor, z: Tensor, alphas: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def loss(unet: UNet2DConditionModel, states: Tensor, z: Tensor, alphas: Tensor) 
 def _worker(
     rank: int,
     shared: parallel.SharedParameters,
-    latents: Latents,
+    latents: EncodedPictures,
     shown: list[tuple[Concept, str]],
     tokenizer_folder: Path,
     stage: Stage,
@@ -146,7 +146,7 @@ def _worker(
     torch.set_num_threads(1)
     unet, text, tokenizer = new_unet().train(), new_text_encoder().train(), load_tokenizer(tokenizer_folder)
     shared.attach(parameters(unet, text), rank)
-    alphas, curve = scheduler().alphas_cumprod, parallel.Curve(stage.rate, stage.steps, flat=stage.flat)
+    alphas, curve = scheduler().alphas_cumprod, parallel.RateCurve(stage.rate, stage.steps, flat=stage.flat)
     started, average = time.monotonic(), 0.0
     batch = stage.batch * shared.world
     for step in range(first, stage.steps):

@@ -75,7 +75,7 @@ class SharedParameters:
 
 
 @dataclass(frozen=True)
-class Curve:
+class RateCurve:
     """Learning rate by step: a short warm-up, a flat stretch, and a cosine to a thirtieth."""
 
     peak: float

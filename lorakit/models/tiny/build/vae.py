@@ -101,7 +101,7 @@ def _worker(
     torch.set_num_threads(1)
     vae = new_vae().train()
     shared.attach(vae.parameters(), rank)
-    curve, started = parallel.Curve(recipe.rate, recipe.steps), time.monotonic()
+    curve, started = parallel.RateCurve(recipe.rate, recipe.steps), time.monotonic()
     for step in range(first, recipe.steps):
         draw = random.Random(f"{step}/{rank}")
         torch.manual_seed(step * 64 + rank)

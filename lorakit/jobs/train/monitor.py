@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import torch
 
 from lorakit.errors import Stopped
-from lorakit.jobs.train.life import Life
+from lorakit.jobs.train.run_options import RunOptions
 from lorakit.naming import spelled
 from lorakit.runtime.device import peak_memory
 from lorakit.runtime.signals import deferred
@@ -25,12 +25,12 @@ _ECHO = 2.0  # seconds
 _LAG = 10  # steps whose numbers wait on a device before someone reads them
 
 
-class Watch:
+class Monitor:
     """Reads the steps of a run. On a device that runs ahead it looks at their numbers only every few steps."""
 
     def __init__(
         self,
-        life: Life,
+        life: RunOptions,
         talk: Talk,
         world: World,
         device: torch.device,

@@ -27,7 +27,7 @@ def known_by_mark(run_folder: Path, name: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Life:
+class RunOptions:
     """Where a run writes, how often, and what it is asked to do beside training.
 
     sources     option to where its value came from: option, environment, file, default, model
