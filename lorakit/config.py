@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -12,9 +11,10 @@ from typing import Annotated, Any, get_args, get_type_hints
 from lorakit import effects
 from lorakit.effects import Only
 from lorakit.errors import UsageError
+from lorakit.fields import Bounds, Flags, OneOf, option, refuse_faults
 from lorakit.patterns import Pattern
 from lorakit.process_config import Overrides
-from lorakit.registry import OPTIMIZERS
+from lorakit.registry import MODES, OPTIMIZERS, TRAINABLE
 
 # What suits a model of this size, where the user names nothing. The built-in model is small and learns fast.
 SUITED: dict[str, dict[str, Any]] = {
@@ -41,9 +41,12 @@ class Recorded(Enum):
 class TrainConfig:
     """The options of `train`, and the notes in its output."""
 
-    mode: Annotated[str, "lora, dreambooth, ti, pivotal or full.", Recorded.ANY] = "lora"
+    mode: Annotated[str, "What is trained.", OneOf(MODES.names), Recorded.ANY] = "lora"
     model: Annotated[
-        str, "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file.", Recorded.NAME
+        str,
+        "tiny (built in), sd15, sd21, sdxl, a hub id, a folder or one checkpoint file.",
+        Flags("--model", "-m"),
+        Recorded.NAME,
     ] = "tiny"
     tokenizer: Annotated[str | None, "Folder of another tokenizer than the model's; most single files have none."] = (
         None
@@ -62,11 +65,12 @@ class TrainConfig:
     prior_dir: Annotated[
         str | None, "Your class pictures; all are used, and what is missing to --prior-count is drawn.", effects.BUT_TI
     ] = None
-    prior_count: Annotated[int, "How many class pictures.", effects.PRIOR] = 100
-    prior_weight: Annotated[float, "Weight of the class loss.", effects.PRIOR] = 1.0
+    prior_count: Annotated[int, "How many class pictures.", Bounds(least=1), effects.PRIOR] = 100
+    prior_weight: Annotated[float, "Weight of the class loss.", Bounds(least=0.0), effects.PRIOR] = 1.0
     prior_target: Annotated[
         str,
-        "What class pictures are learnt from: noise, or teacher, what the untrained model says of them.",
+        "What class pictures are learnt from; teacher is what the untrained model says of them.",
+        OneOf(lambda: ("noise", "teacher")),
         Recorded.ANY,
         effects.PRIOR,
     ] = "noise"
@@ -76,11 +80,17 @@ class TrainConfig:
     init_token: Annotated[
         list[str], "Words that a token starts from; one for all, or one for each.", Recorded.ANY, effects.TOKENS
     ] = field(default_factory=list)
-    vectors: Annotated[int, "Vectors of each token.", effects.TOKENS] = 1
+    vectors: Annotated[int, "Vectors of each token.", Bounds(least=1), effects.TOKENS] = 1
     template: Annotated[
-        str, "object, style or none: sentences that tokens are learnt in.", Recorded.ANY, effects.TOKENS
+        str,
+        "Sentences that tokens are learnt in.",
+        OneOf(lambda: ("object", "style", "none")),
+        Recorded.ANY,
+        effects.TOKENS,
     ] = "none"
-    token_norm: Annotated[float, "Norm that learned vectors are drawn to; 0 leaves them.", effects.TOKENS] = 0.0
+    token_norm: Annotated[
+        float, "Norm that learned vectors are drawn to; 0 leaves them.", Bounds(least=0.0), effects.TOKENS
+    ] = 0.0
 
     repeats: Annotated[
         str,
@@ -88,33 +98,46 @@ class TrainConfig:
         "plausible), kohya (whatever the numbers), none (once), or a number for all.",
         Recorded.ANY,
     ] = "auto"
-    mask_weight: Annotated[float | None, "Weight of what a mask leaves out, 0 to 1; masks are read where given."] = None
+    mask_weight: Annotated[
+        float | None, "Weight of what a mask leaves out, 0 to 1; masks are read where given.", Bounds(least=0, most=1)
+    ] = None
     flip: Annotated[bool, "Show every second picture mirrored."] = False
-    caption_dropout: Annotated[float, "Share of captions left out, 0 to 1."] = 0.0
-    tag_dropout: Annotated[float, "Share of comma-separated tags left out, 0 to 1."] = 0.0
+    caption_dropout: Annotated[float, "Share of captions left out, 0 to 1.", Bounds(least=0, most=1)] = 0.0
+    tag_dropout: Annotated[float, "Share of comma-separated tags left out, 0 to 1.", Bounds(least=0, most=1)] = 0.0
     shuffle_tags: Annotated[bool, "Show the tags in another order each time.", effects.MOVED_TAGS] = False
-    keep_tokens: Annotated[int, "So many tags at the front stay in place.", effects.TAGS] = 0
+    keep_tokens: Annotated[int, "So many tags at the front stay in place.", Bounds(least=0), effects.TAGS] = 0
     keep_separator: Annotated[str, "Tags before this mark stay in place.", Recorded.ANY, effects.TAGS] = ""
     caption_separator: Annotated[str, "What stands between tags.", Recorded.ANY, effects.SEPARATOR] = ","
     wildcards: Annotated[bool, "Take one of the choices of {red|blue} in captions."] = False
-    tag_warmup: Annotated[int, "Epochs over which the tags come in one after another.", effects.MOVED_TAGS] = 0
+    tag_warmup: Annotated[
+        int, "Epochs over which the tags come in one after another.", Bounds(least=0), effects.MOVED_TAGS
+    ] = 0
     caption_prefix: Annotated[str, "Put before every caption.", Recorded.ANY] = ""
     caption_suffix: Annotated[str, "Put after every caption.", Recorded.ANY] = ""
-    size: Annotated[int | None, "Side in pixels; default, the model's own."] = None
+    size: Annotated[int | None, "Side in pixels; default, the model's own.", Bounds(least=1)] = None
     upscale: Annotated[bool, "Enlarge pictures that are smaller than --size."] = False
-    validation_split: Annotated[float, "Share of the pictures held out, 0 to 0.5."] = 0.0
+    validation_split: Annotated[float, "Share of the pictures held out, 0 to 0.5.", Bounds(least=0, most=0.5)] = 0.0
 
-    rank: Annotated[int, "Rank of the low-rank factors.", effects.ADAPTERS] = 8
+    rank: Annotated[int, "Rank of the low-rank factors.", Bounds(least=1), effects.ADAPTERS] = 8
     alpha: Annotated[
-        float | None, "Scale numerator: delta = up @ down * alpha / rank; default, the rank.", effects.ADAPTERS
+        float | None,
+        "Scale numerator: delta = up @ down * alpha / rank; default, the rank.",
+        Bounds(above=0),
+        effects.ADAPTERS,
     ] = None
     target: Annotated[
         str, "attention, attention+ff, all, or a regular expression of module names.", Recorded.ANY, effects.ADAPTERS
     ] = "attention"
     text_encoder: Annotated[bool, "Train the text encoder too.", effects.BUT_TI] = False
-    text_steps: Annotated[int | None, "Steps after which the text encoder rests; default, never.", effects.TEXT] = None
-    dropout: Annotated[float, "Share of the adapter's inner numbers left out, 0 to 1.", effects.ADAPTERS] = 0.0
-    variant: Annotated[str, "lora, rslora, dora, loha or lokr.", Recorded.ANY, effects.ADAPTERS] = "lora"
+    text_steps: Annotated[
+        int | None, "Steps after which the text encoder rests; default, never.", Bounds(least=0), effects.TEXT
+    ] = None
+    dropout: Annotated[
+        float, "Share of the adapter's inner numbers left out, 0 to 1.", Bounds(least=0, most=1), effects.ADAPTERS
+    ] = 0.0
+    variant: Annotated[
+        str, "What an adapter learns beside a layer.", OneOf(TRAINABLE.names), Recorded.ANY, effects.ADAPTERS
+    ] = "lora"
     dora_axis: Annotated[
         str,
         "What DoRA learns a length of: output (rows; diffusers and PEFT read it), input (columns; ComfyUI and A1111 do), or "
@@ -122,7 +145,9 @@ class TrainConfig:
         Recorded.ANY,
         effects.DORA,
     ] = "auto"
-    init: Annotated[str, "How factors start: gaussian, kaiming or pissa.", Recorded.ANY, effects.INIT] = "gaussian"
+    init: Annotated[
+        str, "How factors start.", OneOf(lambda: ("gaussian", "kaiming", "pissa")), Recorded.ANY, effects.INIT
+    ] = "gaussian"
     init_from: Annotated[str | None, "Adapter to go on from, in any format.", effects.ADAPTERS] = None
     block_rank: Annotated[
         list[str],
@@ -130,134 +155,100 @@ class TrainConfig:
         Recorded.ANY,
         effects.ADAPTERS,
     ] = field(default_factory=list)
-    lora_plus: Annotated[float, "Rate of the up factors over that of the down factors (LoRA+).", effects.ADAPTERS] = 1.0
+    lora_plus: Annotated[
+        float, "Rate of the up factors over that of the down factors (LoRA+).", Bounds(above=0), effects.ADAPTERS
+    ] = 1.0
 
-    steps: Annotated[int | None, "Optimizer steps; default, what suits the model."] = None
-    ti_steps: Annotated[int | None, "Steps of pivotal's first phase, tokens alone.", effects.PIVOTAL] = None
+    steps: Annotated[int | None, "Optimizer steps; default, what suits the model.", Bounds(least=1)] = None
+    ti_steps: Annotated[
+        int | None, "Steps of pivotal's first phase, tokens alone.", Bounds(least=1), effects.PIVOTAL
+    ] = None
     joint: Annotated[
-        str, "alternate, together or off: how pivotal refines token and adapter.", Recorded.ANY, effects.PIVOTAL
+        str,
+        "How pivotal refines token and adapter.",
+        OneOf(lambda: ("alternate", "together", "off")),
+        Recorded.ANY,
+        effects.PIVOTAL,
     ] = "alternate"
-    joint_token_weight: Annotated[float, "Weight of the loss at the token's turns.", effects.JOINT] = 1.0
-    batch_size: Annotated[int | None, "Pictures a step and process; default, what suits the model."] = None
-    accumulate: Annotated[int, "Batches a step."] = 1
-    lr: Annotated[float | None, "Learning rate; default, what suits the model and the optimizer.", effects.RATE] = None
-    lr_text: Annotated[float | None, "Rate of the text encoder's adapter.", effects.TEXT] = None
-    lr_token: Annotated[float | None, "Rate of learned tokens.", effects.TOKENS] = None
+    joint_token_weight: Annotated[
+        float, "Weight of the loss at the token's turns.", Bounds(least=0.0), effects.JOINT
+    ] = 1.0
+    batch_size: Annotated[
+        int | None, "Pictures a step and process; default, what suits the model.", Bounds(least=1)
+    ] = None
+    accumulate: Annotated[int, "Batches a step.", Bounds(least=1)] = 1
+    lr: Annotated[
+        float | None, "Learning rate; default, what suits the model and the optimizer.", Bounds(above=0), effects.RATE
+    ] = None
+    lr_text: Annotated[float | None, "Rate of the text encoder's adapter.", Bounds(above=0), effects.TEXT] = None
+    lr_token: Annotated[float | None, "Rate of learned tokens.", Bounds(above=0), effects.TOKENS] = None
     optimizer: Annotated[
-        str, "adamw, adamw8bit, adafactor, prodigy, lion, schedulefree, or module:Class.", Recorded.NAME
+        str,
+        "How gradients become steps.",
+        OneOf(OPTIMIZERS.names, "module:Class", lambda name: ":" in name),
+        Recorded.NAME,
     ] = "adamw"
     optimizer_args: Annotated[list[str], "KEY=VALUE for the optimizer; repeatable.", Recorded.ANY] = field(
         default_factory=list
     )
     lr_schedule: Annotated[
         str,
-        "How the rate goes from its peak to --floor of it: constant, linear, cosine, cosine-restarts or polynomial.",
+        "How the rate goes from its peak to --floor of it.",
+        OneOf(lambda: ("constant", "linear", "cosine", "cosine-restarts", "polynomial")),
         Recorded.ANY,
     ] = "cosine"
-    warmup: Annotated[int | None, "Steps over which the rate rises; default 10, or half of a shorter run."] = None
+    warmup: Annotated[
+        int | None, "Steps over which the rate rises; default 10, or half of a shorter run.", Bounds(least=0)
+    ] = None
     cycles: Annotated[
         int | None,
         "How often cosine-restarts begins at the peak; default 3, or less in a run of few steps.",
+        Bounds(least=1),
         effects.RESTARTS,
     ] = None
-    power: Annotated[float, "Power of the polynomial schedule: 1 falls in a line.", effects.POLYNOMIAL] = 2.0
-    floor: Annotated[float, "Share of the peak that rates have fallen to at the end, 0 to 1.", effects.FALLING] = 0.2
-    max_grad_norm: Annotated[float, "Gradients are scaled down to this norm; 0 turns it off."] = 1.0
-    ema: Annotated[float, "Decay of averaged weights, such as 0.999; 0 turns it off."] = 0.0
+    power: Annotated[
+        float, "Power of the polynomial schedule: 1 falls in a line.", Bounds(above=0), effects.POLYNOMIAL
+    ] = 2.0
+    floor: Annotated[
+        float,
+        "Share of the peak that rates have fallen to at the end, 0 to 1.",
+        Bounds(least=0, most=1),
+        effects.FALLING,
+    ] = 0.2
+    max_grad_norm: Annotated[float, "Gradients are scaled down to this norm; 0 turns it off.", Bounds(least=0.0)] = 1.0
+    ema: Annotated[float, "Decay of averaged weights, such as 0.999; 0 turns it off.", Bounds(least=0, most=1)] = 0.0
 
-    min_snr: Annotated[float, "Cap of the loss weights (min-SNR); 0 turns it off."] = 5.0
+    min_snr: Annotated[float, "Cap of the loss weights (min-SNR); 0 turns it off.", Bounds(least=0.0)] = 5.0
     debiased: Annotated[bool, "Debiased loss weights, instead of min-SNR."] = False
     v_like: Annotated[bool, "Loss weights as of a model that predicts v, instead of min-SNR."] = False
-    loss: Annotated[str, "l2, huber or smooth-l1.", Recorded.ANY] = "l2"
+    loss: Annotated[
+        str, "The loss between prediction and target.", OneOf(lambda: ("l2", "huber", "smooth-l1")), Recorded.ANY
+    ] = "l2"
     huber: Annotated[
         float,
         "Where huber and smooth-l1 turn linear at the last timestep; at t of T it is HUBER^(t/(T-1)), 1 at the first. "
         "sd-scripts' exponential schedule has HUBER^(t/T).",
+        Bounds(above=0),
         effects.HUBER,
     ] = 0.1
-    noise_offset: Annotated[float, "Spread of an offset to each channel's noise."] = 0.0
-    multires_noise: Annotated[float, "Share of coarser noise, 0 to 1."] = 0.0
-    perturbation: Annotated[float, "Spread of extra noise in what the model sees."] = 0.0
-    timesteps: Annotated[str, "uniform, logit-normal or importance.", Recorded.ANY] = "uniform"
+    noise_offset: Annotated[float, "Spread of an offset to each channel's noise.", Bounds(least=0.0)] = 0.0
+    multires_noise: Annotated[float, "Share of coarser noise, 0 to 1.", Bounds(least=0, most=1)] = 0.0
+    perturbation: Annotated[float, "Spread of extra noise in what the model sees.", Bounds(least=0.0)] = 0.0
+    timesteps: Annotated[
+        str, "How timesteps are drawn.", OneOf(lambda: ("uniform", "logit-normal", "importance")), Recorded.ANY
+    ] = "uniform"
     stratify: Annotated[bool, "Spread the timesteps of each step's pictures evenly."] = False
     timestep_range: Annotated[str, "FIRST:LAST of the model's timesteps; empty, all.", Recorded.ANY] = ""
 
     gradient_checkpointing: Annotated[bool, "Less memory, about a third more time."] = False
     compile: Annotated[bool, "Compile the UNet's blocks (torch.compile)."] = False
-    seed: Annotated[int, "Same seed, same result."] = 0
+    seed: Annotated[int, "Same seed, same result.", Bounds(least=0)] = 0
 
     def __post_init__(self) -> None:
-        wrong = [*self._ranges(), *self._choices(), *self._tokens(), *self._phases(), *self._of_model()]
-        if wrong:
-            raise UsageError("\n".join(wrong))
-
-    def _ranges(self) -> list[str]:
-        at_least = {
-            "rank": 1,
-            "steps": 1,
-            "batch_size": 1,
-            "accumulate": 1,
-            "size": 1,
-            "prior_count": 1,
-            "vectors": 1,
-            "warmup": 0,
-            "cycles": 1,
-            "seed": 0,
-            "ti_steps": 1,
-            "text_steps": 0,
-            "keep_tokens": 0,
-            "tag_warmup": 0,
-        }
-        wrong = [
-            f"{option(name)} must be at least {least}, got {value}"
-            for name, least in at_least.items()
-            if (value := getattr(self, name)) is not None and value < least
-        ]
-        above = ("lr", "lr_text", "lr_token", "alpha", "lora_plus", "huber", "power")
-        wrong += [
-            f"{option(name)} must be a number above 0, got {value}"
-            for name in above
-            if (value := getattr(self, name)) is not None and not 0 < value < math.inf
-        ]
-        shares = {
-            "caption_dropout": 1,
-            "tag_dropout": 1,
-            "dropout": 1,
-            "mask_weight": 1,
-            "multires_noise": 1,
-            "ema": 1,
-            "validation_split": 0.5,
-            "floor": 1,
-        }
-        wrong += [
-            f"{option(name)} must be 0 to {most:g}, got {value:g}"
-            for name, most in shares.items()
-            if (value := getattr(self, name)) is not None and not 0 <= value <= most
-        ]
-        signed = ("prior_weight", "min_snr", "noise_offset", "perturbation", "max_grad_norm", "token_norm")
-        wrong += [
-            f"{option(name)} must be a number of at least 0, got {value:g}"
-            for name in (*signed, "joint_token_weight")
-            if not 0 <= (value := getattr(self, name)) < math.inf
-        ]
-        return wrong
+        refuse_faults(self, [*self._choices(), *self._tokens(), *self._phases(), *self._of_model()])
 
     def _choices(self) -> list[str]:
-        known = {
-            "template": ("object", "style", "none"),
-            "joint": ("alternate", "together", "off"),
-            "prior_target": ("noise", "teacher"),
-            "loss": ("l2", "huber", "smooth-l1"),
-            "init": ("gaussian", "kaiming", "pissa"),
-            "dora_axis": ("auto", "output", "input"),
-            "timesteps": ("uniform", "logit-normal", "importance"),
-            "lr_schedule": ("constant", "linear", "cosine", "cosine-restarts", "polynomial"),
-        }
-        wrong = [
-            f"{option(name)} {value}: there are {', '.join(values)}"
-            for name, values in known.items()
-            if (value := getattr(self, name)) not in values
-        ]
+        wrong = []
         if not re.fullmatch(r"auto|kohya|none|[1-9]\d{0,3}", self.repeats):
             wrong.append(f"--repeats {self.repeats}: there are auto, kohya, none, and numbers from 1 to 9999")
         if self.timestep_range and not re.fullmatch(r"\d+:\d+", self.timestep_range):
@@ -379,11 +370,6 @@ class TrainConfig:
 
     def values(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
-
-
-def option(name: str) -> str:
-    """A field as its option is spelled."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _broken(pattern: str) -> str:

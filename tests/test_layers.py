@@ -11,8 +11,8 @@ ROOT = Path(lorakit.__file__).parent
 FLOORS = (  # from the ground; rooms of one floor know nothing of one another
     {"architectures", "arrays", "dtypes", "errors", "families", "naming", "schedulers", "talk"},
     {"algebra", "bounds", "effects", "patterns", "process_config", "registry", "runtime", "targets"},
-    {"composition", "config", "delta", "diffusion", "io"},
-    {"adapter", "data", "deltas"},
+    {"composition", "delta", "diffusion", "fields", "io"},
+    {"adapter", "config", "data", "deltas"},
     {"lowrank", "reports"},
     {"formats", "merging"},
     {"models"},

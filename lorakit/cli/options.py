@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from lorakit import bounds
-from lorakit.config import option
 from lorakit.errors import UsageError
+from lorakit.fields import option
 from lorakit.process_config import KINDS
 from lorakit.schedulers import SCHEDULERS, SPACINGS
 

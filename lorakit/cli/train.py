@@ -4,7 +4,7 @@ import inspect
 import shlex
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,37 +12,17 @@ import typer
 
 from lorakit.cli import recorded
 from lorakit.cli.command import COMMON, COMPUTE, Command, command, source
+from lorakit.cli.generated import config_of, signed
 from lorakit.cli.manner import Manner
 from lorakit.cli.options import ADAPTER_FILES, check_text, one_of
 from lorakit.cli.output import emit, note, progress, report
 from lorakit.cli.settings import long_name
 from lorakit.config import Recorded, TrainConfig
+from lorakit.dtypes import FLOATS
 from lorakit.effects import refuse_idle
 from lorakit.errors import UsageError
-from lorakit.registry import MODES, OPTIMIZERS, TRACKERS, TRAINABLE
-
-
-def _is_text(kind: Any) -> bool:
-    return kind is str or any(_is_text(inner) for inner in typing.get_args(kind))
-
-
-def _options() -> list[inspect.Parameter]:
-    """A keyword option for each field of TrainConfig: type, default and help are written there alone."""
-    hints = typing.get_type_hints(TrainConfig, include_extras=True)
-    options = []
-    for field in fields(TrainConfig):
-        kind, text, *marks = typing.get_args(hints[field.name])
-        if not _is_text(kind):
-            marks = [*marks, Recorded.ANY]
-        names = ["--model", "-m"] if field.name == "model" else []
-        default = field.default if field.default_factory is MISSING else None
-        if default is None and field.default_factory is not MISSING:
-            kind = kind | None
-        annotation = Annotated[kind, typer.Option(*names, help=text), *marks]  # type: ignore[valid-type]
-        options.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-        )
-    return options
+from lorakit.fields import declared
+from lorakit.registry import OPTIMIZERS, TRACKERS
 
 
 def train(
@@ -57,7 +37,7 @@ def train(
         str, typer.Option(metavar="|".join(ADAPTER_FILES), help="File format of the adapter."), Recorded.ANY
     ] = "kohya",
     save_dtype: Annotated[
-        str, typer.Option(metavar="float32|float16|bfloat16", help="Numbers of the output."), Recorded.ANY
+        str, typer.Option(metavar="|".join(FLOATS), help="Numbers of the output."), Recorded.ANY
     ] = "float32",
     run_dir: Annotated[str | None, typer.Option(help="Log and checkpoints; default OUTPUT.run.")] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
@@ -82,14 +62,10 @@ def train(
     **options: Any,
 ) -> None:
     """Train an adapter, new words, or a whole model on a folder of pictures."""
-    one_of("--mode", options["mode"], tuple(MODES.names()))
     one_of("--format", format, ADAPTER_FILES)
-    one_of("--save-dtype", save_dtype, ("float32", "float16", "bfloat16"))
-    one_of("--variant", options["variant"], tuple(TRAINABLE.names()))
-    if ":" not in options["optimizer"]:
-        one_of("--optimizer", options["optimizer"], tuple(OPTIMIZERS.names()))
+    one_of("--save-dtype", save_dtype, tuple(FLOATS))
     tracked = [one_of("--track", name, ("none", *TRACKERS.names())) for name in track or ()]
-    config, given = _config(options), {name: source(ctx, name) for name in ctx.params}
+    config, given = config_of(TrainConfig, options), {name: source(ctx, name) for name in ctx.params}
     refuse_idle(config.idle(given) | _idle(config, validate_every, early_stop, given), given, note)
     if not validate_every:
         config = replace(config, validation_split=0.0)
@@ -170,14 +146,9 @@ def _idle(config: TrainConfig, validate_every: int, early_stop: int, given: Mapp
     return found
 
 
-def _config(values: Mapping[str, Any]) -> TrainConfig:
-    own = {field.name: values[field.name] for field in fields(TrainConfig)}
-    return TrainConfig(**{name: [] if value is None and name in _LISTS else value for name, value in own.items()})
-
-
 class _Train(Command):
     def chosen(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-        return _config(values).chosen()
+        return config_of(TrainConfig, values).chosen()
 
     def read_recorded(self, ctx: Any, file: Path) -> dict[str, Any]:
         ctx.meta[_RUN] = run = recorded.read(file, self.params)
@@ -214,13 +185,21 @@ class _Train(Command):
 
 def _is_taken_over(name: str, value: Any) -> bool:
     """Whether an option's recorded value is taken over by `--config ADAPTER`."""
-    own = {parameter.name: parameter.annotation for parameter in inspect.signature(train).parameters.values()}
-    marks = {**own, **COMMON, **COMPUTE}[name].__metadata__
+    field = declared(TrainConfig).get(name)
+    if field is not None:
+        marks = field.marks if _is_text(field.kind) else (Recorded.ANY,)
+    else:
+        own = {parameter.name: parameter.annotation for parameter in inspect.signature(train).parameters.values()}
+        marks = {**own, **COMMON, **COMPUTE}[name].__metadata__
     if Recorded.NAME not in marks:
         return Recorded.ANY in marks
     from lorakit.models.places import ALIASES
 
     return value in {"model": ("tiny", *ALIASES), "optimizer": OPTIMIZERS.names()}[name]
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or any(_is_text(inner) for inner in typing.get_args(kind))
 
 
 def _sources(ctx: typer.Context) -> dict[str, str]:
@@ -239,7 +218,6 @@ def _plain(value: Any) -> Any:
 
 
 _RUN = "lorakit.recorded_run"
-_LISTS = {field.name for field in fields(TrainConfig) if field.default_factory is not MISSING}
 _PATHS = {"model", "tokenizer", "vae", "prior_dir", "init_from"}
 _FILE = {"ti": "embedding.safetensors", "full": "model"}
 
@@ -253,7 +231,4 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def register(app: typer.Typer) -> None:
-    own = [p for p in inspect.signature(train, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    own = [p.replace(kind=p.KEYWORD_ONLY) if i else p for i, p in enumerate(own)]
-    train.__signature__ = inspect.Signature([*own, *_options()])  # type: ignore[attr-defined]
-    command(app, "train", compute=True, cls=_Train)(train)
+    command(app, "train", compute=True, cls=_Train)(signed(train, TrainConfig))

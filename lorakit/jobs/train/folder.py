@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorakit.config import TrainConfig, option
+from lorakit.config import TrainConfig
 from lorakit.data import dataset
 from lorakit.data.captions import has_choice
 from lorakit.data.dataset import Example
 from lorakit.effects import refuse_idle
 from lorakit.errors import some
+from lorakit.fields import option
 from lorakit.jobs.train.run_options import RunOptions
 from lorakit.talk import Note
 

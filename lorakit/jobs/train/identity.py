@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lorakit import __version__
-from lorakit.config import TrainConfig, option
+from lorakit.config import TrainConfig
 from lorakit.data.dataset import Example
 from lorakit.errors import some
+from lorakit.fields import option
 from lorakit.io.inputs import sha256_of
 from lorakit.io.plain import json_object
 from lorakit.io.toml import text_of

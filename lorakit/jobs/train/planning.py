@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorakit.config import RATES, TrainConfig, option
+from lorakit.config import RATES, TrainConfig
 from lorakit.errors import ResourceError, UsageError
+from lorakit.fields import option
 from lorakit.models.load import Components
 from lorakit.registry import TRAINABLE
 from lorakit.runtime.device import peak_memory
