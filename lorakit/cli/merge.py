@@ -40,11 +40,18 @@ def merge(
         str | None, typer.Option(metavar="SIZE", help="Ranks that fit a file of this size best, such as 50MB.")
     ] = None,
     part_weights: Annotated[
-        list[str] | None, typer.Option(metavar="PART=W,...", help="unet, text_encoder, text_encoder_2: a factor of it.")
+        list[str] | None,
+        typer.Option(
+            metavar="PART=W,...",
+            help="unet, text_encoder, text_encoder_2; of Flux and others, transformer: a factor of it.",
+        ),
     ] = None,
     block_weights: Annotated[
         list[str] | None,
-        typer.Option(metavar="[FILE:]BLOCK=W,...", help="down.1=0.2,mid=1,up=0.8; the i-th is of the i-th adapter."),
+        typer.Option(
+            metavar="[FILE:]BLOCK=W,...",
+            help="down.1=0.2,mid=1,up=0.8, or double_blocks.3=0; the i-th is of the i-th adapter.",
+        ),
     ] = None,
     sweep: Annotated[
         str | None, typer.Option(metavar="FROM:TO:COUNT", help="Two adapters: a file for each of these alphas.")

@@ -43,9 +43,18 @@ def stranger(name: str) -> Spelled | None:
     return spelled if spelled.part in _TRANSFORMER and spelled.path else None
 
 
+def place_of(name: str) -> str:
+    """The part of the model that a module is in and its path there: of one without tables "transformer", and the path as it
+    is spelled."""
+    if is_known(name):
+        return name
+    spelled = parse(f"{name}.alpha")
+    return f"{'transformer' if spelled.part in _TRANSFORMER else spelled.part}.{spelled.path}"
+
+
 def part_of(name: str) -> str:
-    """The part of the model that a module is in: a transformer without tables stands where a UNet does."""
-    return "unet" if stranger(name) is not None else name.partition(".")[0]
+    """The part of the model that a module is in."""
+    return place_of(name).partition(".")[0]
 
 
 def are_strangers(stems: Collection[str]) -> bool:

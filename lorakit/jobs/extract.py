@@ -11,6 +11,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import SIZES, type_named
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats.adapters._modules import balanced
+from lorakit.formats.evidence import place_of
 from lorakit.io.endings import ADAPTER, PAGE
 from lorakit.io.files import check_targets, write_text
 from lorakit.jobs import adapters
@@ -63,7 +64,8 @@ def _draw(report: Path, found: Sequence[Taken], title: str) -> None:
     from lorakit.reports.spectra import Spectrum, page
 
     modules = [
-        Spectrum(one.name, one.shape, one.rank, one.norm, one.kept, one.excess, one.values, one.floor) for one in found
+        Spectrum(place_of(one.name), one.shape, one.rank, one.norm, one.kept, one.excess, one.values, one.floor)
+        for one in found
     ]
     write_text(report, page(modules, title))
 

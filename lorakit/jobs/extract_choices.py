@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lorakit.composition.module_weights import PARTS
 from lorakit.data.naming import spelled
 from lorakit.errors import UsageError
 from lorakit.families import FAMILIES
 from lorakit.lowrank.ranks import Rule
 from lorakit.lowrank.solve import Way, is_kernel
 from lorakit.registry import nearest
-from lorakit.targets import PARTS
 
 TOKENS = "tokens"
 

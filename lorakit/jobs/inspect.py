@@ -23,7 +23,7 @@ from lorakit.families import FAMILIES
 from lorakit.formats import checkpoints, files, foreign, listed, trainers, triggers
 from lorakit.formats.adapters import decode
 from lorakit.formats.clients import coverages
-from lorakit.formats.evidence import family_of, stranger
+from lorakit.formats.evidence import family_of, part_of, place_of, stranger
 from lorakit.io import pickles, safetensors
 from lorakit.io.plain import read_json
 
@@ -128,9 +128,9 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
             one["norm"] = None  # JSON has no NaN
     everything = [x for delta in adapter.modules.values() for x in delta.arrays().values()]
     return {
-        "kind": "adapter" if modules or adapter.biases else "embedding", "format": adapter.format,
+        "kind": "embedding" if adapter.format.endswith("-embedding") else "adapter", "format": adapter.format,
         "family": next(iter((*guess.families, *guess.architectures)), None), "trainer": trainers.of(adapter),
-        "evidence": guess.evidence, "components": _counted(_component(m["name"]) for m in modules),
+        "evidence": guess.evidence, "components": _counted(part_of(m["name"]) for m in modules),
         "kinds": _counted(m["kind"] for m in modules), "ranks": _counted(m["rank"] for m in modules if m["rank"]),
         "alphas": _counted(m["alpha"] for m in modules if m["alpha"] is not None),
         "scales": _counted(m["scale"] for m in modules if m["scale"] is not None),
@@ -174,7 +174,7 @@ def block_of(name: str) -> str:
     tables all blocks of a kind: "double_blocks"."""
     if (spelled := stranger(name)) is not None:
         return kind_of(spelled.path)
-    part, _, path = name.partition(".")
+    part, _, path = place_of(name).partition(".")
     if part != "unet":
         return part
     head, _, rest = path.partition(".")
@@ -183,10 +183,6 @@ def block_of(name: str) -> str:
     if head in ("down_blocks", "up_blocks"):
         return f"unet {way}.{number}"
     return "unet mid" if head == "mid_block" else "unet other"
-
-
-def _component(name: str) -> str:
-    return "transformer" if stranger(name) is not None else name.partition(".")[0]
 
 
 def _blocks(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:

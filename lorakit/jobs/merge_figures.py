@@ -8,6 +8,7 @@ from typing import Any
 
 from lorakit.deltas._base import Delta
 from lorakit.formats import triggers
+from lorakit.formats.evidence import place_of
 from lorakit.jobs import module_lines
 from lorakit.jobs.merge_modules import How
 from lorakit.jobs.merged_metadata import merged as merged_metadata
@@ -58,7 +59,7 @@ def page(found: Mapping[str, Made], shapes: Mapping[str, tuple[int, ...]], title
 
     rows = [
         spectra.Spectrum(
-            name, shapes[name], made.low.rank if made.low is not None else 0, made.norm, 1.0 - made.error**2, 0.0,
+            place_of(name), shapes[name], made.low.rank if made.low is not None else 0, made.norm, 1.0 - made.error**2, 0.0,
             made.values,
         )
         for name, made in found.items()

@@ -17,6 +17,7 @@ from lorakit.formats import files, triggers
 from lorakit.formats.adapters import checked
 from lorakit.formats.adapters._modules import flat
 from lorakit.formats.bases import check_same
+from lorakit.formats.evidence import part_of
 from lorakit.jobs.adapters import Weighted
 from lorakit.jobs.spelling import alike
 from lorakit.lowrank.ranks import Rule
@@ -139,9 +140,13 @@ def check_rank(rule: Rule | None, sources: Sequence[Source], names: Sequence[str
 
 def idle(factors: ModuleWeights, sources: Sequence[Source], allowed: bool) -> list[str]:
     """Blocks and parts that were given a weight and are in no adapter."""
-    found = factors.idle([{*source.adapter.modules, *source.adapter.biases} for source in sources])
+    modules = [{*source.adapter.modules, *source.adapter.biases} for source in sources]
+    found = factors.idle(modules)
     if found and not allowed:
-        raise InputError(f"no module for the weights of {', '.join(found)}; --allow-unmatched goes on without")
+        has = ", ".join(sorted({part_of(name) for name in set().union(*modules)}))
+        raise InputError(
+            f"no module for the weights of {', '.join(found)} (there are modules of {has}); --allow-unmatched goes on without"
+        )
     return found
 
 

@@ -14,7 +14,11 @@ from lorakit.formats.evidence import short, stranger
 from lorakit.formats.respelled import STYLES, Style, respelled
 
 _USUAL = "kohya"
-_AS = {"peft": "diffusers", "diffusers-old": "diffusers", "lorakit": "lorakit", **{name: name for name in STYLES}}
+_AS = {
+    **dict.fromkeys(("peft", "diffusers-old", "xlabs"), "diffusers"),
+    "lorakit": "lorakit",
+    **{name: name for name in STYLES},
+}
 
 
 @dataclass(frozen=True)

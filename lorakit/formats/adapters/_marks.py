@@ -15,6 +15,9 @@ _FLAT = re.compile(r"(text_encoder/)?\d+")
 _OLD = re.compile(
     r"\.processor\.|_lora\.(down|up)\.weight$|\.lora\.(down|up)\.weight$|\.lora_linear_layer\.(down|up)\.weight$"
 )
+XLABS = re.compile(
+    r"(?:diffusion_model\.)?(double|single)_blocks\.(\d+)\.processor\.((?:qkv|proj)_lora[12]?)\.(down|up)\.weight"
+)
 _TOKEN = re.compile(r"<.+>")
 _CLIPS = tuple(text for text, prefix in PREFIXES.items() if prefix.format == "omi")
 _WIDTHS = {text.width for family in FAMILIES.values() for text in family.texts.values()}
@@ -76,6 +79,7 @@ MARKS: dict[str, Callable[[Shapes, Mapping[str, str]], bool]] = {
     "lorakit": lambda shapes, metadata: "lorakit.checkpoint" in metadata or "lorakit.format" in metadata,
     "cloneofsimo": _any(lambda key: _SAFELORA.fullmatch(key) or _FLAT.fullmatch(key)),
     "peft": _any(lambda key: "base_model.model." in key),
+    "xlabs": _any(XLABS.fullmatch),
     "lycoris": _any(_has_prefix("lycoris")),
     "comfy": _any(lambda key: _has_comfy(key) and is_adapter_key(key)),
     "omi": _any(_is_omi),

@@ -12,6 +12,7 @@ import numpy as np
 from lorakit import deltas
 from lorakit.adapter import Adapter
 from lorakit.arrays import (
+    SIZES,
     Array,
     Stored,
     cast,
@@ -132,7 +133,9 @@ def _named(stems: Collection[str], resolve: Callable[[str], str | None], notes: 
         notes.append("its modules are of an architecture that lorakit has no tables for; names are kept as spelled")
         return {stem: stem for stem in names}
     lost = [stem for stem, module in names.items() if module is None]
-    if lost and not any((module or "").startswith("unet.") for module in names.values()) and are_strangers(lost):
+    if not lost or any((module or "").startswith("unet.") for module in names.values()):
+        return names
+    if are_strangers([stem for stem, module in names.items() if module in (None, stem)]):
         names |= {stem: stem for stem in lost}
     return names
 
@@ -274,6 +277,22 @@ def shaped(delta: LowRank, wanted: Shape | None) -> LowRank:
 def reshaped(x: Array, shape: Shape) -> Array:
     """The same values in another shape, read when they are asked for."""
     return Stored(x.dtype, shape, x.raw) if isinstance(x, Stored) else x.reshape(shape)
+
+
+def rows_of(x: Array, count: int) -> list[Array] | None:
+    """An array cut into so many of as many rows, read when they are asked for; None where it cannot be."""
+    if x.ndim == 0 or x.shape[0] % count:
+        return None
+    size = x.shape[0] // count
+    if not isinstance(x, Stored):
+        return [x[i * size : (i + 1) * size] for i in range(count)]
+    return [_rows(x, i * size, (i + 1) * size) for i in range(count)]
+
+
+def _rows(x: Stored, start: int, end: int) -> Stored:
+    row = math.prod(x.shape[1:]) * SIZES[x.dtype]
+    part = x.part or (lambda a, b: x.raw()[a:b])
+    return Stored(x.dtype, (end - start, *x.shape[1:]), lambda: part(start * row, end * row))
 
 
 def balanced(delta: LowRank) -> LowRank:

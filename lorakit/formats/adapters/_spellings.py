@@ -95,6 +95,7 @@ UNREAD = {
     "c3a_kernel": "PEFT's C3A, which lorakit does not read",
     "set_weight": "a whole weight and no change, which lorakit does not read",
     "reshape_weight": "a weight of another shape than the base model's, which lorakit does not read",
+    "magnitude": "ai-toolkit's LoRM, which lorakit does not read",
     "bias_values": "a sparse bias of LyCORIS, which lorakit does not read",
 }  # fmt: skip
 _BESIDE = {

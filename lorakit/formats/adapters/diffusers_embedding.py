@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import SIZES, Array, Stored
+from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.adapters._modules import Context, Encoded
+from lorakit.formats.adapters._modules import Context, Encoded, rows_of
 from lorakit.formats.adapters._peft_config import STALE
 from lorakit.formats.adapters._vectors import Tokens, as_rows, one_token
 
@@ -26,19 +26,11 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
             tokens.add(key, key, array)
             continue
         rows = as_rows(array)  # a row a token there, not a token of several vectors
-        for i in range(rows.shape[0]):
-            tokens.add(f"<s{i}>", key, _row(rows, i), _PIVOTAL[key])
+        for i, row in enumerate(rows_of(rows, max(1, rows.shape[0])) or ()):
+            tokens.add(f"<s{i}>", key, row, _PIVOTAL[key])
     if any(key in _PIVOTAL for key in tensors):
         tokens.notes.append("its tokens are called <s0>, <s1> ... here, as diffusers' pivotal tuning calls them")
     return tokens.adapter(metadata, "diffusers-embedding")
-
-
-def _row(x: Array, i: int) -> Array:
-    """Row i of [n, width]."""
-    if not isinstance(x, Stored):
-        return x[i]
-    size = x.shape[1] * SIZES[x.dtype]
-    return Stored(x.dtype, (x.shape[1],), lambda: x.raw()[i * size : (i + 1) * size])
 
 
 def encode(adapter: Adapter, context: Context) -> Encoded:

@@ -18,8 +18,9 @@ from functools import cache
 from lorakit.adapter import Adapter
 from lorakit.families import FAMILIES
 from lorakit.formats.adapters._spellings import Spelled, parse
-from lorakit.formats.evidence import family_of, stranger
+from lorakit.formats.evidence import family_of
 from lorakit.registry import CLIENTS
+from lorakit.targets import is_known
 
 _DEAF = "does not read"
 
@@ -68,7 +69,7 @@ def _coverage(adapter: Adapter, client: str, family: str | None) -> Coverage:
 
 def coverages(adapter: Adapter) -> list[Coverage]:
     """Of every client; of none for architectures without tables, of which it is not known."""
-    if any(stranger(name) is not None for name in adapter.modules):
+    if not all(map(is_known, (*adapter.modules, *adapter.biases))):
         return []
     family = family_of(adapter).family
     return [_coverage(adapter, name, family) for name in CLIENTS.names()]

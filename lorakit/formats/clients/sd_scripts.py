@@ -23,6 +23,8 @@ def unread(spelled: Spelled, module: str, family: str | None) -> str:
     """Its names are those of the model it builds: diffusers' for Stable Diffusion 1 and 2, the original ones for SDXL, for
     which it turns diffusers' into them."""
     stem, (part, _, path) = named(spelled), module.partition(".")
+    if spelled.prefix.text == "oft_unet_":
+        return "needs its network module for OFT"
     if stem not in _names(part, path, family):
         if spelled.prefix.flat and spelled.prefix.format == "kohya" and "." not in stem:
             return "drops it in this spelling, which is not that of its model"
