@@ -72,6 +72,7 @@ def run(
         note(f"{source}: {line}")
     same = to == adapter.format and not changes.any() and _is_whole(source, output, to)
     same = same and is_current(adapter, _context(adapter, shapes))
+    same = same and in_format(source, adapter, families_of(adapter), to).modules.keys() == adapter.modules.keys()
     wanted, errors, losses = adapter, dict[str, float](), tuple[str, ...]()
     encoded = Encoded()
     if not same:

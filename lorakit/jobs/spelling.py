@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.adapter import Adapter
-from lorakit.architectures import ARCHITECTURES
+from lorakit.architectures import ARCHITECTURES, Architecture
 from lorakit.errors import InputError
 from lorakit.formats.adapters._spellings import PREFIXES
 from lorakit.formats.evidence import short, stranger
@@ -48,14 +48,14 @@ def alike(
         return Named(adapters, file_format or _USUAL)
     architecture = next((name for name in families if name in ARCHITECTURES), None)
     one = ARCHITECTURES[architecture] if architecture is not None else None
-    file, own = given[lead][0], adapters[lead].format
-    chosen = file_format or _AS.get(own, _USUAL)
-    if file_format is None and chosen != own:
-        note(f"{file}: {own} files are not written here; the result is a {chosen} file (--format chooses)")
-    style = Style.of(adapters[lead], one)
-    prefix = PREFIXES.get(style.prefix)
-    if chosen in STYLES and (prefix is None or prefix.format != chosen):
-        style = Style.of_format(chosen) or style
+    file, style = given[lead][0], Style.of(adapters[lead], one)
+    chosen = file_format or _own(adapters[lead], style, one)
+    if file_format is None and (chosen != adapters[lead].format or not style.prefix):
+        what = f"{adapters[lead].format} files" if style.prefix else "names without a prefix"
+        note(f"{file}: {what} are not written here; the result is a {chosen} file (--format chooses)")
+    usual = Style.of_format(chosen)
+    if usual is not None and not _is_spelled(style, usual, chosen, file_format is not None and one is not None):
+        style = usual
         adapters[lead] = _respelled(file, adapters[lead], architecture, style)
         style = Style.of(adapters[lead], one)
     named = [
@@ -65,9 +65,23 @@ def alike(
     return Named(named, chosen)
 
 
+def _own(adapter: Adapter, style: Style, one: Architecture | None) -> str:
+    """The format that is written of those for an adapter of this one: for the original's names ComfyUI's, whose they are,
+    where nothing else says it."""
+    found = _AS.get(adapter.format, _USUAL)
+    return "comfy" if found == "diffusers" and one is not None and style.original and not style.prefix else found
+
+
+def _is_spelled(style: Style, usual: Style, file_format: str, asked: bool) -> bool:
+    """Whether names of a style can stand in a format's file; where it is asked for, whether the format has them so today."""
+    if asked and (style.prefix, style.original) != (usual.prefix, usual.original):
+        return False
+    return style.prefix in PREFIXES and PREFIXES[style.prefix].format == file_format
+
+
 def in_format(file: Path, adapter: Adapter, families: Sequence[str], file_format: str) -> Adapter:
     """An adapter with the names that a file format has for its modules."""
-    if not has_strangers(adapter) or adapter.format == file_format:
+    if not has_strangers(adapter):
         return adapter
     return alike([(file, adapter)], families, file_format, lambda text: None).adapters[0]
 

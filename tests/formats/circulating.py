@@ -349,7 +349,7 @@ def _dotted_names(prefix: str, names: Mapping[str, tuple[int, int]]) -> dict[str
 
 
 # Files of models without tables: who writes them, for what, the names of modules with their shapes, and the factors.
-_STRANGERS = (
+STRANGERS = (
     ("sd-scripts", "Flux", _flat_names("lora_unet_", _FLUX), PLAIN),
     ("sd-scripts", "Flux with T5", {**_flat_names("lora_te3_", _T5), **_flat_names("lora_unet_", _FLUX)}, PLAIN),
     ("OneTrainer", "Flux", _flat_names("lora_transformer_", _FLUX_DIFFUSERS), PLAIN),
@@ -429,10 +429,10 @@ WHOLE = {
     "output embeddings": Whole("OneTrainer", lambda: ({"clip_l": _ones(2, 768), "clip_g": _ones(2, 1280), "clip_l_out": _ones(2, 768), "clip_g_out": _ones(2, 1280)}, {}), "clip_l_out, clip_g_out"),
     "diffusers' embedding": Whole("diffusers, lorakit", lambda: ({"<fox>": _ones(2, 768)}, {}), "<token>"),
     "pivotal tuning": Whole("diffusers", lambda: ({"text_encoders_0": _ones(2, 768), "text_encoders_1": _ones(2, 1280)}, {}), "text_encoders_0, text_encoders_1"),
-    **{f"{what}, {who}": Whole(f"{who}, for {what}", _named(names, factors)) for who, what, names, factors in _STRANGERS},
+    **{f"{what}, {who}": Whole(f"{who}, for {what}", _named(names, factors)) for who, what, names, factors in STRANGERS},
     "Control-LoRA of Flux": Whole("Black Forest Labs", lambda: ({**_named(_FLUX, AB)()[0], "double_blocks.0.img_attn.norm.key_norm.scale": _ones(128)}, {}), "double_blocks.….norm.key_norm.scale"),
     "Control-LoRA": Whole("Stability AI", lambda: ({"lora_controlnet": _ones(1)}, {}), "lora_controlnet"),
-    "ControlNet-LLLite": Whole("sd-scripts", lambda: ({"lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight": _ones(2, 640)}, {})),
+    "ControlNet-LLLite": Whole("sd-scripts", lambda: ({"lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight": _ones(2, 640)}, {}), "lllite_unet_….down.0.weight"),
     "IP-Adapter": Whole("Tencent AI Lab", lambda: ({"image_proj.proj.weight": _ones(2, 2), "ip_adapter.1.to_k_ip.weight": _ones(2, 2)}, {}), "image_proj.…, ip_adapter.…"),
     "IP-Adapter of Flux": Whole("XLabs", lambda: ({"double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight": _ones(2, 2)}, {}), "….processor.ip_adapter_double_stream_k_proj.weight"),
     "Custom Diffusion": Whole("diffusers", lambda: ({"down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_custom_diffusion.weight": _ones(320, 768)}, {}), "….processor.to_k_custom_diffusion.weight"),

@@ -26,15 +26,16 @@ KEYS = {  # a key or two of every format, and of none
     "kohya": ("lora_unet_conv_in.lora_down.weight", "lora_te1_text_projection.alpha", "oft_unet_conv_in.oft_blocks"),
     "cloneofsimo": ("unet:0:up", "3", "text_encoder/0"),
     "peft": (f"base_model.model.{PATH}.lora_A.weight", f"unet/base_model.model.{PATH}.lora_B.weight"),
+    "xlabs": ("double_blocks.0.processor.qkv_lora1.down.weight", "diffusion_model.single_blocks.0.processor.proj_lora.up.weight"),
     "lycoris": ("lycoris_conv_in.lokr_w1",),
     "comfy": ("diffusion_model.out.2.lora_up.weight", "text_encoders.clip_g.transformer.text_projection.diff"),
     "omi": ("unet.input_blocks.0.0.lora_up.weight", "clip_l.text_model.encoder.layers.0.mlp.fc1.lora_down.weight"),
     "diffusers-old": (f"unet.{PATH}.lora.down.weight", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight"),
-    "diffusers": (f"unet.{PATH}.lora_A.weight", "transformer.blocks.0.lora_B.weight", "text_encoder.x.hada_w1_a"),
+    "diffusers": (f"unet.{PATH}.lora_A.weight", "transformer.blocks.0.lora_B.weight", "text_encoder.x.hada_w1_a", "blocks.0.attn.q.lora_up.weight"),
     "a1111-embedding": ("string_to_param.*", "emb_params"),
     "comfy-embedding": ("clip_l", "clip_g"),
     "diffusers-embedding": ("<s1>", "text_encoders_0"),
-    None: ("conv_in.weight", "unet.conv_in.weight", "double_blocks.0.processor.qkv_lora1.down.weight", "x.alpha", "decoder.bias", "diffusion_model.out.2.weight"),
+    None: ("conv_in.weight", "unet.conv_in.weight", "double_blocks.0.processor.ip_adapter.weight", "x.alpha", "decoder.bias", "diffusion_model.out.2.weight"),
 }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from lorakit.families import FAMILIES, Shape, table_of
 from lorakit.formats.adapters._spellings import UNREAD
 from lorakit.formats.evidence import are_strangers, family_of
 
+ZERO_ALPHA = "alpha 0 is read as the rank"
 LOSS = 1e-7  # relative to the norm: what counts as no loss
 _BIAS = ("diff_b", "b_norm", "lora_up.bias")
 
@@ -152,7 +153,7 @@ def _read(module: str, parts: dict[str, Array], notes: list[str]) -> tuple[Array
         if math.isnan(value):
             raise ValueError("its alpha is NaN")
         if value == 0:
-            notes.append(f"{module}: alpha 0 is read as the rank, as sd-scripts does (ComfyUI and diffusers apply 0)")
+            notes.append(f"{module}: {ZERO_ALPHA}, as sd-scripts does (A1111, ComfyUI and diffusers apply nothing)")
             del parts["alpha"]
     return bias, (deltas.read(parts) if parts else None)
 

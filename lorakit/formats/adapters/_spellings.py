@@ -101,6 +101,7 @@ UNREAD = {
 _BESIDE = {
     "q_layer.weight", "p_layer.weight", "lora_embedding_B", "boft_s", "vera_lambda_d", "bias_indices", "bias_size",
 }  # fmt: skip
+_TELLING = ("lora_", "hada_", "lokr_")  # what no weight of a model is called
 _WORDS = 4  # the most that a factor's name has
 
 
@@ -225,11 +226,13 @@ def within(spelled: Spelled) -> Spelled | None:
 
 def is_adapter_key(key: str) -> bool:
     """Whether it has a prefix or a path that is known, and a factor that only adapters have (a model's own weights end in
-    `weight`, too)."""
+    `weight`, too); or a path of any model, and a factor of those that are said to be an adapter's."""
     spelled = parse(key)
     if spelled.factor in ("", "weight", "alpha"):
         return False
-    return bool(spelled.prefix.text) or spelled.wrapped or spelled.path.partition(".")[0] in _tops()
+    if spelled.prefix.text or spelled.wrapped or spelled.path.partition(".")[0] in _tops():
+        return True
+    return "." in spelled.path and spelled.factor.startswith(_TELLING)
 
 
 @cache

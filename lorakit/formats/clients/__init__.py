@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from lorakit.adapter import Adapter
+from lorakit.deltas.low_rank import LowRank
 from lorakit.families import FAMILIES
+from lorakit.formats.adapters._modules import ZERO_ALPHA
 from lorakit.formats.adapters._spellings import Spelled, parse
 from lorakit.formats.evidence import family_of
 from lorakit.registry import CLIENTS
@@ -93,6 +95,17 @@ def lines(found: Sequence[Coverage]) -> list[str]:
 def output_axis(adapter: Adapter) -> list[str]:
     """DoRA modules whose magnitude is per output row."""
     return [name for name, delta in adapter.modules.items() if getattr(delta, "axis", None) == 0]
+
+
+def without_alpha(adapter: Adapter) -> list[str]:
+    """Modules whose alpha is 0 in the file, which most programs multiply by."""
+    return [name for name, _, what in (note.partition(": ") for note in adapter.notes) if what.startswith(ZERO_ALPHA)]
+
+
+def without_kernel(adapter: Adapter) -> list[str]:
+    """Convolutions whose up factor is a matrix, which the module of most programs does not take."""
+    low = {name: getattr(delta, "inner", delta) for name, delta in adapter.modules.items()}
+    return [name for name, one in low.items() if isinstance(one, LowRank) and one.down.ndim != one.up.ndim]
 
 
 # What the maps of several clients are made of

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from lorakit.adapter import Adapter
 from lorakit.families import FAMILIES
 from lorakit.formats.adapters._spellings import Spelled
-from lorakit.formats.clients import deaf, deaf_to, flat, named, originals
+from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, without_kernel
 
 VERSION = "sd-scripts 7dc64e0, run"
 KINDS = {
@@ -34,6 +35,10 @@ def unread(spelled: Spelled, module: str, family: str | None) -> str:
     if path == "text_projection":
         return "does not wrap text_projection"
     return deaf_to(spelled.ending) if spelled.ending.startswith(_OTHERS) else ""
+
+
+def spoiled(adapter: Adapter, family: str | None) -> dict[str, str]:
+    return dict.fromkeys(without_kernel(adapter), "refuses the file: a convolution's up factor is a matrix")
 
 
 def _names(part: str, path: str, family: str | None) -> set[str]:
