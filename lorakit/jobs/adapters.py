@@ -10,7 +10,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import narrowed, type_named
 from lorakit.composition import Member
 from lorakit.deltas.low_rank import plain
-from lorakit.errors import InputError, UsageError, faults_together
+from lorakit.errors import InputError, UsageError, faults_together, some, told_once
 from lorakit.formats import files, recipes
 from lorakit.formats.adapters._modules import Context
 from lorakit.io import safetensors
@@ -119,7 +119,9 @@ def save(
     )
     encoded = ADAPTER_FORMATS[file_format].encode(named, Context.of(named, families))
     if encoded.losses:
-        raise InputError(f"{file}: {file_format} files cannot hold all of it: {'; '.join(encoded.losses[:10])}")
+        raise InputError(
+            f"{file}: {file_format} files cannot hold all of it: {some(told_once(encoded.losses), 10, '; ')}"
+        )
     tensors = encoded.tensors
     if dtype is not None:
         tensors = {key: narrowed(x, type_named(str(dtype))) for key, x in tensors.items()}

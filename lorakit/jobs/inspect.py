@@ -128,7 +128,7 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
             one["norm"] = None  # JSON has no NaN
     everything = [x for delta in adapter.modules.values() for x in delta.arrays().values()]
     return {
-        "kind": "embedding" if adapter.format.endswith("-embedding") else "adapter", "format": adapter.format,
+        "kind": "embedding" if _is_embedding(adapter) else "adapter", "format": adapter.format,
         "family": next(iter((*guess.families, *guess.architectures)), None), "trainer": trainers.of(adapter),
         "evidence": guess.evidence, "components": _counted(part_of(m["name"]) for m in modules),
         "kinds": _counted(m["kind"] for m in modules), "ranks": _counted(m["rank"] for m in modules if m["rank"]),
@@ -142,6 +142,13 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
         "clients": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in coverages(adapter)},
         "notes": list(adapter.notes), "faults": list(adapter.faults), "modules": modules,
     }  # fmt: skip
+
+
+def _is_embedding(adapter: Adapter) -> bool:
+    """Whether it is learned tokens and nothing else."""
+    if adapter.modules or adapter.biases:
+        return False
+    return bool(adapter.embeddings) or adapter.format.endswith("-embedding")
 
 
 def _norm(delta: Delta) -> float | None:

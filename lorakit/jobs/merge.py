@@ -163,8 +163,8 @@ def _planned(
     based = into is not None or choices.base is not None
     merge_sources.check_kinds(sources, rank, based, into is not None and rank is None)
     unmatched += merge_sources.idle(factors, sources, choices.allow_unmatched)
-    for line in unmatched:
-        note(f"matches nothing: {line}")
+    for line in (*(f"matches nothing: {line}" for line in unmatched), *merge_sources.weights_of_words(sources, rows)):
+        note(line)
     names = sorted({name for source in sources for name in source.adapter.modules})
     merge_sources.check_rank(rank, sources, names)
     how = How(sources, rows, factors, method, settings, choices.settings.get("seed", 0))

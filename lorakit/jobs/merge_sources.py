@@ -194,6 +194,21 @@ def tokens(sources: Sequence[Source], row: Sequence[float]) -> dict[str, dict[st
     return found
 
 
+def weights_of_words(sources: Sequence[Source], rows: Sequence[Sequence[float]]) -> list[str]:
+    """A note for each file that is learned tokens alone, and whose weight is neither 0 nor 1: a weight of words is how
+    strongly the prompt says them, so that no vectors can have it."""
+    found = []
+    for i, source in enumerate(sources):
+        odd = sorted({row[i] for row in rows} - {0.0, 1.0})
+        if odd and not source.adapter.modules and not source.adapter.biases:
+            token = next(iter(source.adapter.embeddings))
+            found.append(
+                f"{source.file}: its weight {', '.join(f'{weight:g}' for weight in odd)} is not in the result, which has "
+                f"its learned tokens whole; prompts have it: ({token}:{odd[0]:g})"
+            )
+    return found
+
+
 def biases(sources: Sequence[Source], row: Sequence[float], factors: ModuleWeights) -> dict[str, np.ndarray]:
     """What is added to each bias: the weighted sum, whatever the method."""
     found: dict[str, np.ndarray] = {}

@@ -1,10 +1,13 @@
 """Learned tokens in every file they come in, and that diffusers makes the same of ours."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Stored, floats
@@ -129,9 +132,26 @@ def test_without_a_token_nothing_is_written(codec):
     assert codec.encode(Adapter({}), Context()).tensors == {}
 
 
-def test_diffusers_files_are_for_one_text_encoder():
+def test_diffusers_files_for_two_text_encoders_are_as_its_scripts_write_them():
     written = diffusers_embedding.encode(Adapter({}, embeddings={"cat": TWO}), Context())
-    assert written.tensors.keys() == {"cat"} and "text_encoder_2" in written.losses[0]
+    assert written.tensors.keys() == {"clip_l", "clip_g"} and written.losses == ()
+    read = checked(decode(written.tensors, written.metadata, "file"), "file")
+    assert held(read) == {"cat": {"text_encoder": (2, 768), "text_encoder_2": (2, 1280)}}
+
+
+def test_diffusers_loads_our_tokens_for_two_text_encoders(tmp_path):
+    pipe = pipeline(tmp_path / "model", "sdxl")
+    pipe.tokenizer_2 = copy.deepcopy(pipe.tokenizer)
+    rows = {"text_encoder": vectors(2, 32), "text_encoder_2": vectors(2, 32, 1)}
+    written = diffusers_embedding.encode(Adapter({}, embeddings={"<cat>": rows}), Context())
+    tensors = load_file(save(tmp_path / "out", written))
+    for key, part, tokenizer in (("clip_l", "text_encoder", "tokenizer"), ("clip_g", "text_encoder_2", "tokenizer_2")):
+        to = {"text_encoder": getattr(pipe, part), "tokenizer": getattr(pipe, tokenizer)}
+        pipe.load_textual_inversion(tensors[key], token="<cat>", **to)
+        ids = to["tokenizer"].convert_tokens_to_ids(["<cat>", "<cat>_1"])
+        np.testing.assert_array_equal(
+            to["text_encoder"].get_input_embeddings().weight.detach()[ids].numpy(), rows[part]
+        )
 
 
 @settings(max_examples=30, deadline=None)

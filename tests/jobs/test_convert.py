@@ -183,6 +183,41 @@ def test_a_learned_token_travels(program, json_of, tmp_path):
     assert "<fox>" in program("convert", "k.safetensors", "p", "--to", "peft", status=3).stderr
 
 
+def test_a_token_for_two_text_encoders_is_written_as_diffusers_loads_it(program, json_of, tmp_path):
+    draw = np.random.default_rng(0)
+    rows = {
+        "clip_l": draw.standard_normal((2, 768)).astype("f4"),
+        "clip_g": draw.standard_normal((2, 1280)).astype("f4"),
+    }
+    save_file(rows, tmp_path / "fox.safetensors")
+    said = program("convert", "fox.safetensors", "d.safetensors", "--to", "diffusers-embedding").stderr
+    assert "['clip_l'], token='fox', text_encoder=pipe.text_encoder" in said
+    written = load_file(tmp_path / "d.safetensors")
+    assert written.keys() == rows.keys() and all((written[key] == rows[key]).all() for key in rows)
+    assert files.read(tmp_path / "d.safetensors").embeddings.keys() == {"fox"}
+    said = program("convert", "fox.safetensors", "cat.safetensors", "--to", "comfy-embedding").stderr
+    assert "it was fox, and is cat now, as the file is" in said
+    assert json_of("inspect", "fox.safetensors")["files"][0]["kind"] == "embedding"
+    json_of("convert", "fox.safetensors", "k.safetensors", "--to", "kohya")
+    assert json_of("inspect", "k.safetensors")["files"][0]["kind"] == "embedding"
+
+
+def test_what_is_lost_of_many_modules_is_said_once(program, tmp_path):
+    modules = random_adapter("sd1", attention, ranks=(1,))
+    tensors = dict(ADAPTER_FORMATS["kohya"].encode(modules, Context.of(modules)).tensors)
+    scales = {
+        key.replace("lora_down.weight", "dora_scale"): np.ones((1, x.shape[1]), "f4")
+        for key, x in tensors.items()
+        if key.endswith("attn1_to_q.lora_down.weight")
+    }
+    save_file(tensors | scales, tmp_path / "a.safetensors")
+    what = "diffusers files have DoRA by output only, and for all modules of a part or none"
+    said = program("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
+    assert said.count(what) == 1 and f"{what} ({len(scales)}: unet." in said and "and 14 more)" in said
+    said = program("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--allow-loss").stderr
+    assert said.count("left out: ") == 1 and f"left out: {what} ({len(scales)}: " in said
+
+
 def test_formats_that_are_only_read_and_unknown_ones(program, tmp_path):
     save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors")
     assert "did you mean 'diffusers'" in program("convert", "a.safetensors", "b", "--to", "difusers", status=2).stderr
@@ -319,27 +354,27 @@ def test_a_file_in_another_spelling_is_written_anew(json_of, tmp_path, case):
     assert spelled(own, names).keys() <= load_file(tmp_path / "b.safetensors").keys()
 
 
-def test_a_stale_hash_that_is_copied_is_said(lorakit, tmp_path):
+def test_a_stale_hash_that_is_copied_is_said(program, tmp_path):
     save_file(
         spelled(FLAT, {}), tmp_path / "a.safetensors", {"sshs_model_hash": "e3b0c442", "modelspec.hash_sha256": "0x0"}
     )
-    said = lorakit("convert", "a.safetensors", "b.safetensors").stderr
+    said = program("convert", "a.safetensors", "b.safetensors").stderr
     assert "modelspec.hash_sha256 and sshs_model_hash in its metadata" in said and "--universal" in said
-    lorakit("convert", "a.safetensors", "c.safetensors", "--universal")
-    assert "in its metadata" not in lorakit("convert", "c.safetensors", "d.safetensors").stderr
+    program("convert", "a.safetensors", "c.safetensors", "--universal")
+    assert "in its metadata" not in program("convert", "c.safetensors", "d.safetensors").stderr
 
 
 @pytest.mark.parametrize(
     ("meant", "called"), [("a1111", "kohya"), ("ComfyUI", "comfy"), ("embedding", "a1111-embedding")]
 )
-def test_what_people_call_a_format_is_a_hint(lorakit, tmp_path, meant, called):
+def test_what_people_call_a_format_is_a_hint(program, tmp_path, meant, called):
     save_file(spelled(FLAT, {}), tmp_path / "a.safetensors")
-    assert f"--to {called}" in lorakit("convert", "a.safetensors", "b.safetensors", "--to", meant, status=2).stderr
+    assert f"--to {called}" in program("convert", "a.safetensors", "b.safetensors", "--to", meant, status=2).stderr
 
 
-def test_one_wrong_key_is_one(lorakit, tmp_path):
+def test_one_wrong_key_is_one(program, tmp_path):
     save_file(spelled(FLAT, {}) | {"lora_unet_nowhere.diff": np.ones((2, 2), "f4")}, tmp_path / "a.safetensors")
-    assert "1 key is wrong: " in lorakit("convert", "a.safetensors", "b.safetensors", status=3).stderr
+    assert "1 key is wrong: " in program("convert", "a.safetensors", "b.safetensors", status=3).stderr
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sdxl-refiner", "tiny"])

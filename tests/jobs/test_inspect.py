@@ -97,9 +97,9 @@ def test_tokens_and_triggers(one, tmp_path):
     assert found["clients"]["diffusers"]["right"] == 0 and found["clients"]["comfyui"]["right"] == 1
 
 
-def test_of_learned_tokens_alone_no_client_is_told(lorakit, tmp_path):
+def test_of_learned_tokens_alone_no_client_is_told(program, tmp_path):
     save_file({"emb_params": np.ones((2, 192), "f4")}, tmp_path / "a.safetensors")
-    said = lorakit("inspect", "a.safetensors").stdout
+    said = program("inspect", "a.safetensors").stdout
     assert "embedding, a1111-embedding" in said and "modules right" not in said
 
 

@@ -37,9 +37,13 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
 def encode(adapter: Adapter, context: Context) -> Encoded:
     """One token, a tensor for each text encoder."""
     token, vectors, losses = one_token(adapter, "ComfyUI embedding")
-    tensors = {
+    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
+    return Encoded(by_text(vectors), {**metadata, "name": token} if token else metadata, tuple(losses))
+
+
+def by_text(vectors: Mapping[str, Array]) -> dict[str, Array]:
+    """A token's vectors by ComfyUI's names of the text encoders."""
+    return {
         _KEYS.get((part, int(x.shape[-1])), "clip_g" if part == "text_encoder_2" else "clip_l"): x
         for part, x in vectors.items()
     }
-    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
-    return Encoded(tensors, {**metadata, "name": token} if token else metadata, tuple(losses))

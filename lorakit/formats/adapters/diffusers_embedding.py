@@ -1,4 +1,7 @@
-"""diffusers' textual inversion: a tensor by its token's name; and its pivotal tuning, `text_encoders_0` and `_1`."""
+"""diffusers' textual inversion: a tensor by its token's name; and its pivotal tuning, `text_encoders_0` and `_1`.
+
+For two text encoders its scripts write `clip_l` and `clip_g`, which are read as ComfyUI's.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from lorakit.formats.adapters import _marks
 from lorakit.formats.adapters._modules import Context, Encoded, rows_of
 from lorakit.formats.adapters._peft_config import STALE
 from lorakit.formats.adapters._vectors import Tokens, as_rows, one_token
+from lorakit.formats.adapters.comfy_embedding import by_text
 
 _PIVOTAL = {"text_encoders_0": "text_encoder", "text_encoders_1": "text_encoder_2"}
 
@@ -34,11 +38,11 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
 
 
 def encode(adapter: Adapter, context: Context) -> Encoded:
-    """One token for one text encoder: diffusers loads no file with more of either."""
+    """One token. For two text encoders it is what diffusers' SDXL scripts write, clip_l and clip_g, which are loaded one by
+    one: no file of its own is for both."""
     token, vectors, losses = one_token(adapter, "diffusers embedding")
-    part = next((part for part in ("text_encoder", "text_encoder_2") if part in vectors), None)
-    losses += [
-        f"{token}: its vectors for {other}: such files are for one text encoder" for other in vectors if other != part
-    ]
-    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
-    return Encoded({token: vectors[part]} if part else {}, {**metadata, "format": "pt"}, tuple(losses))
+    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE} | {"format": "pt"}
+    if len(vectors) > 1:
+        return Encoded(by_text(vectors), {**metadata, "name": token}, tuple(losses))
+    array = next(iter(vectors.values()), None)
+    return Encoded({} if array is None else {token: array}, metadata, tuple(losses))
