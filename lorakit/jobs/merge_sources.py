@@ -13,12 +13,14 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array, finite
 from lorakit.composition.module_weights import ModuleWeights, which
 from lorakit.errors import InputError, UsageError, faults_together
+from lorakit.families import CONV_IN, INPAINTING, is_inpainting
 from lorakit.formats import files, triggers
 from lorakit.formats.adapters import checked
 from lorakit.formats.adapters._modules import flat
 from lorakit.formats.bases import check_same
 from lorakit.formats.evidence import part_of
 from lorakit.jobs.adapters import Weighted
+from lorakit.jobs.first_layer import fitted
 from lorakit.jobs.spelling import alike
 from lorakit.lowrank.ranks import Rule
 from lorakit.merging._operands import as_numpy, is_dense, is_vector
@@ -57,6 +59,7 @@ def read(
     families = check_same(pairs)
     named = alike(pairs, families, file_format, note)
     sources = [replace(source, adapter=adapter) for source, adapter in zip(sources, named.adapters, strict=True)]
+    sources = _of_one_first_layer(sources, note)
     _one_shape(sources)
     return Sources(sources, families, named.file_format)
 
@@ -79,6 +82,16 @@ def _one(file: Path, allow_unmatched: bool, unmatched: list[str]) -> Adapter:
 
 def not_finite(where: str, more: int = 0) -> InputError:
     return InputError(f"NaN or infinity in {where}{f' and {more} more' if more else ''}; nothing was written")
+
+
+def _of_one_first_layer(sources: list[Source], note: Callable[[str], None]) -> list[Source]:
+    """Where one of the adapters is for inpainting, the others act on the noisy latents of such a model."""
+    shapes = [{CONV_IN: delta.shape} for source in sources if (delta := source.adapter.modules.get(CONV_IN))]
+    wide = next((found[CONV_IN] for found in shapes if is_inpainting(found)), None)
+    if wide is None:
+        return sources
+    wanted = {CONV_IN: (wide[0], INPAINTING, 3, 3)}
+    return [replace(one, adapter=fitted(one.adapter, wanted, one.file, False, note)) for one in sources]
 
 
 def _one_shape(sources: Sequence[Source]) -> None:
