@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lorakit.cli.command import Manner, command
-from lorakit.cli.options import ADAPTER_FILES, CutInputs, Output, OwnFormat, PredictionType, Shift, ZeroSnr, one_of
+from lorakit.cli.options import ADAPTER_FILES, CutInputs, Output, OwnFormat, PredictionType, Shift, Vae, ZeroSnr, one_of
 from lorakit.cli.output import emit, note, progress
 from lorakit.errors import UsageError
 from lorakit.process_config import Overrides
@@ -84,6 +84,7 @@ def merge(
     stochastic_rounding: Annotated[
         bool, typer.Option("--stochastic-rounding", help="With --into: round by chance, without bias.")
     ] = False,
+    vae: Vae = None,
     cut_inputs: CutInputs = False,
     tokenizer: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="With --into, from a single file to a folder: its tokenizer.")
@@ -98,9 +99,10 @@ def merge(
         one_of("--format", format, ADAPTER_FILES)
     one_of("--save-dtype", save_dtype or "float32", ("float32", "bfloat16", "float16"))
     of_model = Overrides(prediction_type, zero_snr, shift)
-    if into is None and (stochastic_rounding or tokenizer is not None or of_model or cut_inputs):
+    if into is None and (stochastic_rounding or tokenizer is not None or of_model or cut_inputs or vae is not None):
         raise UsageError(
-            "--stochastic-rounding, --tokenizer, --cut-inputs, --prediction-type, --zero-snr and --shift are for --into MODEL"
+            "--stochastic-rounding, --tokenizer, --cut-inputs, --vae, --prediction-type, --zero-snr and --shift are for --into "
+            "MODEL"
         )
     if into is not None and base is not None:
         raise UsageError("--base and --into: the model that the sum goes into is the base; leave --base out")
@@ -124,9 +126,11 @@ def merge(
     from lorakit.io.files import check_targets
     from lorakit.io.paths import check_adapters
     from lorakit.models.config import check_names
+    from lorakit.models.vae import check_vae
 
     check_adapters(adapters)
     check_names(into, base)
+    check_vae(vae)
     kind = ADAPTER if into is None else MERGED_MODEL
     kind.check(Path(output))
     check_targets([(None if alphas else output, kind), (report, PAGE)], force=manner.force)
@@ -138,7 +142,7 @@ def merge(
     target = None
     if into is not None:
         folder = Path(tokenizer) if tokenizer is not None else None
-        target = Into(into, save_dtype, stochastic_rounding, seed or 0, folder, of_model, cut_inputs)
+        target = Into(into, save_dtype, stochastic_rounding, seed or 0, folder, of_model, cut_inputs, vae)
 
     settings = {"density": density, "spread": spread, "conflict": conflict, "seed": seed}
     choices = Choices(

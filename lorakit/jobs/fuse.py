@@ -33,6 +33,7 @@ from lorakit.jobs.fuse_tokens import (
     tokenizer_files,
     vocabulary_of,
 )
+from lorakit.jobs.fuse_vae import CONFIG, another_vae
 from lorakit.jobs.fuse_weights import Rounding, Sums, changed, flat, typed
 from lorakit.process_config import NOTHING, Overrides
 
@@ -45,7 +46,7 @@ def fuse(
     adapter: Adapter, model: str, output: Path, *, dtype: str | None = None, stochastic_rounding: bool = False,
     seed: int = 0, allow_unmatched: bool = False, force: bool = False, dry_run: bool = False,
     metadata: Mapping[str, str] | None = None, tokenizer: Path | None = None, wanted: Overrides = NOTHING,
-    scheduler: Mapping[str, Any] | None = None,
+    scheduler: Mapping[str, Any] | None = None, vae: str | None = None,
     tick: Callable[[int, int], None] = lambda done, of: None, note: Note = lambda text: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write `model` with the adapter's deltas in its weights and the learned tokens in its text encoders.
@@ -54,6 +55,7 @@ def fuse(
     dtype      "float32", "float16", "bfloat16" for all weights; None keeps each one's own
     tokenizer  a folder with a tokenizer's files, for a folder made from a single file
     wanted     what the user says of the model's process in place of what it says itself
+    vae        another autoencoder in the place of the model's own: a hub id, a folder or a file
     metadata   of a single file; in a folder it stands in a file of its own
     scheduler  the scheduler's config of the result, where it is known; else it is what the model says
     raises     InputError for modules that are not in the model or do not fit it; NumericError for NaN, infinity and
@@ -72,7 +74,8 @@ def fuse(
     changes, unmatched = _changes(adapter, base, allow_unmatched, note)
     beside = {} if to_folder else files_beside(adapter, output, force)
     vocabulary = vocabulary_of(adapter, base, tokenizer) if to_folder else {}
-    arrays = dict(base.arrays)
+    other, config = another_vae(vae, base, note) if vae is not None else ({}, None)
+    arrays = {**base.arrays, **other}
     for name, delta in changes.items():
         arrays[name] = changed(name, base.arrays[name], delta, rounding, sums)
     for part, added in vocabulary.items():
@@ -83,14 +86,14 @@ def fuse(
     }  # fmt: skip
     same = base.layout == FOLDER if to_folder else base.layout in (SINGLE, UNET_FILE)
     plan = same_layout(base, arrays) if same else other_layout(base, arrays, to_folder, result, note)
-    process = said(base, to_folder, wanted, scheduler, note)
+    process = said(base, to_folder, wanted, scheduler, note, {CONFIG: config} if config is not None else {})
     if not to_folder:
         plan[""] = process.marked(plan[""])
     tokenizers = (
         {part: tokenizer_files(base, part, tokenizer) for part in texts_of(base)} if to_folder and not same else {}
     )
     ready = _counted(plan, rounding, tick)
-    touched = {*changes, *(f"{part}.{TOKENS}" for part in vocabulary)}
+    touched = {*changes, *other, *(f"{part}.{TOKENS}" for part in vocabulary)}
     untouched = _untouched(base, touched) if to_folder and dtype is None else set()
     if dry_run:
         _check_numbers(output, ready, untouched)

@@ -62,6 +62,7 @@ class Choices:
 class Into:
     """The base model to collapse a merge into. dtype None keeps each weight's own; of_model is what the user says of it.
 
+    vae         another autoencoder in the place of the model's own
     cut_inputs  the first layer of an inpainting adapter is cut for a model that is none
     """
 
@@ -72,6 +73,7 @@ class Into:
     tokenizer: Path | None = None
     of_model: Overrides = NOTHING
     cut_inputs: bool = False
+    vae: str | None = None
 
     def write(
         self, adapter: Adapter, output: Path, allow_unmatched: bool, force: bool, dry_run: bool, tick: Tick, note: Note
@@ -81,7 +83,7 @@ class Into:
         done = fuse(
             adapter, self.model, output, dtype=self.dtype, stochastic_rounding=self.stochastic_rounding, seed=self.seed,
             allow_unmatched=allow_unmatched, force=force, dry_run=dry_run, tokenizer=self.tokenizer, wanted=self.of_model,
-            tick=tick, note=note,
+            vae=self.vae, tick=tick, note=note,
         )  # fmt: skip
         said = ("retained", "retained_worst", "retained_by_module", "norms", "left_out", "tokens", "unmatched")
         return {"into": self.model, "written": done["outputs"], **{key: done[key] for key in said if key in done}}
