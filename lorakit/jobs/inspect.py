@@ -15,7 +15,7 @@ import numpy as np
 from lorakit import process_config
 from lorakit.adapter import Adapter
 from lorakit.architectures import kind_of
-from lorakit.arrays import dtype_of
+from lorakit.arrays import dtype_of, finite
 from lorakit.deltas._base import Delta, NeedsBase
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, faults_together
@@ -136,7 +136,8 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
         "scales": _counted(m["scale"] for m in modules if m["scale"] is not None),
         "dtypes": _counted(map(dtype_of, everything)), "parameters": sum(d.parameters for d in adapter.modules.values()),
         "norm": math.hypot(*(m["norm"] for m in known)), "blocks": _blocks(known),
-        "dead": [m["name"] for m in known if m["norm"] == 0], "nonfinite": bad, "tokens": _tokens(adapter),
+        "dead": [m["name"] for m in known if m["norm"] == 0], "nonfinite": [*bad, *_bad_others(adapter)],
+        "tokens": _tokens(adapter),
         "biases": sorted(adapter.biases), "unknown": sorted(adapter.unknown),
         "base": {key: adapter.metadata[key] for key in _BASE_KEYS if key in adapter.metadata},
         "clients": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in coverages(adapter)},
@@ -216,12 +217,18 @@ def in_order(blocks: Iterable[str]) -> list[str]:
     return sorted(blocks, key=place)
 
 
+def _bad_others(adapter: Adapter) -> list[str]:
+    """The biases and learned tokens with NaN or infinity in them."""
+    found = [f"the bias of {name}" for name, x in adapter.biases.items() if not finite(x)]
+    return found + [f"token {token}" for token, by in adapter.embeddings.items() if not all(map(finite, by.values()))]
+
+
 def _tokens(adapter: Adapter) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for token, by_part in adapter.embeddings.items():
         for part, array in by_part.items():
             vectors = np.asarray(array.float()).reshape(-1, array.shape[-1])
-            norms = [round(float(n), 4) for n in np.linalg.norm(vectors, axis=1)]
+            norms = [round(float(n), 4) if np.isfinite(n) else None for n in np.linalg.norm(vectors, axis=1)]
             found.setdefault(token, {})[part] = {"vectors": len(vectors), "width": vectors.shape[1], "norms": norms}
     return found
 

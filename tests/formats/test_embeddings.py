@@ -40,6 +40,7 @@ def held(adapter: Adapter) -> dict[str, dict[str, tuple[int, ...]]]:
          {"x": {"text_encoder": (2, 768), "text_encoder_2": (2, 1280)}}),
         ({"<krk>": (768,)}, {}, "diffusers-embedding", {"<krk>": {"text_encoder": (1, 768)}}),
         ({"<krk>": (3, 32)}, {}, "diffusers-embedding", {"<krk>": {"text_encoder": (3, 32)}}),
+        ({"any width": (3, 640)}, {}, "diffusers-embedding", {"any width": {"text_encoder": (3, 640)}}),
         ({"my cat": (2, 1280)}, {}, "diffusers-embedding", {"my cat": {"text_encoder_2": (2, 1280)}}),
         ({"<a>": (768,), "b": (1, 768)}, {}, "diffusers-embedding",
          {"<a>": {"text_encoder": (1, 768)}, "b": {"text_encoder": (1, 768)}}),
@@ -92,6 +93,12 @@ def test_rows_of_pivotal_tuning_are_a_token_each():
 def test_vectors_of_another_shape_are_a_fault(tensors, words):
     (fault,) = decode(tensors, {}, "file").faults
     assert words in fault
+
+
+@pytest.mark.parametrize("key", ["clip_l_out", "clip_g_out", "t5xxl"])
+def test_vectors_of_no_text_encoder_of_ours_are_named(key):
+    (fault,) = decode({"clip_l": np.ones((1, 768)), key: np.ones((1, 768))}, {}, "file").faults
+    assert fault.startswith(f"{key}: ") and "which lorakit does not read" in fault
 
 
 def test_what_belongs_to_nothing_stays_unknown():

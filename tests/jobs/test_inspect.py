@@ -172,3 +172,20 @@ def test_a_checkpoint_of_seven_gigabytes_is_told_by_its_header(tmp_path):
     found = json.loads(done.stdout)["files"][0]
     assert (found["kind"], found["family"], found["hash_sha256"]) == ("base model", "sdxl", None)
     assert int(done.stderr.split()[-1]) < 200_000  # kB, at its highest
+
+
+def test_nan_in_a_token_or_a_bias_is_told_and_json_has_none(program, tmp_path):
+    bad = np.full((2, 768), np.nan, "f4")
+    save_file({"emb_params": bad}, tmp_path / "a.safetensors")
+    save_file({"lora_unet_conv_in.diff_b": np.array([np.inf] * 320, "f4")}, tmp_path / "b.safetensors")
+    done = program("inspect", "a.safetensors", "b.safetensors", "--json")
+    assert "NaN" not in done.stdout and "Infinity" not in done.stdout
+    token, bias = (one["nonfinite"] for one in done.json["files"])
+    assert token == ["token a"] and bias == ["the bias of unet.conv_in"]
+    assert "1 place with NaN or infinity: token a" in program("inspect", "a.safetensors").stdout
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 tensor)"), (2, "2 tensors)")])
+def test_one_is_one(program, tmp_path, count, said):
+    save_file({f"<{i}>": np.ones(768, "f4") for i in range(count)}, tmp_path / "a.safetensors")
+    assert said in program("inspect", "a.safetensors").stdout

@@ -20,6 +20,7 @@ XLABS = re.compile(
 )
 _TOKEN = re.compile(r"<.+>")
 _CLIPS = tuple(text for text, prefix in PREFIXES.items() if prefix.format == "omi")
+_MOST_VECTORS = 75  # as many as a prompt has room for
 _WIDTHS = {text.width for family in FAMILIES.values() for text in family.texts.values()}
 
 
@@ -71,7 +72,15 @@ def _are_tokens(shapes: Shapes, metadata: Mapping[str, str]) -> bool:
         return False
     if any(re.fullmatch(r"text_encoders_\d", key) for key in shapes):
         return True
-    return all(_is_token(key, shape) for key, shape in shapes.items())
+    return all(_is_token(key, shape) for key, shape in shapes.items()) or _is_alone(shapes)
+
+
+def _is_alone(shapes: Shapes) -> bool:
+    """Whether a file's one tensor is a few vectors, as diffusers takes it whatever its name."""
+    ((key, shape),) = shapes.items() if len(shapes) == 1 else [("", ())]
+    if not re.fullmatch(r"[^.:/]+", key) or key in ("weight", "bias"):
+        return False
+    return shape[-1] > _MOST_VECTORS and (len(shape) == 1 or shape[0] <= _MOST_VECTORS)
 
 
 MARKS: dict[str, Callable[[Shapes, Mapping[str, str]], bool]] = {

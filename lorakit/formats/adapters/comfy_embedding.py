@@ -27,6 +27,8 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
     for key, array in tensors.items():
         if key in _PARTS:
             tokens.add(token, key, array, _PARTS[key])
+        elif key == "t5xxl":
+            tokens.faults.append(f"{key}: vectors of a T5 text encoder, which lorakit does not read")
         elif key.removesuffix("_out") in _PARTS:
             tokens.faults.append(f"{key}: an output embedding of OneTrainer, which lorakit does not read")
         else:
