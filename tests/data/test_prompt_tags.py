@@ -65,6 +65,8 @@ def test_brackets_and_colons_of_ours_are_none():
         "flora:fauna:3",
         "a cat (1.5 m)",
         "f(x), 2)",
+        "a (red) cat (blue).",
+        "(a)- b",
     ):
         assert prompt_tags.foreign(prompt) == [], prompt
 
