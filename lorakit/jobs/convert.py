@@ -331,7 +331,7 @@ def _held(modules: int, tokens: int) -> str:
 
 
 def _say(result: dict[str, Any], found: Sequence[clients.Coverage], note: Note) -> None:
-    held = _held(result["modules"], len(result["tokens"]))
+    held = _held(max(result["modules"], *(one.expected for one in found), 0), len(result["tokens"]))
     note(f"{held} read back, worst relative error {result['error']:.1e}")
     if result["approximated"]:
         counted = Counter(f"{error:.0e}" for error in result["approximated"].values())

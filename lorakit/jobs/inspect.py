@@ -22,7 +22,7 @@ from lorakit.errors import InputError, faults_together
 from lorakit.families import FAMILIES
 from lorakit.formats import checkpoints, files, foreign, listed, trainers, triggers
 from lorakit.formats.adapters import decode
-from lorakit.formats.clients import coverages
+from lorakit.formats.clients import Coverage, coverages
 from lorakit.formats.evidence import family_of, part_of, place_of, stranger
 from lorakit.io import pickles, safetensors
 from lorakit.io.plain import read_json
@@ -140,9 +140,14 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
         "tokens": _tokens(adapter),
         "biases": sorted(adapter.biases), "unknown": sorted(adapter.unknown),
         "base": {key: adapter.metadata[key] for key in _BASE_KEYS if key in adapter.metadata},
-        "clients": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in coverages(adapter)},
+        "clients": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in _coverages(adapter)},
         "notes": list(adapter.notes), "faults": list(adapter.faults), "modules": modules,
     }  # fmt: skip
+
+
+def _coverages(adapter: Adapter) -> list[Coverage]:
+    """What each client makes of it; of a file with faults that is not known."""
+    return [] if adapter.faults else coverages(adapter)
 
 
 def _is_embedding(adapter: Adapter) -> bool:

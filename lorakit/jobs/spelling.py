@@ -12,6 +12,7 @@ from lorakit.errors import InputError
 from lorakit.formats.adapters._spellings import PREFIXES
 from lorakit.formats.evidence import short, stranger
 from lorakit.formats.respelled import STYLES, Style, respelled
+from lorakit.targets import is_known
 
 _USUAL = "kohya"
 _AS = {
@@ -45,7 +46,8 @@ def alike(
     adapters = [adapter for _, adapter in given]
     lead = next((i for i, adapter in enumerate(adapters) if has_strangers(adapter)), None)
     if lead is None:
-        return Named(adapters, file_format or _USUAL)
+        others = (one.format for one in adapters if not all(map(is_known, (*one.modules, *one.biases))))
+        return Named(adapters, file_format or next((_AS.get(name, _USUAL) for name in others), _USUAL))
     architecture = next((name for name in families if name in ARCHITECTURES), None)
     one = ARCHITECTURES[architecture] if architecture is not None else None
     file, style = given[lead][0], Style.of(adapters[lead], one)

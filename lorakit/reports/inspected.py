@@ -62,7 +62,8 @@ def _adapter(found: Mapping[str, Any]) -> Iterator[str]:
         if found[key]:
             yield _row(key, f"{_many(len(found[key]), *what)}: {_some(found[key])}")
     if found["modules"] and not found["clients"]:
-        yield _row("clients", "not known for adapters of this kind of model")
+        of = "files with faults" if found["faults"] else "adapters of this kind of model"
+        yield _row("clients", f"not known for {of}")
     yield from _clients(found["clients"])
 
 

@@ -1,5 +1,7 @@
 """What we say of diffusers is what diffusers does: predicted coverage beside coverage measured by value."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -125,3 +127,22 @@ def test_a_convolution_whose_up_factor_is_a_matrix_makes_diffusers_refuse_the_fi
     assert list(coverage(decode(tensors, {}, "a"), "sd-scripts").wrong) == names[:1]
     with pytest.raises(RuntimeError):
         pipe.load_lora_weights(str(tmp_path / "a.safetensors"))
+
+
+def test_of_two_spellings_of_a_module_a_client_needs_to_know_one(tmp_path):
+    """Kohya's names beside diffusers': all twice, and each module in one of them."""
+    pipe = pipeline(tmp_path / "model", "sd1")
+    base = base_of(pipe)
+    adapter = random_for(base, [name for name in base if "mid_block" in name and ".attn" in name])
+    flat = naive(adapter, "sd1")
+    own = ADAPTER_FORMATS["diffusers"].encode(adapter, Context()).tensors
+    few = [name for name in adapter.modules if name.endswith("to_q")]
+    some_flat = {k: x for k, x in flat.items() if not any(k.startswith(f"{kohya_name_of()[n]}.") for n in few)}
+    some_own = {k: x for k, x in own.items() if any(k.startswith(f"{n}.") for n in few)}
+    for tensors in ({k: x for k, x in {**flat, **own}.items() if "alpha" not in k}, {**some_flat, **some_own}):
+        safetensors.write(tmp_path / "a.safetensors", {k: torch.as_tensor(x).clone() for k, x in tensors.items()}, {})
+        read = decode(dict(safetensors.open_file(tmp_path / "a.safetensors").items()), {}, "a")
+        got = effect(copy.deepcopy(pipe), tmp_path / "a.safetensors", base)
+        measured = {line.partition(":")[0] for line in wrong(adapter, got, base)}
+        assert set(coverage(read, "diffusers").wrong) == measured
+        assert set(coverage(read, "comfyui").wrong) == (set() if len(tensors) > len(flat) else set(few))

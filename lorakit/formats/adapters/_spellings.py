@@ -36,6 +36,10 @@ class Prefix:
     flat: bool = False
 
 
+# ComfyUI's names of text encoders that are none of CLIP's.
+_OTHER_TEXTS = (
+    "t5xxl", "umt5xxl", "llama", "qwen25_7b", "qwen3_4b", "qwen3_8b", "gemma2_2b", "gemma3_4b", "gemma3_12b", "mistral3_24b", "byt5_small",
+)  # fmt: skip
 PREFIXES = {
     prefix.text: prefix
     for prefix in (
@@ -60,7 +64,7 @@ PREFIXES = {
         Prefix("text_encoders.clip_l.transformer.", "text_encoder", "comfy"),
         Prefix("text_encoders.clip_h.transformer.", "text_encoder", "comfy"),
         Prefix("text_encoders.clip_g.transformer.", "text_encoder_2", "comfy"),
-        Prefix("text_encoders.t5xxl.transformer.", "text_encoder_3", "comfy"),
+        *(Prefix(f"text_encoders.{name}.transformer.", "text_encoder_3", "comfy") for name in _OTHER_TEXTS),
         Prefix("clip_l.", "text_encoder", "omi"),
         Prefix("clip_g.", "text_encoder_2", "omi"),
         *(Prefix(f"{part}.", part, "diffusers") for part in (*PARTS, *OPAQUE)),

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
@@ -57,8 +58,7 @@ def _coverage(adapter: Adapter, client: str, family: str | None) -> Coverage:
     modules = sorted({*adapter.modules, *adapter.biases})
     wrong: dict[str, str] = {}
     for module in modules:
-        keys = map(parse, adapter.spelled.get(module, ()))
-        if why := next(filter(None, (rules.unread(key, module, family) for key in keys)), ""):
+        if why := _unread(rules, adapter.spelled.get(module, ()), module, family):
             wrong[module] = why
         elif module in adapter.modules and adapter.modules[module].kind in rules.KINDS:
             wrong[module] = rules.KINDS[adapter.modules[module].kind]
@@ -67,6 +67,14 @@ def _coverage(adapter: Adapter, client: str, family: str | None) -> Coverage:
     if hasattr(rules, "spoiled"):
         wrong = {**rules.spoiled(adapter, family), **wrong}
     return Coverage(client, len(modules), wrong)
+
+
+def _unread(rules: ModuleType, keys: Sequence[str], module: str, family: str | None) -> str:
+    """Why a client does not take a module, "" where it takes it: of several spellings it needs to know one."""
+    by_name: dict[str, str] = {}
+    for key in map(parse, keys):
+        by_name[key.stem] = by_name.get(key.stem, "") or rules.unread(key, module, family)
+    return "" if "" in by_name.values() else next(iter(by_name.values()), "")
 
 
 def coverages(adapter: Adapter) -> list[Coverage]:
@@ -83,13 +91,21 @@ def lines(found: Sequence[Coverage]) -> list[str]:
     asked = [one for one in found if one.expected]
     whole = [one.client for one in asked if not one.wrong]
     deaf = [one.client for one in asked if set(one.reasons()) and all(why.startswith(_DEAF) for why in one.reasons())]
-    told = [f"{', '.join(whole)}: all {asked[0].expected} modules right"] if whole else []
+    told = [f"{', '.join(whole)}: {_all(asked[0].expected)} right"] if whole else []
     for one in asked:
         if one.client not in (*whole, *deaf):
             why = "; ".join(f"{len(modules)} {reason}" for reason, modules in list(one.reasons().items())[:3])
-            told.append(f"{one.client}: {one.right} of {one.expected} modules right ({why})")
+            told.append(f"{one.client}: {one.right} of {_modules(one.expected)} right ({why})")
     verb = _DEAF if len(deaf) == 1 else _DEAF.replace("does", "do")
     return told + ([f"{', '.join(deaf)}: {verb} this format"] if deaf else [])
+
+
+def _all(count: int) -> str:
+    return f"all {count} modules" if count != 1 else "its one module"
+
+
+def _modules(count: int) -> str:
+    return f"{count} module{'s' if count != 1 else ''}"
 
 
 def output_axis(adapter: Adapter) -> list[str]:

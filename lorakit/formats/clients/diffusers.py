@@ -198,7 +198,8 @@ def _of_its_own(spelled: dict[str, list[Spelled]]) -> dict[str, str]:
         found = takes(keys)
         if isinstance(found, str):
             return dict.fromkeys(spelled, found)
-        mine = {module: held for module, held in spelled.items() if any(one.key.startswith(f"{part}.") for one in held)}
+        own = {module: [one for one in held if one.key.startswith(f"{part}.")] for module, held in spelled.items()}
+        mine = {module: held for module, held in own.items() if held}
         lost = {module: _lost(module, held, found) for module, held in mine.items()}
         wrong |= {module: why for module, why in lost.items() if why}
         if mine and all(lost.values()) and all(_stem(found, one) not in spelled for one in keys):
@@ -206,7 +207,7 @@ def _of_its_own(spelled: dict[str, list[Spelled]]) -> dict[str, str]:
                 spelled, "refuses the whole file: its model has none of the modules that the keys name"
             )
     parts = ("unet.", "text_encoder.", "text_encoder_2.")
-    others = {m: held[0] for m, held in spelled.items() if held and not held[0].key.startswith(parts)}
+    others = {m: held[0] for m, held in spelled.items() if held and not any(one.key.startswith(parts) for one in held)}
     return wrong | {module: deaf(one) for module, one in others.items()}
 
 
