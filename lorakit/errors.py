@@ -69,6 +69,23 @@ def some(names: Sequence[str], most: int, between: str = ", ") -> str:
     return between.join(names[:most]) + more
 
 
+def by_reason(lines: Iterable[str]) -> dict[str, list[str]]:
+    """Of lines that are each a name, ": " and what is so of it: what, to all that it is so of."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        name, _, what = line.partition(": ")
+        found.setdefault(what, []).append(name)
+    return found
+
+
+def told_once(lines: Iterable[str], most: int = 2) -> list[str]:
+    """Such lines, those that are so of several joined into one with their number."""
+    return [
+        f"{what} ({len(names)}: {some(names, most)})" if len(names) > 1 else f"{names[0]}: {what}"
+        for what, names in by_reason(lines).items()
+    ]
+
+
 def faults_together(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """work(item) of each item. What is wrong with them is one InputError that names all, not the first alone."""
     done, wrong = [], list[InputError]()

@@ -271,12 +271,19 @@ def guess(shapes: Mapping[str, Shape | None]) -> Guess:
     best = max(counts, key=lambda name: counts[name][0])
     hits, known = counts[best]
     if not hits or hits < _MOST * known:
-        return Guess(None, _cross(shapes) or "no known family has modules of these names and shapes")
+        return Guess(None, _none(best, hits, known) if hits else _cross(shapes) or _NONE)
     equal = [name for name in FAMILIES if counts[name][0] == hits]
     if len(equal) > 1:
         equal.sort(key=lambda name: -_exact(shapes, name))
     why = _cross(shapes) or f"{FAMILIES[equal[0]].title}'s widths"
     return Guess(equal[0], f"{why}; {hits} of {known} modules fit in name and shape", tuple(equal))
+
+
+_NONE = "no known family has modules of these names and shapes"
+
+
+def _none(best: str, hits: int, known: int) -> str:
+    return f"no known family has all of them: {hits} of {known} modules fit {FAMILIES[best].short} in name and shape"
 
 
 _MOST = 0.9  # share of the modules

@@ -37,7 +37,10 @@ def extract(
         str, typer.Option(metavar="all|attention|attention+ff|REGEX", help="Which modules, by their names.")
     ] = "all",
     parts: Annotated[
-        str | None, typer.Option(metavar="PART,...", help="unet, text_encoder, text_encoder_2, tokens.")
+        str | None,
+        typer.Option(
+            metavar="PART,...", help="unet, text_encoder, text_encoder_2, tokens; of Flux and others, transformer."
+        ),
     ] = None,
     clamp_quantile: Annotated[
         float | None,

@@ -10,7 +10,7 @@ import typer
 
 from lorakit.cli.command import command
 from lorakit.cli.manner import Manner
-from lorakit.cli.options import ADAPTER_FILES, CutInputs, Output, OwnFormat, PredictionType, Shift, ZeroSnr, one_of
+from lorakit.cli.options import ADAPTER_FILES, CutInputs, Output, OwnFormat, PredictionType, Shift, Vae, ZeroSnr, one_of
 from lorakit.cli.output import emit, progress
 from lorakit.dtypes import FLOATS
 from lorakit.errors import UsageError
@@ -42,11 +42,18 @@ def merge(
         str | None, typer.Option(metavar="SIZE", help="Ranks that fit a file of this size best, such as 50MB.")
     ] = None,
     part_weights: Annotated[
-        list[str] | None, typer.Option(metavar="PART=W,...", help="unet, text_encoder, text_encoder_2: a factor of it.")
+        list[str] | None,
+        typer.Option(
+            metavar="PART=W,...",
+            help="unet, text_encoder, text_encoder_2; of Flux and others, transformer: a factor of it.",
+        ),
     ] = None,
     block_weights: Annotated[
         list[str] | None,
-        typer.Option(metavar="[FILE:]BLOCK=W,...", help="down.1=0.2,mid=1,up=0.8; the i-th is of the i-th adapter."),
+        typer.Option(
+            metavar="[FILE:]BLOCK=W,...",
+            help="down.1=0.2,mid=1,up=0.8, or double_blocks.3=0; the i-th is of the i-th adapter.",
+        ),
     ] = None,
     sweep: Annotated[
         str | None, typer.Option(metavar="FROM:TO:COUNT", help="Two adapters: a file for each of these alphas.")
@@ -78,6 +85,7 @@ def merge(
     stochastic_rounding: Annotated[
         bool, typer.Option("--stochastic-rounding", help="With --into: round by chance, without bias.")
     ] = False,
+    vae: Vae = None,
     cut_inputs: CutInputs = False,
     tokenizer: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="With --into, from a single file to a folder: its tokenizer.")
@@ -92,9 +100,10 @@ def merge(
         one_of("--format", format, ADAPTER_FILES)
     one_of("--save-dtype", save_dtype or "float32", tuple(FLOATS))
     of_model = Overrides(prediction_type, zero_snr, shift)
-    if into is None and (stochastic_rounding or tokenizer is not None or of_model or cut_inputs):
+    if into is None and (stochastic_rounding or tokenizer is not None or of_model or cut_inputs or vae is not None):
         raise UsageError(
-            "--stochastic-rounding, --tokenizer, --cut-inputs, --prediction-type, --zero-snr and --shift are for --into MODEL"
+            "--stochastic-rounding, --tokenizer, --cut-inputs, --vae, --prediction-type, --zero-snr and --shift are for --into "
+            "MODEL"
         )
     if into is not None and base is not None:
         raise UsageError("--base and --into: the model that the sum goes into is the base; leave --base out")
@@ -118,9 +127,11 @@ def merge(
     from lorakit.io.files import check_targets
     from lorakit.io.paths import check_adapters
     from lorakit.models.places import check_names
+    from lorakit.models.vae import check_vae
 
     check_adapters(adapters)
     check_names(into, base)
+    check_vae(vae)
     kind = ADAPTER if into is None else MERGED_MODEL
     kind.check(Path(output))
     check_targets([(None if alphas else output, kind), (report, PAGE)], force=manner.force)
@@ -140,6 +151,7 @@ def merge(
             tokenizer=folder,
             of_model=of_model,
             cut_inputs=cut_inputs,
+            vae=vae,
         )
 
     settings = {"density": density, "spread": spread, "conflict": conflict, "seed": seed}

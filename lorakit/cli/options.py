@@ -57,7 +57,7 @@ BlockWeights = Annotated[
     typer.Option(metavar="[NAME=]BLOCK=W,...", help="down=0,mid=0.5,up.1=1; or NAME=PRESET, or NAME=1,0,..."),
 ]
 PartWeights = Annotated[
-    list[str] | None, typer.Option(metavar="[NAME=]PART=W", help="unet, text_encoder, text_encoder_2.")
+    list[str] | None, typer.Option(metavar="[NAME=]PART=W", help="unet, text_encoder, text_encoder_2: a factor of it.")
 ]
 Switch = Annotated[str | None, typer.Option(metavar="every:N", help="Adapters take turns, N steps each.")]
 Composite = Annotated[bool, typer.Option("--composite", help="A forward for each adapter, averaged.")]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lorakit.composition import lbw
 from lorakit.composition.curve import Curve
-from lorakit.composition.module_weights import within
+from lorakit.composition.module_weights import factor_of, within
 from lorakit.patterns import Pattern
 from lorakit.registry import COMPOSINGS
 
@@ -24,7 +24,7 @@ class Member:
     curve     over the denoising
     blocks    beginning of a module's name to a factor; the longest that fits counts
     layers    (pattern searched in whole module names, factor); the first that matches counts, beside the blocks'
-    parts     "unet", "text_encoder", "text_encoder_2" to a factor
+    parts     "unet", "text_encoder" ... to a factor
     region    picture of where it acts, white is in; blurred by `feather` pixels
     prompt    words that follow the prompt where the adapter acts
     free      it acts whatever the way of the composition is
@@ -48,10 +48,7 @@ class Member:
 
     def factor(self, module: str) -> float:
         """What the module's delta is scaled by beside the weight: one number for the whole denoising."""
-        found = self.parts.get(module.partition(".")[0], 1.0)
-        hits = [block for block in self.blocks if within(module, block)]
-        if hits:
-            found *= self.blocks[max(hits, key=len)]
+        found = factor_of(module, self.parts) * factor_of(module, self.blocks)
         return found * next((factor for pattern, factor in self.layers if pattern.search(module)), 1.0)
 
     def idle(self, modules: Sequence[str]) -> list[str]:

@@ -6,14 +6,17 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from lorakit.errors import UsageError
 from lorakit.registry import nearest
 
-PARTS = ("unet", "text_encoder", "text_encoder_2")
+# A model that lorakit does not draw with has a transformer where the others have a UNet, which either name is for.
+PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 _SHORT = {"down": "unet.down_blocks", "mid": "unet.mid_block", "up": "unet.up_blocks"}
-_BLOCK = re.compile(r"(down|up)(\.\d+(\..+)?)?|mid(\..+)?|(unet|text_encoder|text_encoder_2)(\..+)?")
+_BLOCK = re.compile(rf"(down|up)(\.\d+(\..+)?)?|mid(\..+)?|({'|'.join(PARTS)})(\..+)?")
+_KNOWN = ("unet.", "text_encoder.", "text_encoder_2.")
 
 
 def number(text: str, what: str) -> float:
@@ -78,8 +81,8 @@ def read_blocks(texts: Iterable[str]) -> list[Blocks]:
 
 def block_name(block: str) -> str:
     """down, down.1, mid, up.0 or the beginning of a module's name as the latter; ValueError for what is no block."""
-    if not _BLOCK.fullmatch(block):
-        known = ("down", "mid", "up", *PARTS)
+    if not _BLOCK.fullmatch(block) and not _of_transformer(block):
+        known = ("down", "mid", "up", *PARTS, *_transformer_blocks())
         raise ValueError(
             f"no block '{block}'{nearest(block.partition('.')[0], known)} (there are: down, down.0, mid, up, up.1 and so "
             "on, or the beginning of a module's name)"
@@ -125,10 +128,7 @@ class ModuleWeights:
         return cls(parts, by_adapter)
 
     def factor(self, adapter: int, module: str) -> float:
-        weight = self.parts.get(module.partition(".")[0], 1.0)
-        blocks = self.blocks[adapter] if self.blocks else {}
-        hits = [block for block in blocks if within(module, block)]
-        return weight * blocks[max(hits, key=len)] if hits else weight
+        return factor_of(module, self.parts) * factor_of(module, self.blocks[adapter] if self.blocks else {})
 
     def idle(self, modules: Sequence[Collection[str]]) -> list[str]:
         """What was given a weight and is in no adapter that it is meant for."""
@@ -142,9 +142,39 @@ class ModuleWeights:
 
 
 def whole(block: str) -> str:
+    if _of_transformer(block):
+        return f"transformer.{block}"
     head, dot, rest = block.partition(".")
     return f"{_SHORT.get(head, head)}{dot}{rest}"
 
 
 def within(module: str, block: str) -> bool:
-    return module == block or module.startswith(f"{block}.")
+    """Whether a module is in a part or a block; one that is spelled as in its file is compared without regard to dots."""
+    if module.startswith(_KNOWN):
+        return module == block or module.startswith(f"{block}.")
+    from lorakit.formats.evidence import place_of
+
+    part, _, path = place_of(module).partition(".")
+    wanted, _, begin = block.partition(".")
+    if part != ("transformer" if wanted == "unet" else wanted):
+        return False
+    return not begin or f"{path}.".replace(".", "_").startswith(f"{begin}.".replace(".", "_"))
+
+
+def factor_of(module: str, weights: Mapping[str, float]) -> float:
+    """The weight of the longest part or block that a module is in; 1 where it is in none."""
+    hits = [block for block in weights if within(module, block)]
+    return weights[max(hits, key=len)] if hits else 1.0
+
+
+@cache
+def _transformer_blocks() -> frozenset[str]:
+    """What transformers without tables call their repeated blocks, in either spelling."""
+    from lorakit.architectures import ARCHITECTURES
+
+    names = (name for one in ARCHITECTURES.values() for rule in one.rules for name in (rule.original, *rule.parts))
+    return frozenset(name.partition(".*")[0] for name in names if ".*" in name)
+
+
+def _of_transformer(block: str) -> bool:
+    return any(block == name or block.startswith(f"{name}.") for name in _transformer_blocks())

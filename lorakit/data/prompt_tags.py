@@ -9,11 +9,25 @@ from dataclasses import dataclass, field
 LORA = frozenset(["lora", "lyco", "locon", "loha", "lokr"])  # what the webuis and their extensions call an adapter
 _WORD = frozenset(["embedding", "embed"])  # an embedding, in SwarmUI
 _FILE = re.compile(r"<(\w{1,40}):([^<>]{1,1000})>")
-_EMBEDDING = re.compile(r"(?<![\w:])embedding:([^\s,:;()\[\]<>|\"]{1,1000})", re.IGNORECASE)
+_EMBEDDING = re.compile(r"(?<![\w:<])embedding:([^\s,:;()\[\]<>|\"]{1,1000})", re.IGNORECASE)
 # What other programs write in prompts and draw by, and how it is said here.
 _FOREIGN = (
     (re.compile(r"\{[^{}]*\|[^{}]*\}"), "is not chosen from; write each prompt as a line of --prompts"),
     (re.compile(r"(?<!\w)__[\w/*-]{1,100}__(?!\w)"), "is no wildcard here; write each prompt as a line of --prompts"),
+    (re.compile(r"&lt;.{1,200}?&gt;"), "has HTML's &lt; and &gt; for < and >; write these"),
+    (
+        re.compile(
+            r"<(?:lora|lyco):[^<>]{1,200}(?=<|$)|(?<![\w<:;])(?:lora|lyco):[\w./-]{1,100}:[-+]?[\d.]+(?!\w)",
+            re.IGNORECASE,
+        ),
+        "is no whole tag; write <lora:NAME:0.8>",
+    ),
+    (
+        re.compile(
+            r"\)(?:[+]{1,9}|-{2,9}|\d{1,3}(?:\.\d{1,3})?)(?=[\s,]|$)|\"\)?\)?\.(?:and|blend|swap)\([^()]{0,100}\)"
+        ),
+        "is a weight in another program; here it is (word:1.3)",
+    ),
 )
 
 
@@ -43,6 +57,8 @@ def adapters(prompt: str) -> list[PromptTag]:
 
 def _tag(found: re.Match[str]) -> PromptTag:
     name, *rest = found[2].split(":")
+    if not name.strip():
+        raise ValueError(f"{found[0]}: it names no adapter; write <lora:NAME:0.8>")
     named = dict(one.split("=", 1) for one in rest if "=" in one)
     numbers = [one for one in rest if "=" not in one]
     text = _number(named.pop("te", numbers[0] if numbers else "1"), found[0])

@@ -4,6 +4,7 @@ as what it means or left out, and told in a note."""
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,6 +16,7 @@ from lorakit.errors import shorten, some
 from lorakit.models.tokens import LearnedWords
 
 _SHOWN = 60  # letters of what stands in a prompt
+_ENDINGS = (".safetensors", ".pt", ".ckpt", ".bin")
 _MOST = 3  # things of a kind that are told
 
 
@@ -55,7 +57,7 @@ def of(text: str, negative: bool, plain: bool, steps: wording.Steps | None, word
         changes = wording.told(wording.changing(rest), steps)
         found += [Remark(one, f"{where} changes as it is drawn, as in the webuis: {{}}") for one in changes]
     found += [
-        Remark(one, "{} has no number at its end, as in [red:blue:0.5]: its words are drawn, a little weaker")
+        Remark(one, "{} is not of the kind of [red:blue:0.5] or [red|blue]: its words are drawn, a little weaker")
         for one in wording.unread(rest)
     ]
     joined = wording.joined_by_and(rest)
@@ -73,7 +75,8 @@ def _option(tag: str) -> str:
         (read,) = prompt_tags.adapters(tag)
     except ValueError:
         return "--lora FILE"
-    return f"--lora {read.name}.safetensors:{read.weight:g}"
+    file = read.name if PurePosixPath(read.name).suffix.lower() in _ENDINGS else f"{read.name}.safetensors"
+    return f"--lora {shlex.quote(f'{file}:{read.weight:g}')}"
 
 
 def lines(remarks: Iterable[Remark]) -> list[str]:

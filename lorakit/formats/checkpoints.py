@@ -11,6 +11,7 @@ from typing import Any
 from lorakit.arrays import Array, dtype_of
 from lorakit.families import FAMILIES
 from lorakit.formats.layouts import marks
+from lorakit.formats.spellings import is_adapter_key
 from lorakit.io.plain import read_json
 from lorakit.process_config import SCHEDULER
 
@@ -48,7 +49,7 @@ class Description:
 def describe(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Description | None:
     """The description of a checkpoint's tensors; None where they are no base model's. Reads no tensor."""
     single = any(key.startswith(_SINGLE) for key in tensors)
-    if not single and "conv_in.weight" not in tensors:
+    if not single and ("conv_in.weight" not in tensors or any(map(is_adapter_key, tensors))):
         return None
     prefix = _SINGLE if single else ""
     cross = next((x.shape[1] for key, x in tensors.items() if key.startswith(prefix) and key.endswith(_CROSS)), None)

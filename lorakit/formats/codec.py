@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from lorakit import deltas
 from lorakit.adapter import Adapter
-from lorakit.arrays import Array, dtype_of, number, raw, same_bytes
+from lorakit.arrays import SIZES, Array, Stored, dtype_of, number, raw, same_bytes
 from lorakit.delta import Delta
 from lorakit.errors import some
 from lorakit.families import FAMILIES, Shape, table_of
 from lorakit.formats.evidence import are_strangers, family_of
 from lorakit.formats.spellings import UNREAD
 
+ZERO_ALPHA = "alpha 0 is read as the rank"
 LOSS = 1e-7  # relative to the norm: what counts as no loss
 _BIAS = ("diff_b", "b_norm", "lora_up.bias")
 
@@ -122,7 +123,9 @@ def _named(stems: Collection[str], resolve: Callable[[str], str | None], notes: 
         notes.append("its modules are of an architecture that lorakit has no tables for; names are kept as spelled")
         return {stem: stem for stem in names}
     lost = [stem for stem, module in names.items() if module is None]
-    if lost and not any((module or "").startswith("unet.") for module in names.values()) and are_strangers(lost):
+    if not lost or any((module or "").startswith("unet.") for module in names.values()):
+        return names
+    if are_strangers([stem for stem, module in names.items() if module in (None, stem)]):
         names |= {stem: stem for stem in lost}
     return names
 
@@ -139,7 +142,7 @@ def _read(module: str, parts: dict[str, Array], notes: list[str]) -> tuple[Array
         if math.isnan(value):
             raise ValueError("its alpha is NaN")
         if value == 0:
-            notes.append(f"{module}: alpha 0 is read as the rank, as sd-scripts does (ComfyUI and diffusers apply 0)")
+            notes.append(f"{module}: {ZERO_ALPHA}, as sd-scripts does (A1111, ComfyUI and diffusers apply nothing)")
             del parts["alpha"]
     return bias, (deltas.read(parts) if parts else None)
 
@@ -209,3 +212,19 @@ class Encoded:
     metadata: dict[str, str] = field(default_factory=dict)
     losses: tuple[str, ...] = ()
     folder: Mapping[str, tuple[dict[str, Array], dict[str, str]] | str] = field(default_factory=dict)
+
+
+def rows_of(x: Array, count: int) -> list[Array] | None:
+    """An array cut into so many of as many rows, read when they are asked for; None where it cannot be."""
+    if x.ndim == 0 or x.shape[0] % count:
+        return None
+    size = x.shape[0] // count
+    if not isinstance(x, Stored):
+        return [x[i * size : (i + 1) * size] for i in range(count)]
+    return [_rows(x, i * size, (i + 1) * size) for i in range(count)]
+
+
+def _rows(x: Stored, start: int, end: int) -> Stored:
+    row = math.prod(x.shape[1:]) * SIZES[x.dtype]
+    part = x.part or (lambda a, b: x.raw()[a:b])
+    return Stored(x.dtype, (end - start, *x.shape[1:]), lambda: part(start * row, end * row))

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.adapter import Adapter
-from lorakit.architectures import ARCHITECTURES
+from lorakit.architectures import ARCHITECTURES, Architecture
 from lorakit.errors import InputError
 from lorakit.formats.evidence import short, stranger
 from lorakit.formats.respelled import STYLES, Style, respelled
 from lorakit.formats.spellings import PREFIXES
 from lorakit.talk import Note, silent
+from lorakit.targets import is_known
 
 _USUAL = "kohya"
-_AS = {"peft": "diffusers", "diffusers-old": "diffusers", "lorakit": "lorakit", **{name: name for name in STYLES}}
+_AS = {
+    **dict.fromkeys(("peft", "diffusers-old", "xlabs"), "diffusers"),
+    "lorakit": "lorakit",
+    **{name: name for name in STYLES},
+}
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,18 @@ def alike(given: Sequence[tuple[Path, Adapter]], families: Sequence[str], file_f
     adapters = [adapter for _, adapter in given]
     lead = next((i for i, adapter in enumerate(adapters) if has_strangers(adapter)), None)
     if lead is None:
-        return Named(adapters, file_format or _USUAL)
+        others = (one.format for one in adapters if not all(map(is_known, (*one.modules, *one.biases))))
+        return Named(adapters, file_format or next((_AS.get(name, _USUAL) for name in others), _USUAL))
     architecture = next((name for name in families if name in ARCHITECTURES), None)
     one = ARCHITECTURES[architecture] if architecture is not None else None
-    file, own = given[lead][0], adapters[lead].format
-    chosen = file_format or _AS.get(own, _USUAL)
-    if file_format is None and chosen != own:
-        note(f"{file}: {own} files are not written here; the result is a {chosen} file (--format chooses)")
-    style = Style.of(adapters[lead], one)
-    prefix = PREFIXES.get(style.prefix)
-    if chosen in STYLES and (prefix is None or prefix.format != chosen):
-        style = Style.of_format(chosen) or style
+    file, style = given[lead][0], Style.of(adapters[lead], one)
+    chosen = file_format or _own(adapters[lead], style, one)
+    if file_format is None and (chosen != adapters[lead].format or not style.prefix):
+        what = f"{adapters[lead].format} files" if style.prefix else "names without a prefix"
+        note(f"{file}: {what} are not written here; the result is a {chosen} file (--format chooses)")
+    usual = Style.of_format(chosen)
+    if usual is not None and not _is_spelled(style, usual, chosen, file_format is not None and one is not None):
+        style = usual
         adapters[lead] = _respelled(file, adapters[lead], architecture, style)
         style = Style.of(adapters[lead], one)
     named = [
@@ -60,9 +66,23 @@ def alike(given: Sequence[tuple[Path, Adapter]], families: Sequence[str], file_f
     return Named(named, chosen)
 
 
+def _own(adapter: Adapter, style: Style, one: Architecture | None) -> str:
+    """The format that is written of those for an adapter of this one: for the original's names ComfyUI's, whose they are,
+    where nothing else says it."""
+    found = _AS.get(adapter.format, _USUAL)
+    return "comfy" if found == "diffusers" and one is not None and style.original and not style.prefix else found
+
+
+def _is_spelled(style: Style, usual: Style, file_format: str, asked: bool) -> bool:
+    """Whether names of a style can stand in a format's file; where it is asked for, whether the format has them so today."""
+    if asked and (style.prefix, style.original) != (usual.prefix, usual.original):
+        return False
+    return style.prefix in PREFIXES and PREFIXES[style.prefix].format == file_format
+
+
 def in_format(file: Path, adapter: Adapter, families: Sequence[str], file_format: str) -> Adapter:
     """An adapter with the names that a file format has for its modules."""
-    if not has_strangers(adapter) or adapter.format == file_format:
+    if not has_strangers(adapter):
         return adapter
     return alike([(file, adapter)], families, file_format, silent).adapters[0]
 

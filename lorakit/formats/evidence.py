@@ -43,9 +43,18 @@ def stranger(name: str) -> Spelled | None:
     return spelled if spelled.part in _TRANSFORMER and spelled.path else None
 
 
+def place_of(name: str) -> str:
+    """The part of the model that a module is in and its path there: of one without tables "transformer", and the path as it
+    is spelled."""
+    if is_known(name):
+        return name
+    spelled = parse(f"{name}.alpha")
+    return f"{'transformer' if spelled.part in _TRANSFORMER else spelled.part}.{spelled.path}"
+
+
 def part_of(name: str) -> str:
-    """The part of the model that a module is in: a transformer without tables stands where a UNet does."""
-    return "unet" if stranger(name) is not None else name.partition(".")[0]
+    """The part of the model that a module is in."""
+    return place_of(name).partition(".")[0]
 
 
 def are_strangers(stems: Collection[str]) -> bool:
@@ -67,14 +76,24 @@ def family_of(adapter: Adapter) -> Guess:
         why += f"; {CONV_IN} takes {INPAINTING} inputs, as for inpainting"
     if shaped.family is None:
         return Guess(None, why)
-    families = shaped.families
-    said, key = _said(adapter.metadata)
-    if said is not None and said not in families:
-        why += f"; not {FAMILIES[said].short}, as its {key} says"
-    elif len(families) > 1:
+    families = _holding(adapter, shaped.families)
+    if families != shaped.families:
+        why += f"; its learned tokens are not for {_or([name for name in shaped.families if name not in families])}"
+    claims = _claims(adapter.metadata)
+    said, key = next((claim for claim in claims if claim[0] in families), (None, ""))
+    if len(families) > 1:
         families, reason = _narrowed(families, adapter, said, key)
         why += "; " + reason
+    wrong = {name: its for name, its in reversed(claims) if name != families[0] and name != said}
+    why += "".join(f"; not {short(name)}, as its {its} says" for name, its in wrong.items())
     return Guess(families[0], why, families)
+
+
+def _holding(adapter: Adapter, families: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the families whose text encoders the learned tokens are for; all where they are for those of none."""
+    widths = {(part, int(x.shape[-1])) for by in adapter.embeddings.values() for part, x in by.items()}
+    texts = {name: {(part, text.width) for part, text in FAMILIES[name].texts.items()} for name in families}
+    return tuple(name for name in families if widths <= texts[name]) or families
 
 
 def _narrowed(families: Collection[str], adapter: Adapter, said: str | None, key: str) -> tuple[tuple[str, ...], str]:
@@ -130,14 +149,17 @@ def with_clips(adapter: Adapter) -> list[str]:
     return [name for name, one in ARCHITECTURES.items() if one.clips >= count]
 
 
-def _said(metadata: Mapping[str, str]) -> tuple[str | None, str]:
-    """(the family that the metadata name, the key that does); of a v2 model kohya's scripts tell it in a key of its own."""
+def _claims(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(a family or an architecture that the metadata name, the key that does), the weightiest first; of a v2 model kohya's
+    scripts tell it in a key of its own."""
+    found = []
     for key in _KEYS:
         text = metadata.get(key, "").rpartition("/")[2] if key == _KEYS[-1] else metadata.get(key, "")
-        for name, pattern in _SAID.items():
-            if pattern.search(text):
-                return name, key
-    return ("sd2", "ss_v2") if metadata.get("ss_v2") == "True" else (None, "")
+        name = next((name for name, pattern in _SAID.items() if pattern.search(text)), None)
+        if name is None and key != _KEYS[-1]:  # the name of a folder may have any word in it
+            name = architectures.named(text)
+        found += [(name, key)] if name is not None else []
+    return [*found, ("sd2", "ss_v2")] if metadata.get("ss_v2") == "True" else found
 
 
 def _of_tokens(adapter: Adapter) -> tuple[str, ...]:

@@ -139,12 +139,14 @@ _WITHIN = {
 # What keys of other kinds of adapter begin with, or have in them.
 _OTHERS = {
     r"lora_controlnet$": "a Control-LoRA",
+    r".*\.norm\.(?:key|query)_norm\.scale$": "a Control-LoRA of Flux",
     r"lllite_": "a ControlNet-LLLite",
-    r"image_proj\.|ip_adapter\.|.*\.to_[kv]_ip\.": "an IP-Adapter",
+    r"image_proj\.|.*\bip_adapter|.*\.to_[kv]_ip\.": "an IP-Adapter",
     r".*_custom_diffusion\.": "an adapter of Custom Diffusion",
     r"id_encoder\.": "an adapter of PhotoMaker",
     r"(?:adapter\.)?body\.\d+\.(?:block1|resnets)\.": "a T2I-Adapter",
     r"(?:control_model\.)?(?:zero_convs|input_hint_block)\.|controlnet_(?:cond_embedding|blocks|single_blocks|x_embedder)": "a ControlNet",
+    r"lora_controlnet_|controlnet\.": "an adapter of a ControlNet",
     r"(?:.*\.)?motion_modules\.": "a motion module of AnimateDiff",
     r".*position_net\.": "an adapter of GLIGEN",
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.composition import Composition, Member, curve, lbw
-from lorakit.composition.module_weights import block_name
+from lorakit.composition.module_weights import PARTS, block_name
 from lorakit.errors import InputError, LorakitError, UsageError, all_of, some
 from lorakit.io import toml
 from lorakit.io.inputs import existing_file, sha256_of
@@ -28,7 +28,6 @@ _OLD = {"name", "path", "weight", "sha256"}
 _KEYS = {*_OLD, "schedule", "blocks", "layers", "parts", "region", "feather", "prompt"}
 _MOST_ADAPTERS = 1000
 _MOST_FEATHER = 16384  # pixels, the longest side of a picture
-_PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 def read(file: Path) -> Composition:
@@ -220,8 +219,8 @@ def layers_of(
 def parts_of(given: Any) -> dict[str, float]:
     found = _table(given, "parts")
     for part in found:
-        if part not in _PARTS:
-            raise ValueError(f"no part '{part}'{nearest(part, _PARTS)} (there are: {', '.join(_PARTS)})")
+        if part not in PARTS:
+            raise ValueError(f"no part '{part}'{nearest(part, PARTS)} (there are: {', '.join(PARTS)})")
     return found
 
 

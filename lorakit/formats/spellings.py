@@ -36,6 +36,20 @@ class Prefix:
     flat: bool = False
 
 
+# ComfyUI's names of text encoders that are none of CLIP's.
+_OTHER_TEXTS = (
+    "t5xxl",
+    "umt5xxl",
+    "llama",
+    "qwen25_7b",
+    "qwen3_4b",
+    "qwen3_8b",
+    "gemma2_2b",
+    "gemma3_4b",
+    "gemma3_12b",
+    "mistral3_24b",
+    "byt5_small",
+)
 PREFIXES = {
     prefix.text: prefix
     for prefix in (
@@ -60,7 +74,7 @@ PREFIXES = {
         Prefix("text_encoders.clip_l.transformer.", "text_encoder", "comfy"),
         Prefix("text_encoders.clip_h.transformer.", "text_encoder", "comfy"),
         Prefix("text_encoders.clip_g.transformer.", "text_encoder_2", "comfy"),
-        Prefix("text_encoders.t5xxl.transformer.", "text_encoder_3", "comfy"),
+        *(Prefix(f"text_encoders.{name}.transformer.", "text_encoder_3", "comfy") for name in _OTHER_TEXTS),
         Prefix("clip_l.", "text_encoder", "omi"),
         Prefix("clip_g.", "text_encoder_2", "omi"),
         *(Prefix(f"{part}.", part, "diffusers") for part in (*PARTS, *OPAQUE)),
@@ -105,6 +119,7 @@ UNREAD = {
     "c3a_kernel": "PEFT's C3A, which lorakit does not read",
     "set_weight": "a whole weight and no change, which lorakit does not read",
     "reshape_weight": "a weight of another shape than the base model's, which lorakit does not read",
+    "magnitude": "ai-toolkit's LoRM, which lorakit does not read",
     "bias_values": "a sparse bias of LyCORIS, which lorakit does not read",
 }
 _BESIDE = {
@@ -116,6 +131,7 @@ _BESIDE = {
     "bias_indices",
     "bias_size",
 }
+_TELLING = ("lora_", "hada_", "lokr_")  # what no weight of a model is called
 _WORDS = 4  # the most that a factor's name has
 
 
@@ -248,11 +264,13 @@ def within(spelled: Spelled) -> Spelled | None:
 
 def is_adapter_key(key: str) -> bool:
     """Whether it has a prefix or a path that is known, and a factor that only adapters have (a model's own weights end in
-    `weight`, too)."""
+    `weight`, too); or a path of any model, and a factor of those that are said to be an adapter's."""
     spelled = parse(key)
     if spelled.factor in ("", "weight", "alpha"):
         return False
-    return bool(spelled.prefix.text) or spelled.wrapped or spelled.path.partition(".")[0] in _tops()
+    if spelled.prefix.text or spelled.wrapped or spelled.path.partition(".")[0] in _tops():
+        return True
+    return "." in spelled.path and spelled.factor.startswith(_TELLING)
 
 
 @cache

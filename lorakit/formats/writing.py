@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lorakit import __version__
 from lorakit.adapter import Adapter
 from lorakit.arrays import narrowed, type_named
-from lorakit.errors import InputError
+from lorakit.errors import InputError, some, told_once
 from lorakit.formats.codec import Context
 from lorakit.io import safetensors
 from lorakit.registry import ADAPTER_FORMATS
@@ -44,7 +44,9 @@ def save(
     )
     encoded = ADAPTER_FORMATS[file_format].encode(named, Context.of(named, families))
     if encoded.losses:
-        raise InputError(f"{file}: {file_format} files cannot hold all of it: {'; '.join(encoded.losses[:10])}")
+        raise InputError(
+            f"{file}: {file_format} files cannot hold all of it: {some(told_once(encoded.losses), 10, '; ')}"
+        )
     tensors = encoded.tensors
     if dtype is not None:
         tensors = {key: narrowed(x, type_named(str(dtype))) for key, x in tensors.items()}

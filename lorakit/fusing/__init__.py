@@ -29,6 +29,7 @@ from lorakit.fusing.tokens import (
     tokenizer_files,
     vocabulary_of,
 )
+from lorakit.fusing.vae import CONFIG, another_vae
 from lorakit.fusing.weights import Rounding, Sums, changed, flat, typed
 from lorakit.io import safetensors
 from lorakit.io.endings import MERGED_MODEL
@@ -56,6 +57,7 @@ def fuse(
     tokenizer: Path | None = None,
     wanted: Overrides = NOTHING,
     scheduler: Mapping[str, Any] | None = None,
+    vae: str | None = None,
     talk: Talk = SILENT,
 ) -> dict[str, Any]:
     """Write `model` with the adapter's deltas in its weights and the learned tokens in its text encoders.
@@ -64,6 +66,7 @@ def fuse(
     dtype      "float32", "float16", "bfloat16" for all weights; None keeps each one's own
     tokenizer  a folder with a tokenizer's files, for a folder made from a single file
     wanted     what the user says of the model's process in place of what it says itself
+    vae        another autoencoder in the place of the model's own: a hub id, a folder or a file
     metadata   of a single file; in a folder it stands in a file of its own
     scheduler  the scheduler's config of the result, where it is known; else it is what the model says
     raises     InputError for modules that are not in the model or do not fit it; NumericError for NaN, infinity and
@@ -82,7 +85,8 @@ def fuse(
     changes, unmatched = _changes(adapter, base, allow_unmatched, talk.note)
     beside = {} if to_folder else files_beside(adapter, output, force)
     vocabulary = vocabulary_of(adapter, base, tokenizer) if to_folder else {}
-    arrays = dict(base.arrays)
+    other, config = another_vae(vae, base, talk.note) if vae is not None else ({}, None)
+    arrays = {**base.arrays, **other}
     for name, delta in changes.items():
         arrays[name] = changed(name, base.arrays[name], delta, rounding, sums)
     for part, added in vocabulary.items():
@@ -97,14 +101,14 @@ def fuse(
     }
     same = base.layout == FOLDER if to_folder else base.layout in (SINGLE, UNET_FILE)
     plan = same_layout(base, arrays) if same else other_layout(base, arrays, to_folder, result, talk.note)
-    process = said(base, to_folder, wanted, scheduler, talk.note)
+    process = said(base, to_folder, wanted, scheduler, talk.note, {CONFIG: config} if config is not None else {})
     if not to_folder:
         plan[""] = process.marked(plan[""])
     tokenizers = (
         {part: tokenizer_files(base, part, tokenizer) for part in texts_of(base)} if to_folder and not same else {}
     )
     ready = _counted(plan, rounding, talk.tick)
-    touched = {*changes, *(f"{part}.{TOKENS}" for part in vocabulary)}
+    touched = {*changes, *other, *(f"{part}.{TOKENS}" for part in vocabulary)}
     untouched = _untouched(base, touched) if to_folder and dtype is None else set()
     if dry_run:
         _check_numbers(output, ready, untouched)

@@ -38,11 +38,19 @@ class Said:
         return {key: text for key, text in metadata.items() if key not in marks.TEXTS} | dict(self.metadata)
 
 
-def said(base: Model, to_folder: bool, wanted: Overrides, scheduler: Mapping[str, Any] | None, note: Note) -> Said:
+def said(
+    base: Model,
+    to_folder: bool,
+    wanted: Overrides,
+    scheduler: Mapping[str, Any] | None,
+    note: Note,
+    others: Mapping[str, Mapping[str, Any]],
+) -> Said:
     """What is to be written of a model's process, in a folder or a single file.
 
     wanted     what the user says in place of what the model says
     scheduler  the scheduler's config, where it is known already
+    others     configs of parts that are not the model's own, by their path
     raises     InputError for a process that lorakit does not know, where that would have to be written anew
     """
     if base.layout == UNET_FILE:
@@ -54,14 +62,15 @@ def said(base: Model, to_folder: bool, wanted: Overrides, scheduler: Mapping[str
 
         known = Overrides(prediction_of(scheduler)) if scheduler else wanted
         configs = describe.configs_of(base, known, note, ask)
-        return Said({**configs, SCHEDULER: scheduler or configs[SCHEDULER]})
+        return Said({**configs, **others, SCHEDULER: scheduler or configs[SCHEDULER]})
     config, own = _settled(base, to_folder, wanted, note) if scheduler is None else (dict(scheduler), None)
     if config is None:
-        return Said()
+        return Said(others)
     if to_folder:
-        return Said({} if config == own else {SCHEDULER: config})
+        return Said({**others, **({} if config == own else {SCHEDULER: config})})
     plain = describe.plain_configs(base, prediction_of(config))
-    return Said({}, *marks.written(config, describe.configs_told(base, plain), plain, base.metadata))
+    told = {**describe.configs_told(base, plain), **others}
+    return Said({}, *marks.written(config, told, plain, base.metadata))
 
 
 def _settled(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array, dtype_of, finite, narrowed, raw, same_bytes
 from lorakit.delta import Delta
 from lorakit.deltas.low_rank import LowRank
-from lorakit.errors import InputError, UsageError, some
+from lorakit.errors import InputError, UsageError, some, told_once
 from lorakit.families import Shape
 from lorakit.formats import clients, files, listed, triggers
 from lorakit.formats.adapters import a1111_embedding
@@ -81,6 +81,7 @@ def run(
         talk.note(f"{source}: {line}")
     same = to == adapter.format and not changes.any() and _is_whole(source, output, to)
     same = same and is_current(adapter, _context(adapter, shapes))
+    same = same and in_format(source, adapter, families_of(adapter), to).modules.keys() == adapter.modules.keys()
     wanted, errors, losses = adapter, dict[str, float](), tuple[str, ...]()
     encoded = Encoded()
     if not same:
@@ -105,12 +106,12 @@ def run(
     if dry_run:
         if not same:
             _check_writable(output, encoded, changes.dtype)
-        talk.note(f"{len(wanted.modules)} modules and {len(wanted.embeddings)} tokens would be written to {output}")
+        talk.note(f"{_held(len(wanted.modules), len(wanted.embeddings))} would be written to {output}")
         return result
     if same:
         _copy(source, output, talk.note)
         _check_hash(output, source, adapter.metadata, talk.note)
-        written = adapter
+        written = files.read(output, shapes) if adapter.embeddings else adapter
     else:
         _write(output, encoded, changes.dtype, talk.note)
         written = files.read(output, shapes)
@@ -125,7 +126,22 @@ def run(
         "coverage": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in found},
     }
     _say(result, found, talk.note)
+    for line in _of_tokens(to, output, wanted, written):
+        talk.note(line)
     return result
+
+
+def _of_tokens(to: str, output: Path, wanted: Adapter, written: Adapter) -> Iterator[str]:
+    """What is to be known of a file's learned tokens: that it calls them otherwise, and how diffusers takes two tensors."""
+    if len(wanted.embeddings) == 1 and wanted.embeddings.keys() != written.embeddings.keys():
+        old, new = next(iter(wanted.embeddings)), next(iter(written.embeddings))
+        yield f"{output}: the file does not say what its token is called; it was {old}, and is {new} now, as the file is"
+    if to == "diffusers-embedding" and written.format != to:
+        yield (
+            "diffusers loads each text encoder's vectors by a call of its own: pipe.load_textual_inversion(load_file("
+            f"'{output.name}')['clip_l'], token='{next(iter(written.embeddings))}', text_encoder=pipe.text_encoder, "
+            "tokenizer=pipe.tokenizer), and ['clip_g'] with text_encoder_2 and tokenizer_2"
+        )
 
 
 def _check_finite(adapter: Adapter, source: Path) -> None:
@@ -205,14 +221,14 @@ def _model_shapes(model: str) -> dict[str, Shape]:
 
 
 def _accepted(losses: tuple[str, ...], to: str, allowed: bool, note: Note) -> tuple[str, ...]:
+    lines = told_once(losses)
     if losses and not allowed:
-        more = f"; and {len(losses) - 10} more" if len(losses) > 10 else ""
         kinds = "" if to not in PLAIN else " (kinds other than plain LoRA: --approximate RANK)"
         raise InputError(
-            f"{to} files cannot hold all of it: {'; '.join(losses[:10])}{more}\n"
+            f"{to} files cannot hold all of it: {some(lines, 10, '; ')}\n"
             f"leave it out with --allow-loss, or choose another format{kinds}"
         )
-    for line in losses:
+    for line in lines:
         note(f"left out: {line}")
     return losses
 
@@ -323,9 +339,16 @@ def _error(a: Delta, b: Delta) -> float:
     return a.apart(b)
 
 
+def _held(modules: int, tokens: int) -> str:
+    """What a file holds, counted; modules where it holds nothing."""
+    counts = ((modules, "module"), (tokens, "token"))
+    told = [f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts if count]
+    return " and ".join(told) or "0 modules"
+
+
 def _say(result: dict[str, Any], found: Sequence[clients.Coverage], note: Note) -> None:
-    tokens = f" and {len(result['tokens'])} tokens" if result["tokens"] else ""
-    note(f"{result['modules']} modules{tokens} read back, worst relative error {result['error']:.1e}")
+    held = _held(max(result["modules"], *(one.expected for one in found), 0), len(result["tokens"]))
+    note(f"{held} read back, worst relative error {result['error']:.1e}")
     if result["approximated"]:
         counted = Counter(f"{error:.0e}" for error in result["approximated"].values())
         note(f"approximated: {len(result['approximated'])} modules, errors {dict(counted.most_common(5))}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lorakit.errors import shorten
@@ -13,7 +13,7 @@ _LONGEST = 200  # letters of a text from the file
 
 def lines(found: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
     """What `jobs.inspect` found, one fact a line; text from the file as it is (the caller escapes it)."""
-    yield f"{found['file']}  ({_bytes(found['bytes'])}, {found['tensors']} tensors)"
+    yield f"{found['file']}  ({_bytes(found['bytes'])}, {_many(found['tensors'], 'tensor')})"
     yield _row("what", f"{found['kind']}, {found['format']}, {found['family'] or 'family unknown'}")
     if found["evidence"]:
         yield _row("because", found["evidence"])
@@ -52,7 +52,7 @@ def _adapter(found: Mapping[str, Any]) -> Iterator[str]:
         yield _row("dtypes", f"{_counts(found['dtypes'])}, {found['parameters']:,} parameters")
     for token, by_part in found["tokens"].items():
         for part, one in by_part.items():
-            yield _row("token", f"{token} in {part}: {one['vectors']} x {one['width']}, norms {one['norms']}")
+            yield _row("token", f"{token} in {part}: {one['vectors']} x {one['width']}, norms {_list(one['norms'])}")
     if found["trainer"]:
         yield _row("trainer", found["trainer"])
     for key, value in found["base"].items():
@@ -60,9 +60,10 @@ def _adapter(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _norms(found)
     for key, what in _ODD.items():
         if found[key]:
-            yield _row(key, f"{len(found[key])} {what}: {_some(found[key])}")
+            yield _row(key, f"{_many(len(found[key]), *what)}: {_some(found[key])}")
     if found["modules"] and not found["clients"]:
-        yield _row("clients", "not known for adapters of this kind of model")
+        of = "files with faults" if found["faults"] else "adapters of this kind of model"
+        yield _row("clients", f"not known for {of}")
     yield from _clients(found["clients"])
 
 
@@ -78,10 +79,10 @@ def _use(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 _ODD = {
-    "dead": "modules without effect",
-    "nonfinite": "modules with NaN or infinity",
-    "biases": "modules with a bias",
-    "unknown": "keys that belong to nothing",
+    "dead": ("module", " without effect"),
+    "nonfinite": ("place", " with NaN or infinity"),
+    "biases": ("module", " with a bias"),
+    "unknown": ("key", " belonging to nothing"),
 }
 
 
@@ -90,9 +91,10 @@ def _norms(found: Mapping[str, Any]) -> Iterator[str]:
         return
     yield _row("norms", f"{found['norm']:.4g} in all; by block:")
     top = max(block["norm"] for block in found["blocks"]) or 1
+    wide = max(18, *(len(block["block"]) for block in found["blocks"]))
     for block in found["blocks"]:
         bar = _BAR * round(_WIDTH * block["norm"] / top)
-        yield f"    {block['block']:<18} {block['norm']:>9.4g}  {bar:<{_WIDTH}}  {block['modules']} modules"
+        yield f"    {block['block']:<{wide}} {block['norm']:>9.4g}  {bar:<{_WIDTH}}  {_many(block['modules'], 'module')}"
 
 
 def _clients(clients: Mapping[str, Any]) -> Iterator[str]:
@@ -100,9 +102,9 @@ def _clients(clients: Mapping[str, Any]) -> Iterator[str]:
         if not one["of"]:  # learned tokens alone, which no rule is about
             continue
         if not one["right"] and len(one["wrong"]) == 1:
-            yield _row(client, f"none of {one['of']} modules: {next(iter(one['wrong']))}")
+            yield _row(client, f"none of {_many(one['of'], 'module')}: {next(iter(one['wrong']))}")
             continue
-        yield _row(client, f"{one['right']} of {one['of']} modules right")
+        yield _row(client, f"{one['right']} of {_many(one['of'], 'module')} right")
         for reason, modules in one["wrong"].items():
             yield _row("", f"{len(modules)}: {reason}")
 
@@ -120,8 +122,16 @@ def _short(text: str) -> str:
     return shorten(text, _LONGEST)
 
 
+def _many(count: int, what: str, more: str = "") -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}{more}"
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+
+
+def _list(norms: Sequence[float | None]) -> str:
+    return f"[{', '.join('NaN' if norm is None else str(norm) for norm in norms)}]"
 
 
 def _bytes(count: int) -> str:

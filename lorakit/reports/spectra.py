@@ -48,6 +48,7 @@ _KINDS = (
 _BLOCK = re.compile(r"unet\.(down_blocks|up_blocks)\.(\d+)\.(\w+)\.(\d+)\.(.+)")
 _MIDDLE = re.compile(r"unet\.(mid_block)()\.(\w+)\.(\d+)\.(.+)")
 _LAYER = re.compile(r"(text_encoder(?:_2)?)\.text_model\.encoder\.layers\.(\d+)\.(.+)")
+_OTHER = re.compile(r"(?:transformer|text_encoder_3)\.(.+?)[._](\d+)[._](.+)")
 _INNER = re.compile(r"transformer_blocks\.(\d+)\.(.+)")
 _NAMES = {
     "attn1.to_q": "self q",
@@ -121,6 +122,8 @@ def place(name: str) -> tuple[str, str]:
     """(row, column) of a module in its part's heat map: ("down 1.0", "cross q")."""
     if match := _LAYER.fullmatch(name):
         return f"layer {match[2]}", _NAMES.get(match[3], match[3])
+    if match := _OTHER.fullmatch(name):
+        return f"{match[1].removesuffix('s')} {match[2]}", match[3].replace("_", ".")
     match = _BLOCK.fullmatch(name) or _MIDDLE.fullmatch(name)
     if match is None:
         path = name.partition(".")[2]
@@ -169,7 +172,7 @@ def _map(modules: Sequence[Spectrum], what: str) -> str:
     value: Callable[[Spectrum], float] = (lambda one: one.norm) if what == "norm" else (lambda one: float(one.rank))
     high = max((value(one) for one in modules), default=0.0) or 1.0
     colour = "#2a6fdb" if what == "norm" else "#d9480f"
-    left, top, wide, tall = 100, 66, 27, 18
+    left, top, wide, tall = max(100, 16 + 6 * max(map(len, rows), default=0)), 66, 27, 18
     parts = [
         f'<text x="{left + wide * i + 10}" y="{top - 6}" transform="rotate(-50 {left + wide * i + 10} {top - 6})">'
         f"{html.escape(column)}</text>"

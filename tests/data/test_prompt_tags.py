@@ -35,6 +35,8 @@ def test_a_tag_for_an_adapter_is_read_as_the_webui_does(tag, expected):
 def test_a_weight_that_is_no_number_is_told():
     with pytest.raises(ValueError, match="'half' is no number"):
         prompt_tags.adapters("<lora:x:half>")
+    with pytest.raises(ValueError, match="<lora: :1>: it names no adapter"):
+        prompt_tags.adapters("a <lora: :1>")
 
 
 def test_embeddings_are_named_as_comfyui_and_swarmui_name_them():
@@ -42,6 +44,8 @@ def test_embeddings_are_named_as_comfyui_and_swarmui_name_them():
     assert [tag.name for tag in prompt_tags.embeddings(prompt)] == ["Easy.pt", "sub/foo", "q"]
     found = prompt_tags.with_embeddings(prompt, lambda tag: None if tag.name == "q" else "W")
     assert found == "(W:1.2), W <embed:q> noembedding:x"
+    assert [tag.name for tag in prompt_tags.embeddings("a <embedding:q> cat")] == ["q"]
+    assert prompt_tags.with_embeddings("a <embedding:q> cat", lambda tag: "W") == "a W cat"
 
 
 def test_words_of_a_learned_token_and_html_are_no_tags():
@@ -52,6 +56,36 @@ def test_words_of_a_learned_token_and_html_are_no_tags():
 def test_what_means_something_to_others_alone_is_found():
     found = [one for one, _ in prompt_tags.foreign("{a|b} __hair/colour__ <hypernet:x:1> __init__(x) _a_")]
     assert found == ["{a|b}", "__hair/colour__", "__init__", "<hypernet:x:1>"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("a &lt;lora:x:1&gt; cat", "&lt;lora:x:1&gt;"),
+        ("a cat <lora:x:0.8", "<lora:x:0.8"),
+        ("a cat, lora:x:0.8", "lora:x:0.8"),
+        ("a (cat)1.3 dog", ")1.3"),
+        ("(cat)++, dog", ")++"),
+        ('("a", "b").blend(1, 0.5)', '").blend(1, 0.5)'),
+    ],
+)
+def test_halves_of_tags_and_weights_of_other_programs_are_found(prompt, found):
+    assert [one for one, _ in prompt_tags.foreign(prompt)] == [found]
+
+
+def test_brackets_and_colons_of_ours_are_none():
+    for prompt in (
+        "(cat:1.3), dog",
+        "((cat)), dog",
+        "[a:b:0.5]",
+        "a <lora:x:1> cat",
+        "flora:fauna:3",
+        "a cat (1.5 m)",
+        "f(x), 2)",
+        "a (red) cat (blue).",
+        "(a)- b",
+    ):
+        assert prompt_tags.foreign(prompt) == [], prompt
 
 
 def test_captions_with_tags_are_one_note():

@@ -15,6 +15,7 @@ import numpy as np
 
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
+from lorakit.errors import InputError
 from lorakit.families import FAMILIES
 from lorakit.formats.adapters import decode
 from lorakit.formats.adapters.comfy import names_of
@@ -306,19 +307,19 @@ def _kind(who: str, keys: str = "", **parts: np.ndarray) -> Whole:
 
 
 _A, _B = _ones(1280, 2), _ones(2, 1280)
+_CONV, _XL = "lora_unet_mid_block_resnets_0_conv1", "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
 _LOW = {"lora_down__weight": _B, "lora_up__weight": _A, "alpha": np.float32(2)}
 _TWO = np.float32(2)
 
 
 def _named(
-    names: Mapping[str, tuple[int, int]], ab: bool, alpha: bool = False
+    names: Mapping[str, tuple[int, int]], factors: Mapping[str, str]
 ) -> Callable[[], tuple[dict, dict[str, str]]]:
-    """Factors of ones for modules of these shapes, as (out, in)."""
-    down, up = ("lora_A.weight", "lora_B.weight") if ab else ("lora_down.weight", "lora_up.weight")
+    """Factors for modules of these shapes, as (out, in): of the i-th module up @ down is i + 1 everywhere."""
     tensors: dict = {}
-    for name, (out, width) in names.items():
-        tensors |= {f"{name}.{down}": _ones(2, width), f"{name}.{up}": _ones(out, 2)}
-        tensors |= {f"{name}.alpha": np.float32(2)} if alpha else {}
+    for i, (name, (out, width)) in enumerate(names.items()):
+        values = {"down": _ones(2, width), "up": (i + 1) * _ones(out, 2) * 2, "alpha": np.float32(2)}
+        tensors |= {f"{name}.{ending}": values[factor] for factor, ending in factors.items()}
     return lambda: (tensors, {})
 
 
@@ -355,8 +356,10 @@ _FLUX_DIFFUSERS = {
     "transformer_blocks.0.attn.to_q": (3072, 3072),
     "single_transformer_blocks.0.proj_out": (3072, 15360),
 }
+_XLABS = {"double_blocks.0.processor.qkv_lora1": (9216, 3072), "single_blocks.0.processor.proj_lora": (3072, 15360)}
+_T5 = {"encoder.block.0.layer.0.SelfAttention.q": (4096, 4096)}
 _SD3 = {"joint_blocks.0.x_block.attn.qkv": (4608, 1536)}
-_LAYERS = {"layers.0.attention.qkv": (11520, 3840)}
+_SD3_DIFFUSERS = {"transformer_blocks.0.attn.to_q": (1536, 1536), "transformer_blocks.0.ff_context.net.2": (1536, 6144)}
 
 
 def _flat_names(prefix: str, names: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
@@ -365,6 +368,76 @@ def _flat_names(prefix: str, names: Mapping[str, tuple[int, int]]) -> dict[str, 
 
 def _dotted_names(prefix: str, names: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     return {prefix + name: shape for name, shape in names.items()}
+
+
+# Files of models without tables: who writes them, for what, the names of modules with their shapes, and the factors.
+STRANGERS = (
+    ("sd-scripts", "Flux", _flat_names("lora_unet_", _FLUX), PLAIN),
+    ("sd-scripts", "Flux with T5", {**_flat_names("lora_te3_", _T5), **_flat_names("lora_unet_", _FLUX)}, PLAIN),
+    ("OneTrainer", "Flux", _flat_names("lora_transformer_", _FLUX_DIFFUSERS), PLAIN),
+    (
+        "OneTrainer",
+        "Flux with T5",
+        {**_flat_names("lora_te2_", _T5), **_flat_names("lora_transformer_", _FLUX_DIFFUSERS)},
+        PLAIN,
+    ),
+    ("diffusers, ai-toolkit, SimpleTuner", "Flux", _dotted_names("transformer.", _FLUX_DIFFUSERS), AB),
+    ("ComfyUI, fal", "Flux", _dotted_names("diffusion_model.", _FLUX), AB),
+    ("XLabs, UNO, USO", "Flux", _XLABS, {"down": "down.weight", "up": "up.weight"}),
+    ("fal", "Flux Kontext", _dotted_names("base_model.model.", _FLUX), AB),
+    ("Black Forest Labs, other tools on the original model", "Flux", _FLUX, AB),
+    ("SimpleTuner", "Flux", _flat_names("lycoris_", _FLUX_DIFFUSERS), PLAIN),
+    ("sd-scripts", "SD 3", _flat_names("lora_unet_", _SD3), PLAIN),
+    ("diffusers", "SD 3", _dotted_names("transformer.", _SD3_DIFFUSERS), AB),
+    ("PEFT without its settings (Flash)", "SD 3", _dotted_names("base_model.model.", _SD3_DIFFUSERS), AB),
+    ("ai-toolkit, diffusion-pipe", "Z-Image", {"diffusion_model.layers.0.attention.qkv": (11520, 3840)}, AB),
+    ("sd-scripts, LyCORIS", "Lumina 2", {"lora_unet_layers_0_attention_qkv": (3840, 2304)}, PLAIN),
+    (
+        "musubi-tuner",
+        "Qwen-Image",
+        {
+            "lora_unet_transformer_blocks_0_attn_add_q_proj": (3072, 3072),
+            "lora_unet_transformer_blocks_0_img_mod_1": (18432, 3072),
+        },
+        PLAIN,
+    ),
+    (
+        "diffusers, ai-toolkit",
+        "Qwen-Image",
+        {
+            "transformer.transformer_blocks.0.attn.add_q_proj": (3072, 3072),
+            "transformer.transformer_blocks.0.img_mod.1": (18432, 3072),
+        },
+        AB,
+    ),
+    (
+        "sd-scripts",
+        "Anima",
+        {"lora_unet_blocks_0_self_attn_q_proj": (2048, 2048), "lora_unet_llm_adapter_blocks_0_mlp_2": (1024, 4096)},
+        PLAIN,
+    ),
+    ("diffusion-pipe", "Wan", {"diffusion_model.blocks.0.self_attn.q": (5120, 5120)}, AB),
+    ("musubi-tuner", "Wan", {"lora_unet_blocks_0_cross_attn_k": (5120, 5120)}, PLAIN),
+    (
+        "ai-toolkit",
+        "Chroma",
+        {
+            "diffusion_model.distilled_guidance_layer.layers.0.in_layer": (5120, 5120),
+            "diffusion_model.double_blocks.0.img_attn.qkv": (9216, 3072),
+        },
+        AB,
+    ),
+    (
+        "musubi-tuner",
+        "HunyuanVideo",
+        {
+            "lora_unet_double_blocks_0_img_attn_qkv": (9216, 3072),
+            "lora_unet_single_blocks_0_modulation_linear": (9216, 3072),
+        },
+        PLAIN,
+    ),
+    ("OneTrainer", "Stable Cascade", {"lora_prior_unet_down_blocks_0_1_attention_attn_to_q": (2048, 2048)}, PLAIN),
+)
 
 
 WHOLE = {
@@ -411,11 +484,99 @@ WHOLE = {
     "DoRA of diffusers": Whole(
         "diffusers, PEFT, lorakit",
         lambda: (
-            _named({"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (1280, 768)}, True)()[0]
+            _named({"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (1280, 768)}, AB)()[0]
             | {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_magnitude_vector.weight": _ones(1280)},
             {},
         ),
         "unet.….lora_magnitude_vector.weight",
+    ),
+    "LoHa, Tucker": Whole(
+        "LyCORIS",
+        lambda: (
+            {
+                f"{_CONV}.hada_{part}": _ones(2, 2, 3, 3) if part in ("t1", "t2") else _ones(2, 1280)
+                for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
+            },
+            {},
+        ),
+        "hada_t1",
+    ),
+    "LoKr, factored": _kind(
+        "LyCORIS",
+        "lokr_w1, lokr_w2_a",
+        lokr_w1=_ones(4, 4),
+        lokr_w2_a=_ones(320, 2),
+        lokr_w2_b=_ones(2, 320),
+        alpha=_TWO,
+    ),
+    "OFT of sd-scripts": Whole(
+        "sd-scripts",
+        lambda: (
+            {
+                f"oft{Q.removeprefix('lora')}.oft_blocks": _ones(4, 320, 320),
+                f"oft{Q.removeprefix('lora')}.alpha": np.float32(0),
+            },
+            {},
+        ),
+        "oft_unet_….oft_blocks",
+    ),
+    "DoRA, of one dimension": _kind("LyCORIS, extractors", "dora_scale [out]", **_LOW, dora_scale=_ones(1280)),
+    "convolution, up without a kernel": Whole(
+        "sd-mecha",
+        lambda: (
+            {
+                f"{_CONV}.lora_down.weight": _ones(2, 1280, 3, 3),
+                f"{_CONV}.lora_up.weight": _ones(1280, 2),
+                f"{_CONV}.alpha": _TWO,
+            },
+            {},
+        ),
+        "lora_up.weight [out, rank] of a convolution",
+    ),
+    "linear as a convolution": _kind(
+        "older trainers",
+        "lora_down.weight [rank, in, 1, 1]",
+        lora_down__weight=_ones(2, 1280, 1, 1),
+        lora_up__weight=_ones(1280, 2, 1, 1),
+        alpha=_TWO,
+    ),
+    "alpha as a vector of integers": _kind("converters", "alpha [1]", **{**_LOW, "alpha": np.array([2])}),
+    "alpha 0": _kind("trainers without alpha", "alpha 0", **{**_LOW, "alpha": np.float32(0)}),
+    "bias of PEFT": Whole(
+        "diffusers (lora_bias)",
+        lambda: (
+            {
+                **_named({"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (1280, 768)}, AB)()[0],
+                "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_B.bias": _ones(1280),
+            },
+            {},
+        ),
+        "unet.….lora_B.bias",
+    ),
+    "LoRM": _kind("ai-toolkit", "magnitude", **_LOW, magnitude=_ones(1280)),
+    "sparse bias": _kind(
+        "LyCORIS (extract_locon)",
+        "bias_indices, bias_values, bias_size",
+        **_LOW,
+        bias_indices=np.zeros((2, 1), "i2"),
+        bias_values=_ones(1),
+        bias_size=np.array([1280, 1280]),
+    ),
+    "LoRA of an embedding": Whole(
+        "PEFT",
+        lambda: (
+            {
+                "base_model.model.text_model.embeddings.token_embedding.lora_embedding_A": _ones(2, 49408),
+                "base_model.model.text_model.embeddings.token_embedding.lora_embedding_B": _ones(768, 2),
+            },
+            {},
+        ),
+        "lora_embedding_A",
+    ),
+    "whole modules": Whole(
+        "PEFT (modules_to_save)",
+        lambda: ({**_peft_folder()[0], "base_model.model.conv_in.weight": _ones(320, 4, 3, 3)}, _peft_folder()[1]),
+        "base_model.model.conv_in.weight",
     ),
     "T-LoRA": _kind(
         "LyCORIS 4",
@@ -424,6 +585,18 @@ WHOLE = {
         p_layer__weight=_A,
         lambda_layer=_ones(1, 2),
         alpha=_TWO,
+    ),
+    "bundle of SDXL": Whole(
+        "OneTrainer, A1111, lorakit",
+        lambda: (
+            {
+                **_named({_XL: (640, 2048)}, PLAIN)()[0],
+                "bundle_emb.fox.clip_l": _ones(2, 768),
+                "bundle_emb.fox.clip_g": _ones(2, 1280),
+            },
+            {},
+        ),
+        "bundle_emb.<token>.clip_l, .clip_g",
     ),
     "bundle": Whole(
         "OneTrainer, A1111, lorakit", lambda: (_kind("", **_LOW).file()[0] | _BUNDLE, {}), "bundle_emb.<token>.…"
@@ -442,27 +615,60 @@ WHOLE = {
     "SDXL's embedding": Whole(
         "ComfyUI, OneTrainer", lambda: ({"clip_l": _ones(2, 768), "clip_g": _ones(2, 1280)}, {}), "clip_l, clip_g"
     ),
+    "output embeddings": Whole(
+        "OneTrainer",
+        lambda: (
+            {
+                "clip_l": _ones(2, 768),
+                "clip_g": _ones(2, 1280),
+                "clip_l_out": _ones(2, 768),
+                "clip_g_out": _ones(2, 1280),
+            },
+            {},
+        ),
+        "clip_l_out, clip_g_out",
+    ),
     "diffusers' embedding": Whole("diffusers, lorakit", lambda: ({"<fox>": _ones(2, 768)}, {}), "<token>"),
     "pivotal tuning": Whole(
         "diffusers",
         lambda: ({"text_encoders_0": _ones(2, 768), "text_encoders_1": _ones(2, 1280)}, {}),
         "text_encoders_0, text_encoders_1",
     ),
-    "Flux, kohya": Whole("sd-scripts, for Flux", _named(_flat_names("lora_unet_", _FLUX), False, True)),
-    "Flux, OneTrainer": Whole(
-        "OneTrainer, for Flux", _named(_flat_names("lora_transformer_", _FLUX_DIFFUSERS), False, True)
+    **{
+        f"{what}, {who}": Whole(f"{who}, for {what}", _named(names, factors)) for who, what, names, factors in STRANGERS
+    },
+    "Control-LoRA of Flux": Whole(
+        "Black Forest Labs",
+        lambda: ({**_named(_FLUX, AB)()[0], "double_blocks.0.img_attn.norm.key_norm.scale": _ones(128)}, {}),
+        "double_blocks.….norm.key_norm.scale",
     ),
-    "Flux, diffusers": Whole(
-        "diffusers, ai-toolkit, SimpleTuner, for Flux", _named(_dotted_names("transformer.", _FLUX_DIFFUSERS), True)
+    "Control-LoRA": Whole("Stability AI", lambda: ({"lora_controlnet": _ones(1)}, {}), "lora_controlnet"),
+    "ControlNet-LLLite": Whole(
+        "sd-scripts",
+        lambda: ({"lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight": _ones(2, 640)}, {}),
+        "lllite_unet_….down.0.weight",
     ),
-    "Flux, comfy": Whole("ComfyUI, fal, for Flux", _named(_dotted_names("diffusion_model.", _FLUX), True)),
-    "SD3, kohya": Whole("sd-scripts, for SD 3", _named(_flat_names("lora_unet_", _SD3), False, True)),
-    "SD3, diffusers": Whole("diffusers, for SD 3", _named(_dotted_names("transformer.", _FLUX_DIFFUSERS), True)),
-    "Z-Image and Lumina, comfy": Whole(
-        "ai-toolkit, diffusion-pipe, for Z-Image", _named(_dotted_names("diffusion_model.", _LAYERS), True)
+    "IP-Adapter": Whole(
+        "Tencent AI Lab",
+        lambda: ({"image_proj.proj.weight": _ones(2, 2), "ip_adapter.1.to_k_ip.weight": _ones(2, 2)}, {}),
+        "image_proj.…, ip_adapter.…",
     ),
-    "transformers, lycoris": Whole(
-        "SimpleTuner, for transformers", _named(_flat_names("lycoris_", _FLUX_DIFFUSERS), False, True)
+    "IP-Adapter of Flux": Whole(
+        "XLabs",
+        lambda: ({"double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight": _ones(2, 2)}, {}),
+        "….processor.ip_adapter_double_stream_k_proj.weight",
+    ),
+    "Custom Diffusion": Whole(
+        "diffusers",
+        lambda: (
+            {
+                "down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_custom_diffusion.weight": _ones(
+                    320, 768
+                )
+            },
+            {},
+        ),
+        "….processor.to_k_custom_diffusion.weight",
     ),
 }
 
@@ -480,10 +686,13 @@ def told() -> list[str]:
         shown = _shown(row, row.families[-1])
         lines.append(f"| {row.who} | {shown} | `{found[0].format}` | {' | '.join(cells)} |")
     for name, whole in WHOLE.items():
-        adapter = _looked(whole.file())
-        keys = whole.keys or next(iter(adapter.keys.values()), name)
+        keys = whole.keys or next(iter(whole.file()[0]))
+        try:
+            adapter = _looked(whole.file())
+            read = "named, not read" if adapter.faults else f"`{adapter.format}`"
+        except InputError:
+            adapter, read = Adapter(modules={}), "named, not read"
         cells = ["" if _is_told_apart(adapter) else _cell(adapter, client) for client in names]
-        read = "named, not read" if adapter.faults else f"`{adapter.format}`"
         lines.append(f"| {whole.who}{f': {name}' if whole.keys else ''} | `{keys}` | {read} | {' | '.join(cells)} |")
     return lines
 

@@ -2,20 +2,23 @@
 
 import copy
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from peft import PeftModel
 
 from lorakit.delta import relative_error
+from lorakit.errors import InputError
 from lorakit.formats import files
 from lorakit.formats.adapters import checked, decode
 from lorakit.formats.clients import coverage
 from lorakit.formats.spellings import PREFIXES, parse
 from lorakit.io import safetensors
 from lorakit.registry import ADAPTER_FORMATS, CLIENTS
-from tests.formats.circulating import README, ROWS, few, written
+from tests.formats.circulating import README, ROWS, STRANGERS, WHOLE, few, told, written
 from tests.support.adapter_files import random_adapter
 from tests.support.pipelines import base_of, effect, pipeline, random_for, weights, wrong
 
@@ -30,6 +33,33 @@ def test_a_spelling_is_read_by_value(name, family):
     read = checked(decode(tensors, metadata, "file"), "file")
     assert read.format == name.partition(",")[0] and read.modules.keys() == wanted.modules.keys()
     assert max(relative_error(delta, read.modules[one]) for one, delta in wanted.modules.items()) < 1e-6
+
+
+@pytest.mark.parametrize("row", STRANGERS, ids=lambda row: f"{row[1]}, {row[0]}")
+def test_a_spelling_of_a_model_without_tables_is_read_by_value(row):
+    """`_named` gives the i-th module a delta of i + 1 everywhere; XLabs' query, key and value are three modules."""
+    who, what, names, _ = row
+    read = checked(decode(*WHOLE[f"{what}, {who}"].file(), "file"), "file")
+    values = set()
+    for delta in read.modules.values():
+        up, down = delta.factors()
+        assert np.ptp(up) == np.ptp(down) == 0
+        values.add(float(up[0] @ down[:, 0]))
+    assert values == {float(i + 1) for i in range(len(names))}
+    assert len(read.modules) == len(names) + 2 * ("qkv_lora1" in next(iter(names)))
+
+
+def test_what_is_not_read_is_named():
+    lost = [line.split(" | ")[1] for line in told() if "named, not read" in line]
+    assert len(lost) > 10
+    for whole in WHOLE.values():
+        try:
+            found = decode(*whole.file(), "file")
+        except InputError as error:
+            assert re.match(r"file is an? .*[A-Z].*; lorakit works with", str(error))
+            continue
+        assert not found.unknown
+        assert all(re.search("which lorakit does not read|does not read it|T-LoRA", fault) for fault in found.faults)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +141,11 @@ def test_every_prefix_is_in_a_spelling_that_is_run():
         row = ROWS[name]
         tensors, _ = row.file(row.adapter(random_adapter(family, few, ranks=(1,))), family)
         seen |= {parse(key).prefix.text for key in tensors}
-    others = ("_te3", "transformer", "prior", "text_encoder_3", "t5xxl", "oft_unet_", "clip_h")
-    assert {text for text in PREFIXES if not any(one in text for one in others)} <= seen | {"lora_te_"}
+    others = ("lora_transformer", "transformer.", "transformer_2.", "prior", "oft_unet_", "clip_h")
+    ours = {text for text, prefix in PREFIXES.items() if prefix.part != "text_encoder_3"}
+    assert {
+        text for text in ours if not text.startswith(others) and "prior" not in text and "clip_h" not in text
+    } <= seen | {"lora_te_"}
     assert {prefix.format for prefix in PREFIXES.values()} <= set(ADAPTER_FORMATS.names())
 
 

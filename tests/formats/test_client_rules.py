@@ -1,5 +1,7 @@
 """What we say of diffusers is what diffusers does: predicted coverage beside coverage measured by value."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -93,3 +95,54 @@ def test_what_we_write_is_covered_whole(tmp_path, name):
     found = coverage(decode(tensors, metadata, "a"), name)
     assert found.wrong == {} and found.expected == len(base)
     assert all(isinstance(x, torch.Tensor) for x in tensors.values())
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_an_alpha_of_0_is_what_diffusers_multiplies_by(tmp_path, every):
+    """In every module, in half of them, and in the fewer: attention has the commonest alpha of its part."""
+    pipe = pipeline(tmp_path / "model", "sd1")
+    base = base_of(pipe)
+    adapter = random_for(base, base, ranks=(4,), alphas=(4.0,))
+    tensors = naive(adapter, "sd1")
+    for key in [key for key in tensors if key.endswith(".alpha")][::every]:
+        tensors[key] = np.float32(0)
+    file = tmp_path / "a.safetensors"
+    safetensors.write(file, tensors, {})
+    read = decode(dict(safetensors.open_file(file).items()), {}, "a")
+    measured = {line.partition(":")[0] for line in wrong(read, effect(pipe, file, base), base)}
+    assert set(coverage(read, "diffusers").wrong) == measured != set()
+    for client in ("comfyui", "a1111"):
+        assert sum("alpha, which is 0" in why for why in coverage(read, client).wrong.values()) > len(base) // every - 9
+
+
+def test_a_convolution_whose_up_factor_is_a_matrix_makes_diffusers_refuse_the_file(tmp_path):
+    pipe = pipeline(tmp_path / "model", "sd1")
+    base = base_of(pipe)
+    names = ["unet.mid_block.resnets.0.conv1", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"]
+    tensors = naive(random_for(base, names), "sd1")
+    key = f"{kohya_name_of()[names[0]]}.lora_up.weight"
+    tensors[key] = tensors[key][:, :, 0, 0].clone()
+    safetensors.write(tmp_path / "a.safetensors", tensors, {})
+    assert coverage(decode(tensors, {}, "a"), "diffusers").right == 0
+    assert list(coverage(decode(tensors, {}, "a"), "sd-scripts").wrong) == names[:1]
+    with pytest.raises(RuntimeError):
+        pipe.load_lora_weights(str(tmp_path / "a.safetensors"))
+
+
+def test_of_two_spellings_of_a_module_a_client_needs_to_know_one(tmp_path):
+    """Kohya's names beside diffusers': all twice, and each module in one of them."""
+    pipe = pipeline(tmp_path / "model", "sd1")
+    base = base_of(pipe)
+    adapter = random_for(base, [name for name in base if "mid_block" in name and ".attn" in name])
+    flat = naive(adapter, "sd1")
+    own = ADAPTER_FORMATS["diffusers"].encode(adapter, Context()).tensors
+    few = [name for name in adapter.modules if name.endswith("to_q")]
+    some_flat = {k: x for k, x in flat.items() if not any(k.startswith(f"{kohya_name_of()[n]}.") for n in few)}
+    some_own = {k: x for k, x in own.items() if any(k.startswith(f"{n}.") for n in few)}
+    for tensors in ({k: x for k, x in {**flat, **own}.items() if "alpha" not in k}, {**some_flat, **some_own}):
+        safetensors.write(tmp_path / "a.safetensors", {k: torch.as_tensor(x).clone() for k, x in tensors.items()}, {})
+        read = decode(dict(safetensors.open_file(tmp_path / "a.safetensors").items()), {}, "a")
+        got = effect(copy.deepcopy(pipe), tmp_path / "a.safetensors", base)
+        measured = {line.partition(":")[0] for line in wrong(adapter, got, base)}
+        assert set(coverage(read, "diffusers").wrong) == measured
+        assert set(coverage(read, "comfyui").wrong) == (set() if len(tensors) > len(flat) else set(few))

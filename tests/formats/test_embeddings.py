@@ -1,10 +1,13 @@
 """Learned tokens in every file they come in, and that diffusers makes the same of ours."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Stored, floats
@@ -50,6 +53,7 @@ def held(adapter: Adapter) -> dict[str, dict[str, tuple[int, ...]]]:
         ),
         ({"<krk>": (768,)}, {}, "diffusers-embedding", {"<krk>": {"text_encoder": (1, 768)}}),
         ({"<krk>": (3, 32)}, {}, "diffusers-embedding", {"<krk>": {"text_encoder": (3, 32)}}),
+        ({"any width": (3, 640)}, {}, "diffusers-embedding", {"any width": {"text_encoder": (3, 640)}}),
         ({"my cat": (2, 1280)}, {}, "diffusers-embedding", {"my cat": {"text_encoder_2": (2, 1280)}}),
         (
             {"<a>": (768,), "b": (1, 768)},
@@ -112,9 +116,15 @@ def test_vectors_of_another_shape_are_a_fault(tensors, words):
     assert words in fault
 
 
+@pytest.mark.parametrize("key", ["clip_l_out", "clip_g_out", "t5xxl"])
+def test_vectors_of_no_text_encoder_of_ours_are_named(key):
+    (fault,) = decode({"clip_l": np.ones((1, 768)), key: np.ones((1, 768))}, {}, "file").faults
+    assert fault.startswith(f"{key}: ") and "which lorakit does not read" in fault
+
+
 def test_what_belongs_to_nothing_stays_unknown():
-    adapter = decode({"clip_l": np.ones((1, 768)), "clip_l_out": np.ones((1, 768))}, {"name": "x"}, "file")
-    assert list(adapter.unknown) == ["clip_l_out"]
+    adapter = decode({"clip_l": np.ones((1, 768)), "clip_x": np.ones((1, 768))}, {"name": "x"}, "file")
+    assert list(adapter.unknown) == ["clip_x"]
 
 
 ONE, TWO = {"text_encoder": vectors(2, 768)}, {"text_encoder": vectors(2, 768), "text_encoder_2": vectors(2, 1280, 1)}
@@ -150,9 +160,26 @@ def test_without_a_token_nothing_is_written(codec):
     assert codec.encode(Adapter(modules={}), Context()).tensors == {}
 
 
-def test_diffusers_files_are_for_one_text_encoder():
+def test_diffusers_files_for_two_text_encoders_are_as_its_scripts_write_them():
     written = diffusers_embedding.encode(Adapter(modules={}, embeddings={"cat": TWO}), Context())
-    assert written.tensors.keys() == {"cat"} and "text_encoder_2" in written.losses[0]
+    assert written.tensors.keys() == {"clip_l", "clip_g"} and written.losses == ()
+    read = checked(decode(written.tensors, written.metadata, "file"), "file")
+    assert held(read) == {"cat": {"text_encoder": (2, 768), "text_encoder_2": (2, 1280)}}
+
+
+def test_diffusers_loads_our_tokens_for_two_text_encoders(tmp_path):
+    pipe = pipeline(tmp_path / "model", "sdxl")
+    pipe.tokenizer_2 = copy.deepcopy(pipe.tokenizer)
+    rows = {"text_encoder": vectors(2, 32), "text_encoder_2": vectors(2, 32, 1)}
+    written = diffusers_embedding.encode(Adapter(modules={}, embeddings={"<cat>": rows}), Context())
+    tensors = load_file(save(tmp_path / "out", written))
+    for key, part, tokenizer in (("clip_l", "text_encoder", "tokenizer"), ("clip_g", "text_encoder_2", "tokenizer_2")):
+        to = {"text_encoder": getattr(pipe, part), "tokenizer": getattr(pipe, tokenizer)}
+        pipe.load_textual_inversion(tensors[key], token="<cat>", **to)
+        ids = to["tokenizer"].convert_tokens_to_ids(["<cat>", "<cat>_1"])
+        np.testing.assert_array_equal(
+            to["text_encoder"].get_input_embeddings().weight.detach()[ids].numpy(), rows[part]
+        )
 
 
 @settings(max_examples=30, deadline=None)

@@ -61,10 +61,49 @@ def test_shapes_count_more_than_what_the_metadata_say():
     assert found.families == ("sd1",) and "not SDXL" in found.evidence
 
 
+@pytest.mark.parametrize(
+    ("names", "metadata", "families", "said"),
+    [
+        (
+            slider,
+            {"ss_base_model_version": "sd_v2", SPEC: "stable-diffusion-v1/lora"},
+            ("sd2",),
+            "not SD1, as its modelspec.architecture",
+        ),
+        (
+            slider,
+            {"ss_base_model_version": "sdxl_refiner_v1-0", SPEC: "stable-diffusion-v1/lora"},
+            ("sd1",),
+            "not the SDXL refiner, as its ss_",
+        ),
+        (
+            lambda name: name.endswith("attn2.to_k"),
+            {"ss_base_model_version": "flux1"},
+            ("sd1",),
+            "not Flux.1, as its ss_base_model_version",
+        ),
+        (
+            lambda name: name.endswith("attn2.to_k"),
+            {"ss_base_model_version": "sd_v1", "ss_v2": "True"},
+            ("sd1",),
+            "not SD2, as its ss_v2",
+        ),
+    ],
+)
+def test_metadata_that_contradict_one_another_or_the_shapes_are_told(names, metadata, families, said):
+    found = family_of(read("sd1", names, metadata))
+    assert found.families == families and said in found.evidence
+
+
 def test_learned_tokens_break_ties_too():
     adapter = read("sdxl", text)
     vectors = {"<s>": {"text_encoder": np.ones((1, 768), "f4"), "text_encoder_2": np.ones((1, 1280), "f4")}}
-    assert families_of(replace(adapter, keys={}, embeddings=vectors)) == ["sdxl", "sd1"]
+    found = family_of(replace(adapter, keys={}, embeddings=vectors))
+    assert found.families == ("sdxl",) and "its learned tokens are not for SD1" in found.evidence
+    first = {"<s>": {"text_encoder": vectors["<s>"]["text_encoder"]}}
+    assert families_of(replace(adapter, embeddings=first)) == ["sd1", "sdxl"]
+    odd = {"<s>": {"text_encoder": np.ones((1, 1024), "f4")}}
+    assert families_of(replace(adapter, embeddings=odd)) == ["sdxl", "sd1"]
     assert families_of(Adapter(modules={}, embeddings=vectors)) == ["sdxl"]
 
 

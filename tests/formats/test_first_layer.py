@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from lorakit.adapter import Adapter
 from lorakit.deltas.full import Full
@@ -82,3 +82,57 @@ def test_merge_and_sample_apply_it_where_they_are_asked_to(program, tmp_path):
     assert "--cut-inputs" in program(*draw, status=3).stderr
     program(*draw, "--cut-inputs")
     assert "for --into MODEL" in program("merge", "x.safetensors", "x.safetensors", "--cut-inputs", status=2).stderr
+
+
+def test_two_inpainting_models_are_extracted_and_their_adapters_merged(program, tmp_path):
+    """fill + 2 * (one - fill) - 0.5 * (two - fill), by way of adapters of full rank, in every format of files."""
+    for seed, name in enumerate(("fill", "one", "two")):
+        make(tmp_path / name, inputs=9, seed=seed)
+    key, file = "conv_in.weight", "unet/diffusion_pytorch_model.safetensors"
+    fill, one, two = (load_file(tmp_path / name / file)[key] for name in ("fill", "one", "two"))
+    for name in ("one", "two"):
+        program("extract", name, "--base", "fill", "--target", "conv_in", "--rank", "full", "-o", f"{name}.safetensors")
+    assert files.read(tmp_path / "one.safetensors").modules[CONV_IN].shape == (32, 9, 3, 3)
+    for to in ("kohya", "comfy", "diffusers", "lorakit"):
+        program("merge", "one.safetensors:2", "two.safetensors:-0.5", "--format", to, "-o", f"{to}.safetensors")
+        program("merge", f"{to}.safetensors", "--into", "fill", "-o", to)
+        after = load_file(tmp_path / to / file)[key]
+        np.testing.assert_allclose(after, fill + 2 * (one - fill) - 0.5 * (two - fill), atol=1e-5)
+    make(tmp_path / "sd")
+    program("extract", "sd", "--base", "sd", "-o", "x.safetensors", status=3)
+    said = program("extract", "one", "--base", "sd", "-o", "x.safetensors", status=3).stderr
+    assert "1 weight differs in shape, unet.conv_in: 32x9x3x3 and 32x4x3x3" in said
+
+
+def inpainting(seed: int) -> dict[str, np.ndarray]:
+    """SD1's first layer of 9 inputs, and a module that tells the family."""
+    draw = np.random.default_rng(seed)
+    key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    return {
+        "lora_unet_conv_in.lora_down.weight": draw.standard_normal((2, 9, 3, 3)).astype("f4"),
+        "lora_unet_conv_in.lora_up.weight": draw.standard_normal((320, 2, 1, 1)).astype("f4"),
+        f"{key}.lora_down.weight": draw.standard_normal((2, 768)).astype("f4"),
+        f"{key}.lora_up.weight": draw.standard_normal((1280, 2)).astype("f4"),
+    }
+
+
+def test_inpainting_adapters_of_sd1_are_told_merged_cut_and_respelled(program, json_of, tmp_path):
+    for seed, name in enumerate("ab"):
+        save_file(inpainting(seed), tmp_path / f"{name}.safetensors")
+    found = json_of("inspect", "a.safetensors")["files"][0]
+    assert found["family"] == "sd1" and "as for inpainting" in found["evidence"]
+    a, b = (dense(files.read(tmp_path / f"{name}.safetensors")) for name in "ab")
+    program("merge", "a.safetensors", "b.safetensors", "--alpha", 0.25, "-o", "m.safetensors")
+    np.testing.assert_allclose(dense(files.read(tmp_path / "m.safetensors")), 0.25 * a + 0.75 * b, atol=1e-5)
+    program("extract", "m.safetensors", "--rank", 1, "-o", "one.safetensors")
+    assert files.read(tmp_path / "one.safetensors").modules[CONV_IN].shape == (320, 9, 3, 3)
+    for to in ("comfy", "diffusers", "lorakit"):
+        program("convert", "a.safetensors", f"{to}.safetensors", "--to", to)
+        np.testing.assert_allclose(dense(files.read(tmp_path / f"{to}.safetensors")), a, atol=1e-6)
+    ordinary = {key: x[:, :4] if x.shape[1:] == (9, 3, 3) else x for key, x in inpainting(2).items()}
+    save_file(ordinary, tmp_path / "c.safetensors")
+    said = program("merge", "c.safetensors", "a.safetensors", "--alpha", 0.5, "-o", "m.safetensors", "-f").stderr
+    assert "c.safetensors" in said and "acts on the 4 noisy latents" in said
+    c, both = (dense(files.read(tmp_path / f"{name}.safetensors")) for name in "cm")
+    np.testing.assert_allclose(both[:, :4], 0.5 * (a[:, :4] + c), atol=1e-5)
+    np.testing.assert_allclose(both[:, 4:], 0.5 * a[:, 4:], atol=1e-5)

@@ -183,6 +183,41 @@ def test_a_learned_token_travels(program, json_of, tmp_path):
     assert "<fox>" in program("convert", "k.safetensors", "p", "--to", "peft", status=3).stderr
 
 
+def test_a_token_for_two_text_encoders_is_written_as_diffusers_loads_it(program, json_of, tmp_path):
+    draw = np.random.default_rng(0)
+    rows = {
+        "clip_l": draw.standard_normal((2, 768)).astype("f4"),
+        "clip_g": draw.standard_normal((2, 1280)).astype("f4"),
+    }
+    save_file(rows, tmp_path / "fox.safetensors")
+    said = program("convert", "fox.safetensors", "d.safetensors", "--to", "diffusers-embedding").stderr
+    assert "['clip_l'], token='fox', text_encoder=pipe.text_encoder" in said
+    written = load_file(tmp_path / "d.safetensors")
+    assert written.keys() == rows.keys() and all((written[key] == rows[key]).all() for key in rows)
+    assert files.read(tmp_path / "d.safetensors").embeddings.keys() == {"fox"}
+    said = program("convert", "fox.safetensors", "cat.safetensors", "--to", "comfy-embedding").stderr
+    assert "it was fox, and is cat now, as the file is" in said
+    assert json_of("inspect", "fox.safetensors")["files"][0]["kind"] == "embedding"
+    json_of("convert", "fox.safetensors", "k.safetensors", "--to", "kohya")
+    assert json_of("inspect", "k.safetensors")["files"][0]["kind"] == "embedding"
+
+
+def test_what_is_lost_of_many_modules_is_said_once(program, tmp_path):
+    modules = random_adapter("sd1", attention, ranks=(1,))
+    tensors = dict(ADAPTER_FORMATS["kohya"].encode(modules, Context.of(modules)).tensors)
+    scales = {
+        key.replace("lora_down.weight", "dora_scale"): np.ones((1, x.shape[1]), "f4")
+        for key, x in tensors.items()
+        if key.endswith("attn1_to_q.lora_down.weight")
+    }
+    save_file(tensors | scales, tmp_path / "a.safetensors")
+    what = "diffusers files have DoRA by output only, and for all modules of a part or none"
+    said = program("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", status=3).stderr
+    assert said.count(what) == 1 and f"{what} ({len(scales)}: unet." in said and "and 14 more)" in said
+    said = program("convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--allow-loss").stderr
+    assert said.count("left out: ") == 1 and f"left out: {what} ({len(scales)}: " in said
+
+
 def test_formats_that_are_only_read_and_unknown_ones(program, tmp_path):
     save_file(stems(PLAIN, FLAT), tmp_path / "a.safetensors")
     assert "did you mean 'diffusers'" in program("convert", "a.safetensors", "b", "--to", "difusers", status=2).stderr

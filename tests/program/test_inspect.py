@@ -172,3 +172,30 @@ def test_a_checkpoint_of_seven_gigabytes_is_told_by_its_header(tmp_path):
     found = json.loads(done.stdout)["files"][0]
     assert (found["kind"], found["family"], found["hash_sha256"]) == ("base model", "sdxl", None)
     assert int(done.stderr.split()[-1]) < 200_000  # kB, at its highest
+
+
+def test_nan_in_a_token_or_a_bias_is_told_and_json_has_none(program, tmp_path):
+    bad = np.full((2, 768), np.nan, "f4")
+    save_file({"emb_params": bad}, tmp_path / "a.safetensors")
+    save_file({"lora_unet_conv_in.diff_b": np.array([np.inf] * 320, "f4")}, tmp_path / "b.safetensors")
+    done = program("inspect", "a.safetensors", "b.safetensors", "--json")
+    assert "NaN" not in done.stdout and "Infinity" not in done.stdout
+    token, bias = (one["nonfinite"] for one in done.json["files"])
+    assert token == ["token a"] and bias == ["the bias of unet.conv_in"]
+    assert "1 place with NaN or infinity: token a" in program("inspect", "a.safetensors").stdout
+
+
+def test_a_file_with_a_fault_is_not_vouched_for(program, tmp_path):
+    key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    good = {f"{key}.lora_down.weight": np.ones((2, 768), "f4"), f"{key}.lora_up.weight": np.ones((1280, 2), "f4")}
+    for stray in ("lora_unet_nowhere.lora_down.weight", "conv_in.weight"):
+        save_file({**good, stray: np.ones((2, 4, 3, 3), "f4")}, tmp_path / "a.safetensors")
+        found = program("inspect", "a.safetensors", "--json").json["files"][0]
+        assert (found["kind"], found["family"], found["clients"], len(found["faults"])) == ("adapter", "sd1", {}, 1)
+        assert "not known for files with faults" in program("inspect", "a.safetensors").stdout
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 tensor)"), (2, "2 tensors)")])
+def test_one_is_one(program, tmp_path, count, said):
+    save_file({f"<{i}>": np.ones(768, "f4") for i in range(count)}, tmp_path / "a.safetensors")
+    assert said in program("inspect", "a.safetensors").stdout

@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
-from lorakit.formats import weighted, writing
+from lorakit.formats import files, weighted, writing
 from lorakit.io import safetensors
 from lorakit.registry import MERGE_METHODS
 from tests.support import plain
@@ -185,6 +186,16 @@ def test_learned_tokens_go_along(json_of, tmp_path):
     json_of("merge", "a.safetensors:0.5", "b.safetensors")
     found = plain.load(tmp_path / "merged.safetensors").embeddings
     assert {name: float(by["text_encoder"][0, 0]) for name, by in found.items()} == {"<s1>": 1, "<s2>": 2, "<x>": 5}
+
+
+def test_a_weight_of_words_alone_is_said_not_to_be_in_the_result(program, tmp_path):
+    make(tmp_path / "a.safetensors", 1)
+    save_file({"emb_params": np.ones((2, 192), "f4")}, tmp_path / "fox.safetensors")
+    for weights, said in (("1,0.5", "weight 0.5 is not in the result"), ("1,1", ""), ("1,0", "")):
+        done = program("merge", "a.safetensors", "fox.safetensors", "--weights", weights, "-f")
+        assert ("fox.safetensors: its weight" in done.stderr) == bool(said) and said in done.stderr
+        assert bool(files.read(tmp_path / "merged.safetensors").embeddings) == (weights != "1,0")
+    assert "prompts have it: (fox:0.5)" in program("merge", "a.safetensors", "fox.safetensors:0.5", "-f").stderr
 
 
 def test_tokens_of_one_name_clash_unless_renamed(json_of, program, tmp_path):

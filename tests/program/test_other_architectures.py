@@ -255,3 +255,155 @@ def test_a_model_that_no_table_has_takes_none_either(program, flux):
     make(flux / "sd")
     said = program("sample", "x", "-m", "sd", "--steps", 1, "--lora", "a.safetensors", status=3).stderr
     assert "a.safetensors is for Flux.1" in said
+
+
+def test_xlabs_processors_are_diffusers_modules(program, tmp_path):
+    """One pair of a double block's query, key and value, of a single block's, and their outputs."""
+    rows = {
+        "double_blocks.0.processor.qkv_lora1": (3 * W, W),
+        "double_blocks.0.processor.qkv_lora2": (3 * W, W),
+        "double_blocks.0.processor.proj_lora2": (W, W),
+        "single_blocks.7.processor.qkv_lora": (3 * W, W),
+        "single_blocks.7.processor.proj_lora": (W, 5 * W),
+    }
+    tensors, whole = {}, {}
+    for i, (name, (out, width)) in enumerate(rows.items()):
+        down, up = factors(out, width, 2, i)
+        tensors |= {f"{name}.down.weight": down, f"{name}.up.weight": up}
+        whole[name.replace("processor.", "")] = up.astype("f8") @ down.astype("f8")
+    save_file(tensors, tmp_path / "x.safetensors")
+    found, block = deltas(tmp_path / "x.safetensors"), "transformer.transformer_blocks.0.attn."
+    for i, x in enumerate("qkv"):
+        rows_of_x = slice(i * W, (i + 1) * W)
+        np.testing.assert_allclose(found[f"{block}to_{x}"], whole["double_blocks.0.qkv_lora1"][rows_of_x], atol=1e-5)
+        np.testing.assert_allclose(
+            found[f"{block}add_{x}_proj"], whole["double_blocks.0.qkv_lora2"][rows_of_x], atol=1e-5
+        )
+    np.testing.assert_allclose(found[f"{block}to_add_out"], whole["double_blocks.0.proj_lora2"], atol=1e-5)
+    program("convert", "x.safetensors", "k.safetensors", "--to", "kohya")
+    program("merge", "x.safetensors", "k.safetensors", "--weights", "2,-1", "-o", "m.safetensors")
+    after = deltas(tmp_path / "m.safetensors")
+    assert after.keys() - {"transformer.single_transformer_blocks.7.proj_mlp"} == found.keys()
+    for name, delta in found.items():
+        np.testing.assert_allclose(after[name], delta, atol=1e-4)
+    linear1 = deltas(tmp_path / "k.safetensors")["lora_unet_single_blocks_7_linear1"]
+    np.testing.assert_allclose(linear1[: 3 * W], whole["single_blocks.7.qkv_lora"], atol=1e-5)
+    assert linear1.shape == (7 * W, W) and not linear1[3 * W :].any()
+    assert {x.shape[0] for key, x in load_file(tmp_path / "k.safetensors").items() if "down" in key} == {2}
+
+
+def test_an_xlabs_pair_that_lacks_a_factor_or_has_other_rows_is_named_once(program, tmp_path):
+    name = "double_blocks.0.processor.qkv_lora1"
+    save_file({f"{name}.down.weight": np.ones((2, W), "f4")}, tmp_path / "x.safetensors")
+    said = program("convert", "x.safetensors", "y.safetensors", status=3).stderr
+    assert f"1 key is wrong: {name}.down.weight" in said
+    odd = {f"{name}.down.weight": np.ones((2, W), "f4"), f"{name}.up.weight": np.ones((3 * W - 1, 2), "f4")}
+    save_file(odd, tmp_path / "x.safetensors")
+    said = program("convert", "x.safetensors", "y.safetensors", status=3).stderr
+    assert f"{name}.up.weight: {3 * W - 1} rows are not those of attn.to_q, attn.to_k, attn.to_v alike" in said
+
+
+NAMELESS = {
+    "flux1": dotted("", {"double_blocks.0.img_attn.qkv": (3 * W, W), "single_blocks.0.linear2": (W, 5 * W)}),
+    "qwen-image": {
+        key.replace("lora_A", "lora_A.default").replace("lora_B", "lora_B.default"): x
+        for key, x in dotted(
+            "", {"transformer_blocks.0.attn.to_q": (W, W), "transformer_blocks.0.img_mod.1": (6 * W, W)}
+        ).items()
+    },
+    "wan": kohya({"blocks.0.self_attn.q": (W, W), "blocks.0.ffn.0": (4 * W, W)})
+    | {"blocks.0.norm3.diff": np.ones(W, "f4")},
+    None: dotted("", {"foo.0.qkv": (W, W)}),
+}
+
+
+@pytest.mark.parametrize("family", NAMELESS, ids=str)
+def test_names_without_a_prefix_are_read_and_get_one(program, tmp_path, family):
+    save_file(NAMELESS[family], tmp_path / "x.safetensors")
+    (found,) = program("inspect", "x.safetensors", "--json").json["files"]
+    assert (found["family"], found["kind"], found["faults"]) == (family, "adapter", [])
+    said = program("merge", "x.safetensors", "x.safetensors", "--weights", "1,1", "-o", "m.safetensors").stderr
+    wanted = "comfy" if family else "diffusers"
+    assert f"names without a prefix are not written here; the result is a {wanted} file" in said
+    before, after = deltas(tmp_path / "x.safetensors"), deltas(tmp_path / "m.safetensors")
+    prefix = "diffusion_model." if family else "transformer."
+    assert after.keys() == {f"{prefix}{name}" for name in before}
+    for name, delta in before.items():
+        np.testing.assert_allclose(after[f"{prefix}{name}"], 2 * delta, atol=1e-4)
+    program("convert", "x.safetensors", "d.safetensors", "--to", "diffusers", "--allow-loss")
+    assert all(key.startswith("transformer.") for key in load_file(tmp_path / "d.safetensors"))
+
+
+def test_a_format_that_is_asked_for_gets_the_names_it_has_today(program, tmp_path):
+    """Of OneTrainer's names in kohya's file, and of the original's in diffusers'."""
+    flat = {f"lora_transformer_{name.replace('.', '_')}": shape for name, shape in SPLIT.items()}
+    save_file(kohya(flat), tmp_path / "a.safetensors")
+    program("convert", "a.safetensors", "k.safetensors", "--to", "kohya")
+    assert deltas(tmp_path / "k.safetensors").keys() == ORIGINAL.keys()
+    program("merge", "a.safetensors", "a.safetensors", "--alpha", 0.5, "-o", "own.safetensors")
+    assert deltas(tmp_path / "own.safetensors").keys() == flat.keys()
+    save_file(dotted("transformer.", {"double_blocks.0.img_attn.proj": (W, W)}), tmp_path / "b.safetensors")
+    program("convert", "b.safetensors", "d.safetensors", "--to", "diffusers")
+    assert deltas(tmp_path / "d.safetensors").keys() == {"transformer.transformer_blocks.0.attn.to_out.0"}
+
+
+def test_a_transformer_is_a_part_and_its_blocks_have_names(program, tmp_path):
+    modules = {
+        "lora_unet_double_blocks_0_img_attn_proj": (W, W),
+        "lora_unet_double_blocks_10_img_attn_proj": (W, W),
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1": (3072, 768),
+        "lora_te3_encoder_block_0_layer_0_SelfAttention_q": (W, W),
+    }
+    save_file(kohya(modules), tmp_path / "a.safetensors")
+    (found,) = program("inspect", "a.safetensors", "--json").json["files"]
+    assert found["components"] == {"transformer": 2, "text_encoder": 1, "text_encoder_3": 1}
+    before = deltas(tmp_path / "a.safetensors")
+    for option, wanted in {
+        "--part-weights transformer=0.5": (0.5, 0.5, 1.0),
+        "--part-weights unet=0.5,text_encoder=3": (0.5, 0.5, 3.0),
+        "--part-weights text_encoder_3=2": (1.0, 1.0, 1.0),
+        "--block-weights double_blocks.10=0.5": (1.0, 0.5, 1.0),
+        "--block-weights double_blocks=0.25": (0.25, 0.25, 1.0),
+        "--block-weights double_blocks.0.img_attn=3": (3.0, 1.0, 1.0),
+    }.items():
+        name, value = option.split(" ")
+        program("merge", "a.safetensors", "a.safetensors", "--weights", "1,0", name, value, "-o", "m.safetensors", "-f")
+        after = deltas(tmp_path / "m.safetensors")
+        for module, factor in zip(
+            (
+                "lora_unet_double_blocks_0_img_attn_proj",
+                "lora_unet_double_blocks_10_img_attn_proj",
+                "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+            ),
+            wanted,
+            strict=True,
+        ):
+            np.testing.assert_allclose(after[module], factor * before[module], atol=1e-4)
+    asked = ["merge", "a.safetensors", "a.safetensors", "--alpha", 0.5, "-o", "m.safetensors", "-f"]
+    said = program(*asked, "--part-weights", "text_encoder_2=1", status=3).stderr
+    assert "part text_encoder_2 (there are modules of text_encoder, text_encoder_3, transformer)" in said
+    assert "did you mean 'double_blocks'" in program(*asked, "--block-weights", "doble_blocks=1", status=2).stderr
+    program(*asked, "--report", "r.html")
+    assert (tmp_path / "r.html").read_text().count("<h2>") == 4  # a part each, and all modules
+    for part in ("transformer", "unet"):
+        program("extract", "a.safetensors", "--parts", part, "-o", "e.safetensors", "-f")
+        assert len(deltas(tmp_path / "e.safetensors")) == 2
+    assert (
+        "it has transformer, text_encoder, text_encoder_3"
+        in program(
+            "extract", "a.safetensors", "--parts", "text_encoder_2", "-o", "e.safetensors", "-f", status=3
+        ).stderr
+    )
+
+
+def test_a_t5_may_be_called_the_second_text_encoder(program, tmp_path):
+    modules = {
+        "lora_transformer_transformer_blocks_0_attn_to_q": (W, W),
+        "lora_te2_encoder_block_0_layer_0_SelfAttention_q": (W, W),
+    }
+    save_file(kohya(modules), tmp_path / "a.safetensors")
+    (found,) = program("inspect", "a.safetensors", "--json").json["files"]
+    assert found["components"] == {"transformer": 1, "text_encoder_2": 1} and found["faults"] == []
+    alone = {key: x for key, x in kohya(modules).items() if "te2" in key}
+    save_file(alone, tmp_path / "b.safetensors")
+    assert program("inspect", "b.safetensors", "--json").json["files"][0]["clients"] == {}

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
-from lorakit.errors import InputError, some
+from lorakit.errors import InputError, by_reason, some
 from lorakit.registry import ADAPTER_FORMATS
 
 
@@ -50,12 +50,8 @@ def checked(adapter: Adapter, source: str) -> Adapter:
     """The adapter if nothing is wrong with it; InputError that counts the faulty and the unknown keys and names the first
     ones of each fault."""
     wrong = [*adapter.faults, *(f"{key}: belongs to nothing" for key in adapter.unknown)]
-    keys: dict[str, list[str]] = {}
-    for fault in wrong:
-        key, _, what = fault.partition(": ")
-        keys.setdefault(what, []).append(key)
     if wrong:
-        lines = [f"{some(named, 4)}: {what}" if what else some(named, 4) for what, named in keys.items()]
+        lines = [f"{some(keys, 4)}: {what}" if what else some(keys, 4) for what, keys in by_reason(wrong).items()]
         told = "1 key is" if len(wrong) == 1 else f"{len(wrong)} keys are"
         raise InputError(f"{source}: {told} wrong: {some(lines, 4, '; ')}")
     return adapter

@@ -15,8 +15,12 @@ _FLAT = re.compile(r"(text_encoder/)?\d+")
 _OLD = re.compile(
     r"\.processor\.|_lora\.(down|up)\.weight$|\.lora\.(down|up)\.weight$|\.lora_linear_layer\.(down|up)\.weight$"
 )
+XLABS = re.compile(
+    r"(?:diffusion_model\.)?(double|single)_blocks\.(\d+)\.processor\.((?:qkv|proj)_lora[12]?)\.(down|up)\.weight"
+)
 _TOKEN = re.compile(r"<.+>")
 _CLIPS = tuple(text for text, prefix in PREFIXES.items() if prefix.format == "omi")
+_MOST_VECTORS = 75  # as many as a prompt has room for
 _WIDTHS = {text.width for family in FAMILIES.values() for text in family.texts.values()}
 
 
@@ -68,7 +72,15 @@ def _are_tokens(shapes: Shapes, metadata: Mapping[str, str]) -> bool:
         return False
     if any(re.fullmatch(r"text_encoders_\d", key) for key in shapes):
         return True
-    return all(_is_token(key, shape) for key, shape in shapes.items())
+    return all(_is_token(key, shape) for key, shape in shapes.items()) or _is_alone(shapes)
+
+
+def _is_alone(shapes: Shapes) -> bool:
+    """Whether a file's one tensor is a few vectors, as diffusers takes it whatever its name."""
+    ((key, shape),) = shapes.items() if len(shapes) == 1 else [("", ())]
+    if not re.fullmatch(r"[^.:/]+", key) or key in ("weight", "bias"):
+        return False
+    return shape[-1] > _MOST_VECTORS and (len(shape) == 1 or shape[0] <= _MOST_VECTORS)
 
 
 MARKS: dict[str, Callable[[Shapes, Mapping[str, str]], bool]] = {
@@ -76,6 +88,7 @@ MARKS: dict[str, Callable[[Shapes, Mapping[str, str]], bool]] = {
     "lorakit": lambda shapes, metadata: "lorakit.checkpoint" in metadata or "lorakit.format" in metadata,
     "cloneofsimo": _any(lambda key: _SAFELORA.fullmatch(key) or _FLAT.fullmatch(key)),
     "peft": _any(lambda key: "base_model.model." in key),
+    "xlabs": _any(XLABS.fullmatch),
     "lycoris": _any(_has_prefix("lycoris")),
     "comfy": _any(lambda key: _has_comfy(key) and is_adapter_key(key)),
     "omi": _any(_is_omi),

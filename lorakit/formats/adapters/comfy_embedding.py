@@ -27,6 +27,10 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
     for key, array in tensors.items():
         if key in _PARTS:
             tokens.add(token, key, array, _PARTS[key])
+        elif key == "t5xxl":
+            tokens.faults.append(f"{key}: vectors of a T5 text encoder, which lorakit does not read")
+        elif key.removesuffix("_out") in _PARTS:
+            tokens.faults.append(f"{key}: an output embedding of OneTrainer, which lorakit does not read")
         else:
             tokens.unknown[key] = array
     return tokens.adapter(metadata, "comfy-embedding")
@@ -35,9 +39,13 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
 def encode(adapter: Adapter, context: Context) -> Encoded:
     """One token, a tensor for each text encoder."""
     token, vectors, losses = one_token(adapter, "ComfyUI embedding")
-    tensors = {
+    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
+    return Encoded(by_text(vectors), {**metadata, "name": token} if token else metadata, tuple(losses))
+
+
+def by_text(vectors: Mapping[str, Array]) -> dict[str, Array]:
+    """A token's vectors by ComfyUI's names of the text encoders."""
+    return {
         _KEYS.get((part, int(x.shape[-1])), "clip_g" if part == "text_encoder_2" else "clip_l"): x
         for part, x in vectors.items()
     }
-    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
-    return Encoded(tensors, {**metadata, "name": token} if token else metadata, tuple(losses))

@@ -1,14 +1,18 @@
-"""diffusers' textual inversion: a tensor by its token's name; and its pivotal tuning, `text_encoders_0` and `_1`."""
+"""diffusers' textual inversion: a tensor by its token's name; and its pivotal tuning, `text_encoders_0` and `_1`.
+
+For two text encoders its scripts write `clip_l` and `clip_g`, which are read as ComfyUI's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from lorakit.adapter import Adapter
-from lorakit.arrays import SIZES, Array, Stored
+from lorakit.arrays import Array
 from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
-from lorakit.formats.codec import Context, Encoded
+from lorakit.formats.adapters.comfy_embedding import by_text
+from lorakit.formats.codec import Context, Encoded, rows_of
 from lorakit.formats.peft_config import STALE
 from lorakit.formats.vectors import Tokens, as_rows, one_token
 
@@ -26,27 +30,19 @@ def decode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> Adapter
             tokens.add(key, key, array)
             continue
         rows = as_rows(array)  # a row a token there, not a token of several vectors
-        for i in range(rows.shape[0]):
-            tokens.add(f"<s{i}>", key, _row(rows, i), _PIVOTAL[key])
+        for i, row in enumerate(rows_of(rows, max(1, rows.shape[0])) or ()):
+            tokens.add(f"<s{i}>", key, row, _PIVOTAL[key])
     if any(key in _PIVOTAL for key in tensors):
         tokens.notes.append("its tokens are called <s0>, <s1> ... here, as diffusers' pivotal tuning calls them")
     return tokens.adapter(metadata, "diffusers-embedding")
 
 
-def _row(x: Array, i: int) -> Array:
-    """Row i of [n, width]."""
-    if not isinstance(x, Stored):
-        return x[i]
-    size = x.shape[1] * SIZES[x.dtype]
-    return Stored(x.dtype, (x.shape[1],), lambda: x.raw()[i * size : (i + 1) * size])
-
-
 def encode(adapter: Adapter, context: Context) -> Encoded:
-    """One token for one text encoder: diffusers loads no file with more of either."""
+    """One token. For two text encoders it is what diffusers' SDXL scripts write, clip_l and clip_g, which are loaded one by
+    one: no file of its own is for both."""
     token, vectors, losses = one_token(adapter, "diffusers embedding")
-    part = next((part for part in ("text_encoder", "text_encoder_2") if part in vectors), None)
-    losses += [
-        f"{token}: its vectors for {other}: such files are for one text encoder" for other in vectors if other != part
-    ]
-    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE}
-    return Encoded({token: vectors[part]} if part else {}, {**metadata, "format": "pt"}, tuple(losses))
+    metadata = {key: value for key, value in adapter.metadata.items() if key not in STALE} | {"format": "pt"}
+    if len(vectors) > 1:
+        return Encoded(by_text(vectors), {**metadata, "name": token}, tuple(losses))
+    array = next(iter(vectors.values()), None)
+    return Encoded({} if array is None else {token: array}, metadata, tuple(losses))

@@ -14,12 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
 from lorakit.adapter import Adapter
+from lorakit.deltas.low_rank import LowRank
 from lorakit.families import FAMILIES
-from lorakit.formats.evidence import family_of, stranger
+from lorakit.formats.codec import ZERO_ALPHA
+from lorakit.formats.evidence import family_of
 from lorakit.formats.spellings import Spelled, parse
 from lorakit.registry import CLIENTS
+from lorakit.targets import is_known
 
 _DEAF = "does not read"
 
@@ -54,8 +58,7 @@ def _coverage(adapter: Adapter, client: str, family: str | None) -> Coverage:
     modules = sorted({*adapter.modules, *adapter.biases})
     wrong: dict[str, str] = {}
     for module in modules:
-        keys = map(parse, adapter.spelled.get(module, ()))
-        if why := next(filter(None, (rules.unread(key, module, family) for key in keys)), ""):
+        if why := _unread(rules, adapter.spelled.get(module, ()), module, family):
             wrong[module] = why
         elif module in adapter.modules and adapter.modules[module].kind in rules.KINDS:
             wrong[module] = rules.KINDS[adapter.modules[module].kind]
@@ -66,9 +69,17 @@ def _coverage(adapter: Adapter, client: str, family: str | None) -> Coverage:
     return Coverage(client, len(modules), wrong)
 
 
+def _unread(rules: ModuleType, keys: Sequence[str], module: str, family: str | None) -> str:
+    """Why a client does not take a module, "" where it takes it: of several spellings it needs to know one."""
+    by_name: dict[str, str] = {}
+    for key in map(parse, keys):
+        by_name[key.stem] = by_name.get(key.stem, "") or rules.unread(key, module, family)
+    return "" if "" in by_name.values() else next(iter(by_name.values()), "")
+
+
 def coverages(adapter: Adapter) -> list[Coverage]:
     """Of every client; of none for architectures without tables, of which it is not known."""
-    if any(stranger(name) is not None for name in adapter.modules):
+    if not all(map(is_known, (*adapter.modules, *adapter.biases))):
         return []
     family = family_of(adapter).family
     return [_coverage(adapter, name, family) for name in CLIENTS.names()]
@@ -80,18 +91,37 @@ def lines(found: Sequence[Coverage]) -> list[str]:
     asked = [one for one in found if one.expected]
     whole = [one.client for one in asked if not one.wrong]
     deaf = [one.client for one in asked if set(one.reasons()) and all(why.startswith(_DEAF) for why in one.reasons())]
-    told = [f"{', '.join(whole)}: all {asked[0].expected} modules right"] if whole else []
+    told = [f"{', '.join(whole)}: {_all(asked[0].expected)} right"] if whole else []
     for one in asked:
         if one.client not in (*whole, *deaf):
             why = "; ".join(f"{len(modules)} {reason}" for reason, modules in list(one.reasons().items())[:3])
-            told.append(f"{one.client}: {one.right} of {one.expected} modules right ({why})")
+            told.append(f"{one.client}: {one.right} of {_modules(one.expected)} right ({why})")
     verb = _DEAF if len(deaf) == 1 else _DEAF.replace("does", "do")
     return told + ([f"{', '.join(deaf)}: {verb} this format"] if deaf else [])
+
+
+def _all(count: int) -> str:
+    return f"all {count} modules" if count != 1 else "its one module"
+
+
+def _modules(count: int) -> str:
+    return f"{count} module{'s' if count != 1 else ''}"
 
 
 def output_axis(adapter: Adapter) -> list[str]:
     """DoRA modules whose magnitude is per output row."""
     return [name for name, delta in adapter.modules.items() if getattr(delta, "axis", None) == 0]
+
+
+def without_alpha(adapter: Adapter) -> list[str]:
+    """Modules whose alpha is 0 in the file, which most programs multiply by."""
+    return [name for name, _, what in (note.partition(": ") for note in adapter.notes) if what.startswith(ZERO_ALPHA)]
+
+
+def without_kernel(adapter: Adapter) -> list[str]:
+    """Convolutions whose up factor is a matrix, which the module of most programs does not take."""
+    low = {name: getattr(delta, "inner", delta) for name, delta in adapter.modules.items()}
+    return [name for name, one in low.items() if isinstance(one, LowRank) and one.down.ndim != one.up.ndim]
 
 
 # What the maps of several clients are made of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorakit.adapter import Adapter
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
-from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, output_axis
+from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, output_axis, without_alpha
 from lorakit.formats.spellings import Spelled
 
 VERSION = "network.py and networks.py as of 2026, read and not run"
@@ -41,7 +41,8 @@ def spoiled(adapter: Adapter, family: str | None) -> dict[str, str]:
         for name, keys in adapter.spelled.items()
         if getattr(adapter.modules.get(name), "scale", 1) != 1 and any(key.endswith(_AB) for key in keys)
     ]
-    wrong = dict.fromkeys(unscaled, "drops the alpha beside `lora_A`")
+    wrong = dict.fromkeys(without_alpha(adapter), "multiplies by the alpha, which is 0")
+    wrong |= dict.fromkeys(unscaled, "drops the alpha beside `lora_A`")
     wrong |= dict.fromkeys(
         scaled, "applies the scale of a DoRA's factors (alpha / rank) after its lengths and not before"
     )

@@ -6,7 +6,7 @@ from functools import cache
 
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
-from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, output_axis
+from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, output_axis, without_alpha
 from lorakit.formats.spellings import Spelled
 
 VERSION = "ComfyUI 0.3.64, run; its key map as of 2026, read"
@@ -103,7 +103,8 @@ def _names(part: str, path: str) -> frozenset[str]:
 
 
 def spoiled(adapter: Adapter, family: str | None) -> dict[str, str]:
-    wrong = dict.fromkeys(output_axis(adapter), "divides a DoRA by the norm of the base weight alone (4-6 % off)")
+    wrong = dict.fromkeys(without_alpha(adapter), "multiplies by the alpha, which is 0")
+    wrong |= dict.fromkeys(output_axis(adapter), "divides a DoRA by the norm of the base weight alone (4-6 % off)")
     if "lora_adapter_metadata" in adapter.metadata:
         for name, delta in adapter.modules.items():
             if isinstance(delta, LowRank) and delta.scale != 1:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from lorakit.adapter import Adapter
 from lorakit.families import FAMILIES, table
-from lorakit.formats.clients import deaf, deaf_to, flat, named
+from lorakit.formats.clients import deaf, deaf_to, flat, named, without_alpha, without_kernel
 from lorakit.formats.spellings import Spelled, parse
 
 VERSION = "diffusers 0.42.1 with transformers 5.24, run"
@@ -40,6 +40,8 @@ def spoiled(adapter: Adapter, family: str | None) -> dict[str, str]:
         return dict.fromkeys(modules, f"refuses the whole file for its {foreign}")
     if _stray_dimensions(adapter, family):
         return dict.fromkeys(modules, "refuses the whole file: a linear module is stored as a 1x1 convolution")
+    if without_kernel(adapter):
+        return dict.fromkeys(modules, "refuses the whole file: a convolution's up factor is a matrix")
     if refused := _projection(adapter):
         return dict.fromkeys(modules, refused)
     if _is_flat(everything):
@@ -136,6 +138,7 @@ def _common_alpha(adapter: Adapter) -> dict[str, str]:
     """All attention gets the commonest alpha of its part, and so does the MLP of a CLIPTextModel, whose modules
     transformers >= 5.6 names without `text_model.`; those of a CLIPTextModelWithProjection keep their own. A part without
     alphas has each module's rank for it."""
+    nothing = frozenset(without_alpha(adapter))
     alphas: dict[str, dict[str, float]] = {}
     stored: dict[str, Counter[float]] = {}
     for name, delta in adapter.modules.items():
@@ -143,13 +146,15 @@ def _common_alpha(adapter: Adapter) -> dict[str, str]:
             part = name.partition(".")[0]
             alphas.setdefault(part, {})[name] = delta.alpha
             if any(key.endswith(".alpha") for key in adapter.spelled.get(name, ())):
-                stored.setdefault(part, Counter())[delta.alpha] += 1
-    wrong = {}
+                stored.setdefault(part, Counter())[0.0 if name in nothing else delta.alpha] += 1
+    wrong = dict.fromkeys(nothing, "multiplies by the alpha, which is 0")
     for part, counted in stored.items():
         common = counted.most_common(1)[0][0]
         for name, alpha in alphas[part].items():
-            if alpha != common and _COMMON.search(name):
-                wrong[name] = "applies the commonest alpha of the part and not its own"
+            if _COMMON.search(name):
+                wrong.pop(name, None)
+                if alpha != common:
+                    wrong[name] = "applies the commonest alpha of the part and not its own"
     return wrong
 
 
@@ -194,7 +199,8 @@ def _of_its_own(spelled: dict[str, list[Spelled]]) -> dict[str, str]:
         found = takes(keys)
         if isinstance(found, str):
             return dict.fromkeys(spelled, found)
-        mine = {module: held for module, held in spelled.items() if any(one.key.startswith(f"{part}.") for one in held)}
+        own = {module: [one for one in held if one.key.startswith(f"{part}.")] for module, held in spelled.items()}
+        mine = {module: held for module, held in own.items() if held}
         lost = {module: _lost(module, held, found) for module, held in mine.items()}
         wrong |= {module: why for module, why in lost.items() if why}
         if mine and all(lost.values()) and all(_stem(found, one) not in spelled for one in keys):
@@ -202,7 +208,7 @@ def _of_its_own(spelled: dict[str, list[Spelled]]) -> dict[str, str]:
                 spelled, "refuses the whole file: its model has none of the modules that the keys name"
             )
     parts = ("unet.", "text_encoder.", "text_encoder_2.")
-    others = {m: held[0] for m, held in spelled.items() if held and not held[0].key.startswith(parts)}
+    others = {m: held[0] for m, held in spelled.items() if held and not any(one.key.startswith(parts) for one in held)}
     return wrong | {module: deaf(one) for module, one in others.items()}
 
 

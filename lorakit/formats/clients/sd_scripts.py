@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from lorakit.adapter import Adapter
 from lorakit.families import FAMILIES
-from lorakit.formats.clients import deaf, deaf_to, flat, named, originals
+from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, without_kernel
 from lorakit.formats.spellings import Spelled
 
 VERSION = "sd-scripts 7dc64e0, run"
@@ -23,6 +24,8 @@ def unread(spelled: Spelled, module: str, family: str | None) -> str:
     """Its names are those of the model it builds: diffusers' for Stable Diffusion 1 and 2, the original ones for SDXL, for
     which it turns diffusers' into them."""
     stem, (part, _, path) = named(spelled), module.partition(".")
+    if spelled.prefix.text == "oft_unet_":
+        return "needs its network module for OFT"
     if stem not in _names(part, path, family):
         if spelled.prefix.flat and spelled.prefix.format == "kohya" and "." not in stem:
             return "drops it in this spelling, which is not that of its model"
@@ -32,6 +35,10 @@ def unread(spelled: Spelled, module: str, family: str | None) -> str:
     if path == "text_projection":
         return "does not wrap text_projection"
     return deaf_to(spelled.ending) if spelled.ending.startswith(_OTHERS) else ""
+
+
+def spoiled(adapter: Adapter, family: str | None) -> dict[str, str]:
+    return dict.fromkeys(without_kernel(adapter), "refuses the file: a convolution's up factor is a matrix")
 
 
 def _names(part: str, path: str, family: str | None) -> set[str]:

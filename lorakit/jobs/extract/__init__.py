@@ -12,6 +12,7 @@ from lorakit.arrays import SIZES, type_named
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats import writing
 from lorakit.formats.common_spelling import alike
+from lorakit.formats.evidence import place_of
 from lorakit.formats.scaling import balanced
 from lorakit.io.endings import ADAPTER, PAGE
 from lorakit.io.files import check_targets, write_text
@@ -73,7 +74,7 @@ def _draw(report: Path, found: Sequence[TakenModule], title: str) -> None:
 
     modules = [
         Spectrum(
-            name=one.name,
+            name=place_of(one.name),
             shape=one.shape,
             rank=one.rank,
             norm=one.norm,

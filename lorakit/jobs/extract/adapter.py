@@ -11,6 +11,7 @@ from typing import Any
 
 from lorakit.adapter import Adapter
 from lorakit.arrays import finite, on_host
+from lorakit.composition.module_weights import PARTS, within
 from lorakit.delta import Delta
 from lorakit.deltas.low_rank import plain
 from lorakit.errors import InputError, UsageError
@@ -25,7 +26,6 @@ from lorakit.lowrank.ranks import allot
 from lorakit.lowrank.taken import TakenModule, of_triplets, spread, undecided, whole
 from lorakit.runtime.workers import cores, each
 from lorakit.talk import Tick
-from lorakit.targets import PARTS
 
 _RUN_KEYS = ("lorakit.checkpoint", "lorakit.step")
 
@@ -87,7 +87,8 @@ def _read(path: Path) -> Adapter:
 def _part_of(adapter: Adapter, tuned: str, choices: ExtractionChoices) -> Adapter:
     """The parts and modules that are asked for."""
     parts, has = choices.parts, _parts(adapter)
-    missing = [part for part in parts if part not in has]
+    held = (*adapter.modules, *adapter.biases)
+    missing = [part for part in parts if part not in has and not any(within(name, part) for name in held)]
     if missing:
         raise InputError(f"{tuned} has no {', '.join(missing)}; it has {', '.join(has)}")
     names = set(chosen(choices.target, {*adapter.modules, *adapter.biases}))
@@ -95,7 +96,7 @@ def _part_of(adapter: Adapter, tuned: str, choices: ExtractionChoices) -> Adapte
         raise InputError(f"--target {choices.target}: no module of {tuned} matches")
 
     def asked(name: str) -> bool:
-        return name in names and (not parts or part_of(name) in parts)
+        return name in names and (not parts or any(within(name, part) for part in parts))
 
     keeps_tokens = not parts or TOKENS in parts
     return replace(

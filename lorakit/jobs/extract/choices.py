@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lorakit.composition.module_weights import PARTS
 from lorakit.errors import UsageError
 from lorakit.families import FAMILIES
 from lorakit.lowrank.ranks import RankRule
 from lorakit.lowrank.solve import Way, is_kernel
 from lorakit.naming import spelled
 from lorakit.registry import nearest
-from lorakit.targets import PARTS
 
 TOKENS = "tokens"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from lorakit.arrays import Stored
 from lorakit.errors import InputError, UsageError, faults_together, some
-from lorakit.families import as_linear, guess
+from lorakit.families import CONV_IN, as_linear, guess
 from lorakit.formats import files, triggers
 from lorakit.formats.layouts import FOLDER, Model, open_model
 from lorakit.models.places import folder_of
@@ -112,12 +112,22 @@ def _paired(
     odd = [pair for pair in pairs if as_linear(pair.tuned.shape) != as_linear(pair.base.shape)]
     if odd and target is not None:
         first = odd[0]
+        count = f"{len(odd)} weights differ in shape, first" if len(odd) > 1 else "1 weight differs in shape,"
         raise InputError(
-            f"{tuned} and {base} are not of one architecture: {len(odd)} weights differ in shape, first {first.name}: "
-            f"{_x(first.tuned.shape)} and {_x(first.base.shape)}"
+            f"{tuned} and {base} are not of one architecture: {count} {first.name}: {_x(first.tuned.shape)} and "
+            f"{_x(first.base.shape)}{_of_inpainting(odd)}"
         )
     lone += [f"{pair.name} is {_x(pair.tuned.shape)} in {tuned} and {_x(pair.shape)} in {base}" for pair in odd]
     return [pair for pair in pairs if pair not in odd]
+
+
+def _of_inpainting(odd: Sequence[Pair]) -> str:
+    """What to do where one of the models is for inpainting and the other is not, and nothing else differs."""
+    if [pair.name for pair in odd] != [CONV_IN]:
+        return ""
+    return (
+        "; one of them is for inpainting: give a base that is as well, or leave the layer out with --target attention"
+    )
 
 
 def _x(shape: Iterable[int]) -> str:

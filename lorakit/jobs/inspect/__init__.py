@@ -15,15 +15,15 @@ import numpy as np
 from lorakit import process_config
 from lorakit.adapter import Adapter
 from lorakit.architectures import kind_of
-from lorakit.arrays import dtype_of
+from lorakit.arrays import dtype_of, finite
 from lorakit.delta import Delta, NeedsBase
 from lorakit.deltas.low_rank import LowRank
 from lorakit.errors import InputError, faults_together
 from lorakit.families import FAMILIES
 from lorakit.formats import checkpoints, files, foreign, listed, trainers, triggers
 from lorakit.formats.adapters import decode
-from lorakit.formats.clients import coverages
-from lorakit.formats.evidence import family_of, stranger
+from lorakit.formats.clients import Coverage, coverages
+from lorakit.formats.evidence import family_of, part_of, place_of, stranger
 from lorakit.io import pickles, safetensors
 from lorakit.io.plain import read_json
 from lorakit.talk import Note
@@ -154,12 +154,12 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
             one["norm"] = None  # JSON has no NaN
     everything = [x for delta in adapter.modules.values() for x in delta.arrays().values()]
     return {
-        "kind": "adapter" if modules or adapter.biases else "embedding",
+        "kind": "embedding" if _is_embedding(adapter) else "adapter",
         "format": adapter.format,
         "family": next(iter((*guess.families, *guess.architectures)), None),
         "trainer": trainers.of(adapter),
         "evidence": guess.evidence,
-        "components": _counted(_component(m["name"]) for m in modules),
+        "components": _counted(part_of(m["name"]) for m in modules),
         "kinds": _counted(m["kind"] for m in modules),
         "ranks": _counted(m["rank"] for m in modules if m["rank"]),
         "alphas": _counted(m["alpha"] for m in modules if m["alpha"] is not None),
@@ -169,16 +169,28 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
         "norm": math.hypot(*(m["norm"] for m in known)),
         "blocks": _blocks(known),
         "dead": [m["name"] for m in known if m["norm"] == 0],
-        "nonfinite": bad,
+        "nonfinite": [*bad, *_bad_others(adapter)],
         "tokens": _tokens(adapter),
         "biases": sorted(adapter.biases),
         "unknown": sorted(adapter.unknown),
         "base": {key: adapter.metadata[key] for key in _BASE_KEYS if key in adapter.metadata},
-        "clients": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in coverages(adapter)},
+        "clients": {c.client: {"right": c.right, "of": c.expected, "wrong": c.reasons()} for c in _coverages(adapter)},
         "notes": list(adapter.notes),
         "faults": list(adapter.faults),
         "modules": modules,
     }
+
+
+def _coverages(adapter: Adapter) -> list[Coverage]:
+    """What each client makes of it; of a file with faults that is not known."""
+    return [] if adapter.faults else coverages(adapter)
+
+
+def _is_embedding(adapter: Adapter) -> bool:
+    """Whether it is learned tokens and nothing else."""
+    if adapter.modules or adapter.biases:
+        return False
+    return bool(adapter.embeddings) or adapter.format.endswith("-embedding")
 
 
 def _norm(delta: Delta) -> float | None:
@@ -216,7 +228,7 @@ def block_of(name: str) -> str:
     tables all blocks of a kind: "double_blocks"."""
     if (spelled := stranger(name)) is not None:
         return kind_of(spelled.path)
-    part, _, path = name.partition(".")
+    part, _, path = place_of(name).partition(".")
     if part != "unet":
         return part
     head, _, rest = path.partition(".")
@@ -225,10 +237,6 @@ def block_of(name: str) -> str:
     if head in ("down_blocks", "up_blocks"):
         return f"unet {way}.{number}"
     return "unet mid" if head == "mid_block" else "unet other"
-
-
-def _component(name: str) -> str:
-    return "transformer" if stranger(name) is not None else name.partition(".")[0]
 
 
 def _blocks(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -257,12 +265,18 @@ def in_order(blocks: Iterable[str]) -> list[str]:
     return sorted(blocks, key=place)
 
 
+def _bad_others(adapter: Adapter) -> list[str]:
+    """The biases and learned tokens with NaN or infinity in them."""
+    found = [f"the bias of {name}" for name, x in adapter.biases.items() if not finite(x)]
+    return found + [f"token {token}" for token, by in adapter.embeddings.items() if not all(map(finite, by.values()))]
+
+
 def _tokens(adapter: Adapter) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for token, by_part in adapter.embeddings.items():
         for part, array in by_part.items():
             vectors = np.asarray(array.float()).reshape(-1, array.shape[-1])
-            norms = [round(float(n), 4) for n in np.linalg.norm(vectors, axis=1)]
+            norms = [round(float(n), 4) if np.isfinite(n) else None for n in np.linalg.norm(vectors, axis=1)]
             found.setdefault(token, {})[part] = {"vectors": len(vectors), "width": vectors.shape[1], "norms": norms}
     return found
 

@@ -62,6 +62,7 @@ class MergeChoices:
 class Into:
     """The base model to collapse a merge into. dtype None keeps each weight's own; of_model is what the user says of it.
 
+    vae         another autoencoder in the place of the model's own
     cut_inputs  the first layer of an inpainting adapter is cut for a model that is none
     """
 
@@ -72,6 +73,7 @@ class Into:
     tokenizer: Path | None = None
     of_model: Overrides = NOTHING
     cut_inputs: bool = False
+    vae: str | None = None
 
     def write(
         self, adapter: Adapter, output: Path, allow_unmatched: bool, force: bool, dry_run: bool, talk: Talk
@@ -90,6 +92,7 @@ class Into:
             dry_run=dry_run,
             tokenizer=self.tokenizer,
             wanted=self.of_model,
+            vae=self.vae,
             talk=talk,
         )
         said = ("retained", "retained_worst", "retained_by_module", "norms", "left_out", "tokens", "unmatched")
@@ -200,8 +203,8 @@ def _planned(
     based = into is not None or choices.base is not None
     merge_sources.check_kinds(sources, rank, based, into is not None and rank is None)
     unmatched += merge_sources.idle(factors, sources, choices.allow_unmatched)
-    for line in unmatched:
-        note(f"matches nothing: {line}")
+    for line in (*(f"matches nothing: {line}" for line in unmatched), *merge_sources.weights_of_words(sources, rows)):
+        note(line)
     names = sorted({name for source in sources for name in source.adapter.modules})
     merge_sources.check_rank(rank, sources, names)
     how = MergePlan(

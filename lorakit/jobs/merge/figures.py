@@ -8,6 +8,7 @@ from typing import Any
 
 from lorakit.delta import Delta
 from lorakit.formats import triggers
+from lorakit.formats.evidence import place_of
 from lorakit.jobs.merge.metadata import merged as merged_metadata
 from lorakit.jobs.merge.modules import MergePlan
 from lorakit.lowrank.ranks import RankRule
@@ -58,7 +59,7 @@ def page(found: Mapping[str, Made], shapes: Mapping[str, tuple[int, ...]], title
 
     rows = [
         spectra.Spectrum(
-            name=name,
+            name=place_of(name),
             shape=shapes[name],
             rank=made.low.rank if made.low is not None else 0,
             norm=made.norm,

@@ -13,11 +13,14 @@ from lorakit.adapter import Adapter
 from lorakit.arrays import Array, finite
 from lorakit.composition.module_weights import ModuleWeights, which
 from lorakit.errors import InputError, UsageError, faults_together
+from lorakit.families import CONV_IN, INPAINTING, is_inpainting
 from lorakit.formats import files, triggers
 from lorakit.formats.adapters import checked
 from lorakit.formats.bases import check_same
 from lorakit.formats.codec import flat
 from lorakit.formats.common_spelling import alike
+from lorakit.formats.evidence import part_of
+from lorakit.formats.first_layer import fitted
 from lorakit.formats.weighted import Weighted
 from lorakit.lowrank.ranks import RankRule
 from lorakit.merging.kernel.operands import as_numpy, is_dense, is_vector
@@ -61,6 +64,7 @@ def read(
     families = check_same(pairs)
     named = alike(pairs, families, file_format, note)
     sources = [replace(source, adapter=adapter) for source, adapter in zip(sources, named.adapters, strict=True)]
+    sources = _of_one_first_layer(sources, note)
     _one_shape(sources)
     return Sources(sources, families, named.file_format)
 
@@ -83,6 +87,16 @@ def _one(file: Path, allow_unmatched: bool, unmatched: list[str]) -> Adapter:
 
 def not_finite(where: str, more: int = 0) -> InputError:
     return InputError(f"NaN or infinity in {where}{f' and {more} more' if more else ''}; nothing was written")
+
+
+def _of_one_first_layer(sources: list[MergeInput], note: Note) -> list[MergeInput]:
+    """Where one of the adapters is for inpainting, the others act on the noisy latents of such a model."""
+    shapes = [{CONV_IN: delta.shape} for source in sources if (delta := source.adapter.modules.get(CONV_IN))]
+    wide = next((found[CONV_IN] for found in shapes if is_inpainting(found)), None)
+    if wide is None:
+        return sources
+    wanted = {CONV_IN: (wide[0], INPAINTING, 3, 3)}
+    return [replace(one, adapter=fitted(one.adapter, wanted, one.file, False, note)) for one in sources]
 
 
 def _one_shape(sources: Sequence[MergeInput]) -> None:
@@ -144,9 +158,13 @@ def check_rank(rule: RankRule | None, sources: Sequence[MergeInput], names: Sequ
 
 def idle(factors: ModuleWeights, sources: Sequence[MergeInput], allowed: bool) -> list[str]:
     """Blocks and parts that were given a weight and are in no adapter."""
-    found = factors.idle([{*source.adapter.modules, *source.adapter.biases} for source in sources])
+    modules = [{*source.adapter.modules, *source.adapter.biases} for source in sources]
+    found = factors.idle(modules)
     if found and not allowed:
-        raise InputError(f"no module for the weights of {', '.join(found)}; --allow-unmatched goes on without")
+        has = ", ".join(sorted({part_of(name) for name in set().union(*modules)}))
+        raise InputError(
+            f"no module for the weights of {', '.join(found)} (there are modules of {has}); --allow-unmatched goes on without"
+        )
     return found
 
 
@@ -191,6 +209,21 @@ def tokens(sources: Sequence[MergeInput], row: Sequence[float]) -> dict[str, dic
                     f"rename one: --rename-token '{source.file.name}:{token}=NEW'"
                 )
             found[token], owners[token] = mine, source.file
+    return found
+
+
+def weights_of_words(sources: Sequence[MergeInput], rows: Sequence[Sequence[float]]) -> list[str]:
+    """A note for each file that is learned tokens alone, and whose weight is neither 0 nor 1: a weight of words is how
+    strongly the prompt says them, so that no vectors can have it."""
+    found = []
+    for i, source in enumerate(sources):
+        odd = sorted({row[i] for row in rows} - {0.0, 1.0})
+        if odd and not source.adapter.modules and not source.adapter.biases:
+            token = next(iter(source.adapter.embeddings))
+            found.append(
+                f"{source.file}: its weight {', '.join(f'{weight:g}' for weight in odd)} is not in the result, which has "
+                f"its learned tokens whole; prompts have it: ({token}:{odd[0]:g})"
+            )
     return found
 
 
