@@ -349,7 +349,7 @@ def test_a_killed_run_leaves_no_output(both, tmp_path, target):
     def tick(done, of):
         if done > of // 2:
             os.kill(os.getpid(), signal.SIGKILL)
-    fuse(Adapter({}), sys.argv[1], Path(sys.argv[2]), dtype="float16", talk=Talk(tick=tick))
+    fuse(Adapter(modules={}), sys.argv[1], Path(sys.argv[2]), dtype="float16", talk=Talk(tick=tick))
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), str(folder), str(tmp_path / target)], check=False
