@@ -33,7 +33,7 @@ class Registry:
     def names(self) -> list[str]:
         """File names with dashes for underscores, sorted; imports neither the package nor its parts."""
         found = pkgutil.iter_modules(self._folders())
-        return sorted(part.name.replace("_", "-") for part in found if part.name[0] != "_")
+        return sorted(part.name.replace("_", "-") for part in found if part.name[0] != "_" and not part.ispkg)
 
     def stated(self, name: str, constant: str, default: Any = None) -> Any:
         """The value of a part's constant as its file has it: read and not imported, for who must not wait for torch."""

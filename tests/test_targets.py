@@ -8,8 +8,8 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from lorakit.families import FAMILIES, guess, table
-from lorakit.formats.spellings import module_of, parse
 from lorakit.models.places import folder_of
+from lorakit.spellings import module_of, parse
 from lorakit.targets import PARTS, canonical, flat_paths, is_known, kohya_name_of, original_names, paths
 
 DOWN, CROSS = "DownBlock2D", "CrossAttnDownBlock2D"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lorakit.errors import UsageError
 from lorakit.registry import nearest
+from lorakit.spellings import place_of
 
 # A model that lorakit does not draw with has a transformer where the others have a UNet, which either name is for.
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -152,8 +153,6 @@ def within(module: str, block: str) -> bool:
     """Whether a module is in a part or a block; one that is spelled as in its file is compared without regard to dots."""
     if module.startswith(_KNOWN):
         return module == block or module.startswith(f"{block}.")
-    from lorakit.formats.evidence import place_of
-
     part, _, path = place_of(module).partition(".")
     wanted, _, begin = block.partition(".")
     if part != ("transformer" if wanted == "unet" else wanted):

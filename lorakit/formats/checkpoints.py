@@ -11,9 +11,9 @@ from typing import Any
 from lorakit.arrays import Array, dtype_of
 from lorakit.families import FAMILIES
 from lorakit.formats.layouts import marks
-from lorakit.formats.spellings import is_adapter_key
 from lorakit.io.plain import read_json
 from lorakit.process_config import SCHEDULER
+from lorakit.spellings import is_adapter_key
 
 _SINGLE = "model.diffusion_model."
 _TEXTS = {

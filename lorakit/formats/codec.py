@@ -13,7 +13,7 @@ from lorakit.delta import Delta
 from lorakit.errors import some
 from lorakit.families import FAMILIES, Shape, table_of
 from lorakit.formats.evidence import are_strangers, family_of
-from lorakit.formats.spellings import UNREAD
+from lorakit.spellings import UNREAD
 
 ZERO_ALPHA = "alpha 0 is read as the rank"
 LOSS = 1e-7  # relative to the norm: what counts as no loss

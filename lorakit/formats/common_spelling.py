@@ -9,9 +9,9 @@ from pathlib import Path
 from lorakit.adapter import Adapter
 from lorakit.architectures import ARCHITECTURES, Architecture
 from lorakit.errors import InputError
-from lorakit.formats.evidence import short, stranger
+from lorakit.formats.evidence import short
 from lorakit.formats.respelled import STYLES, Style, respelled
-from lorakit.formats.spellings import PREFIXES
+from lorakit.spellings import PREFIXES, stranger
 from lorakit.talk import Note, silent
 from lorakit.targets import is_known
 

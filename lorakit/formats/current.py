@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lorakit.adapter import Adapter
 from lorakit.formats.codec import Context
-from lorakit.formats.spellings import parse
 from lorakit.registry import ADAPTER_FORMATS
+from lorakit.spellings import parse
 
 
 def is_current(adapter: Adapter, context: Context) -> bool:

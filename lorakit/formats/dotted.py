@@ -14,7 +14,7 @@ from lorakit.families import FAMILIES
 from lorakit.formats.codec import Groups, build, is_same
 from lorakit.formats.peft_config import PeftConfig
 from lorakit.formats.scaling import reshaped, scaled
-from lorakit.formats.spellings import Spelled, module_of, parse, within
+from lorakit.spellings import Spelled, module_of, parse, within
 
 _MAGNITUDE = "lora_magnitude_vector"
 ConfigOf = Callable[[str], PeftConfig | None]

@@ -14,7 +14,7 @@ from lorakit import architectures
 from lorakit.adapter import Adapter
 from lorakit.architectures import ARCHITECTURES
 from lorakit.families import CONV_IN, FAMILIES, INPAINTING, Guess, guess, is_inpainting
-from lorakit.formats.spellings import Spelled, parse
+from lorakit.spellings import stranger
 from lorakit.targets import is_known
 
 # What metadata call a family, the first that fits counts.
@@ -27,34 +27,11 @@ _SAID = {
 }
 _KEYS = ("ss_base_model_version", "modelspec.architecture", "base_model_name_or_path")
 _NUMBERED, _ALONE = "lora_te1_", "lora_te_"
-_TRANSFORMER = ("unet", "transformer", "")
 
 
 def short(name: str) -> str:
     """What people call a family or an architecture."""
     return FAMILIES[name].short if name in FAMILIES else ARCHITECTURES[name].title
-
-
-def stranger(name: str) -> Spelled | None:
-    """A module's name taken apart, where the module is of a model without tables of modules; None for a text encoder's."""
-    if is_known(name):
-        return None
-    spelled = parse(f"{name}.alpha")
-    return spelled if spelled.part in _TRANSFORMER and spelled.path else None
-
-
-def place_of(name: str) -> str:
-    """The part of the model that a module is in and its path there: of one without tables "transformer", and the path as it
-    is spelled."""
-    if is_known(name):
-        return name
-    spelled = parse(f"{name}.alpha")
-    return f"{'transformer' if spelled.part in _TRANSFORMER else spelled.part}.{spelled.path}"
-
-
-def part_of(name: str) -> str:
-    """The part of the model that a module is in."""
-    return place_of(name).partition(".")[0]
 
 
 def are_strangers(stems: Collection[str]) -> bool:

@@ -16,9 +16,8 @@ from lorakit.architectures import ARCHITECTURES, Architecture, ModulePlace, Shap
 from lorakit.arrays import Array
 from lorakit.delta import Delta
 from lorakit.deltas.full import Full
-from lorakit.formats.evidence import stranger
-from lorakit.formats.spellings import PREFIXES, Spelled
 from lorakit.lowrank.rows import join, split, swapped
+from lorakit.spellings import PREFIXES, Spelled, stranger
 
 # What the formats that name any module begin with; whether by the original's names; dots are lost where it is flat.
 STYLES = {"kohya": ("lora_unet_", True), "comfy": ("diffusion_model.", True), "diffusers": ("transformer.", False)}

@@ -15,9 +15,9 @@ from lorakit.errors import InputError
 from lorakit.formats import files
 from lorakit.formats.adapters import checked, decode
 from lorakit.formats.clients import coverage
-from lorakit.formats.spellings import PREFIXES, parse
 from lorakit.io import safetensors
 from lorakit.registry import ADAPTER_FORMATS, CLIENTS
+from lorakit.spellings import PREFIXES, parse
 from tests.formats.circulating import README, ROWS, STRANGERS, WHOLE, few, told, written
 from tests.support.adapter_files import random_adapter
 from tests.support.pipelines import base_of, effect, pipeline, random_for, weights, wrong

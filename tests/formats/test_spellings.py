@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lorakit.formats.adapters import checked, decode
-from lorakit.formats.spellings import PREFIXES, is_adapter_key, module_of, parse
 from lorakit.registry import ADAPTER_FORMATS
+from lorakit.spellings import PREFIXES, is_adapter_key, module_of, parse
 
 QUERY = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 OUT = QUERY.replace("to_q", "to_out.0")

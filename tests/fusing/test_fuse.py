@@ -312,7 +312,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     from lorakit.talk import Talk
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tensors = {f"unet.mid_block.x.{i}": LowRank(np.ones((4, 4096), "f4"), np.ones((4096, 4), "f4"), 1.0) for i in range(12)}
-    fuse(Adapter(tensors), sys.argv[1], Path(sys.argv[2]))
+    fuse(Adapter(modules=tensors), sys.argv[1], Path(sys.argv[2]))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, "torch" in sys.modules)
     """
     tensors = {f"mid_block.x.{i}.weight": torch.zeros(4096, 4096, dtype=torch.float16) for i in range(12)}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from lorakit.families import FAMILIES, Shape
-from lorakit.formats.spellings import PREFIXES, factor_of, is_adapter_key, parse
+from lorakit.spellings import PREFIXES, factor_of, is_adapter_key, parse
 from lorakit.targets import original_names
 
 Shapes = Mapping[str, Shape]

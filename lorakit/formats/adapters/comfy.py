@@ -19,7 +19,7 @@ from lorakit.formats.codec import Context, Encoded
 from lorakit.formats.dotted import KeyReading
 from lorakit.formats.peft_config import STALE
 from lorakit.formats.scaling import shaped
-from lorakit.formats.spellings import parse
+from lorakit.spellings import parse
 from lorakit.targets import original_name_of, original_names
 
 DORA = "input"

@@ -15,7 +15,7 @@ from lorakit.formats.dotted import KeyReading
 from lorakit.formats.factors import Factors, factors
 from lorakit.formats.peft_config import STALE, PeftConfig, settings
 from lorakit.formats.scaling import reshaped
-from lorakit.formats.spellings import OPAQUE, parse
+from lorakit.spellings import OPAQUE, parse
 from lorakit.targets import PARTS
 
 SETTINGS = "lora_adapter_metadata"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from lorakit import deltas
+from lorakit import deltas, spellings
 from lorakit.adapter import Adapter
 from lorakit.arrays import Array
 from lorakit.delta import Delta
@@ -14,11 +14,10 @@ from lorakit.deltas.low_rank import LowRank
 from lorakit.deltas.turned import Turned
 from lorakit.families import FAMILIES, Shape
 from lorakit.formats import dotted as _dotted
-from lorakit.formats import spellings
 from lorakit.formats.adapters import _bundle, _marks
 from lorakit.formats.codec import Context, Encoded
-from lorakit.formats.evidence import stranger
 from lorakit.formats.scaling import common_alpha, scalar, shaped, with_scale
+from lorakit.spellings import stranger
 from lorakit.targets import kohya_name_of, original_names
 
 PREFIXES = tuple(text for text, prefix in spellings.PREFIXES.items() if prefix.format == "kohya")

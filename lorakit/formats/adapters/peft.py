@@ -20,7 +20,7 @@ from lorakit.formats.codec import Context, Encoded
 from lorakit.formats.dotted import KeyReading, part_of_width
 from lorakit.formats.factors import Factors, factors
 from lorakit.formats.peft_config import STALE, PeftConfig, settings
-from lorakit.formats.spellings import PREFIXES, Spelled, module_of, parse
+from lorakit.spellings import PREFIXES, Spelled, module_of, parse
 from lorakit.targets import PARTS
 
 _PREFIX = "base_model.model."

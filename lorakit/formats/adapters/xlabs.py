@@ -15,7 +15,7 @@ from lorakit.families import Shape
 from lorakit.formats.adapters import _marks
 from lorakit.formats.codec import rows_of
 from lorakit.formats.dotted import KeyReading
-from lorakit.formats.spellings import parse
+from lorakit.spellings import parse
 
 # Of a kind of block, what a processor's pair is called, to diffusers' modules that it acts on.
 _MODULES = {

@@ -21,8 +21,8 @@ from lorakit.deltas.low_rank import LowRank
 from lorakit.families import FAMILIES
 from lorakit.formats.codec import ZERO_ALPHA
 from lorakit.formats.evidence import family_of
-from lorakit.formats.spellings import Spelled, parse
 from lorakit.registry import CLIENTS
+from lorakit.spellings import Spelled, parse
 from lorakit.targets import is_known
 
 _DEAF = "does not read"

@@ -6,7 +6,7 @@ from lorakit.adapter import Adapter
 from lorakit.deltas.dora import DoRA
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, output_axis, without_alpha
-from lorakit.formats.spellings import Spelled
+from lorakit.spellings import Spelled
 
 VERSION = "network.py and networks.py as of 2026, read and not run"
 KINDS: dict[str, str] = {}

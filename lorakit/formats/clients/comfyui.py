@@ -7,7 +7,7 @@ from functools import cache
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, output_axis, without_alpha
-from lorakit.formats.spellings import Spelled
+from lorakit.spellings import Spelled
 
 VERSION = "ComfyUI 0.3.64, run; its key map as of 2026, read"
 KINDS = {

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from lorakit.adapter import Adapter
 from lorakit.families import FAMILIES, table
 from lorakit.formats.clients import deaf, deaf_to, flat, named, without_alpha, without_kernel
-from lorakit.formats.spellings import Spelled, parse
+from lorakit.spellings import Spelled, parse
 
 VERSION = "diffusers 0.42.1 with transformers 5.24, run"
 KINDS: dict[str, str] = {}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from lorakit.adapter import Adapter
 from lorakit.formats.adapters.peft import ENDINGS, WITHOUT_SETTINGS
 from lorakit.formats.clients import deaf, deaf_to, named
-from lorakit.formats.spellings import Spelled, parse
+from lorakit.spellings import Spelled, parse
 
 VERSION = "PEFT 0.21.2 with transformers 5.24, run"
 KINDS: dict[str, str] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorakit.adapter import Adapter
 from lorakit.families import FAMILIES
 from lorakit.formats.clients import deaf, deaf_to, flat, named, originals, without_kernel
-from lorakit.formats.spellings import Spelled
+from lorakit.spellings import Spelled
 
 VERSION = "sd-scripts 7dc64e0, run"
 KINDS = {

@@ -12,7 +12,6 @@ from lorakit.arrays import SIZES, type_named
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats import writing
 from lorakit.formats.common_spelling import alike
-from lorakit.formats.evidence import place_of
 from lorakit.formats.scaling import balanced
 from lorakit.io.endings import ADAPTER, PAGE
 from lorakit.io.files import check_targets, write_text
@@ -23,6 +22,7 @@ from lorakit.lowrank.taken import TakenModule
 from lorakit.reports.module_lines import Line, table
 from lorakit.runtime.signals import telling
 from lorakit.runtime.signals import written as told
+from lorakit.spellings import place_of
 from lorakit.talk import Talk
 
 

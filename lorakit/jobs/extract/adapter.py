@@ -18,13 +18,13 @@ from lorakit.errors import InputError, UsageError
 from lorakit.formats import files, triggers
 from lorakit.formats.bases import families_of
 from lorakit.formats.checkpoints import describe
-from lorakit.formats.evidence import part_of
 from lorakit.jobs.extract.choices import TOKENS, ExtractionChoices, metadata
 from lorakit.jobs.extract.differences import chosen
 from lorakit.lowrank.decomposed import of_factors
 from lorakit.lowrank.ranks import allot
 from lorakit.lowrank.taken import TakenModule, of_triplets, spread, undecided, whole
 from lorakit.runtime.workers import cores, each
+from lorakit.spellings import part_of
 from lorakit.talk import Tick
 
 _RUN_KEYS = ("lorakit.checkpoint", "lorakit.step")

@@ -23,9 +23,10 @@ from lorakit.families import FAMILIES
 from lorakit.formats import checkpoints, files, foreign, listed, trainers, triggers
 from lorakit.formats.adapters import decode
 from lorakit.formats.clients import Coverage, coverages
-from lorakit.formats.evidence import family_of, part_of, place_of, stranger
+from lorakit.formats.evidence import family_of
 from lorakit.io import pickles, safetensors
 from lorakit.io.plain import read_json
+from lorakit.spellings import part_of, place_of, stranger
 from lorakit.talk import Note
 
 _BASE_KEYS = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "base_model_name_or_path")

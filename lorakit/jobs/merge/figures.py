@@ -8,13 +8,13 @@ from typing import Any
 
 from lorakit.delta import Delta
 from lorakit.formats import triggers
-from lorakit.formats.evidence import place_of
 from lorakit.jobs.merge.metadata import merged as merged_metadata
 from lorakit.jobs.merge.modules import MergePlan
 from lorakit.lowrank.ranks import RankRule
 from lorakit.merging.kernel.module import Made
 from lorakit.reports import module_lines
 from lorakit.reports.module_lines import Line
+from lorakit.spellings import place_of
 
 
 def figures(path: Path, row: Sequence[float], found: Mapping[str, Made], vectors: Collection[str]) -> dict[str, Any]:

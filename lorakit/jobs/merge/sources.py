@@ -19,12 +19,12 @@ from lorakit.formats.adapters import checked
 from lorakit.formats.bases import check_same
 from lorakit.formats.codec import flat
 from lorakit.formats.common_spelling import alike
-from lorakit.formats.evidence import part_of
 from lorakit.formats.first_layer import fitted
 from lorakit.formats.weighted import Weighted
 from lorakit.lowrank.ranks import RankRule
 from lorakit.merging.kernel.operands import as_numpy, is_dense, is_vector
 from lorakit.registry import nearest
+from lorakit.spellings import part_of
 from lorakit.talk import Note
 
 

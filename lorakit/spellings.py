@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 from lorakit.registry import DELTA_KINDS
-from lorakit.targets import PARTS, flat_paths, paths
+from lorakit.targets import PARTS, flat_paths, is_known, paths
 
 # Of architectures without tables; their modules keep their names.
 OPAQUE = ("transformer", "transformer_2", "prior", "text_encoder_3")
@@ -277,3 +277,28 @@ def is_adapter_key(key: str) -> bool:
 def _tops() -> frozenset[str]:
     """First words of the paths of modules: of files without parts."""
     return frozenset(path.partition(".")[0] for part in ("unet", "text_encoder") for path in paths(part))
+
+
+_TRANSFORMER = ("unet", "transformer", "")
+
+
+def stranger(name: str) -> Spelled | None:
+    """A module's name taken apart, where the module is of a model without tables of modules; None for a text encoder's."""
+    if is_known(name):
+        return None
+    spelled = parse(f"{name}.alpha")
+    return spelled if spelled.part in _TRANSFORMER and spelled.path else None
+
+
+def place_of(name: str) -> str:
+    """The part of the model that a module is in and its path there: of one without tables "transformer", and the path as it
+    is spelled."""
+    if is_known(name):
+        return name
+    spelled = parse(f"{name}.alpha")
+    return f"{'transformer' if spelled.part in _TRANSFORMER else spelled.part}.{spelled.path}"
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a module is in."""
+    return place_of(name).partition(".")[0]
