@@ -20,7 +20,14 @@ from tests.conftest import captioned
 
 ROOT = str(Path(lorakit.__file__).parent)
 # What these read of a config they only write down or say.
-TELLING = ("config.py", "effects.py", "jobs/train/identity.py", "jobs/train/planning.py", "jobs/train/report.py")
+TELLING = (
+    "config.py",
+    "effects.py",
+    "fields.py",
+    "jobs/train/identity.py",
+    "jobs/train/planning.py",
+    "jobs/train/report.py",
+)
 NAMES = {field.name for field in fields(TrainConfig)}
 PROPERTIES = {name for name, value in vars(TrainConfig).items() if isinstance(value, property)}
 # Read in every run, and handed on to what makes use of them or not.

@@ -149,8 +149,8 @@ def test_a_repository_that_was_removed_says_what_to_take(cache):
         (["unet/*.safetensors"], ["unet/*.safetensors"]),
         (["model_index.json"], ["model_index.json"]),
         (
-            ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/places.json"],
-            ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/places.json"],
+            ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/config.json"],
+            ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/config.json"],
         ),
     ],
 )

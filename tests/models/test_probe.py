@@ -73,7 +73,7 @@ def test_the_unet_is_asked_and_the_answer_said(file, of_noise):
 
 
 def test_the_option_decides_and_the_unet_is_not_asked(of_noise, monkeypatch):
-    monkeypatch.setattr("lorakit.models.load.unet_of", lambda *given: 1 / 0)
+    monkeypatch.setattr("lorakit.models.parts.unet_of", lambda *given: 1 / 0)
     about, notes = found(of_noise, Overrides("v_prediction"))
     assert about.configs[SCHEDULER]["prediction_type"] == "v_prediction"
     assert notes == [f"{of_noise} predicts v_prediction, spacing leading (the file does not say it)"]
@@ -82,7 +82,7 @@ def test_the_option_decides_and_the_unet_is_not_asked(of_noise, monkeypatch):
 
 
 def test_a_mark_is_enough(file, monkeypatch, tmp_path):
-    monkeypatch.setattr("lorakit.models.load.unet_of", lambda *given: 1 / 0)
+    monkeypatch.setattr("lorakit.models.parts.unet_of", lambda *given: 1 / 0)
     marked_file = _saved(load_file(file), tmp_path / "v.safetensors")
     about, notes = found(marked(marked_file, {"modelspec.prediction_type": "epsilon"}))
     assert about.configs[SCHEDULER]["prediction_type"] == "epsilon" and "modelspec.prediction_type epsilon" in notes[0]
