@@ -10,6 +10,7 @@ from PIL import Image
 from lorakit.adapter import Adapter
 from lorakit.deltas.low_rank import LowRank
 from lorakit.formats import writing
+from lorakit.talk import SILENT
 from tests.support import plain
 from tests.support.adapters_of_tiny import lora, pixels
 
@@ -210,7 +211,7 @@ def test_learnt_weights_beat_every_uniform_one(program, tmp_path, lesson):
     files = [str(lesson / f"good{i}.safetensors") for i in (0, 1)]
     components = load_model("tiny", "cpu", "float32", note=lambda text: None)
     how = learn.Learning(per="adapter", steps=10, rate=0.3, draws=2)
-    done = learn.learn(components, composing.read(files), lesson / "data", how, lambda *of: None, lambda text: None)
+    done = learn.learn(components, composing.read(files), lesson / "data", how, SILENT)
     composition = composing.read(files)
     ensemble = Ensemble(components, [composition], lambda text: None)
     gates = learn._WeightFactors(ensemble, composition, "adapter")

@@ -16,6 +16,7 @@ from lorakit.models.sample import Acting, Drawing, Forward, PictureRequest, deno
 from lorakit.models.solvers import Solver
 from lorakit.training import variants
 from lorakit.training.variants import lora
+from tests.support.plain import load as load_plain
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_deltas_and_pictures_agree_with_diffusers(components, tmp_path, file_for
         theirs = pipe.unet(latents, time, states[:1]).sample
         plain = components.unet(latents, time, states[:1]).sample
         stack = Stack(components.parts)
-        stack.add(0, plain.load(file), lambda name: 1.0, "file")
+        stack.add(0, load_plain(file), lambda name: 1.0, "file")
         stack.ready()
         with stack.gates.at((1.0,)):
             ours = components.unet(latents, time, states[:1]).sample

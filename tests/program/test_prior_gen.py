@@ -15,9 +15,10 @@ from lorakit.drawing.request import Request
 from lorakit.errors import InputError, RefusedError, StorageError
 from lorakit.models.load import load
 from lorakit.runtime.world import World
+from lorakit.talk import SILENT
 from tests import tiny
 
-QUIET = {"tick": lambda done, total: None, "note": lambda text: None}
+QUIET = {"talk": SILENT}
 
 
 @pytest.fixture(scope="module")
